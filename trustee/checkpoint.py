@@ -1,0 +1,120 @@
+"""Checkpoints: a folder that is either whole or not there.
+
+Written beside its place, every file synced, a manifest of sizes and hashes last, then renamed. The
+reader verifies the manifest and walks back to the newest whole one. Safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from trustee.errors import InputError, RunError
+from trustee.types import Record
+
+log = structlog.get_logger()
+
+
+class Manifest(Record, frozen=True):
+    """What a whole checkpoint holds."""
+
+    files: dict[str, tuple[int, str]]
+    """Size in bytes and sha256, by path."""
+
+
+class RunState(Record, frozen=True):
+    """Where a run stands between two steps."""
+
+    step: int
+    """Steps done."""
+    version: int
+    next_group: int
+    source: dict[str, Any]
+    watch: dict[str, Any]
+    """State of the alarms."""
+
+
+async def write_checkpoint(
+    folder: Path, state: RunState, *, save: Callable[[Path], Awaitable[None]], keep: int
+) -> Path:
+    """Write a checkpoint and delete all but the newest `keep`.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        state: where the run stands.
+        save: writes the trainer's files into a folder.
+        keep: how many stay.
+
+    Raises:
+        RunError: if it cannot be written; earlier checkpoints are untouched.
+    """
+    final = folder / f"step-{state.step:06d}"
+    partial = folder / f".{final.name}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        await save(partial)
+        (partial / "state.json").write_bytes(msgspec.json.encode(state))
+        files = {}
+        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+            data = path.read_bytes()
+            files[str(path.relative_to(partial))] = (len(data), hashlib.sha256(data).hexdigest())
+            _sync(path)
+        (partial / "manifest.json").write_bytes(msgspec.json.encode(Manifest(files=files)))
+        _sync(partial / "manifest.json")
+        _sync(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(folder)
+    except OSError as error:
+        raise RunError(f"cannot write checkpoint {final}: {error.strerror}") from error
+    for old in find_checkpoints(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints of a run, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether every file of a checkpoint is as its manifest says."""
+    try:
+        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
+        return all(
+            len(data := (path / name).read_bytes()) == size
+            and hashlib.sha256(data).hexdigest() == digest
+            for name, (size, digest) in manifest.files.items()
+        )
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+def open_checkpoint(folder: Path) -> tuple[Path, RunState]:
+    """Find the newest whole checkpoint.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for path in find_checkpoints(folder):
+        if is_whole(path):
+            state = msgspec.json.decode((path / "state.json").read_bytes(), type=RunState)
+            return path, state
+        log.warning("checkpoint_broken", path=str(path))
+    raise InputError(f"{folder} holds no whole checkpoint; start a new run instead")

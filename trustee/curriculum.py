@@ -1,0 +1,114 @@
+"""The curriculum: one difficulty number, moved by the mean reward of a step, and what it bounds.
+
+A pure state machine: `advance` gives the next difficulty, `draw_aspects` the make-up of one task.
+Source: TRUSTEE (arXiv 2604.17739), adaptive curriculum; the mapping from difficulty to each aspect
+is not published and is ours: numbers grow linearly, ordered words split the range evenly.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from trustee.types import Record
+
+Guidance = Literal["detailed", "plain", "generic"]
+Persona = Literal["expert", "beginner", "novice"]
+Ambiguity = Literal["clear", "somewhat", "highly"]
+GUIDANCE: tuple[Guidance, ...] = ("detailed", "plain", "generic")
+PERSONAS: tuple[Persona, ...] = ("expert", "beginner", "novice")
+AMBIGUITIES: tuple[Ambiguity, ...] = ("clear", "somewhat", "highly")
+HARDEST = 100
+T = TypeVar("T")
+
+Difficulty = Annotated[int, msgspec.Meta(ge=1, le=HARDEST)]
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
+class Aspects(Record, frozen=True):
+    """What a task of some difficulty is made of: the paper's seven aspects."""
+
+    tools: int
+    """Tools offered."""
+    calls: int
+    """Calls expected."""
+    turns: int
+    """User turns expected."""
+    guidance: Guidance
+    """How much the policy's system prompt helps."""
+    persona: Persona
+    ambiguity: Ambiguity
+    """How much the first query leaves out."""
+    strictness: int
+    """Criteria that count, from the first."""
+
+
+class Curriculum(Record, frozen=True):
+    """The bounds of the aspects and the rule that moves the difficulty."""
+
+    start: Difficulty = 1
+    """Difficulty of the first step (the paper does not give it)."""
+    delta: Annotated[int, msgspec.Meta(ge=0)] = 3
+    """How far one step moves it."""
+    raise_above: float = 0.5
+    """Mean reward above which tasks get harder."""
+    lower_below: float = 0.0
+    """Mean reward below which tasks get easier."""
+    soft: Share = 0.5
+    """Share of tasks whose aspects are drawn at random below their bounds (the paper's epsilon)."""
+    tools: tuple[int, int] = (1, 10)
+    """Tools offered at difficulty 1 and at 100."""
+    calls: tuple[int, int] = (1, 3)
+    turns: tuple[int, int] = (1, 2)
+    strictness: tuple[int, int] = (1, 5)
+
+    def advance(self, difficulty: int, rewards: Sequence[float]) -> int:
+        """Give the next difficulty after a step with these rewards; no rewards change nothing."""
+        if not rewards:
+            return difficulty
+        mean = sum(rewards) / len(rewards)
+        change = self.delta * ((mean > self.raise_above) - (mean < self.lower_below))
+        return min(HARDEST, max(1, difficulty + change))
+
+    def bound(self, difficulty: int) -> Aspects:
+        """Give the hardest aspects that a difficulty allows."""
+        share = (difficulty - 1) / (HARDEST - 1)
+
+        def count(bounds: tuple[int, int]) -> int:
+            low, high = bounds
+            return low + int((high - low) * share + 0.5)
+
+        def grade(words: tuple[T, ...]) -> T:
+            return words[min(len(words) - 1, int(share * len(words)))]
+
+        return Aspects(
+            tools=count(self.tools),
+            calls=count(self.calls),
+            turns=count(self.turns),
+            guidance=grade(GUIDANCE),
+            persona=grade(PERSONAS),
+            ambiguity=grade(AMBIGUITIES),
+            strictness=count(self.strictness),
+        )
+
+    def draw_aspects(self, difficulty: int, rng: random.Random) -> Aspects:
+        """Draw the aspects of one task: the bounds themselves, or, softly, anything up to them."""
+        most = self.bound(difficulty)
+        if rng.random() >= self.soft:
+            return most
+
+        def below(words: tuple[T, ...], bound: T) -> T:
+            return rng.choice(words[: words.index(bound) + 1])
+
+        return Aspects(
+            tools=rng.randint(self.tools[0], most.tools),
+            calls=rng.randint(self.calls[0], most.calls),
+            turns=rng.randint(self.turns[0], most.turns),
+            guidance=below(GUIDANCE, most.guidance),
+            persona=below(PERSONAS, most.persona),
+            ambiguity=below(AMBIGUITIES, most.ambiguity),
+            strictness=rng.randint(self.strictness[0], most.strictness),
+        )

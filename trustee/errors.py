@@ -1,0 +1,57 @@
+"""The errors that this program raises on purpose.
+
+    TrusteeError
+    ├── InputError(ValueError)      the user gave something unusable; exit code 2
+    │   └── PromptError             a prompt file and its slots disagree
+    ├── RunError                    the run cannot go on; exit code 1
+    └── EpisodeError                this episode is spoiled, the run goes on
+        ├── EngineError
+        │   └── ContextError        the prompt does not fit the engine's context
+        └── SimulatorError          a role gave no usable answer within its tries
+
+`rollout.play_episode` is the only catcher of `EpisodeError`. Any other exception is a bug and ends
+the run. To add one: place it in the tree above, say in one sentence when it is raised, let it carry
+facts only.
+"""
+
+from __future__ import annotations
+
+from trustee.types import Blame
+
+
+class TrusteeError(Exception):
+    """Any error that this program raises on purpose."""
+
+
+class InputError(TrusteeError, ValueError):
+    """What the user gave cannot be used: the message names file, key, given and allowed."""
+
+
+class PromptError(InputError):
+    """A prompt file and the values given for its slots disagree."""
+
+
+class RunError(TrusteeError):
+    """The run cannot go on; what was finished is on disk."""
+
+
+class EpisodeError(TrusteeError):
+    """One episode is spoiled by somebody other than the policy."""
+
+    blame: Blame = Blame.ENGINE
+
+
+class EngineError(EpisodeError):
+    """The engine gave no completion."""
+
+
+class ContextError(EngineError):
+    """The prompt leaves no room for a completion in the engine's context."""
+
+
+class SimulatorError(EpisodeError):
+    """A role of the simulator gave no usable answer within its tries."""
+
+    def __init__(self, message: str, *, blame: Blame) -> None:
+        super().__init__(message)
+        self.blame = blame

@@ -1,0 +1,53 @@
+"""Prompt files: one role, one file, filled in one pass.
+
+A prompt set is a folder `trustee/prompts/<set>/` with the same file names in each: `simulated` for
+models of 4B parameters and more, `tiny` for the built-in model. Slots are written `{{name}}`.
+Inserted text is never expanded again, so it may hold braces of any kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+
+from trustee.errors import PromptError
+
+SLOT = re.compile(r"\{\{(\w+)\}\}")
+
+
+@cache
+def read_prompt(prompt_set: str, name: str) -> str:
+    """Read one prompt file of the package.
+
+    Raises:
+        PromptError: if there is no such file.
+    """
+    path = files("trustee") / "prompts" / prompt_set / f"{name}.md"
+    if not path.is_file():
+        sets = sorted(entry.name for entry in (files("trustee") / "prompts").iterdir())
+        raise PromptError(f"no prompt {name!r} in set {prompt_set!r}; the sets are {sets}")
+    return path.read_text(encoding="utf-8").strip("\n")
+
+
+def fill_prompt(prompt_set: str, name: str, **values: str) -> str:
+    """Fill the slots of a prompt file; values that a set's wording does not use are left out.
+
+    Raises:
+        PromptError: if a slot of the file has no value.
+    """
+    text = read_prompt(prompt_set, name)
+    missing = sorted(set(SLOT.findall(text)) - set(values))
+    if missing:
+        raise PromptError(f"prompt {prompt_set}/{name}.md has slots {missing} that nothing fills")
+    return SLOT.sub(lambda slot: values[slot.group(1)], text)
+
+
+def hash_prompts(prompt_set: str) -> dict[str, str]:
+    """Give the sha256 of each prompt file of a set, for the record of a run."""
+    folder = files("trustee") / "prompts" / prompt_set
+    return {
+        entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+    }

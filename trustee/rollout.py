@@ -1,0 +1,202 @@
+"""Playing one episode: the only place that owns limits, and the only catcher of spoiled episodes.
+
+Token in, token out: the engine's ids are kept as sampled, and only what the environment says is
+rendered and appended. The environment sees messages, the engine sees ids.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import anyio
+
+from trustee.engine import Engine, Sampling
+from trustee.environment import Environment
+from trustee.errors import EpisodeError
+from trustee.types import (
+    Adapter,
+    Blame,
+    Call,
+    Completion,
+    Failure,
+    Message,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Tool,
+    Trajectory,
+    Turn,
+)
+
+CLOSING_SECONDS = 10
+"""How long an environment may take to close."""
+
+
+class Limits(Record, frozen=True):
+    """What an episode may use."""
+
+    turns: int = 12
+    """Policy messages."""
+    tokens: int = 1024
+    """Ids of one policy message."""
+    seconds: float = 900
+    """Wall time of an episode; one that runs out is void, for slowness is not the policy's fault."""
+
+
+class Renderer(Protocol):
+    """The part of `rendering.Renderer` that playing needs."""
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        """Render the first prompt."""
+        ...
+
+    def extend(
+        self,
+        completion_ids: Sequence[int],
+        replies: Sequence[Message],
+        *,
+        calls: Sequence[Call] = (),
+    ) -> tuple[int, ...]:
+        """Render what follows a completion."""
+        ...
+
+    def parse(
+        self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()
+    ) -> Message:
+        """Read a completion as a message."""
+        ...
+
+
+class Progress:
+    """The turns of an episode so far, kept outside it so that a failure loses none."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.stop = Stop.FAILED
+        self.score: Score | None = None
+
+
+async def play_episode(
+    task: Task,
+    make_environment: Callable[[random.Random], Environment],
+    *,
+    trajectory_id: str,
+    engine: Engine,
+    renderer: Renderer,
+    adapter: Adapter | None,
+    limits: Limits,
+    temperature: float,
+    seed: int,
+) -> Trajectory:
+    """Play one attempt at a task and score it.
+
+    Raises:
+        Exception: any bug of an environment or of this program; only `EpisodeError` and the
+            deadline become a `Trajectory.failure`.
+    """
+    environment = make_environment(random.Random(seed))
+    progress = Progress()
+    failure: Failure | None = None
+    try:
+        with anyio.fail_after(limits.seconds):
+            await _play(
+                environment,
+                progress,
+                trajectory_id=trajectory_id,
+                engine=engine,
+                renderer=renderer,
+                adapter=adapter,
+                limits=limits,
+                temperature=temperature,
+                seed=seed,
+            )
+    except EpisodeError as error:
+        failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+    except TimeoutError:
+        message = f"not finished in {limits.seconds:g} s (rollout.seconds)"
+        failure = Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
+    finally:
+        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+            await environment.aclose()
+    score = progress.score or Score(rewards={})
+    return Trajectory(
+        id=trajectory_id,
+        task_id=task.id,
+        turns=tuple(progress.turns),
+        stop=Stop.FAILED if failure else progress.stop,
+        rewards={} if failure else score.rewards,
+        notes=score.notes,
+        failure=failure,
+        blame=failure.blame if failure else None,
+    )
+
+
+async def _play(
+    environment: Environment,
+    progress: Progress,
+    *,
+    trajectory_id: str,
+    engine: Engine,
+    renderer: Renderer,
+    adapter: Adapter | None,
+    limits: Limits,
+    temperature: float,
+    seed: int,
+) -> None:
+    opening = await environment.open()
+    rendered = renderer.open(opening.messages, opening.tools)
+    length = 0
+    while True:
+        index = len(progress.turns)
+        length += len(rendered)
+        room = engine.context - length
+        if room <= 0 or index == limits.turns:
+            progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
+            break
+        completion = await engine.generate(
+            _prompt(progress.turns, rendered),
+            Sampling(
+                max_tokens=min(limits.tokens, room),
+                temperature=temperature,
+                seed=(seed + index) % (1 << 31),
+                priority=1,
+            ),
+            adapter=adapter,
+            request_id=f"{trajectory_id}/{index}",
+        )
+        length += len(completion.ids)
+        message = renderer.parse(
+            completion.ids, call_prefix=f"{trajectory_id}/{index}/", tools=opening.tools
+        )
+        if completion.stop == "length":
+            progress.turns.append(_turn(rendered, completion, message, ()))
+            progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+            break
+        reply = await environment.reply(message)
+        progress.turns.append(_turn(rendered, completion, message, reply.messages))
+        if reply.done:
+            progress.stop = Stop.DONE
+            break
+        rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
+    progress.score = await environment.score(progress.turns, progress.stop)
+
+
+def _prompt(turns: Sequence[Turn], rendered: Sequence[int]) -> tuple[int, ...]:
+    """Give the ids that the engine is to complete: all that came before, exactly as it came."""
+    ids: list[int] = []
+    for turn in turns:
+        ids += turn.rendered_ids
+        ids += turn.completion.ids
+    return (*ids, *rendered)
+
+
+def _turn(
+    rendered: tuple[int, ...],
+    completion: Completion,
+    message: Message,
+    replies: tuple[Message, ...],
+) -> Turn:
+    return Turn(rendered_ids=rendered, completion=completion, message=message, replies=replies)

@@ -1,0 +1,27 @@
+"""Which combinations of tools are kept for evaluation.
+
+A fixed share of all pairs of tool names is reserved. Training never offers both tools of a reserved
+pair together; evaluation always does, so it tests combinations that training never saw.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from itertools import combinations
+
+from trustee.types import Tool
+
+RESERVED_OF = 6
+"""One pair in this many is reserved."""
+
+
+def is_reserved_pair(first: str, second: str) -> bool:
+    """Say whether a pair of tool names, in any order, is kept for evaluation."""
+    low, high = sorted((first, second))
+    return zlib.crc32(f"{low} {high}".encode()) % RESERVED_OF == 0
+
+
+def is_reserved(tools: Sequence[Tool]) -> bool:
+    """Say whether a set of tools holds a reserved pair."""
+    return any(is_reserved_pair(a.name, b.name) for a, b in combinations(tools, 2))

@@ -1,0 +1,431 @@
+"""Lessons for the built-in model: what each role should say, from scripted episodes.
+
+The world plays writer, user, tool and judge without a fault. The policy is played carelessly on
+purpose: it guesses instead of asking, skips calls, claims without calling. So the model learns the
+skills of all roles but bad habits as a policy, and reinforcement learning has something to mend.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from trustee.curriculum import AMBIGUITIES, GUIDANCE, PERSONAS, Aspects
+from trustee.facts import Executed, Facts, fact_lines, gather_facts
+from trustee.prompts import fill_prompt
+from trustee.roles import (
+    Criterion,
+    call_line,
+    judge_prompt,
+    tool_prompt,
+    transcript_lines,
+    user_prompt,
+    writer_prompt,
+)
+from trustee.splits import is_reserved
+from trustee.tiny.world import (
+    PLACES,
+    THINGS,
+    TOOLS,
+    VALUES,
+    Goal,
+    MicroWorld,
+    ScriptedUser,
+    ask_for,
+    fact,
+    hide,
+    question,
+    said_facts,
+    state_key,
+    write_intent,
+)
+from trustee.types import BadCall, Call, Completion, Message, Record, Tool, ToolCall, Turn
+
+PROMPT_SET = "tiny"
+BY_NAME = {tool.name: tool for tool in TOOLS}
+NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)
+
+
+class Habits(Record, frozen=True):
+    """How often the careless policy does what it should not."""
+
+    guess: float = 0.6
+    """Guesses a missing argument instead of asking."""
+    skip: float = 0.6
+    """Makes only the first of several calls."""
+    wrong_value: float = 0.12
+    wrong_tool: float = 0.08
+    claim: float = 0.1
+    """Reports without having called."""
+    misreport: float = 0.08
+    repeat: float = 0.08
+    needless: float = 0.05
+    """Asks for what it was told."""
+    malformed: float = 0.03
+
+
+CARELESS = Habits()
+FAULTLESS = Habits(
+    guess=0, skip=0, wrong_value=0, wrong_tool=0, claim=0, misreport=0, repeat=0, needless=0, malformed=0
+)
+
+
+class Lesson(Record, frozen=True):
+    """One conversation; the model learns the messages of role assistant."""
+
+    role: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+class Plan(Record, frozen=True):
+    """A task of the micro-world."""
+
+    tools: tuple[Tool, ...]
+    aspects: Aspects
+    goals: tuple[Goal, ...]
+    hidden: tuple[str, ...]
+    """Arguments of the first goal that the first query leaves out."""
+    told: int
+    """Goals that the first query names."""
+    query: str
+
+
+def sample_tools(rng: random.Random, count: int, *, reserved: bool | None = False) -> tuple[Tool, ...]:
+    """Draw tools of one category; `reserved` chooses between the pairs kept for evaluation."""
+    while True:
+        category = rng.choice(sorted({thing.category for thing in THINGS.values()}))
+        offered = [tool for tool in TOOLS if tool.category == category]
+        chosen = tuple(rng.sample(offered, min(count, len(offered))))
+        if reserved is None or is_reserved(chosen) == reserved:
+            return chosen
+
+
+def draw_aspects(rng: random.Random) -> Aspects:
+    """Draw aspects over their whole range, with the weight on small numbers."""
+    calls = rng.choice((1, 1, 1, 2, 2, 3))
+    return Aspects(
+        tools=rng.randint(1, 4),
+        calls=calls,
+        turns=rng.choice((1, 2)),
+        guidance=rng.choice(GUIDANCE),
+        persona=rng.choice(PERSONAS),
+        ambiguity=rng.choice(AMBIGUITIES),
+        strictness=rng.randint(1, len(Criterion)),
+    )
+
+
+def draw_goal(rng: random.Random, tool: Tool) -> Goal:
+    """Draw a goal that a tool reaches."""
+    thing = THINGS[tool.name.split("_", 1)[1]]
+    value = rng.choice(VALUES[thing.kind]) if tool.effect == "write" else None
+    return Goal(thing=thing.name, place=rng.choice(PLACES[thing.place]), value=value)
+
+
+def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> Plan:
+    """Make a task from tools and aspects: goals on different things or places."""
+    goals: list[Goal] = []
+    order = rng.sample(list(tools), len(tools))
+    while len(goals) < aspects.calls:
+        goal = draw_goal(rng, order[len(goals) % len(order)])
+        if all((goal.thing, goal.place) != (other.thing, other.place) for other in goals):
+            goals.append(goal)
+    hidden = hide(goals[0], aspects.ambiguity, rng)
+    told = 1 if aspects.turns > 1 else len(goals)
+    return Plan(
+        tools=tuple(tools),
+        aspects=aspects,
+        goals=tuple(goals),
+        hidden=hidden,
+        told=told,
+        query=ask_for(goals[:told], aspects.persona, hidden),
+    )
+
+
+def opening_messages(guidance: str, query: str) -> tuple[Message, Message]:
+    """Give what the policy sees first."""
+    system = fill_prompt(PROMPT_SET, f"agent_{guidance}")
+    return Message(role="system", content=system), Message(role="user", content=query)
+
+
+class Stage:
+    """One scripted episode: collects the lessons of all roles on the way."""
+
+    def __init__(self, rng: random.Random, plan: Plan, *, habits: Habits) -> None:
+        self.rng = rng
+        self.plan = plan
+        self.habits = habits
+        self.world = MicroWorld(seed=rng.randrange(1 << 30))
+        self.user = ScriptedUser(plan.goals, persona=plan.aspects.persona, told=plan.told)
+        self.opening = opening_messages(plan.aspects.guidance, plan.query)
+        self.turns: list[Turn] = []
+        self.executed: list[Executed] = []
+        self.lessons: list[Lesson] = []
+        self.state: dict[str, Any] = {}
+        self.seen: list[tuple[str, str]] = []
+        self.malformed = 0
+        self.done = False
+        self._calls = 0
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation so far as the policy sees it."""
+        said = (m for turn in self.turns for m in (turn.message, *turn.replies))
+        return (*self.opening, *said)
+
+    @property
+    def intent(self) -> str:
+        """The user's intent."""
+        return write_intent(self.plan.goals)
+
+    def learn(self, role: str, prompt: str, answer: dict[str, Any]) -> None:
+        """Keep a lesson of one of the simulator's roles."""
+        asked = Message(role="user", content=prompt)
+        told = Message(role="assistant", content=json.dumps(answer))
+        self.lessons.append(Lesson(role=role, messages=(asked, told)))
+
+    def furnish(self) -> None:
+        """Start with some known fields, as in the middle of an episode."""
+        for _ in range(self.rng.choice((0, 0, 1, 2, 3))):
+            goal = draw_goal(self.rng, self.rng.choice([t for t in TOOLS if t.effect == "write"]))
+            near = self.rng.choice(self.plan.goals)
+            if self.rng.random() < 0.6:
+                goal = Goal(
+                    thing=near.thing,
+                    place=near.place if self.rng.random() < 0.6 else goal.place,
+                    value=self.rng.choice(VALUES[THINGS[near.thing].kind]),
+                )
+            if goal.place in PLACES[THINGS[goal.thing].place] and goal.value is not None:
+                key = state_key(goal.thing, goal.place)
+                self.state[key] = self.world.written[key] = goal.value
+
+    def run_call(self, call: ToolCall) -> Message:
+        """Let the tool answer a call and learn from it."""
+        tool = BY_NAME[call.name]
+        prompt = tool_prompt(
+            PROMPT_SET, tool, call.arguments, state=self.state, seen=self.seen, intent=self.intent
+        )
+        result, changes = self.world.call(call.name, call.arguments)
+        self.learn("tool", prompt, {"result": result, "changes": changes})
+        self.state |= changes
+        text = json.dumps(result)
+        self.seen.append((call_line(call.name, call.arguments), text))
+        self.executed.append(Executed(call=call, result=text, ok=True))
+        return Message(role="tool", content=text, call_id=call.id)
+
+    def say(self, text: str) -> None:
+        """Let the policy say something to the user, and the user answer."""
+        message = Message(role="assistant", content=text)
+        prompt = user_prompt(
+            PROMPT_SET,
+            (*self.messages, message),
+            intent=self.intent,
+            persona=self.plan.aspects.persona,
+        )
+        still_open = self.user.still_open
+        reply, self.done = self.user.reply(text)
+        self.learn("user", prompt, {"still_open": still_open, "message": reply, "done": self.done})
+        replies = () if self.done else (Message(role="user", content=reply),)
+        self.turns.append(
+            Turn(rendered_ids=(), completion=NO_COMPLETION, message=message, replies=replies)
+        )
+
+    def make_calls(self, calls: Sequence[Call]) -> None:
+        """Let the policy call."""
+        message = Message(role="assistant", calls=tuple(calls))
+        replies = []
+        for call in calls:
+            if isinstance(call, BadCall):
+                self.malformed += 1
+                text = json.dumps({"error": call.reason})
+                replies.append(Message(role="tool", content=text, call_id=call.id))
+            else:
+                replies.append(self.run_call(call))
+        self.turns.append(
+            Turn(
+                rendered_ids=(),
+                completion=NO_COMPLETION,
+                message=message,
+                replies=tuple(replies),
+            )
+        )
+
+    def call_for(self, goal: Goal) -> ToolCall:
+        """Make the call for a goal, with the policy's flaws."""
+        rng, habits = self.rng, self.habits
+        name, arguments = goal.call.name, dict(goal.call.arguments)
+        thing = THINGS[goal.thing]
+        if rng.random() < habits.wrong_value:
+            key = rng.choice(list(arguments))
+            arguments[key] = rng.choice(PLACES[key] if key in PLACES else VALUES[thing.kind])
+        others = [tool for tool in self.plan.tools if tool.name != name]
+        if others and rng.random() < habits.wrong_tool:
+            wrong = draw_goal(rng, rng.choice(others)).call
+            name, arguments = wrong.name, wrong.arguments
+        self._calls += 1
+        return ToolCall(id=f"call-{self._calls}", name=name, arguments=arguments)
+
+    def serve(self, goals: Sequence[Goal], hidden: Sequence[str]) -> None:
+        """Play the policy for the goals of one query, up to its report."""
+        rng, habits = self.rng, self.habits
+        goals = list(goals)
+        guessed = False
+        if hidden:
+            guessed = rng.random() < habits.guess
+            if guessed:
+                goals[0] = self.guess(goals[0], hidden)
+            else:
+                self.say(question(hidden))
+        elif rng.random() < habits.needless:
+            self.say(question((THINGS[goals[0].thing].place,)))
+        if self.done:
+            return
+        if len(goals) > 1 and rng.random() < habits.skip:
+            goals = goals[:1]
+        reported: list[str] = []
+        if rng.random() < habits.claim:
+            for goal in goals:
+                value = goal.value or rng.choice(VALUES[THINGS[goal.thing].kind])
+                reported.append(fact(goal.thing, goal.place, value))
+        else:
+            calls = [self.call_for(goal) for goal in goals]
+            if rng.random() < habits.malformed:
+                self.make_calls([broken_call(calls[0])])
+            self.make_calls(calls)
+            if rng.random() < habits.repeat:
+                self.make_calls([self.again(call) for call in calls])
+            reported = [self.report(call) for call in calls]
+        self.say("ok , " + " ; ".join(reported))
+
+    def again(self, call: ToolCall) -> ToolCall:
+        """Make the same call under a new id."""
+        self._calls += 1
+        return ToolCall(id=f"call-{self._calls}", name=call.name, arguments=call.arguments)
+
+    def guess(self, goal: Goal, hidden: Sequence[str]) -> Goal:
+        """Fill hidden arguments at random."""
+        thing = THINGS[goal.thing]
+        place = self.rng.choice(PLACES[thing.place]) if thing.place in hidden else goal.place
+        value = self.rng.choice(VALUES[thing.kind]) if thing.kind in hidden else goal.value
+        return Goal(thing=goal.thing, place=place, value=value)
+
+    def report(self, call: ToolCall) -> str:
+        """Word what a call brought."""
+        thing = THINGS[call.name.split("_", 1)[1]]
+        result = json.loads(next(e.result for e in self.executed if e.call.id == call.id))
+        value = result.get(thing.kind, call.arguments.get(thing.kind))
+        if self.rng.random() < self.habits.misreport:
+            value = self.rng.choice(VALUES[thing.kind])
+        return fact(thing.name, call.arguments[thing.place], value)
+
+    def play(self) -> None:
+        """Play the whole episode."""
+        plan = self.plan
+        self.serve(plan.goals[: plan.told], plan.hidden)
+        if not self.done:
+            self.serve(plan.goals[plan.told :], ())
+        if not self.done:
+            self.say("ok")
+
+    def facts(self) -> Facts:
+        """Give the facts that code can check."""
+        expected = [goal.call for goal in self.plan.goals]
+        return gather_facts(self.executed, expected, malformed=self.malformed)
+
+
+def broken_call(call: ToolCall) -> BadCall:
+    """Give the text of a call whose last brace is missing."""
+    text = json.dumps({"name": call.name, "arguments": call.arguments})[:-1]
+    return BadCall(id=f"{call.id}-bad", text=text, reason="the call is not valid JSON")
+
+
+class Truth(Record, frozen=True):
+    """What a faultless judge says."""
+
+    evidence: str
+    criteria: dict[Criterion, bool]
+
+
+def judge_truly(
+    opening: Sequence[Message], turns: Sequence[Turn], executed: Sequence[Executed], facts: Facts
+) -> Truth:
+    """Judge an episode of the micro-world by its wording and its facts."""
+    told = " ".join(
+        message.content
+        for message in (*opening, *(reply for turn in turns for reply in turn.replies))
+        if message.role == "user"
+    ).split()
+    said = said_facts([turn.message for turn in turns])
+    results = {
+        call_line(entry.call.name, entry.call.arguments): json.loads(entry.result)
+        for entry in executed
+        if entry.ok
+    }
+    parts, fulfilled, invented = [], True, False
+    for wanted, made in zip(facts.expected, facts.made, strict=True):
+        thing = THINGS[wanted.name.split("_", 1)[1]]
+        place = wanted.arguments[thing.place]
+        known = all(str(value) in told for value in wanted.arguments.values())
+        value = "none"
+        if made:
+            result = results[call_line(wanted.name, wanted.arguments)]
+            value = str(wanted.arguments.get(thing.kind, result.get(thing.kind)))
+        claim = said.get(state_key(thing.name, place), "none")
+        good = made and claim == value
+        fulfilled &= good
+        invented |= (not known and bool(executed)) or (claim not in ("none", value))
+        parts.append(
+            f"{thing.name} {place} {'told' if known else 'untold'} "
+            f"{'made' if made else 'missing'} {value} said {claim} {'yes' if good else 'no'}"
+        )
+    parts += [f"extra {call.name.split('_', 1)[0]}" for call in facts.unexpected]
+    fulfilled &= not any(call.name.startswith("set_") for call in facts.unexpected)
+    wanted_names = {call.name for call in facts.expected}
+    called = {entry.call.name for entry in executed if entry.ok}
+    questions = sum(turn.message.content.endswith("?") for turn in turns)
+    return Truth(
+        evidence=" ; ".join(parts),
+        criteria={
+            Criterion.FULFILLED: fulfilled,
+            Criterion.RIGHT_TOOLS: called == wanted_names and not facts.malformed,
+            Criterion.NO_INVENTION: not invented,
+            Criterion.NO_REPETITION: not facts.repeated,
+            Criterion.EFFICIENT: facts.total <= len(facts.expected) and questions <= 1,
+        },
+    )
+
+
+def teach(rng: random.Random, *, habits: Habits = CARELESS, furnished: float = 0.5) -> list[Lesson]:
+    """Play one episode and give the lessons of all roles, the policy's last."""
+    aspects = draw_aspects(rng)
+    plan = plan_task(rng, sample_tools(rng, aspects.tools), aspects)
+    stage = Stage(rng, plan, habits=habits)
+    written = {
+        "persona": aspects.persona,
+        "intent": stage.intent,
+        "expected_calls": [
+            {"name": goal.call.name, "arguments": goal.call.arguments} for goal in plan.goals
+        ],
+        "query": plan.query,
+    }
+    stage.learn("writer", writer_prompt(PROMPT_SET, plan.tools, aspects), written)
+    if rng.random() < furnished:
+        stage.furnish()
+    stage.play()
+    facts = stage.facts()
+    truth = judge_truly(stage.opening, stage.turns, stage.executed, facts)
+    criteria = list(Criterion)[: aspects.strictness]
+    prompt = judge_prompt(
+        PROMPT_SET,
+        transcript_lines(stage.opening, stage.turns),
+        intent=stage.intent,
+        persona=aspects.persona,
+        facts=fact_lines(facts),
+        criteria=criteria,
+    )
+    verdict: dict[str, Any] = {"evidence": truth.evidence}
+    stage.learn("judge", prompt, verdict | {c.value: truth.criteria[c] for c in criteria})
+    policy = Lesson(role="policy", messages=stage.messages, tools=plan.tools)
+    return [*stage.lessons, policy]

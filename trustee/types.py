@@ -1,0 +1,243 @@
+"""The vocabulary: one frozen type per stage of the flow, and nothing else.
+
+`Task -> Trajectory -> Group -> Sample -> Batch -> Adapter`. A stage never fills in fields of an
+earlier one; it makes the next type. `Batch` holds tensors and therefore lives in `batch.py`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Anything that is stored or sent."""
+
+
+class ToolCall(Record, frozen=True, tag="call"):
+    """A call that the parser could read. Whether it fits the tool's schema is decided later."""
+
+    id: str
+    """Unique within its trajectory; the reply's `call_id` repeats it."""
+    name: str
+    arguments: dict[str, Any]
+
+
+class BadCall(Record, frozen=True, tag="bad"):
+    """A call that the parser could not read: scored, answered readably, never repaired."""
+
+    id: str
+    text: str
+    """What the policy wrote between the call marks."""
+    reason: str
+    """One sentence for the policy, naming what was expected."""
+
+
+Call = ToolCall | BadCall
+
+
+class Message(Record, frozen=True):
+    """One message in message space; environments see only these."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    thinking: str = ""
+    calls: tuple[Call, ...] = ()
+    call_id: str = ""
+    """For role `tool`: the call this answers."""
+
+
+class Tool(Record, frozen=True):
+    """What the policy may call."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of type object."""
+    effect: Literal["read", "write"] = "write"
+    """A read tool never changes the world's state."""
+    category: str = ""
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The OpenAI function schema that chat templates expect."""
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": self.description,
+                "parameters": self.parameters,
+            },
+        }
+
+    @property
+    def signature(self) -> str:
+        """The call shape on one line, `name(a, b?)`; a question mark means optional."""
+        required = self.parameters.get("required", [])
+        names = (
+            name if name in required else f"{name}?"
+            for name in self.parameters.get("properties", {})
+        )
+        return f"{self.name}({', '.join(names)})"
+
+
+class ExpectedCall(Record, frozen=True):
+    """A call that solves part of a task. The policy never sees it."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Task(Record, frozen=True):
+    """One problem: what the policy sees first, and what only its environment may see."""
+
+    id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    difficulty: int
+    """1 to 100."""
+    hidden: dict[str, Any] = {}
+    """Intent, expected calls, seeds: read by the task's environment alone."""
+
+
+class Completion(Record, frozen=True):
+    """What an engine sampled for one request."""
+
+    ids: tuple[int, ...]
+    """[C] sampled ids, the stop token included."""
+    logprobs: tuple[float, ...]
+    """[C] raw logprob of each id under the version that sampled it."""
+    stop: Literal["stop", "length"]
+    version: int
+    """0 is the base."""
+    cached: int = 0
+    """Prompt tokens that the prefix cache already held."""
+
+
+class Turn(Record, frozen=True):
+    """One policy message and the environment's replies."""
+
+    rendered_ids: tuple[int, ...]
+    """[P] ids rendered since the last completion; the first turn's hold the whole prompt."""
+    completion: Completion
+    message: Message
+    replies: tuple[Message, ...] = ()
+
+
+class Stop(StrEnum):
+    """Why an episode ended."""
+
+    DONE = "done"
+    """The environment ended it."""
+    TURNS = "turns"
+    """The limit of turns was reached."""
+    TOKENS = "tokens"
+    """A policy message reached its token limit."""
+    CONTEXT = "context"
+    """The next turn would not fit the context."""
+    TIME = "time"
+    """The episode's deadline passed."""
+    FAILED = "failed"
+    """Something other than the policy spoiled it; see `Trajectory.failure`."""
+
+
+class Blame(StrEnum):
+    """Who spoiled an episode."""
+
+    POLICY = "policy"
+    USER = "user"
+    TOOL = "tool"
+    JUDGE = "judge"
+    WRITER = "writer"
+    ENGINE = "engine"
+
+
+class Failure(Record, frozen=True):
+    """Why a trajectory carries no reward."""
+
+    blame: Blame
+    kind: str
+    message: str
+
+
+class Score(Record, frozen=True):
+    """What an environment says about a finished episode."""
+
+    rewards: dict[str, float]
+    """Reward by part; the total is `Trajectory.reward`."""
+    notes: dict[str, Any] = {}
+    """For readers: verdicts, evidence, facts. Never used in training."""
+
+
+class Trajectory(Record, frozen=True):
+    """The record of a finished episode."""
+
+    id: str
+    """`<group>/<member>`."""
+    task_id: str
+    turns: tuple[Turn, ...]
+    stop: Stop
+    rewards: dict[str, float] = {}
+    notes: dict[str, Any] = {}
+    failure: Failure | None = None
+    blame: Blame | None = None
+    """Who spoiled the episode, or `policy` where the policy itself failed the task."""
+
+    @property
+    def reward(self) -> float:
+        """The total: the one place where parts are added."""
+        return sum(self.rewards.values())
+
+    @property
+    def version(self) -> int:
+        """The oldest version that spoke."""
+        return min((turn.completion.version for turn in self.turns), default=0)
+
+
+class Group(Record, frozen=True):
+    """The trajectories of one task, in member order."""
+
+    id: int
+    """Counts the drafts of a run from 0, in the order they were drawn."""
+    version: int
+    """The version that was current when the group began."""
+    task: Task | None
+    """None where the writer gave no valid task."""
+    trajectories: tuple[Trajectory, ...]
+    failure: Failure | None = None
+    """Why there is no task."""
+
+    @property
+    def sound(self) -> tuple[Trajectory, ...]:
+        """The members that nobody else spoiled: they alone train and steer."""
+        return tuple(t for t in self.trajectories if t.failure is None)
+
+
+class Sample(Record, frozen=True):
+    """One trainable token sequence cut from a trajectory."""
+
+    ids: tuple[int, ...]
+    """[L]"""
+    mask: tuple[bool, ...]
+    """[L] True exactly where the policy sampled the id."""
+    logprobs: tuple[float, ...]
+    """[L] the engine's logprob where `mask`, else 0."""
+    advantage: float
+    version: int
+    trajectory_id: str
+
+
+class Adapter(Record, frozen=True):
+    """A published version of the policy."""
+
+    version: int
+    path: Path
+    """PEFT folder; it exists before the engine hears of the version."""
+
+    @property
+    def name(self) -> str:
+        """Never reused: engines key their prefix caches by it."""
+        return f"policy-{self.version:06d}"

@@ -1,0 +1,273 @@
+"""The trainer inside the engine's process, called by name over the engine's own message channel.
+
+vLLM adds this class to its worker, so every name starts with `trustee_`. Requests and answers are
+msgspec bytes or plain numbers; tensors never leave the process. A step is `begin`, one `micro` per
+micro-batch, `finish`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from trustee.batch import Batch, collate
+from trustee.learner import (
+    FinishReport,
+    FinishRequest,
+    MicroReport,
+    MicroRequest,
+    TrainerSpec,
+)
+from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
+from trustee.types import Sample
+from trustee.worker.adoption import adopt_model
+from trustee.worker.sharing import held_adapters, install_adapter, remove_adapter
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class TrainerExtension:
+    """Methods that vLLM's worker gains."""
+
+    device: torch.device
+
+    def trustee_build(self, request: bytes) -> dict[str, Any]:
+        """Build model, adapter and optimiser; give figures about them."""
+        die_with_parent()
+        spec = msgspec.msgpack.decode(request, type=TrainerSpec)
+        torch.manual_seed(spec.seed)
+        self.trustee_spec = spec
+        self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
+        if spec.checkpointing:
+            self.trustee_model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.trustee_model.enable_input_require_grads()
+        self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
+        self.trustee_opt = make_optimizer(spec, self.trustee_params)
+        return {
+            "trainable": sum(p.numel() for p in self.trustee_params),
+            "device": str(self.device),
+        }
+
+    def trustee_forward(self, batch: Batch) -> TokenLogprobs:
+        """Give logprobs and entropies [N] of a batch's sampled ids, row by row.
+
+        The whole forward runs under bf16 autocast, so that the fp32 adapter is rounded as the
+        engine's bf16 copy of it is.
+        """
+        model = self.trustee_model.base_model.model
+        ids_BL, mask_BL = batch.ids_BL.to(self.device), batch.mask_BL.to(self.device)
+        taken = mask_BL[:, 1:]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden_BLH = model.model(input_ids=ids_BL, use_cache=False).last_hidden_state
+            return token_logprobs(
+                hidden_BLH[:, :-1][taken],
+                model.lm_head.weight,
+                targets=ids_BL[:, 1:][taken],
+                chunk=self.trustee_spec.head_chunk,
+            )
+
+    def trustee_micro(self, request: bytes) -> bytes:
+        """Add one micro-batch's gradients; give the sums and counts of its loss."""
+        micro = msgspec.msgpack.decode(request, type=MicroRequest)
+        batch = collate(micro.samples)
+        mask_BL = batch.mask_BL.to(self.device)
+
+        def spread(values_N: torch.Tensor) -> torch.Tensor:
+            empty_BL = values_N.new_zeros(mask_BL.shape)
+            return empty_BL.masked_scatter(mask_BL, values_N)
+
+        reference_BL = None
+        if micro.loss.kl_coef:
+            with torch.no_grad(), self.trustee_model.disable_adapter():
+                reference_BL = spread(self.trustee_forward(batch).logprobs)
+        tokens = self.trustee_forward(batch)
+        sums = policy_loss(
+            spread(tokens.logprobs),
+            batch.logprobs_BL.to(self.device),
+            mask=mask_BL,
+            advantages=batch.advantages_B.to(self.device),
+            config=micro.loss,
+            normaliser=micro.normaliser,
+            reference_logprobs=reference_BL,
+        )
+        sums.loss.backward()
+        return msgspec.msgpack.encode(
+            MicroReport(
+                loss=sums.loss.item(),
+                tokens=sums.tokens,
+                clipped=sums.clipped_low + sums.clipped_high + sums.clipped_dual,
+                gap_abs_sum=sums.gap_abs_sum,
+                gap_abs_max=sums.gap_abs_max,
+                gap_kl_sum=sums.gap_kl_sum,
+                kl_sum=sums.kl_sum,
+                ratio_max=sums.ratio_max,
+                entropy_sum=tokens.entropy.sum().item(),
+            )
+        )
+
+    def trustee_finish(self, request: bytes) -> bytes:
+        """Move the adapter by the gathered gradients, unless they are not finite."""
+        finish = msgspec.msgpack.decode(request, type=FinishRequest)
+        for group in self.trustee_opt.param_groups:
+            group["lr"] = finish.learning_rate
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trustee_params, finish.max_norm))
+        moved = math.isfinite(norm) and finish.move
+        if moved:
+            # bitsandbytes' optimisers run on the legacy default stream, the engine on its own.
+            self.trustee_wait()
+            self.trustee_opt.step()
+            self.trustee_wait()
+        self.trustee_opt.zero_grad(set_to_none=True)
+        return msgspec.msgpack.encode(FinishReport(norm=norm, moved=moved))
+
+    def trustee_wait(self) -> None:
+        """Wait for all streams of the card."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def trustee_publish(self, version: int, folder: str) -> list[int]:
+        """Write the adapter as a PEFT folder and give it to the engine from memory.
+
+        The folder is written first: it is where the engine looks should it ever evict the adapter.
+        """
+        self.trustee_write(folder)
+        tensors = {
+            name: tensor.detach().to(torch.bfloat16).cpu()
+            for name, tensor in get_peft_model_state_dict(self.trustee_model).items()
+        }
+        install_adapter(self, version, tensors, self.trustee_config())
+        return held_adapters(self)
+
+    def trustee_config(self) -> dict[str, Any]:
+        """Give the adapter's PEFT config."""
+        config = self.trustee_model.peft_config["default"].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        return config
+
+    def trustee_write(self, folder: str) -> None:
+        """Write the adapter as PEFT, vLLM and others read it."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = get_peft_model_state_dict(self.trustee_model)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, path / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = self.trustee_model.peft_config["default"]
+        config.inference_mode = True
+        config.base_model_name_or_path = self.trustee_spec.folder
+        config.save_pretrained(folder)
+
+    def trustee_retire(self, version: int) -> bool:
+        """Forget a version."""
+        return remove_adapter(self, version)
+
+    def trustee_save(self, folder: str) -> None:
+        """Write adapter, optimiser and generator states as safetensors."""
+        path = Path(folder)
+        self.trustee_write(str(path / "adapter"))
+        tensors, numbers = flatten_state(self.trustee_opt.state_dict()["state"])
+        tensors["rng"] = torch.get_rng_state()
+        save_file(tensors, path / "optimizer.safetensors")
+        (path / "optimizer.json").write_bytes(msgspec.json.encode(numbers))
+
+    def trustee_load(self, folder: str) -> None:
+        """Continue from what `trustee_save` wrote."""
+        path = Path(folder)
+        adapter = load_file(path / "adapter" / "adapter_model.safetensors", device=str(self.device))
+        set_peft_model_state_dict(self.trustee_model, adapter)
+        tensors = load_file(path / "optimizer.safetensors", device="cpu")
+        torch.set_rng_state(tensors.pop("rng"))
+        numbers = msgspec.json.decode((path / "optimizer.json").read_bytes())
+        whole = self.trustee_opt.state_dict()
+        whole["state"] = unflatten_state(tensors, numbers)
+        self.trustee_opt.load_state_dict(whole)
+
+    def trustee_adopt(self, folder: str) -> None:
+        """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
+        file = Path(folder) / "adapter_model.safetensors"
+        set_peft_model_state_dict(self.trustee_model, load_file(file, device=str(self.device)))
+        self.trustee_opt = make_optimizer(self.trustee_spec, self.trustee_params)
+
+    def trustee_logprobs(self, request: bytes, adapter: bool) -> list[float]:
+        """Give the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""
+        batch = collate([msgspec.msgpack.decode(request, type=Sample)])
+        with torch.no_grad():
+            if adapter:
+                return self.trustee_forward(batch).logprobs.tolist()
+            with self.trustee_model.disable_adapter():
+                return self.trustee_forward(batch).logprobs.tolist()
+
+    def trustee_hash_base(self) -> str:
+        """Hash every byte of the frozen weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.trustee_model.named_parameters()):
+            if not tensor.requires_grad:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def trustee_memory(self) -> dict[str, int]:
+        """Give the bytes that torch holds on the card; zeros on a CPU."""
+        if self.device.type != "cuda":
+            return {"allocated": 0, "peak": 0}
+        return {
+            "allocated": torch.cuda.memory_allocated(),
+            "peak": torch.cuda.max_memory_allocated(),
+        }
+
+
+def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
+    """Make the optimiser of a spec; its learning rate is set at each step."""
+    if spec.optimizer == "adamw8bit":
+        import bitsandbytes
+
+        kind: Any = bitsandbytes.optim.AdamW8bit
+    else:
+        kind = torch.optim.AdamW
+    return kind(params, lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay)
+
+
+def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:
+    """Split a nested optimiser state into tensors and plain numbers, by `<parameter>/<field>`."""
+    tensors: Tensors = {}
+    numbers: dict[str, Any] = {}
+    for key, value in state.items():
+        path = f"{under}{key}"
+        if isinstance(value, dict):
+            inner_tensors, inner_numbers = flatten_state(value, under=f"{path}/")
+            tensors |= inner_tensors
+            numbers |= inner_numbers
+        elif isinstance(value, torch.Tensor):
+            # Cloned, for bitsandbytes shares its quantisation map between parameters.
+            tensors[path] = value.detach().cpu().clone()
+        else:
+            numbers[path] = value
+    return tensors, numbers
+
+
+def unflatten_state(tensors: Tensors, numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Undo `flatten_state`."""
+    state: dict[int, dict[str, Any]] = {}
+    for path, value in [*tensors.items(), *numbers.items()]:
+        index, *fields, last = path.split("/")
+        at: dict[Any, Any] = state.setdefault(int(index), {})
+        for field in fields:
+            at = at.setdefault(field, {})
+        at[last] = value
+    return state
