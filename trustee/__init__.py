@@ -1,0 +1,3 @@
+"""Train tool-calling agents at home."""
+
+__version__ = "0.1.0"

@@ -16,7 +16,7 @@ Where an episode differs on purpose from its template's text for the whole conve
 | template | the template | an episode |
 |---|---|---|
 | Qwen3 | leaves out the thinking of earlier turns | keeps it, as it was sampled |
-| Qwen3, thinking off | leaves out empty thoughts of earlier turns | keeps them, as they were prompted |
+| Qwen3, thinking off | leaves out earlier empty thoughts | keeps them, as they were prompted |
 | Qwen3 | takes a user text in `<tool_response>` marks for a tool's answer | does not |
 | Llama 3.1 | leaves out what was said beside a call, refuses two calls | keeps what was sampled |
 | any | writes calls in its own spacing | keeps what was sampled |
@@ -133,7 +133,8 @@ class Renderer:
         """Render what follows a completion: its end of turn if it has none, replies, next prompt.
 
         Args:
-            completion_ids: What was sampled; only its last id is looked at.
+            completion_ids: What was sampled; only its last id is looked at, and any stop id ends
+                the turn.
             replies: What the world answered.
             calls: The calls answered; templates that name the tool in its answer need them.
 
@@ -250,7 +251,7 @@ class Renderer:
             )
         prompt = self.decode(self.open(_PROBE_START, (_PROBE_TOOL,)))
         shown = [message.content for message in _PROBE_START]
-        for text in (*shown, _PROBE_TOOL.name, _PROBE_TOOL.description, *_PROBE_CALL.arguments):
+        for text in (*shown, _PROBE_TOOL.name, *_PROBE_CALL.arguments):
             if text not in prompt:
                 raise _refusal(f"it leaves {text!r} out of the first prompt")
         for reply in (_PROBE_RESULT, _PROBE_QUESTION):

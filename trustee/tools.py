@@ -21,8 +21,9 @@ from urllib.parse import unquote
 from uuid import UUID
 
 import msgspec
-from jsonschema import Draft202012Validator, FormatChecker  # type: ignore[import-untyped]
-from jsonschema.exceptions import (  # type: ignore[import-untyped]
+from docstring_parser import ParseError, google
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import (
     SchemaError,
     ValidationError,
     best_match,
@@ -343,8 +344,10 @@ def _rule(error: ValidationError) -> str:
             return f"hold {_join(name for name in value if name not in error.instance)}"
         case "additionalProperties" if value is False:
             return f"hold only {_join(error.schema.get('properties', {})) or 'nothing'}"
+        case "anyOf" | "oneOf" if error.context and not any(e.relative_path for e in error.context):
+            return " or ".join(dict.fromkeys(_rule(inner) for inner in error.context))
         case _:
-            return f"fit its schema ({_cut(error.message)})"
+            return f"fit the schema ({_cut(error.message)})"
 
 
 def _unit(keyword: str, count: int) -> str:
@@ -637,7 +640,9 @@ def _read_list(holder: dict[str, Any], key: str, *, where: str) -> list[Any]:
 
 def _operation_name(identifier: object, *, method: str, path: str) -> str:
     """Make a tool name of an operationId, or else of method and path."""
-    text = identifier if isinstance(identifier, str) and identifier else f"{method}_{path}"
+    text = (
+        identifier if isinstance(identifier, str) and identifier else f"{method}_{path.strip('/')}"
+    )
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:64]
 
 
@@ -653,8 +658,10 @@ def _parameter_schema(document: dict[str, Any], parameter: dict[str, Any], *, wh
         schema = _media_schema(document, parameter, where=where)
     else:
         schema = _inline(parameter, document, where=where)
-    description = str(parameter.get("description", "")).strip()
-    return {**schema, "description": description} if description else schema
+    described = (
+        {"description": str(parameter["description"]).strip()} if "description" in parameter else {}
+    )
+    return schema | described
 
 
 def _media_schema(document: dict[str, Any], holder: dict[str, Any], *, where: str) -> Schema:
@@ -740,7 +747,9 @@ def _inline(
     result = {}
     for key, value in schema.items():
         if key in _COPIED:
-            result[key] = value
+            result[key] = (
+                value.strip() if key == "description" and isinstance(value, str) else value
+            )
         elif _NUMERIC.fullmatch(key):
             result[key] = _read_number(value)
         elif key == "type":
@@ -760,7 +769,9 @@ def _inline(
     if isinstance(schema.get("required"), list):
         shown = result.get("properties", {})
         result["required"] = [
-            name for name in schema["required"] if name in shown or name not in offered
+            name
+            for name in schema["required"]
+            if isinstance(name, str) and (name in shown or name not in offered)
         ]
     if result.get("type") in ("integer", "number") and "default" in result:
         result["default"] = _read_number(result["default"])
@@ -846,8 +857,11 @@ def _find_in_python(text: str, *, source: str) -> Iterator[Found]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
-        line = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        raise InputError(f"{source}: neither JSON nor Python, {line}") from error
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        raise InputError(
+            f"{source}: neither JSON nor Python,{f' line {line}:' if line else ''}"
+            f" {error.args[0]}; allowed are JSON, JSONL and Python files"
+        ) from error
     names: dict[str, ast.ClassDef | ast.expr] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -866,8 +880,17 @@ def _read_function(
     function: ast.FunctionDef | ast.AsyncFunctionDef, names: Names, *, where: str
 ) -> Tool:
     """Turn a function's hints, defaults and docstring into a tool."""
-    docstring = ast.get_docstring(function) or ""
-    described = _read_args(docstring)
+    try:
+        docstring = google.parse(ast.get_docstring(function, clean=False) or "")
+    except ParseError as error:
+        raise InputError(
+            f"{where}: the docstring is not in Google style ({error}); sections such as Args: hold"
+            " indented lines of name: description"
+        ) from error
+    described = {
+        entry.arg_name: {"description": " ".join((entry.description or "").split())}
+        for entry in docstring.params
+    }
     arguments = function.args
     if arguments.vararg is not None:
         raise InputError(
@@ -884,12 +907,11 @@ def _read_function(
         place = f"{where}({argument.arg})"
         if argument.annotation is None:
             raise InputError(f"{place}: has no type hint; allowed are {_ALLOWED_HINTS}")
-        described_by = {"description": described[argument.arg]} if argument.arg in described else {}
         _add_field(
             schema,
             argument.arg,
             schema=_with_default(_hint(argument.annotation, names, where=place), default)
-            | described_by,
+            | described.get(argument.arg, {}),
             needed=_is_needed(default),
         )
     if arguments.kwarg is not None:
@@ -897,9 +919,7 @@ def _read_function(
         schema["additionalProperties"] = hint is None or _hint(hint, names, where=where)
     return Tool(
         name=function.name,
-        description=""
-        if docstring.startswith(("Args:", "Arguments:"))
-        else _first_paragraph(docstring),
+        description=_first_paragraph(docstring.description or ""),
         parameters=schema,
         effect=_guess_effect(function.name),
     )
@@ -915,29 +935,6 @@ def _add_field(target: Schema, name: str, *, schema: Schema, needed: bool) -> No
     target["properties"][name] = schema
     if needed:
         target["required"].append(name)
-
-
-def _read_args(docstring: str) -> dict[str, str]:
-    """Read the `Args:` section of a Google docstring."""
-    described: dict[str, str] = {}
-    indent: int | None = None
-    inside = False
-    name = ""
-    for line in docstring.splitlines():
-        depth = len(line) - len(line.lstrip())
-        if not inside or (line.strip() and depth == 0):
-            inside = line.rstrip() in ("Args:", "Arguments:")
-            continue
-        if not line.strip():
-            continue
-        indent = depth if indent is None else indent
-        entry = re.match(r"\s*\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)", line)
-        if depth == indent and entry:
-            name = entry[1]
-            described[name] = entry[2].strip()
-        elif name:
-            described[name] = f"{described[name]} {line.strip()}".strip()
-    return described
 
 
 def _is_field(node: ast.expr | None) -> bool:
@@ -1076,23 +1073,14 @@ def _tuple_schema(items: list[ast.expr], read: Callable[[ast.expr], Schema]) -> 
     }
 
 
-def _negative(node: ast.UnaryOp) -> object:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ...
-
-
 def _enumeration(items: list[ast.expr]) -> Schema | None:
-    """List the values that literals name; None where one is not a literal of JSON."""
-    values: list[str | int | float | None] = []
-    for item in items:
-        value = item.value if isinstance(item, ast.Constant) else ...
-        if isinstance(item, ast.UnaryOp):
-            value = _negative(item)
-        if value is not None and not isinstance(value, str | int | float):
-            return None
-        values.append(value)
+    """List the values that literals name; None where one is no string, number or None."""
+    try:
+        values = [ast.literal_eval(item) for item in items]
+    except (ValueError, TypeError):
+        return None
+    if not all(value is None or isinstance(value, str | int | float) for value in values):
+        return None
     kinds = {str: "string", bool: "boolean", int: "integer", float: "number"}
     types = {kinds.get(type(value)) for value in values}
     kind = types.pop() if len(types) == 1 else None

@@ -1,9 +1,26 @@
 """What runs inside the engine's process: shared weights, and the trainer over them."""
 
+import ctypes
+import multiprocessing
+import signal
+import sys
+
+DEATH_SIGNAL = 1
+"""prctl's PR_SET_PDEATHSIG."""
+
 
 def register() -> None:
     """Make our linear methods known to vLLM; it calls this as a plug-in in each of its processes."""
     from trustee.worker import sharing
 
+    if multiprocessing.parent_process() is not None:
+        follow_parent()
     if sharing.current_platform.is_cpu():
         sharing.mend_cpu_lora()
+
+
+def follow_parent() -> None:
+    """Die when the parent dies, however it dies, and leave the terminal's interrupt to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,11 +7,8 @@ micro-batch, `finish`.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +27,12 @@ from trustee.learner import (
 )
 from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
+from trustee.worker import follow_parent
 from trustee.worker.adoption import adopt_model
 from trustee.worker.sharing import held_adapters, install_adapter, remove_adapter
 
 
 Tensors = dict[str, torch.Tensor]
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class TrainerExtension:
@@ -50,7 +42,7 @@ class TrainerExtension:
 
     def trustee_build(self, request: bytes) -> dict[str, Any]:
         """Build model, adapter and optimiser; give figures about them."""
-        die_with_parent()
+        follow_parent()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
         self.trustee_spec = spec

@@ -1,0 +1,34 @@
+# Two words: `make run` trains the built-in tiny model, `make check` says whether the tree is good.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test lint types check clean
+
+BIN := .venv/bin
+CONFIG ?= configs/tiny.toml
+
+help: ## Show these lines.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with the pinned packages (no-op when it fits).
+	@scripts/setup.sh
+
+setup-dev: ## The same, with the tools for checks and tests.
+	@scripts/setup.sh dev
+
+run: setup ## Train; CONFIG=configs/tiny.toml unless given.
+	@$(BIN)/trustee run --config $(CONFIG)
+
+test: setup-dev ## Run the whole test suite; ARGS="-k batch -x" goes to pytest.
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev ## Check format and style.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: setup-dev ## Check types.
+	@$(BIN)/mypy
+
+check: lint types test ## All three.
+
+clean: ## Remove .venv and all caches; runs/ stays.
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./runs -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,39 @@
+"""What all tests share: async tests run on asyncio, and GPU tests need a GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+NO_GPU = "torch sees no GPU"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run async tests on asyncio only: vLLM knows no other loop."""
+    return "asyncio"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `gpu` where there is none."""
+    chosen = [item for item in items if item.get_closest_marker("gpu") is not None]
+    if not chosen:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    config.hook.pytest_deselected(items=chosen)
+    items[:] = [item for item in items if item not in chosen]
+    config.stash[LEFT_OUT] = len(chosen)
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say why tests were left out."""
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(f"left out {count} tests marked gpu: {NO_GPU}")

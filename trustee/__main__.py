@@ -1,0 +1,5 @@
+"""Run the command line with `python -m trustee`."""
+
+from trustee.cli import main
+
+raise SystemExit(main())

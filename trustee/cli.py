@@ -1,0 +1,328 @@
+"""The command line. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trustee import __version__
+from trustee.errors import InputError, TrusteeError
+
+if TYPE_CHECKING:
+    from trustee.config import Config
+    from trustee.launch import Outcome
+    from trustee.progress import Mode
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="trustee",
+        description="Train a tool-calling agent on one card, in a world that its own base simulates.",
+    )
+    parser.add_argument("--version", action="version", version=f"trustee {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train")
+    run.add_argument("--config", type=Path, metavar="FILE", help="default: configs/qwen3-8b.toml")
+    run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    run.add_argument("--tools", type=Path, metavar="FILE", help="train on these tools")
+    run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
+    _add_shared(run)
+
+    evaluate = commands.add_parser("eval", help="measure a run's adapter against its base")
+    evaluate.add_argument("run", type=Path, metavar="RUN")
+    evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
+    evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
+    evaluate.add_argument("--gpu", type=int, metavar="N")
+    _add_shared(evaluate)
+
+    view = commands.add_parser("view", help="read trajectories")
+    view.add_argument("run", type=Path, metavar="RUN")
+    view.add_argument("--step", type=int, metavar="N", help="groups trained in this step")
+    view.add_argument("--group", type=int, metavar="N")
+    view.add_argument("--reward", metavar="R", help="such as 1, -1, '>0'")
+    view.add_argument("--blame", metavar="WHO", help="policy, user, tool, judge, writer or engine")
+    view.add_argument("--tool", metavar="NAME", help="episodes that called this tool")
+    view.add_argument("--limit", type=int, default=5, metavar="N", help="how many; default 5")
+    view.add_argument("--json", action="store_true", help="JSON lines")
+
+    tools = commands.add_parser("tools", help="look at tools, or import your own")
+    actions = tools.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="list the packaged tools")
+    listed.add_argument("--category", metavar="NAME")
+    imported = actions.add_parser(
+        "import", help="read OpenAI JSON, a Python module or an OpenAPI document"
+    )
+    imported.add_argument("file", type=Path, metavar="FILE")
+    imported.add_argument("--out", type=Path, metavar="FILE", help="write them as OpenAI JSON")
+    return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change one key of the config, such as rollout.group_size=16",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON events instead of a panel")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    options = make_parser().parse_args(arguments)
+    commands = {"run": run_command, "eval": eval_command, "view": view_command}
+    try:
+        return commands.get(options.command, tools_command)(options)
+    except InputError as error:
+        sys.stderr.write(f"trustee: {error}\n")
+        return BAD_INPUT
+    except TrusteeError as error:
+        sys.stderr.write(f"trustee: {error}\n")
+        return FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+
+
+def find_default(name: str) -> Path:
+    """Find a config of this project, in the working directory or beside the package."""
+    for root in (Path(), Path(__file__).parents[1]):
+        path = root / "configs" / name
+        if path.is_file():
+            return path
+    raise InputError(f"configs/{name} was not found; name a config with --config FILE")
+
+
+def load_config(options: argparse.Namespace) -> Config:
+    """Read the config that the options name, with their changes."""
+    from trustee.config import read_config
+
+    path = options.config or find_default("qwen3-8b.toml")
+    changes = list(options.changes)
+    if options.tools is not None:
+        changes.append(f"env.tools='{options.tools}'")
+    return read_config(path, changes)
+
+
+def choose_device(config: Config, gpu: int | None) -> None:
+    """Check that the card is there, and show the engine only that one."""
+    from trustee.launch import use_card
+    from trustee.models import require_card
+
+    if gpu is not None or config.engine.device == "cuda":
+        require_card(gpu or 0)
+        use_card(gpu or 0)
+
+
+def choose_mode(options: argparse.Namespace) -> Mode:
+    """Choose how progress is shown."""
+    if options.json:
+        return "json"
+    return "live" if sys.stdout.isatty() else "lines"
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Train."""
+    from trustee.launch import name_folder, read_record
+
+    if options.resume is not None:
+        if options.config or options.tools or options.out or options.changes:
+            raise InputError(
+                "--resume continues a run with its own config; leave out --config, --tools, --out "
+                "and --set"
+            )
+        folder: Path = options.resume
+        config = read_record(folder).config
+    else:
+        if options.gpu is not None:
+            from trustee.models import require_card
+
+            require_card(options.gpu)
+        config = load_config(options)
+        folder = options.out or name_folder(config)
+        if (folder / "run.json").exists():
+            raise InputError(
+                f"{folder} holds a run already; continue it with --resume {folder} or name another"
+            )
+    if config.engine.device == "cpu" and options.gpu is not None:
+        raise InputError(
+            f"--gpu {options.gpu} was given but engine.device is cpu in the config; "
+            "add --set engine.device=cuda or leave out --gpu"
+        )
+    choose_device(config, options.gpu)
+    check_tools(config)
+    return train_here(options, config, folder)
+
+
+def check_tools(config: Config) -> None:
+    """Read the tools file before anything heavy starts."""
+    from trustee.environments.simulated import Simulated
+
+    if isinstance(config.env, Simulated):
+        config.env.repository()
+
+
+def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
+    """Train in this process and say what came of it."""
+    import anyio
+
+    from trustee.launch import prepare_model, run_training, until_interrupted
+    from trustee.noise import divert_noise
+    from trustee.progress import Progress
+
+    prepare_model(config)
+    mode = choose_mode(options)
+    code, text = DONE, ""
+    with divert_noise(folder) as screen:
+        try:
+            with Progress(screen.out, mode=mode) as progress:
+                outcome = anyio.run(
+                    until_interrupted,
+                    lambda: run_training(
+                        config, folder, tell=progress.tell, resume=options.resume is not None
+                    ),
+                )
+            text = conclude_text(outcome)
+        except BaseExceptionGroup as group:
+            error = single_error(group)
+            if not isinstance(error, TrusteeError):
+                raise
+            code, text = error_code(error), f"trustee: {error}"
+        except TrusteeError as error:
+            code, text = error_code(error), f"trustee: {error}"
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            text = f"interrupted; continue with: trustee run --resume {folder}"
+        if mode != "json" or code:
+            print_text(text, to_errors=bool(code), screen=screen)
+    return code
+
+
+def print_text(text: str, *, to_errors: bool, screen: object) -> None:
+    """Write a closing text where it belongs."""
+    stream = getattr(screen, "err" if to_errors else "out")
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def error_code(error: TrusteeError) -> int:
+    """Give the exit code of an error."""
+    return BAD_INPUT if isinstance(error, InputError) else FAILED
+
+
+def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Give the one error inside nested groups, or the group where there are several kinds."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        ours, _ = error.split(TrusteeError)
+        if ours is None:
+            return error
+        error = ours.exceptions[0]
+    return error
+
+
+def conclude_text(outcome: Outcome) -> str:
+    """Say what a run came to, where it lies and what to do next."""
+    from trustee.launch import show_share
+
+    lines = [f"trained {outcome.steps} steps in {outcome.seconds / 60:.1f} minutes"]
+    if outcome.before and outcome.after and outcome.gain:
+        gain = outcome.gain
+        lines += [
+            f"held-out success before  {show_share(outcome.before)}",
+            f"held-out success after   {show_share(outcome.after)}",
+            f"gain {gain.points:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f}); "
+            f"{gain.better} tasks won, {gain.worse} lost",
+        ]
+    lines += [
+        f"run folder  {outcome.folder}",
+        f"next  trustee view {outcome.folder} --reward -1",
+    ]
+    return "\n".join(lines)
+
+
+def eval_command(options: argparse.Namespace) -> int:
+    """Measure a run's adapter against its base."""
+    import anyio
+
+    from trustee.compare import compare_text, run_comparison
+    from trustee.config import apply_changes
+    from trustee.launch import read_record, until_interrupted
+    from trustee.noise import divert_noise
+    from trustee.progress import Progress
+
+    changes = list(options.changes)
+    if options.tasks is not None:
+        changes.append(f"eval.tasks={options.tasks}")
+    config = apply_changes(read_record(options.run).config, changes)
+    choose_device(config, options.gpu)
+    with divert_noise(options.run) as screen:
+        with Progress(screen.out, mode=choose_mode(options)) as progress:
+            comparison = anyio.run(
+                until_interrupted,
+                lambda: run_comparison(
+                    config, options.run, adapter=options.adapter, tell=progress.tell
+                ),
+            )
+        if not options.json:
+            print_text(compare_text(comparison), to_errors=False, screen=screen)
+    return DONE
+
+
+def view_command(options: argparse.Namespace) -> int:
+    """Read trajectories."""
+    from trustee.view import Filter, show_trajectories
+
+    wanted = Filter(
+        step=options.step,
+        group=options.group,
+        reward=options.reward,
+        blame=options.blame,
+        tool=options.tool,
+        limit=options.limit,
+    )
+    show_trajectories(options.run, wanted, out=sys.stdout, as_json=options.json)
+    return DONE
+
+
+def tools_command(options: argparse.Namespace) -> int:
+    """List or import tools."""
+    from trustee.tools import Repository, dump_tools, import_tools
+
+    if options.action == "import":
+        tools = import_tools(options.file)
+        if options.out is not None:
+            options.out.write_bytes(dump_tools(tools))
+            sys.stdout.write(
+                f"{len(tools)} tools written to {options.out}; "
+                f"train on them with: trustee run --tools {options.out}\n"
+            )
+            return DONE
+    else:
+        repository = Repository.load()
+        if options.category is not None and options.category not in repository.categories:
+            raise InputError(
+                f"no category {options.category!r}; there are {', '.join(repository.categories)}"
+            )
+        tools = (
+            repository.tools
+            if options.category is None
+            else repository.categories[options.category]
+        )
+    for tool in tools:
+        sys.stdout.write(f"{tool.category:<18} {tool.effect:<6} {tool.signature}\n")
+    sys.stdout.write(f"{len(tools)} tools\n")
+    return DONE

@@ -1,0 +1,136 @@
+"""`trustee eval`: a finished run's adapter against its base, on the run's held-out tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trustee.config import Config
+from trustee.engines.vllm import VllmEngine
+from trustee.errors import InputError
+from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of
+from trustee.launch import (
+    evaluation_world,
+    held_out_tasks,
+    make_simulator,
+    prepare_model,
+    show_share,
+    trainer_spec,
+)
+from trustee.store import Store
+from trustee.train import Event
+from trustee.types import Adapter, Record, Trajectory
+
+
+class Comparison(Record, frozen=True):
+    """Base against adapter."""
+
+    adapter: Path
+    base: Share
+    trained: Share
+    gain: Gain
+    by_calls: dict[int, tuple[float, float]]
+    """Success of base and adapter by the number of expected calls."""
+
+
+def newest_adapter(run: Path) -> Path:
+    """Find the newest adapter of a run.
+
+    Raises:
+        InputError: if it has none.
+    """
+    folders = sorted((run / "adapters").glob("policy-*"))
+    if not folders:
+        raise InputError(f"{run} holds no adapter; train first, or name one with --adapter DIR")
+    return folders[-1]
+
+
+def check_adapter(folder: Path) -> Path:
+    """Refuse a folder that is no PEFT adapter in safetensors.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is no PEFT adapter: {name} is missing")
+    return folder
+
+
+async def run_comparison(
+    config: Config, run: Path, *, adapter: Path | None, tell: Callable[[Event], None]
+) -> Comparison:
+    """Play the held-out tasks with the base and with the adapter."""
+    if not config.eval.tasks:
+        raise InputError("eval.tasks is 0; give --tasks N")
+    folder = check_adapter(adapter or newest_adapter(run))
+    model, renderer = prepare_model(config)
+    tell({"event": "stage", "name": f"starting the engine on {model.name}"})
+    async with (
+        Store(run) as store,
+        VllmEngine(config.engine, trainer_spec(config, model)) as engine,
+    ):
+        simulator = make_simulator(config, engine, renderer)
+        tasks = await held_out_tasks(config, store, simulator)
+        await engine.adopt(Adapter(version=1, path=folder))
+        trained = Adapter(version=1, path=run / "adapters" / "compared")
+        await engine.publish(trained)
+        played: dict[str, Sequence[Trajectory]] = {}
+        for label, voice in (("base", None), ("adapter", trained)):
+            tell({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
+            played[label] = await evaluate(
+                tasks,
+                evaluation_world(config),
+                config.eval,
+                engine=engine,
+                renderer=renderer,
+                simulator=simulator,
+                adapter=voice,
+                limits=config.rollout.limits,
+                label=label,
+            )
+            store.append(f"eval-{label}.jsonl", played[label])
+        await engine.retire(trained)
+    sizes = {
+        task.id: len(task.hidden.get("expected_calls", task.hidden.get("goals", ())))
+        for task in tasks
+    }
+    by_calls = {}
+    for size in sorted(set(sizes.values())):
+        base, after = (
+            success_of([t for t in played[label] if sizes[t.task_id] == size]).value
+            for label in ("base", "adapter")
+        )
+        by_calls[size] = (base, after)
+    comparison = Comparison(
+        adapter=folder,
+        base=success_of(played["base"]),
+        trained=success_of(played["adapter"]),
+        gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
+        by_calls=by_calls,
+    )
+    tell(
+        {
+            "event": "compared",
+            "base": comparison.base.value,
+            "adapter": comparison.trained.value,
+            "gain_points": comparison.gain.points,
+        }
+    )
+    return comparison
+
+
+def compare_text(comparison: Comparison) -> str:
+    """Write a comparison for people."""
+    gain = comparison.gain
+    lines = [
+        f"base     {show_share(comparison.base)}",
+        f"adapter  {show_share(comparison.trained)}  {comparison.adapter}",
+        f"gain     {gain.points:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f}); "
+        f"{gain.better} tasks won, {gain.worse} lost",
+    ]
+    lines += [
+        f"  {size} expected calls: {base:.1%} -> {after:.1%}"
+        for size, (base, after) in comparison.by_calls.items()
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""What the user sees while a job runs: a live panel, plain lines, or JSON events."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from typing import Any, Literal, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+Mode = Literal["live", "lines", "json"]
+RECENT = 8
+"""Steps whose reward the panel shows."""
+
+
+class Progress:
+    """Takes events and shows them; an ordinary context manager around a job."""
+
+    def __init__(self, out: TextIO, *, mode: Mode) -> None:
+        self._out = out
+        self._mode = mode
+        self._console = Console(file=out, highlight=False)
+        self._live: Live | None = None
+        self._begun = time.monotonic()
+        self._stage = ""
+        self._running = 0
+        self._done = 0
+        self._failed: Counter[str] = Counter()
+        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
+        self._tokens: dict[str, int] = {}
+        self._rates: dict[str, float] = {}
+        self._policy_tokens = 0
+        self._last_step = (self._begun, 0, {})
+
+    def __enter__(self) -> Progress:
+        """Start the panel."""
+        if self._mode == "live":
+            self._live = Live(
+                console=self._console, refresh_per_second=4, get_renderable=self.panel
+            )
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the last panel standing."""
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """Take an event."""
+        self._count(event)
+        if self._mode == "json":
+            self._out.write(msgspec.json.encode(event).decode() + "\n")
+            self._out.flush()
+        elif self._mode == "lines" and (line := self.line(event)):
+            self._out.write(line + "\n")
+            self._out.flush()
+        elif self._live is not None and (line := self.line(event)) and event["event"] != "step":
+            self._console.print(line)
+
+    def _count(self, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "begin":
+                self._running += 1
+            case "episode":
+                self._running -= 1
+                self._done += 1
+                self._policy_tokens += event["tokens"]
+                if event["blame"]:
+                    self._failed[str(event["blame"])] += 1
+            case "task" if event["blame"]:
+                self._failed[str(event["blame"])] += 1
+            case "step":
+                self._recent.append(event)
+                self._measure_rates(event)
+            case "stage":
+                self._stage = event["name"]
+
+    def _measure_rates(self, event: dict[str, Any]) -> None:
+        then, policy, roles = self._last_step
+        now = time.monotonic()
+        passed = max(1e-6, now - then)
+        self._rates = {"policy": (self._policy_tokens - policy) / passed} | {
+            role: (count - roles.get(role, 0)) / passed for role, count in event["tokens"].items()
+        }
+        self._last_step = (now, self._policy_tokens, dict(event["tokens"]))
+
+    def line(self, event: dict[str, Any]) -> str | None:
+        """Give an event as one line, None where it is not worth one."""
+        match event["event"]:
+            case "stage":
+                return f"{event['name']}"
+            case "note":
+                return str(event["text"])
+            case "rolled_back":
+                return f"rolled back to version {event['to']}: {event['why']}"
+            case "step":
+                return (
+                    f"step {event['step']:>4}  reward {event['reward']:+.2f}  "
+                    f"difficulty {event.get('difficulty', 0):>3}  "
+                    f"mixed {1 - event['frac_reward_zero_std']:.0%}  "
+                    f"clipped {event['clip_ratio']:.3f}  mismatch {event['mismatch_abs']:.4f}  "
+                    f"lag {event['lag_mean']:.1f}  episodes {self._done}  "
+                    f"failed {sum(self._failed.values())}  left {self.left(event)}"
+                )
+            case _:
+                return None
+
+    def left(self, event: dict[str, Any]) -> str:
+        """Estimate the time to the end of training."""
+        spent = min(1.0, event["spent"])
+        if spent <= 0:
+            return "unknown"
+        seconds = (time.monotonic() - self._begun) * (1 - spent) / spent
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def panel(self) -> Table:
+        """Draw the panel."""
+        table = Table.grid(padding=(0, 2))
+        last = self._recent[-1] if self._recent else None
+        failed = ", ".join(f"{k} {v}" for k, v in sorted(self._failed.items())) or "none"
+        table.add_row("now", self._stage)
+        table.add_row(
+            "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
+        )
+        if last is not None:
+            rewards = "  ".join(f"{event['reward']:+.2f}" for event in self._recent)
+            rates = "  ".join(f"{role} {rate:.0f}" for role, rate in self._rates.items())
+            table.add_row("step", f"{last['step']} (version {last['version']})")
+            table.add_row("reward", rewards)
+            table.add_row("difficulty", str(last.get("difficulty", "-")))
+            table.add_row("tokens/s", rates)
+            table.add_row("lag", f"{last['lag_mean']:.1f}, at most {last['lag_max']}")
+            table.add_row("mismatch", f"{last['mismatch_abs']:.4f} nats a token")
+            table.add_row("time left", self.left(last))
+        return table

@@ -1,0 +1,172 @@
+"""One optimiser step: groups to advantages, samples, micro-batches, and one move of the adapter.
+
+The engine's logprobs are the old logprobs, so a sample costs one forward and one backward pass.
+Groups whose rewards are all equal teach nothing and are dropped before anything is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import structlog
+from msgspec import Meta
+
+from trustee.advantage import Scale, advantages, is_constant
+from trustee.batch import cut, pack
+from trustee.learner import FinishRequest, Learner, MicroReport, MicroRequest
+from trustee.loss import LossConfig, normaliser_of
+from trustee.store import Store
+from trustee.types import Group, Record, Sample
+
+log = structlog.get_logger()
+
+
+class LearnConfig(Record, frozen=True):
+    """How the adapter learns."""
+
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-5
+    """Peak; LoRA wants about ten times the rate of full fine-tuning."""
+    warmup: Annotated[int, Meta(ge=0)] = 5
+    """Steps over which the rate rises to its peak."""
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """Share of the peak that is lost, evenly, by the end of the run."""
+    max_norm: Annotated[float, Meta(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    optimizer: Literal["adamw8bit", "adamw"] = "adamw8bit"
+    rank: Literal[8, 16, 32, 64, 128] = 32
+    """LoRA rank, on all linear layers; alpha is twice the rank."""
+    scale: Scale = "group"
+    """What advantages are divided by."""
+    loss: LossConfig = LossConfig()
+    micro_tokens: Annotated[int, Meta(ge=1)] = 16384
+    """Padded ids of one forward pass."""
+    checkpointing: bool = True
+    """Recompute layer activations in the backward pass."""
+    head_chunk: Annotated[int, Meta(ge=1)] = 1024
+    """Positions of one chunk of the logprob head."""
+
+
+class StepReport(Record, frozen=True):
+    """What a step did, as sums and counts; `metrics` divides once."""
+
+    moved: bool
+    """False where nothing differed, or something was not finite."""
+    finite: bool
+    groups: int
+    mixed: int
+    """Groups whose rewards differ."""
+    samples: int
+    norm: float
+    learning_rate: float
+    loss: float = 0.0
+    tokens: int = 0
+    clipped: int = 0
+    gap_abs_sum: float = 0.0
+    gap_abs_max: float = 0.0
+    gap_kl_sum: float = 0.0
+    kl_sum: float = 0.0
+    entropy_sum: float = 0.0
+    ratio_max: float = 0.0
+
+    def metrics(self) -> dict[str, float | bool]:
+        """Give the figures, per trained token where they are sums."""
+        tokens = max(1, self.tokens)
+        return {
+            "moved": self.moved,
+            "frac_reward_zero_std": 1 - self.mixed / max(1, self.groups),
+            "samples": self.samples,
+            "trained_tokens": self.tokens,
+            "loss": self.loss,
+            "grad_norm": self.norm,
+            "learning_rate": self.learning_rate,
+            "clip_ratio": self.clipped / tokens,
+            "mismatch_abs": self.gap_abs_sum / tokens,
+            "mismatch_max": self.gap_abs_max,
+            "mismatch_kl": self.gap_kl_sum / tokens,
+            "kl": self.kl_sum / tokens,
+            "entropy": self.entropy_sum / tokens,
+            "ratio_max": self.ratio_max,
+        }
+
+
+def rate_at(config: LearnConfig, *, step: int, spent: float) -> float:
+    """Give a step's learning rate; `spent` is the share of the run that is over."""
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    return config.learning_rate * rise * (1 - config.decay * min(1.0, spent))
+
+
+def cut_groups(groups: Sequence[Group], *, scale: Scale) -> tuple[list[Sample], int]:
+    """Cut the samples of groups that teach something; give them and the number of those groups."""
+    rewards = [[t.reward for t in group.sound] for group in groups]
+    taught = advantages(rewards, scale=scale)
+    samples: list[Sample] = []
+    mixed = 0
+    for group, values, own in zip(groups, taught, rewards, strict=True):
+        if is_constant(own):
+            continue
+        mixed += 1
+        samples += [
+            cut(trajectory, advantage=value)
+            for trajectory, value in zip(group.sound, values, strict=True)
+            if trajectory.turns
+        ]
+    return samples, mixed
+
+
+async def take_step(
+    groups: Sequence[Group],
+    learner: Learner,
+    config: LearnConfig,
+    *,
+    step: int,
+    spent: float,
+    store: Store,
+) -> StepReport:
+    """Train on the groups of one step.
+
+    A step in which anything is not finite is stored under `skipped/` and does not move the adapter.
+    """
+    samples, mixed = cut_groups(groups, scale=config.scale)
+    rate = rate_at(config, step=step, spent=spent)
+    normaliser = normaliser_of([sum(sample.mask) for sample in samples], config.loss)
+    reports: list[MicroReport] = []
+    for micro in pack(samples, token_budget=config.micro_tokens):
+        request = MicroRequest(samples=micro, loss=config.loss, normaliser=normaliser)
+        reports.append(await learner.accumulate(request))
+    finite = all(
+        math.isfinite(value)
+        for report in reports
+        for value in (report.loss, report.gap_abs_sum, report.entropy_sum)
+    )
+    norm, moved = 0.0, False
+    if samples:
+        finished = await learner.finish(
+            FinishRequest(learning_rate=rate, max_norm=config.max_norm, move=finite)
+        )
+        norm, moved = finished.norm, finished.moved
+        finite = finite and math.isfinite(norm)
+    if not finite:
+        store.append(f"skipped-{step:06d}.jsonl", samples)
+        log.error("step_not_finite", step=step, samples=len(samples), norm=norm)
+    return StepReport(
+        moved=moved,
+        finite=finite,
+        groups=len(groups),
+        mixed=mixed,
+        samples=len(samples),
+        norm=norm,
+        learning_rate=rate,
+        loss=sum(report.loss for report in reports),
+        tokens=sum(report.tokens for report in reports),
+        clipped=sum(report.clipped for report in reports),
+        gap_abs_sum=sum(report.gap_abs_sum for report in reports),
+        gap_abs_max=max((report.gap_abs_max for report in reports), default=0.0),
+        gap_kl_sum=sum(report.gap_kl_sum for report in reports),
+        kl_sum=sum(report.kl_sum for report in reports),
+        entropy_sum=sum(report.entropy_sum for report in reports),
+        ratio_max=max((report.ratio_max for report in reports), default=0.0),
+    )
