@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-NO_GPU = "torch sees no GPU"
+LEFT_OUT = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +27,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[LEFT_OUT] = len(chosen)
 
 
-LEFT_OUT = pytest.StashKey[int]()
-
-
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Say why tests were left out."""
     count = config.stash.get(LEFT_OUT, 0)
     if count:
-        terminalreporter.write_line(f"left out {count} tests marked gpu: {NO_GPU}")
+        terminalreporter.write_line(f"{count} deselected: marked gpu, and torch sees no GPU")

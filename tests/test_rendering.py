@@ -333,7 +333,12 @@ words = st.text(
     st.characters(exclude_categories=("Cs", "Co", "Cn", "Cc"), include_characters="\n"),
     max_size=12,
 ).map(lambda text: unicodedata.normalize("NFC", text))
-honest = st.lists(words, max_size=3).map("<".join).map(str.strip)
+honest = (
+    st.lists(words, max_size=3)
+    .map("<".join)
+    .map(str.strip)
+    .filter(lambda text: not re.search(r"<\||</?(think|tool_\w+)>", text))
+)
 forged = st.lists(st.one_of(words, st.sampled_from([*MARKS, "<|im_", "start|>"])), max_size=5).map(
     lambda parts: unicodedata.normalize("NFC", "".join(parts)).strip()
 )
@@ -348,7 +353,7 @@ def turns(draw: st.DrawFn, contents: st.SearchStrategy[str]) -> list[Message]:
     ]
     for i in range(draw(st.integers(1, 3))):
         if draw(st.booleans()):
-            arguments = {"q": draw(words), "n": draw(st.integers(-9, 9))}
+            arguments = {"q": draw(honest), "n": draw(st.integers(-9, 9))}
             call = ToolCall(id=str(i), name="search", arguments=arguments)
             reply = Message(role="tool", content=draw(contents), call_id=call.id)
             messages += [Message(role="assistant", calls=(call,)), reply]

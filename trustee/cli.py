@@ -86,15 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {"run": run_command, "eval": eval_command, "view": view_command}
     try:
         return commands.get(options.command, tools_command)(options)
-    except InputError as error:
-        sys.stderr.write(f"trustee: {error}\n")
-        return BAD_INPUT
-    except TrusteeError as error:
-        sys.stderr.write(f"trustee: {error}\n")
-        return FAILED
+    except BaseExceptionGroup as group:
+        error = single_error(group)
+        if not isinstance(error, TrusteeError):
+            raise
+    except TrusteeError as ours:
+        error = ours
+    except KeyboardInterrupt:
+        sys.stderr.write("trustee: interrupted\n")
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return DONE
+    sys.stderr.write(f"trustee: {error}\n")
+    return error_code(error)
 
 
 def find_default(name: str) -> Path:
@@ -300,7 +305,8 @@ def view_command(options: argparse.Namespace) -> int:
 
 def tools_command(options: argparse.Namespace) -> int:
     """List or import tools."""
-    from trustee.tools import Repository, dump_tools, import_tools
+    from trustee.tool_files import dump_tools, import_tools
+    from trustee.tools import Repository
 
     if options.action == "import":
         tools = import_tools(options.file)

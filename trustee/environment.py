@@ -98,8 +98,8 @@ class TaskSource(Protocol):
 class World(Protocol):
     """A config struct of an environment: its factory."""
 
-    def source(self, *, seed: int) -> TaskSource:
-        """Make the source of training tasks."""
+    def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
+        """Make the source of training tasks, or of tasks that training never makes."""
         ...
 
     def environment(self, task: Task, services: Services) -> Environment:

@@ -7,6 +7,7 @@ the judge's opinion on it is not used.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,11 +34,14 @@ class Facts(Record, frozen=True):
     unexpected: tuple[ToolCall, ...]
     """Calls that worked and match no expected call."""
     repeated: int
-    """Calls that worked and equal the call before them or an earlier write."""
+    """Calls that worked and equal an earlier one; not a read after a write, where that is known."""
     malformed: int
     """Calls that could not be read or that named no offered tool."""
     total: int
     """Calls of all kinds."""
+
+
+LARGEST = 1 << 1000
 
 
 def normalise(value: Any) -> Any:
@@ -46,13 +50,16 @@ def normalise(value: Any) -> Any:
         case bool():
             return value
         case int() | float():
-            return float(value)
+            # A policy may write an integer that no float holds.
+            return float(value) if abs(value) < LARGEST else value
         case str():
             text = " ".join(value.casefold().split())
             try:
-                return float(text)
+                number = float(text)
             except ValueError:
                 return text
+            # "Nan" and "Infinity" are names too.
+            return number if math.isfinite(number) else text
         case list():
             return [normalise(item) for item in value]
         case dict():
@@ -70,12 +77,28 @@ def fits(call: ToolCall, expected: ExpectedCall) -> bool:
 
 
 def gather_facts(
-    executed: Sequence[Executed], expected: Sequence[ExpectedCall], *, malformed: int
+    executed: Sequence[Executed],
+    expected: Sequence[ExpectedCall],
+    *,
+    malformed: int,
+    writes: frozenset[str] = frozenset(),
 ) -> Facts:
-    """Compare the calls that ran with the calls that were expected, each used once."""
+    """Compare the calls that ran with the calls that were expected, each used once.
+
+    `writes` names the tools that write: a read after one of them worked is no repetition.
+    """
     open_calls = [entry.call for entry in executed if entry.ok]
     keys = [json.dumps([c.name, normalise(c.arguments)], sort_keys=True) for c in open_calls]
-    repeated = len(keys) - len(set(keys))
+    repeated = 0
+    written: set[str] = set()
+    read: set[str] = set()
+    for key, call in zip(keys, open_calls, strict=True):
+        repeated += key in written or key in read
+        if call.name in writes:
+            written.add(key)
+            read.clear()
+        else:
+            read.add(key)
     made: list[bool] = []
     rest = list(dict(zip(keys, open_calls, strict=True)).values())
     for wanted in expected:
@@ -119,9 +142,8 @@ def settle(facts: Facts, criterion: Criterion) -> bool | None:
         case Criterion.NO_REPETITION:
             return False if facts.repeated else None
         case Criterion.EFFICIENT:
-            if facts.total > 2 * len(facts.expected) + 1:
-                return False
-            return True if facts.total <= len(facts.expected) else None
+            # Few calls alone do not prove it: a question may have been needless.
+            return False if facts.total > 2 * len(facts.expected) + 1 else None
 
 
 def reward_of(facts: Facts, criteria: dict[Criterion, bool]) -> float:

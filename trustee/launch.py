@@ -238,7 +238,7 @@ async def held_out_tasks(config: Config, store: Store, simulator: Simulator) -> 
     path = store.folder / "held-out-tasks.jsonl"
     if path.exists():
         return tuple(read_lines(path, Task))
-    source = evaluation_world(config).source(seed=config.eval.seed)
+    source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
     tasks = await write_tasks(source, config.eval, simulator=simulator)
     store.append(path.name, tasks)
     return tasks

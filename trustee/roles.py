@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from trustee.arguments import check_arguments
 from trustee.curriculum import Aspects
 from trustee.prompts import fill_prompt
-from trustee.tools import check_arguments
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 ROLE_MARKERS = re.compile(
@@ -185,9 +185,7 @@ def dialogue_lines(messages: Sequence[Message]) -> str:
     )
 
 
-def user_prompt(
-    prompt_set: str, messages: Sequence[Message], *, intent: str, persona: str
-) -> str:
+def user_prompt(prompt_set: str, messages: Sequence[Message], *, intent: str, persona: str) -> str:
     """Fill the user's prompt."""
     return fill_prompt(
         prompt_set, "user", dialogue=dialogue_lines(messages), intent=intent, persona=persona
@@ -265,7 +263,7 @@ def judge_prompt(
 
 
 def quote_result(content: str) -> str:
-    """Keep a tool's JSON result readable while the strings in it, which may echo a call, stay harmless."""
+    """Keep a tool's JSON readable while the strings in it, which may echo a call, stay harmless."""
     try:
         value = json.loads(content)
     except ValueError:
@@ -275,7 +273,8 @@ def quote_result(content: str) -> str:
 
 def quote_call(call: ToolCall) -> str:
     """Write a policy's call on one line with its string values made harmless."""
-    return call_line(quote(call.name), {quote(key): _quote_value(value) for key, value in call.arguments.items()})
+    arguments = {quote(key): _quote_value(value) for key, value in call.arguments.items()}
+    return call_line(quote(call.name), arguments)
 
 
 def _quote_value(value: Any) -> Any:
@@ -290,22 +289,90 @@ def _quote_value(value: Any) -> Any:
             return value
 
 
+NUMBER_WORDS = {
+    word: number
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+}
+MONTHS = (
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+)
+QUANTITY = re.compile(r"(?<![\w.,:/-])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\d:/]|[.,-]\d)")
+"""A number that stands for itself, perhaps before a unit: no part of an id, a date or a time."""
+DATE = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(\d{2})")
+TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::00)?")
+
+
+def _flatten(text: str) -> str:
+    return " ".join(text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
+
+
 def _contains(text: str, value: object) -> bool:
-    """Say whether a value stands in a text as a word of its own, whatever its case."""
-    wanted = re.escape(" ".join(str(value).casefold().split()))
-    return re.search(rf"(?<!\w){wanted}(?!\w)", " ".join(text.casefold().split())) is not None
+    """Say whether a text says a value, whatever its case.
+
+    Numbers count by size, dates and times in their usual forms, anything else as words of its own.
+    """
+    text = _flatten(text)
+    if isinstance(value, int | float):
+        return _contains_number(text, value)
+    wanted = _flatten(str(value)).strip(" .,;:!?")
+    forms = "|".join([re.escape(wanted), *_spoken_forms(wanted)])
+    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text) is not None
 
 
-def _spoken_values(tool: Tool, call: ExpectedCall) -> list[object]:
-    """Give the argument values that must be said in words: not enums, booleans or structures."""
-    properties = tool.parameters.get("properties", {})
-    return [
-        value
-        for name, value in call.arguments.items()
-        if isinstance(value, str | int | float)
-        and not isinstance(value, bool)
-        and "enum" not in properties.get(name, {})
-    ]
+def _contains_number(text: str, number: float) -> bool:
+    said = [float(token.replace(",", "")) for token in QUANTITY.findall(text)]
+    said += [NUMBER_WORDS[word] for word in re.findall(r"\w+", text) if word in NUMBER_WORDS]
+    # A change of -4 is said as "remove 4".
+    return any(abs(quantity) == abs(number) for quantity in said)
+
+
+def _spoken_forms(value: str) -> list[str]:
+    """Give patterns for how people write an ISO date or a time of day."""
+    if date := DATE.fullmatch(value):
+        name = MONTHS[int(date[2]) - 1]
+        month = rf"{name[:3]}(?:{name[3:]}|\.)?"
+        day = rf"0?{int(date[3])}(?:st|nd|rd|th)?"
+        return [rf"{day}(?: of)? {month},? {date[1]}", rf"{month} {day},? {date[1]}"]
+    if time := TIME.fullmatch(value):
+        hour, minute = int(time[1]), time[2]
+        half = "p" if hour >= 12 else "a"
+        minutes = rf"(?::{minute})?" if minute == "00" else f":{minute}"
+        return [rf"0?{hour}:{minute}", rf"{hour % 12 or 12}{minutes} ?{half}\.?m\.?"]
+    return []
+
+
+def _alludes(text: str, value: object) -> bool:
+    """Say whether a text says a value at least in other words: only digits must be exact."""
+    if _contains(text, value):
+        return True
+    words = re.findall(r"\w+", _flatten(str(value)))
+    if any(character.isdigit() for character in str(value)):
+        return False
+    # Codes of countries, languages and airports are said by name.
+    return len(str(value)) <= 3 or any(
+        said.startswith(word[:4]) for word in words for said in re.findall(r"\w+", _flatten(text))
+    )
+
+
+def _find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
+    """Find the values inside arguments: those said in words, or those chosen from an enum."""
+    known = schema if isinstance(schema, dict) else {}
+    match value:
+        case bool() | None:
+            return
+        case dict():
+            for name, inner in value.items():
+                part = known.get("properties", {}).get(name)
+                yield from _find_values(part, inner, chosen=chosen)
+        case list():
+            for inner in value:
+                yield from _find_values(known.get("items"), inner, chosen=chosen)
+        case _:
+            if ("enum" in known) == chosen:
+                yield value
 
 
 def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
@@ -321,7 +388,8 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
         error = check_arguments(tool, call.arguments)
         if error is not None:
             return f"expected call of {call.name}: {error}"
-        unsaid = [v for v in _spoken_values(tool, call) if not _contains(task.intent, v)]
+        spoken = _find_values(tool.parameters, call.arguments, chosen=False)
+        unsaid = [value for value in spoken if not _contains(task.intent, value)]
         if unsaid:
             return f"the intent does not say {unsaid} that {call.name} needs"
         keys.add(json.dumps([call.name, call.arguments], sort_keys=True))
@@ -332,16 +400,48 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
     leaked = [name for name in by_name if "_" in name and _contains(task.query, name)]
     if leaked:
         return f"the query names the tools {leaked}"
-    first = task.expected_calls[0]
-    said = [_contains(task.query, v) for v in _spoken_values(by_name[first.name], first)]
-    if aspects.ambiguity == "clear" and not all(said):
+    return _check_ambiguity(task, by_name[task.expected_calls[0].name], aspects)
+
+
+def _check_ambiguity(task: WrittenTask, tool: Tool, aspects: Aspects) -> str | None:
+    arguments = task.expected_calls[0].arguments
+    spoken = list(_find_values(tool.parameters, arguments, chosen=False))
+    if aspects.ambiguity == "clear":
+        if all(_alludes(task.query, value) for value in spoken):
+            return None
         return "the query leaves out values although it should be clear"
-    if aspects.ambiguity != "clear" and said and all(said):
+    chosen = (
+        str(value).replace("_", " ")
+        for value in _find_values(tool.parameters, arguments, chosen=True)
+    )
+    if spoken and all(_contains(task.query, value) for value in (*spoken, *chosen)):
         return "the query says every value although it should leave some out"
     return None
 
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+
+
+def _normalise_number(token: str) -> str:
+    """Give one form for 14:30 and 2:30, for 1,250.00 and 1250, for 05 and 5, but not for 005."""
+    if time := TIME.fullmatch(token):
+        return f"{int(time[1]) % 12}:{time[2]}"
+    plain = token.replace(",", "") if THOUSANDS.fullmatch(token) else token
+    if re.fullmatch(r"0\d{2,}", plain):
+        return plain
+    try:
+        return str(float(plain))
+    except ValueError:
+        return plain
+
+
+def _known_numbers(text: str) -> set[str]:
+    tokens = NUMBER.findall(text)
+    full_hours = [int(time[1]) for t in tokens if (time := TIME.fullmatch(t)) and time[2] == "00"]
+    return {_normalise_number(token) for token in tokens} | {
+        str(float(hour)) for full in full_hours for hour in (full, full % 12 or 12)
+    }
 
 
 def check_user(
@@ -355,8 +455,9 @@ def check_user(
     named = [tool.name for tool in tools if "_" in tool.name and tool.name in answer.message]
     if named:
         return f"the user names the tools {named}"
-    known = set(NUMBER.findall(" ".join([intent, *(message.content for message in messages)])))
-    invented = sorted(set(NUMBER.findall(answer.message)) - known)
+    known = _known_numbers(" ".join([intent, *(message.content for message in messages)]))
+    said = sorted(set(NUMBER.findall(answer.message)))
+    invented = [token for token in said if _normalise_number(token) not in known]
     if invented:
         return f"the user says the numbers {invented}, which are not in the intent"
     return None

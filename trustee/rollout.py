@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import anyio
+from msgspec import Meta
 
 from trustee.engine import Engine, Sampling
 from trustee.environment import Environment
@@ -38,11 +39,11 @@ CLOSING_SECONDS = 10
 class Limits(Record, frozen=True):
     """What an episode may use."""
 
-    turns: int = 12
+    turns: Annotated[int, Meta(ge=1)] = 12
     """Policy messages."""
-    tokens: int = 1024
+    tokens: Annotated[int, Meta(ge=1)] = 1024
     """Ids of one policy message."""
-    seconds: float = 900
+    seconds: Annotated[float, Meta(gt=0)] = 900
     """Wall time of an episode; one that runs out is void, for slowness is not the policy's fault."""
 
 
@@ -101,7 +102,7 @@ async def play_episode(
     progress = Progress()
     failure: Failure | None = None
     try:
-        with anyio.fail_after(limits.seconds):
+        with anyio.move_on_after(limits.seconds) as deadline:
             await _play(
                 environment,
                 progress,
@@ -113,11 +114,12 @@ async def play_episode(
                 temperature=temperature,
                 seed=seed,
             )
+        # A TimeoutError of the environment's own is a bug; only the deadline is nobody's fault.
+        if deadline.cancelled_caught:
+            message = f"not finished in {limits.seconds:g} s (rollout.limits.seconds)"
+            failure = Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
     except EpisodeError as error:
         failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
-    except TimeoutError:
-        message = f"not finished in {limits.seconds:g} s (rollout.seconds)"
-        failure = Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
     finally:
         with anyio.move_on_after(CLOSING_SECONDS, shield=True):
             await environment.aclose()

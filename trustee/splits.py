@@ -12,16 +12,12 @@ from itertools import combinations
 
 from trustee.types import Tool
 
-RESERVED_OF = 6
-"""One pair in this many is reserved."""
-
-
-def is_reserved_pair(first: str, second: str) -> bool:
-    """Say whether a pair of tool names, in any order, is kept for evaluation."""
+def is_reserved_pair(first: str, second: str, *, one_in: int) -> bool:
+    """Say whether a pair of tool names, in any order, is kept; one pair in `one_in` is."""
     low, high = sorted((first, second))
-    return zlib.crc32(f"{low} {high}".encode()) % RESERVED_OF == 0
+    return zlib.crc32(f"{low} {high}".encode()) % one_in == 0
 
 
-def is_reserved(tools: Sequence[Tool]) -> bool:
-    """Say whether a set of tools holds a reserved pair."""
-    return any(is_reserved_pair(a.name, b.name) for a, b in combinations(tools, 2))
+def is_reserved(tools: Sequence[Tool], *, one_in: int) -> bool:
+    """Say whether a set of tools holds a pair that is kept for evaluation."""
+    return any(is_reserved_pair(a.name, b.name, one_in=one_in) for a, b in combinations(tools, 2))

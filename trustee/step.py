@@ -7,6 +7,7 @@ Groups whose rewards are all equal teach nothing and are dropped before anything
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -41,6 +42,9 @@ class LearnConfig(Record, frozen=True):
     """LoRA rank, on all linear layers; alpha is twice the rank."""
     scale: Scale = "group"
     """What advantages are divided by."""
+    shuffle_rewards: bool = False
+    """A control experiment: each step's rewards are dealt out anew over its episodes, so that
+    nothing can be learnt from them."""
     loss: LossConfig = LossConfig()
     micro_tokens: Annotated[int, Meta(ge=1)] = 16384
     """Padded ids of one forward pass."""
@@ -65,6 +69,9 @@ class StepReport(Record, frozen=True):
     loss: float = 0.0
     tokens: int = 0
     clipped: int = 0
+    fresh_tokens: int = 0
+    """Tokens that the trained version itself sampled: on these alone engine and trainer must agree,
+    on older ones the policy has moved."""
     gap_abs_sum: float = 0.0
     gap_abs_max: float = 0.0
     gap_kl_sum: float = 0.0
@@ -84,9 +91,10 @@ class StepReport(Record, frozen=True):
             "grad_norm": self.norm,
             "learning_rate": self.learning_rate,
             "clip_ratio": self.clipped / tokens,
-            "mismatch_abs": self.gap_abs_sum / tokens,
+            "mismatch_tokens": self.fresh_tokens,
+            "mismatch_abs": self.gap_abs_sum / max(1, self.fresh_tokens),
             "mismatch_max": self.gap_abs_max,
-            "mismatch_kl": self.gap_kl_sum / tokens,
+            "mismatch_kl": self.gap_kl_sum / max(1, self.fresh_tokens),
             "kl": self.kl_sum / tokens,
             "entropy": self.entropy_sum / tokens,
             "ratio_max": self.ratio_max,
@@ -99,9 +107,21 @@ def rate_at(config: LearnConfig, *, step: int, spent: float) -> float:
     return config.learning_rate * rise * (1 - config.decay * min(1.0, spent))
 
 
-def cut_groups(groups: Sequence[Group], *, scale: Scale) -> tuple[list[Sample], int]:
+def rewards_of(groups: Sequence[Group], *, shuffle: random.Random | None) -> list[list[float]]:
+    """Give the rewards of each group's sound members, dealt out anew where `shuffle` is given."""
+    rewards = [[trajectory.reward for trajectory in group.sound] for group in groups]
+    if shuffle is None:
+        return rewards
+    deck = [reward for own in rewards for reward in own]
+    shuffle.shuffle(deck)
+    dealt = iter(deck)
+    return [[next(dealt) for _ in own] for own in rewards]
+
+
+def cut_groups(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], *, scale: Scale
+) -> tuple[list[Sample], int]:
     """Cut the samples of groups that teach something; give them and the number of those groups."""
-    rewards = [[t.reward for t in group.sound] for group in groups]
     taught = advantages(rewards, scale=scale)
     samples: list[Sample] = []
     mixed = 0
@@ -123,20 +143,27 @@ async def take_step(
     config: LearnConfig,
     *,
     step: int,
+    version: int,
     spent: float,
     store: Store,
 ) -> StepReport:
-    """Train on the groups of one step.
+    """Train on the groups of one step; `version` is the one that is trained.
 
-    A step in which anything is not finite is stored under `skipped/` and does not move the adapter.
+    A step in which anything is not finite is stored as `skipped-*.jsonl` and does not move the adapter.
     """
-    samples, mixed = cut_groups(groups, scale=config.scale)
+    shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
+    samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=shuffle), scale=config.scale)
     rate = rate_at(config, step=step, spent=spent)
     normaliser = normaliser_of([sum(sample.mask) for sample in samples], config.loss)
     reports: list[MicroReport] = []
-    for micro in pack(samples, token_budget=config.micro_tokens):
-        request = MicroRequest(samples=micro, loss=config.loss, normaliser=normaliser)
-        reports.append(await learner.accumulate(request))
+    fresh: list[MicroReport] = []
+    for own in (True, False):
+        chosen = [sample for sample in samples if (sample.version == version) is own]
+        for micro in pack(chosen, token_budget=config.micro_tokens):
+            request = MicroRequest(samples=micro, loss=config.loss, normaliser=normaliser)
+            reports.append(await learner.accumulate(request))
+            if own:
+                fresh.append(reports[-1])
     finite = all(
         math.isfinite(value)
         for report in reports
@@ -162,10 +189,11 @@ async def take_step(
         learning_rate=rate,
         loss=sum(report.loss for report in reports),
         tokens=sum(report.tokens for report in reports),
+        fresh_tokens=sum(report.tokens for report in fresh),
         clipped=sum(report.clipped for report in reports),
-        gap_abs_sum=sum(report.gap_abs_sum for report in reports),
-        gap_abs_max=max((report.gap_abs_max for report in reports), default=0.0),
-        gap_kl_sum=sum(report.gap_kl_sum for report in reports),
+        gap_abs_sum=sum(report.gap_abs_sum for report in fresh),
+        gap_abs_max=max((report.gap_abs_max for report in fresh), default=0.0),
+        gap_kl_sum=sum(report.gap_kl_sum for report in fresh),
         kl_sum=sum(report.kl_sum for report in reports),
         entropy_sum=sum(report.entropy_sum for report in reports),
         ratio_max=max((report.ratio_max for report in reports), default=0.0),

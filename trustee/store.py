@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -22,6 +23,10 @@ import msgspec
 
 from trustee.errors import InputError, RunError
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
+
+
+TAIL = 1 << 16
+"""Bytes that are read at once to find the end of the last whole line."""
 
 
 class TaskLine(Record, frozen=True):
@@ -75,7 +80,7 @@ class Store:
         try:
             file = self._files.get(name)
             if file is None:
-                file = self._files[name] = path.open("ab", buffering=0)
+                file = self._files[name] = open_lines(path)
             data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
             end = file.seek(0, os.SEEK_END)
             try:
@@ -84,7 +89,9 @@ class Store:
                     raise OSError(28, "No space left on device")
                 os.fsync(file.fileno())
             except OSError:
-                file.truncate(end)
+                # Why the write failed matters more than why its traces stay.
+                with suppress(OSError):
+                    file.truncate(end)
                 raise
         except OSError as error:
             raise RunError(
@@ -95,6 +102,30 @@ class Store:
     def adapter(self, version: int) -> Adapter:
         """Name a version and its folder."""
         return Adapter(version=version, path=self.folder / "adapters" / f"policy-{version:06d}")
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    """Open a file of lines to append to it; a last line that a kill cut short is cut off."""
+    file = path.open("a+b", buffering=0)
+    try:
+        whole = find_end(file)
+        if whole < file.seek(0, os.SEEK_END):
+            file.truncate(whole)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def find_end(file: IO[bytes]) -> int:
+    """Find where the last whole line of a file ends, reading from behind."""
+    start = end = file.seek(0, os.SEEK_END)
+    while start:
+        start = file.seek(max(0, start - TAIL))
+        at = file.read(min(TAIL, end - start)).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+    return 0
 
 
 def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
@@ -118,9 +149,9 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
 
 
 def keep_lines(path: Path, count: int) -> None:
-    """Cut a file of lines down to its first `count`."""
+    """Cut a file of lines down to its first `count`; a last line that is not whole goes too."""
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")[:count]
+    lines = path.read_bytes().split(b"\n")[:-1]
     with path.open("r+b") as file:
-        file.truncate(sum(len(line) + 1 for line in lines))
+        file.truncate(sum(len(line) + 1 for line in lines[:count]))

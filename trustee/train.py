@@ -13,11 +13,12 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec import Meta
 
 from trustee.chat import Simulator
 from trustee.checkpoint import RunState, write_checkpoint
@@ -30,7 +31,7 @@ from trustee.step import LearnConfig, StepReport, take_step
 from trustee.store import EpisodeLine, Store, TaskLine
 from trustee.types import Blame, Failure, Group, Record, Task, Trajectory
 from trustee.versions import Versions
-from trustee.watch import Watch, WatchConfig
+from trustee.watch import Decision, Watch, WatchConfig
 
 log = structlog.get_logger()
 
@@ -40,13 +41,13 @@ Event = dict[str, Any]
 class RolloutConfig(Record, frozen=True):
     """How episodes are played."""
 
-    group_size: int = 8
-    """Episodes per task."""
-    groups_per_step: int = 16
+    group_size: Annotated[int, Meta(ge=2)] = 8
+    """Episodes per task; one alone has nothing to be compared with."""
+    groups_per_step: Annotated[int, Meta(ge=1)] = 16
     """Tasks per optimiser step."""
-    max_lag: int = 1
+    max_lag: Annotated[int, Meta(ge=0)] = 1
     """Steps by which a group may be older than the policy it trains; 0 waits for each step."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
     """At 1 the engine's raw logprobs are those of the sampling distribution."""
     limits: Limits = Limits()
 
@@ -96,7 +97,8 @@ async def train(run: Run) -> None:
     """Train until the steps or the minutes are used up, or the source ends.
 
     Raises:
-        RunError: if the run cannot go on; it can be resumed from its last checkpoint.
+        ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
+            last checkpoint; around a bug otherwise.
     """
     slots = (run.rollout.max_lag + 1) * run.rollout.groups_per_step
     semaphore = anyio.Semaphore(slots)
@@ -124,8 +126,10 @@ async def feed(
             draft = run.source.draw()
             if draft is None:
                 return
-            await drafts.send((run.next_group, draft))
+            number = run.next_group
+            # Counted before the await: a checkpoint taken there must agree with the source's state.
             run.next_group += 1
+            await drafts.send((number, draft))
 
 
 async def play(
@@ -145,14 +149,10 @@ async def play_group(
 ) -> Group:
     """Write a task and play it `group_size` times at once."""
     version = run.versions.version
-    try:
-        with anyio.fail_after(run.rollout.limits.seconds):
-            task = await run.source.write(draft, run.services(f"draft {number}"))
-    except (EpisodeError, TimeoutError) as error:
-        blame = error.blame if isinstance(error, EpisodeError) else Blame.ENGINE
-        failure = Failure(blame=blame, kind=type(error).__name__, message=str(error))
-        await finished.send(TaskLine(group=number, version=version, task=None, failure=failure))
-        return Group(id=number, version=version, task=None, trajectories=(), failure=failure)
+    task = await write_task(run, number, draft)
+    if isinstance(task, Failure):
+        await finished.send(TaskLine(group=number, version=version, task=None, failure=task))
+        return Group(id=number, version=version, task=None, trajectories=(), failure=task)
     await finished.send(TaskLine(group=number, version=version, task=task))
     members: dict[int, Trajectory] = {}
 
@@ -166,8 +166,21 @@ async def play_group(
         for member in range(run.rollout.group_size):
             tasks.start_soon(play_member, member)
     trajectories = tuple(members[member] for member in sorted(members))
-    oldest = min(trajectory.version for trajectory in trajectories)
+    # A trajectory without a turn was spoken by no version.
+    oldest = min((t.version for t in trajectories if t.turns), default=version)
     return Group(id=number, version=oldest, task=task, trajectories=trajectories)
+
+
+async def write_task(run: Run, number: int, draft: Draft) -> Task | Failure:
+    """Have the source make a task of a draft, or say why there is none."""
+    seconds = run.rollout.limits.seconds
+    try:
+        with anyio.move_on_after(seconds):
+            return await run.source.write(draft, run.services(f"draft {number}"))
+    except EpisodeError as error:
+        return Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+    message = f"task not written in {seconds:g} s (rollout.limits.seconds)"
+    return Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
 
 
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
@@ -273,21 +286,20 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     begun = time.monotonic()
     lags = [run.versions.version - group.version for group in fresh]
     report = await take_step(
-        fresh, run.learner, run.learning, step=run.step, spent=run.spent, store=run.store
+        fresh,
+        run.learner,
+        run.learning,
+        step=run.step,
+        version=run.versions.version,
+        spent=run.spent,
+        store=run.store,
     )
     trained = time.monotonic()
     run.step += 1
     figures = run.source.observe(seen)
-    verdict = run.watch.observe(report, fresh, version=run.versions.version)
-    if verdict.stop is not None:
-        raise RunError(f"{verdict.stop}; continue with trustee run --resume {run.store.folder}")
-    version = run.versions.version + 1
-    if verdict.roll_back_to is not None:
-        await run.learner.adopt(run.store.adapter(verdict.roll_back_to))
-        run.tell({"event": "rolled_back", "to": verdict.roll_back_to, "why": verdict.why})
-        log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
-    if report.moved or verdict.roll_back_to is not None:
-        await publish(run, version)
+    verdict = run.watch.observe(report, fresh)
+    if verdict.stop is None:
+        await follow(run, verdict, moved=report.moved)
     metrics = {
         "step": run.step,
         "version": run.versions.version,
@@ -300,6 +312,8 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         **report.metrics(),
     }
     run.store.append("metrics.jsonl", [metrics])
+    if verdict.stop is not None:
+        raise RunError(f"{verdict.stop}; continue with trustee run --resume {run.store.folder}")
     published = time.monotonic()
     state = RunState(
         step=run.step,
@@ -311,6 +325,8 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     await write_checkpoint(
         run.store.folder / "checkpoints", state, save=run.learner.save, keep=run.keep_checkpoints
     )
+    # After the checkpoint: an earlier one may name an older best version.
+    run.watch.prune(run.store, alive=run.versions.alive)
     timing = {
         "step": run.step,
         "waited_s": round(waited, 3),
@@ -324,13 +340,22 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     run.tell({"event": "step", **metrics, **timing, "spent": run.spent})
 
 
+async def follow(run: Run, verdict: Decision, *, moved: bool) -> None:
+    """Publish the trained adapter, or the earlier one that the alarms want back."""
+    if verdict.roll_back_to is not None:
+        await run.learner.adopt(run.store.adapter(verdict.roll_back_to))
+        run.tell({"event": "rolled_back", "to": verdict.roll_back_to, "why": verdict.why})
+        log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
+    if moved or verdict.roll_back_to is not None:
+        await publish(run, run.versions.version + 1)
+
+
 async def publish(run: Run, version: int) -> None:
     """Make the trained adapter the current version, once the engine has a slot for it."""
     adapter = run.store.adapter(version)
     async with run.versions.slot():
         await run.learner.publish(adapter)
     await run.versions.announce(adapter)
-    run.watch.prune(run.store, alive=run.versions.alive)
 
 
 def check_failures(run: Run, seen: list[Group]) -> None:

@@ -55,8 +55,8 @@ class Watch:
         self._smooth: float | None = None
         self._best: tuple[float, int] = (float("-inf"), 0)
 
-    def observe(self, report: StepReport, groups: Sequence[Group], *, version: int) -> Decision:
-        """Look at a step; `version` is the one that was current while it was trained."""
+    def observe(self, report: StepReport, groups: Sequence[Group]) -> Decision:
+        """Look at a step and the groups that it trained on."""
         config = self._config
         rewards = [t.reward for group in groups for t in group.sound]
         if rewards:
@@ -69,10 +69,8 @@ class Watch:
         self._broken = 0 if report.finite else self._broken + 1
         if self._broken >= NOT_FINITE:
             return Decision(stop=f"{NOT_FINITE} steps in a row were not finite; see skipped-*.jsonl")
-        if report.tokens and report.gap_abs_sum / report.tokens > config.mismatch and version == min(
-            (group.version for group in groups), default=-1
-        ):
-            gap = report.gap_abs_sum / report.tokens
+        gap = report.gap_abs_sum / max(1, report.fresh_tokens)
+        if gap > config.mismatch:
             return Decision(
                 stop=f"engine and trainer differ by {gap:.3f} nats a token on fresh samples, more "
                 f"than {config.mismatch:g} (watch.mismatch): the policy would learn from noise"

@@ -126,9 +126,12 @@ class VllmEngine:
                 max_cpu_loras=slots,
                 enforce_eager=on_cpu or config.eager,
                 max_num_seqs=config.max_sequences,
-                max_num_batched_tokens=max(config.batched_tokens, config.max_sequences),
+                max_num_batched_tokens=max(
+                    config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
+                ),
                 enable_prefix_caching=config.prefix_caching,
-                enable_chunked_prefill=True,
+                # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
+                enable_chunked_prefill=not on_cpu,
                 kv_cache_memory_bytes=config.kv_bytes,
                 block_size=32 if on_cpu else None,
                 scheduling_policy="priority",

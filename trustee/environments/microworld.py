@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
+from trustee.arguments import check_arguments
 from trustee.curriculum import Curriculum
 from trustee.environment import Draft, Opening, Reply, Services
 from trustee.facts import Executed, fact_lines, gather_facts
 from trustee.roles import Criterion
 from trustee.tiny.lessons import judge_truly, opening_messages, plan_task, sample_tools
 from trustee.tiny.world import Goal, MicroWorld, ScriptedUser
-from trustee.tools import check_arguments
 from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Turn
 
 
@@ -42,9 +42,9 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
     curriculum: Curriculum = Curriculum(tools=(2, 4), soft=1.0)
     """The bounds of the aspects; tools start at two, for a reserved pair has two."""
 
-    def source(self, *, seed: int) -> MicroworldSource:
+    def source(self, *, seed: int, held_out: bool = False) -> MicroworldSource:
         """Make the source of tasks."""
-        return MicroworldSource(self, seed=seed)
+        return MicroworldSource(self, seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> MicroworldEnvironment:
         """Make the environment of one episode."""
@@ -52,9 +52,10 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
 
 
 class MicroworldSource:
-    """Draws tasks whose tools hold a reserved pair."""
+    """Draws tasks by script."""
 
-    def __init__(self, config: Microworld, *, seed: int) -> None:
+    def __init__(self, config: Microworld, *, seed: int, held_out: bool) -> None:
+        self._held_out = held_out
         self._config = config
         self._seed = seed
         self._drawn = 0
@@ -74,7 +75,7 @@ class MicroworldSource:
         """Make a task by script."""
         rng = random.Random(draft.seed)
         aspects = self._config.curriculum.draw_aspects(draft.difficulty, rng)
-        tools = sample_tools(rng, max(2, aspects.tools), reserved=True)
+        tools = sample_tools(rng, max(2, aspects.tools), reserved=self._held_out)
         plan = plan_task(rng, tools, aspects)
         hidden = HiddenGoals(
             goals=plan.goals,

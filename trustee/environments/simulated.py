@@ -12,10 +12,12 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
+from trustee.arguments import check_arguments
 from trustee.curriculum import Curriculum
 from trustee.environment import Draft, Opening, Reply, Services
 from trustee.errors import InputError
@@ -41,7 +43,8 @@ from trustee.roles import (
 )
 from trustee.splits import is_reserved
 from trustee.tiny.world import TOOLS
-from trustee.tools import Repository, check_arguments, import_tools
+from trustee.tool_files import import_tools
+from trustee.tools import Repository
 from trustee.types import (
     BadCall,
     Blame,
@@ -59,7 +62,7 @@ from trustee.types import (
 )
 
 DRAWS = 200
-"""Draws of a tool set before giving up on one without a reserved pair."""
+"""Draws of a tool set of one size before a smaller one is tried."""
 
 
 class Hidden(Record, frozen=True):
@@ -79,6 +82,8 @@ class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
     """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
     tools: str = ""
     """File of tools to train on; empty is the package's own repository, `micro` the micro-world."""
+    reserve_one_in: Annotated[int, Meta(ge=2)] = 60
+    """One pair of tools in this many is kept for evaluation: training never offers both."""
     curriculum: Curriculum = Curriculum()
 
     def repository(self) -> Repository:
@@ -87,9 +92,9 @@ class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
             return Repository(TOOLS)
         return Repository(import_tools(Path(self.tools))) if self.tools else Repository.load()
 
-    def source(self, *, seed: int) -> SimulatedSource:
-        """Make the source of training tasks."""
-        return SimulatedSource(self, self.repository(), seed=seed)
+    def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
+        """Make the source of training tasks, or of those with a reserved pair of tools."""
+        return SimulatedSource(self, self.repository(), seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Make the environment of one episode."""
@@ -99,7 +104,10 @@ class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
 class SimulatedSource:
     """Draws tools and aspects by difficulty, has the writer make tasks of them, and is steered."""
 
-    def __init__(self, config: Simulated, repository: Repository, *, seed: int) -> None:
+    def __init__(
+        self, config: Simulated, repository: Repository, *, seed: int, held_out: bool
+    ) -> None:
+        self._held_out = held_out
         self._config = config
         self._repository = repository
         self._seed = seed
@@ -119,7 +127,7 @@ class SimulatedSource:
         """Have the writer make a task of a draft."""
         rng = random.Random(draft.seed)
         aspects = self._config.curriculum.draw_aspects(draft.difficulty, rng)
-        tools = sample_unreserved(self._repository, rng, count=aspects.tools)
+        tools = self._sample(rng, aspects.tools)
         written = await services.simulator.ask(
             Blame.WRITER,
             writer_prompt(self._config.prompts, tools, aspects),
@@ -146,6 +154,19 @@ class SimulatedSource:
             hidden=msgspec.to_builtins(hidden),
         )
 
+    def _sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
+        """Sample tools with or without a reserved pair; fewer where no larger set is found."""
+        one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
+        for size in range(max(count, least), least - 1, -1):
+            for _ in range(DRAWS):
+                tools = self._repository.sample(rng, min(size, len(self._repository.tools)))
+                if is_reserved(tools, one_in=one_in) == self._held_out:
+                    return tools
+        raise InputError(
+            f"the tools offer no set {'with' if self._held_out else 'without'} a reserved pair; "
+            "give more tools (env.tools) or change env.reserve_one_in"
+        )
+
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Move the difficulty by all sound rewards of a step."""
         rewards = [trajectory.reward for group in groups for trajectory in group.sound]
@@ -160,22 +181,6 @@ class SimulatedSource:
         """Continue from a stored state."""
         self.difficulty = state["difficulty"]
         self._drawn = state["drawn"]
-
-
-def sample_unreserved(
-    repository: Repository, rng: random.Random, *, count: int
-) -> tuple[Tool, ...]:
-    """Sample tools without a pair that is kept for evaluation; fewer where none is left so large.
-
-    Raises:
-        InputError: if the repository has no such set at all, which one tool alone always is.
-    """
-    for size in range(count, 0, -1):
-        for _ in range(DRAWS):
-            tools = repository.sample(rng, size)
-            if not is_reserved(tools):
-                return tools
-    raise InputError("the tools file offers no tool; give at least one (env.tools)")
 
 
 class SimulatedEnvironment:

@@ -44,6 +44,8 @@ from trustee.tiny.world import (
 from trustee.types import BadCall, Call, Completion, Message, Record, Tool, ToolCall, Turn
 
 PROMPT_SET = "tiny"
+RESERVED_ONE_IN = 6
+"""Of the 28 pairs of tools in a category, about five are kept for evaluation."""
 BY_NAME = {tool.name: tool for tool in TOOLS}
 NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)
 
@@ -99,7 +101,7 @@ def sample_tools(rng: random.Random, count: int, *, reserved: bool | None = Fals
         category = rng.choice(sorted({thing.category for thing in THINGS.values()}))
         offered = [tool for tool in TOOLS if tool.category == category]
         chosen = tuple(rng.sample(offered, min(count, len(offered))))
-        if reserved is None or is_reserved(chosen) == reserved:
+        if reserved is None or is_reserved(chosen, one_in=RESERVED_ONE_IN) == reserved:
             return chosen
 
 
@@ -397,10 +399,20 @@ def judge_truly(
     )
 
 
-def teach(rng: random.Random, *, habits: Habits = CARELESS, furnished: float = 0.5) -> list[Lesson]:
-    """Play one episode and give the lessons of all roles, the policy's last."""
+def teach(
+    rng: random.Random,
+    *,
+    habits: Habits = CARELESS,
+    furnished: float = 0.5,
+    reserved: bool = False,
+) -> list[Lesson]:
+    """Play one episode and give the lessons of all roles, the policy's last.
+
+    `furnished` is the share of episodes whose world has some known fields from the start.
+    """
     aspects = draw_aspects(rng)
-    plan = plan_task(rng, sample_tools(rng, aspects.tools), aspects)
+    tools = sample_tools(rng, max(aspects.tools, 1 + reserved), reserved=reserved)
+    plan = plan_task(rng, tools, aspects)
     stage = Stage(rng, plan, habits=habits)
     written = {
         "persona": aspects.persona,

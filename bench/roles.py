@@ -1,0 +1,209 @@
+"""How well the built-in model plays each role, by the oracle of its micro-world.
+
+    python bench/roles.py [--cases 500] [--json]
+
+Every case is fresh and asked through the real engine, prompts, grammars and checks. The tools of
+each case hold a reserved pair, so pretraining never saw them together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from trustee.chat import Simulator
+from trustee.config import Config, read_config
+from trustee.curriculum import Aspects
+from trustee.engines.vllm import VllmEngine
+from trustee.errors import SimulatorError
+from trustee.evaluate import evaluate, share_of, success_of, write_tasks
+from trustee.launch import evaluation_world, make_simulator, prepare_model, trainer_spec
+from trustee.roles import (
+    TOOL_SCHEMA,
+    USER_SCHEMA,
+    Criterion,
+    ToolAnswer,
+    UserAnswer,
+    WrittenTask,
+    check_task,
+    judge_schema,
+    writer_prompt,
+    writer_schema,
+)
+from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, draw_aspects, sample_tools, teach
+from trustee.tiny.world import goal_of, write_intent
+from trustee.types import Blame
+
+Case = Callable[[int], Awaitable[dict[str, bool]]]
+
+
+def draw_lessons(role: str, count: int) -> list[Lesson]:
+    """Draw lessons of a role from fresh episodes, half of them careless."""
+    rng = random.Random(f"bench {role}")
+    lessons: list[Lesson] = []
+    while len(lessons) < count:
+        habits = CARELESS if rng.random() < 0.5 else FAULTLESS
+        lessons += [x for x in teach(rng, habits=habits, reserved=True) if x.role == role][:1]
+    return lessons
+
+
+async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, bool]]]:
+    """Ask every role `cases` times; each answer gives named findings."""
+    lessons = {role: draw_lessons(role, cases) for role in ("tool", "user", "judge")}
+
+    async def write(index: int) -> dict[str, bool]:
+        rng = random.Random(f"bench writer {index}")
+        aspects: Aspects = draw_aspects(rng)
+        tools = sample_tools(rng, max(2, aspects.tools), reserved=True)
+        task = await simulator.ask(
+            Blame.WRITER,
+            writer_prompt("tiny", tools, aspects),
+            answer=WrittenTask,
+            schema=writer_schema(tools, aspects),
+            seed=index,
+        )
+        goals = [goal_of(call) for call in task.expected_calls]
+        true = write_intent(goals) == task.intent
+        return {"valid": check_task(task, tools, aspects) is None and true}
+
+    async def answer_tool(index: int) -> dict[str, bool]:
+        given, wanted = texts(lessons["tool"][index])
+        got = await simulator.ask(
+            Blame.TOOL, given, answer=ToolAnswer, schema=TOOL_SCHEMA, seed=index
+        )
+        want = msgspec.json.decode(wanted, type=ToolAnswer)
+        if not want.changes and not value_is_known(given):
+            # Nothing says what an unknown field holds: any value of its kind is right.
+            return {"right": got.changes == {} and got.result.keys() == want.result.keys()}
+        return {"right": got == want}
+
+    async def answer_user(index: int) -> dict[str, bool]:
+        given, wanted = texts(lessons["user"][index])
+        got = await simulator.ask(
+            Blame.USER, given, answer=UserAnswer, schema=USER_SCHEMA, seed=index
+        )
+        want = msgspec.json.decode(wanted, type=UserAnswer)
+        return {"faithful": got.done == want.done and (got.done or got.message == want.message)}
+
+    async def answer_judge(index: int) -> dict[str, bool]:
+        given, wanted = texts(lessons["judge"][index])
+        want = json.loads(wanted)
+        criteria = [Criterion(key) for key in want if key != "evidence"]
+        got = await simulator.ask(
+            Blame.JUDGE,
+            given,
+            answer=dict[str, str | bool],
+            schema=judge_schema(criteria),
+            seed=index,
+        )
+        found = {f"{c}": got[c] == want[c] for c in criteria}
+        kind = "accepts_good" if want["fulfilled"] else "refuses_bad"
+        return found | {kind: found["fulfilled"], "all": all(found.values())}
+
+    return {
+        "writer": await ask_all(write, cases),
+        "tool": await ask_all(answer_tool, cases),
+        "user": await ask_all(answer_user, cases),
+        "judge": await ask_all(answer_judge, cases),
+    }
+
+
+def texts(lesson: Lesson) -> tuple[str, str]:
+    """Give a lesson's prompt and answer."""
+    asked, said = lesson.messages
+    return asked.content, said.content
+
+
+def value_is_known(prompt: str) -> bool:
+    """Say whether the state or an earlier result fixes what a read must answer."""
+    call = prompt.rsplit("call ", 1)[1]
+    thing, place = re.match(r'read_(\w+) \{"\w+": "(\w+)"\}', call).groups()  # type: ignore[union-attr]
+    return f'"{thing} {place}":' in prompt or f"{call} -> " in prompt
+
+
+async def ask_all(case: Case, count: int) -> list[dict[str, bool]]:
+    """Run cases side by side; an answer that no try made usable counts as wrong in all findings."""
+    found: list[dict[str, bool]] = []
+
+    async def run(index: int) -> None:
+        try:
+            found.append(await case(index))
+        except SimulatorError:
+            found.append({})
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(count):
+            tasks.start_soon(run, index)
+    return found
+
+
+def summarise(found: dict[str, list[dict[str, bool]]]) -> dict[str, Any]:
+    """Give each finding's share with its interval."""
+    result: dict[str, Any] = {}
+    for role, cases in found.items():
+        names = sorted({name for case in cases for name in case})
+        unusable = sum(not case for case in cases)
+        for name in names:
+            values = [case[name] for case in cases if name in case]
+            if len(names) == 1:
+                values += [False] * unusable
+            share = share_of(values)
+            result[f"{role}.{name}"] = [round(v, 4) for v in (share.value, share.low, share.high)]
+            result[f"{role}.{name}.cases"] = share.count
+    return result
+
+
+async def run(config: Config, cases: int) -> dict[str, Any]:
+    """Start the engine and measure all roles, and the policy before any training."""
+    model, renderer = prepare_model(config)
+    async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+        simulator = make_simulator(config, engine, renderer)
+        result = summarise(await measure(simulator, cases))
+        world = evaluation_world(config)
+        counted = msgspec.structs.replace(config.eval, tasks=cases)
+        tasks = await write_tasks(
+            world.source(seed=config.eval.seed, held_out=True), counted, simulator=simulator
+        )
+        for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            played = await evaluate(
+                tasks,
+                world,
+                msgspec.structs.replace(counted, temperature=temperature),
+                engine=engine,
+                renderer=renderer,
+                simulator=simulator,
+                adapter=None,
+                limits=config.rollout.limits,
+                label=name,
+            )
+            share = success_of(played)
+            result[f"policy.{name}"] = [round(v, 4) for v in (share.value, share.low, share.high)]
+        return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=500)
+    parser.add_argument("--config", type=Path, default=Path("configs/tiny.toml"))
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--json", action="store_true", help="one line")
+    options = parser.parse_args(arguments)
+    result = anyio.run(run, read_config(options.config, options.changes), options.cases)
+    if options.json:
+        print(json.dumps({"bench": "roles", **result}))
+        return
+    for name, value in result.items():
+        print(f"{name:<28} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""One optimiser step: what is cut from groups, at which rate, and what happens to broken sums."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustee.engines.scripted import ScriptedEngine, ScriptedLearner
+from trustee.errors import RunError
+from trustee.learner import FinishReport, FinishRequest
+from trustee.step import LearnConfig, StepReport, cut_groups, rate_at, take_step
+from trustee.store import Store, read_lines
+from trustee.types import (
+    Blame,
+    Completion,
+    Failure,
+    Group,
+    Message,
+    Sample,
+    Stop,
+    Trajectory,
+    Turn,
+)
+
+pytestmark = pytest.mark.anyio
+
+SPOILED = Failure(blame=Blame.TOOL, kind="SimulatorError", message="said nothing")
+
+
+def make_trajectory(
+    name: str, reward: float, *, turns: int = 1, version: int = 0, failure: Failure | None = None
+) -> Trajectory:
+    """Make a trajectory of turns with two prompt ids and three sampled ones each."""
+    turn = Turn(
+        rendered_ids=(1, 2),
+        completion=Completion(
+            ids=(3, 4, 5), logprobs=(-1.0, -2.0, -3.0), stop="stop", version=version
+        ),
+        message=Message(role="assistant", content="x"),
+    )
+    return Trajectory(
+        id=name,
+        task_id="t",
+        turns=(turn,) * turns,
+        stop=Stop.DONE,
+        rewards={} if failure else {"a": reward},
+        failure=failure,
+    )
+
+
+def make_group(number: int, *rewards: float, **other: Any) -> Group:
+    """Make a group whose members got these rewards."""
+    members = (
+        make_trajectory(f"{number}/{member}", reward, **other)
+        for member, reward in enumerate(rewards)
+    )
+    return Group(id=number, version=0, task=None, trajectories=tuple(members))
+
+
+def test_constant_groups_are_not_cut() -> None:
+    """Groups whose members all did equally well give no samples and are not counted as mixed."""
+    samples, mixed = cut_groups(
+        [make_group(0, 1, 1), make_group(1, 1, -1), make_group(2, 0, 0)], scale="none"
+    )
+    assert (["1/0", "1/1"], 1) == ([s.trajectory_id for s in samples], mixed)
+    assert [1.0, -1.0] == [s.advantage for s in samples]
+
+
+def test_spoiled_members_neither_train_nor_steer() -> None:
+    """The mean is that of the sound members alone."""
+    spoiled = make_trajectory("0/2", 0, failure=SPOILED)
+    group = make_group(0, 1, -1)
+    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, spoiled))
+    samples, mixed = cut_groups([group], scale="none")
+    assert [("0/0", 1.0), ("0/1", -1.0)] == [(s.trajectory_id, s.advantage) for s in samples]
+    assert 1 == mixed
+
+
+def test_member_without_turns_counts_but_is_not_cut() -> None:
+    """Who never spoke is part of the group's mean and has no ids to train."""
+    group = make_group(0, 1, 1)
+    mute = make_trajectory("0/2", -1, turns=0)
+    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, mute))
+    samples, _ = cut_groups([group], scale="none")
+    assert [("0/0", 2 / 3), ("0/1", 2 / 3)] == [
+        (s.trajectory_id, pytest.approx(s.advantage)) for s in samples
+    ]
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=5), min_size=1, max_size=4
+    )
+)
+def test_advantages_of_a_group_add_up_to_nothing(rewards: list[list[float]]) -> None:
+    """Each mixed group gives all its members, in order, and its advantages sum to zero."""
+    groups = [make_group(number, *own) for number, own in enumerate(rewards)]
+    samples, mixed = cut_groups(groups, scale="group")
+    for number, own in enumerate(rewards):
+        taken = [s for s in samples if s.trajectory_id.startswith(f"{number}/")]
+        assert len(taken) == (len(own) if len(set(own)) > 1 else 0)
+        assert 0 == pytest.approx(sum(s.advantage for s in taken), abs=1e-9)
+    assert sum(len(set(own)) > 1 for own in rewards) == mixed
+
+
+@pytest.mark.parametrize(
+    ("step", "spent", "expected"),
+    [
+        (0, 0.0, 1e-3 / 4),
+        (1, 0.0, 2e-3 / 4),
+        (3, 0.0, 1e-3),
+        (100, 0.0, 1e-3),
+        (100, 0.5, 0.75e-3),
+        (100, 1.0, 0.5e-3),
+        (100, 2.0, 0.5e-3),
+    ],
+)
+def test_rate_rises_and_decays(step: int, spent: float, expected: float) -> None:
+    """The rate rises evenly over the warm-up and then loses its share by the end of the run."""
+    config = LearnConfig(learning_rate=1e-3, warmup=4, decay=0.5)
+    assert expected == pytest.approx(rate_at(config, step=step, spent=spent), rel=1e-12)
+
+
+def test_rate_without_warmup_is_the_peak() -> None:
+    """No warm-up starts at the peak."""
+    assert 1e-3 == rate_at(LearnConfig(learning_rate=1e-3, warmup=0), step=0, spent=0.9)
+
+
+class Learner(ScriptedLearner):
+    """A learner whose report and norm a test chooses."""
+
+    def __init__(self, *, norm: float = 1.0, **report: float) -> None:
+        super().__init__(ScriptedEngine(lambda request: ""))
+        self.report = msgspec.structs.replace(self.report, **report)
+        self._norm = norm
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        await super().finish(request)
+        return FinishReport(norm=self._norm, moved=request.move and math.isfinite(self._norm))
+
+
+async def take(
+    folder: Path, learner: ScriptedLearner, *groups: Group, config: LearnConfig, version: int = 0
+) -> StepReport:
+    """Take step 3 of a run."""
+    async with Store(folder) as store:
+        return await take_step(
+            groups, learner, config, step=3, version=version, spent=0.0, store=store
+        )
+
+
+CONFIG = LearnConfig(micro_tokens=10, warmup=0, scale="none")
+
+
+async def test_each_sample_reaches_the_learner_once(tmp_path: Path) -> None:
+    """Micro-batches hold every sample once, stay in their budget and share one denominator."""
+    learner = Learner(tokens=3)
+    groups = [make_group(0, 1, -1, 0), make_group(1, 1, 0)]
+    report = await take(tmp_path, learner, *groups, config=CONFIG)
+    names = [s.trajectory_id for request in learner.requests for s in request.samples]
+    assert ["0/0", "0/1", "0/2", "1/0", "1/1"] == sorted(names)
+    assert {2, 1} == {len(request.samples) for request in learner.requests}
+    assert {15.0} == {request.normaliser for request in learner.requests}
+    assert [FinishRequest(learning_rate=2e-5, max_norm=1.0, move=True)] == learner.finished
+    assert (True, True, 2, 2, 5, 1.0, 9) == (
+        report.moved,
+        report.finite,
+        report.groups,
+        report.mixed,
+        report.samples,
+        report.norm,
+        report.tokens,
+    )
+
+
+async def test_mismatch_counts_fresh_samples_only(tmp_path: Path) -> None:
+    """Engine and trainer are compared on what the trained version sampled itself."""
+    learner = Learner(tokens=4, gap_abs_sum=1.0, gap_kl_sum=2.0)
+    groups = [make_group(0, 1, -1, version=7), make_group(1, 1, -1, version=6)]
+    report = await take(tmp_path, learner, *groups, config=CONFIG, version=7)
+    assert (8, 4, 1.0, 2.0) == (
+        report.tokens,
+        report.fresh_tokens,
+        report.gap_abs_sum,
+        report.gap_kl_sum,
+    )
+    metrics = report.metrics()
+    assert (0.25, 0.5, 4) == (
+        metrics["mismatch_abs"],
+        metrics["mismatch_kl"],
+        metrics["mismatch_tokens"],
+    )
+
+
+async def test_step_without_mixed_groups_does_nothing(tmp_path: Path) -> None:
+    """Nothing differed: the learner is not asked, and that is no fault."""
+    learner = Learner()
+    report = await take(tmp_path, learner, make_group(0, 1, 1), config=CONFIG)
+    assert ([], []) == (learner.requests, learner.finished)
+    assert (False, True, 0, 1.0) == (
+        report.moved,
+        report.finite,
+        report.samples,
+        report.metrics()["frac_reward_zero_std"],
+    )
+
+
+@pytest.mark.parametrize("field", ["loss", "gap_abs_sum", "entropy_sum"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+async def test_broken_sum_is_stored_and_does_not_move(
+    tmp_path: Path, field: str, value: float
+) -> None:
+    """A step with a figure that is not finite moves nothing, and its samples can be looked at."""
+    learner = Learner(**{field: value})
+    report = await take(tmp_path, learner, make_group(0, 1, -1), config=CONFIG)
+    assert (False, False) == (report.moved, report.finite)
+    assert [False] == [request.move for request in learner.finished]
+    stored = read_lines(tmp_path / "skipped-000003.jsonl", Sample)
+    assert [s for request in learner.requests for s in request.samples] == stored
+
+
+async def test_broken_norm_is_stored(tmp_path: Path) -> None:
+    """Gradients that are not finite count as a broken step too."""
+    report = await take(tmp_path, Learner(norm=math.nan), make_group(0, 1, -1), config=CONFIG)
+    assert (False, False) == (report.moved, report.finite)
+    assert 2 == len(read_lines(tmp_path / "skipped-000003.jsonl", Sample))
+
+
+async def test_broken_step_that_cannot_be_stored_stops(tmp_path: Path) -> None:
+    """A full disk is not passed over."""
+    (tmp_path / "skipped-000003.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"skipped-000003\.jsonl: No space left on device"):
+        await take(tmp_path, Learner(loss=math.nan), make_group(0, 1, -1), config=CONFIG)
+
+
+def test_metrics_divide_sums_by_tokens() -> None:
+    """Sums become means over the trained tokens; shares are of groups."""
+    report = StepReport(
+        moved=True,
+        finite=True,
+        groups=4,
+        mixed=1,
+        samples=2,
+        norm=0.5,
+        learning_rate=1e-5,
+        tokens=10,
+        clipped=3,
+        kl_sum=4.0,
+        entropy_sum=5.0,
+    )
+    metrics = report.metrics()
+    assert (0.3, 0.4, 0.5, 0.75) == (
+        metrics["clip_ratio"],
+        metrics["kl"],
+        metrics["entropy"],
+        metrics["frac_reward_zero_std"],
+    )
