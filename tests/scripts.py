@@ -17,7 +17,7 @@ from typing import Any, Literal
 from trustee.chat import Simulator, Voice
 from trustee.curriculum import Aspects
 from trustee.engine import Engine
-from trustee.engines.scripted import Request, Script, scripted_renderer
+from trustee.engines.scripted import Request, scripted_renderer
 from trustee.tiny.lessons import BY_NAME, plan_task
 from trustee.tiny.world import (
     PLACES,
@@ -46,7 +46,7 @@ def make_simulator(engine: Engine, *, tries: int = 2, max_tokens: int = 900) -> 
     return Simulator(engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=tries)
 
 
-def cast(policy: Policy) -> Script:
+def cast(policy: Policy) -> Policy:
     """Give a script in which the micro-world's roles play around a policy."""
     roles: dict[Role, Callable[[Request], str]] = {
         "writer": write_task,

@@ -45,9 +45,7 @@ async def ask(
     check: Callable[[Answer], str | None] = lambda answer: None,
 ) -> Answer:
     """Ask for a number."""
-    return await simulator.ask(
-        role, prompt, answer=Answer, schema=SCHEMA, seed=seed, check=check
-    )
+    return await simulator.ask(role, prompt, answer=Answer, schema=SCHEMA, seed=seed, check=check)
 
 
 async def test_good_answer_needs_one_try() -> None:
@@ -127,7 +125,9 @@ async def test_cut_answer_is_refused() -> None:
 async def test_prompt_that_does_not_fit_blames_the_role() -> None:
     """A role whose prompt outgrew the context spoils the episode, after one try."""
     engine, simulator = make('{"n": 1}')
-    with pytest.raises(SimulatorError, match="^tool: 9019 prompt tokens and 60 new ones") as caught:
+    with pytest.raises(
+        SimulatorError, match=r"^tool: 9019 prompt tokens and 60 new ones"
+    ) as caught:
         await ask(simulator, role=Blame.TOOL, prompt="x" * 9000)
     assert (Blame.TOOL, []) == (caught.value.blame, engine.requests)
 
@@ -140,9 +140,7 @@ async def test_engine_that_fails_is_to_blame_itself() -> None:
 
     engine = ScriptedEngine(die)
     voice = Voice(temperature=0.0, max_tokens=60)
-    simulator = Simulator(
-        engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=3
-    )
+    simulator = Simulator(engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=3)
     with pytest.raises(EngineError) as caught:
         await ask(simulator)
     assert Blame.ENGINE is caught.value.blame

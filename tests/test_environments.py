@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 from dice_world import Dice
-from scripts import MALFORMED, Policy, cast, make_simulator, mixed, perfect, silent, write_calls
 
+from scripts import MALFORMED, Policy, cast, make_simulator, mixed, perfect, silent, write_calls
 from trustee.curriculum import Curriculum
 from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environment import Environment, Services, World
@@ -80,9 +80,7 @@ class Stage:
         """Play one episode with the script's policy."""
         return await play_episode(
             task,
-            lambda rng: self.world.environment(
-                task, Services(simulator=self.simulator, rng=rng)
-            ),
+            lambda rng: self.world.environment(task, Services(simulator=self.simulator, rng=rng)),
             trajectory_id=f"{number}/0",
             engine=self.engine,
             renderer=scripted_renderer(),
@@ -116,7 +114,9 @@ def test_new_environment_is_one_file() -> None:
     """The world of dice is not in the package, and its file reads nothing of the tests."""
     text = Path(__file__).with_name("dice_world.py").read_text()
     imported = re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)
-    assert {"__future__", "json", "random", "collections", "itertools", "typing"} == set(imported) - {
+    assert {"__future__", "json", "random", "collections", "itertools", "typing"} == set(
+        imported
+    ) - {
         "msgspec",
         "trustee",
     }
@@ -128,9 +128,7 @@ async def test_reference_solution_scores_the_maximum(case: Case) -> None:
     stage = Stage(case, case.solve)
     tasks = await stage.tasks()
     played = [await stage.play(task) for task in tasks]
-    assert [(Stop.DONE, 1.0, None)] * len(tasks) == [
-        (t.stop, t.reward, t.failure) for t in played
-    ]
+    assert [(Stop.DONE, 1.0, None)] * len(tasks) == [(t.stop, t.reward, t.failure) for t in played]
 
 
 @every_world
@@ -165,9 +163,7 @@ async def test_other_seeds_give_other_tasks(case: Case) -> None:
 async def test_held_out_tasks_are_none_of_training(case: Case) -> None:
     """Tasks for evaluation differ from those for training in what the policy or the world sees."""
     stage = Stage(case, silent)
-    seen = {
-        str((task.tools, task.hidden)) for task in await stage.tasks(range(12))
-    }
+    seen = {str((task.tools, task.hidden)) for task in await stage.tasks(range(12))}
     held_out = await stage.tasks(range(12), held_out=True)
     assert [] == [task.id for task in held_out if str((task.tools, task.hidden)) in seen]
 

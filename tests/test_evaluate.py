@@ -11,8 +11,8 @@ import pytest
 from dice_world import Dice
 from hypothesis import given
 from hypothesis import strategies as st
-from scripts import cast, hash_text, make_simulator, perfect, role_of, silent, write_calls
 
+from scripts import cast, hash_text, make_simulator, perfect, role_of, silent, write_calls
 from trustee.engines.scripted import Request, Script, ScriptedEngine, scripted_renderer
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
@@ -48,7 +48,7 @@ def test_wilson_interval(successes: int, count: int, low: float, high: float) ->
     """The interval is the published one to its four figures."""
     share = share_of([True] * successes + [False] * (count - successes))
     assert (successes / count, count) == (share.value, share.count)
-    assert (low, high) == (pytest.approx(share.low, abs=5e-5), pytest.approx(share.high, abs=5e-5))
+    assert [low, high] == pytest.approx([share.low, share.high], abs=5e-5)
 
 
 def test_share_of_nothing_is_unknown() -> None:
@@ -164,7 +164,7 @@ async def run_evaluation(
 
 
 async def test_perfect_and_silent_policies_are_told_apart() -> None:
-    """In the true world a perfect policy solves all tasks, a silent one none; both meet the same."""
+    """In the true world a perfect policy solves all tasks, a silent none; both meet the same."""
     tasks, good = await run_evaluation(Microworld(), cast(perfect))
     same, bad = await run_evaluation(Microworld(), cast(silent))
     assert tasks == same
@@ -227,7 +227,7 @@ async def test_drafts_without_a_task_are_left_out() -> None:
     def script(request: Request) -> str:
         if role_of(request) == "writer" and hash_text(request.prompt) % 2:
             return "{"
-        return cast(silent)(request)  # type: ignore[return-value]
+        return cast(silent)(request)
 
     world = Simulated(prompts="tiny", tools="micro", reserve_one_in=6)
     tasks, result = await run_evaluation(world, script)
@@ -247,7 +247,7 @@ async def test_spoiled_episodes_are_kept_as_such() -> None:
     """A user that says nothing usable spoils episodes; they are returned and not counted."""
 
     def script(request: Request) -> str:
-        return "{" if role_of(request) == "user" else cast(silent)(request)  # type: ignore[return-value]
+        return "{" if role_of(request) == "user" else cast(silent)(request)
 
     world = Simulated(prompts="tiny", tools="micro", reserve_one_in=6)
     _, result = await run_evaluation(world, script, tasks=3)
@@ -261,5 +261,3 @@ def test_calls_are_written_for_the_parser() -> None:
     assert '<tool_call>{"name": "f", "arguments": {}}</tool_call>' == write_calls(
         [{"name": "f", "arguments": {}}]
     )
-
-

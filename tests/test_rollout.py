@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
 
+from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
 from trustee.batch import cut
 from trustee.engine import Sampling
 from trustee.engines.scripted import (
@@ -63,9 +63,7 @@ class Recorder(ScriptedEngine):
         if sampling.schema is None:
             self.prompts.append(tuple(ids))
             self.samplings.append(sampling)
-        completion = await super().generate(
-            ids, sampling, adapter=adapter, request_id=request_id
-        )
+        completion = await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
         if sampling.schema is None:
             self.completions.append(completion)
         return completion
@@ -74,9 +72,11 @@ class Recorder(ScriptedEngine):
 class Probe:
     """An environment that counts what is asked of it, and may fail or be slow at any place."""
 
-    def __init__(self, *, last: int = 3, **faults: BaseException | float) -> None:
+    def __init__(
+        self, *, last: int = 3, faults: Mapping[str, BaseException | float] | None = None
+    ) -> None:
         self._last = last
-        self._faults = faults
+        self._faults = faults or {}
         self.events: list[str] = []
         self.scored: tuple[int, Stop] | None = None
 
@@ -196,7 +196,7 @@ async def test_first_prompt_that_leaves_no_room() -> None:
 @pytest.mark.parametrize("place", ["open", "reply", "score"])
 async def test_limit_of_seconds(place: str) -> None:
     """An episode that runs out of time is void, names the limit, keeps its turns and is closed."""
-    probe = Probe(**{place: 30.0})
+    probe = Probe(faults={place: 30.0})
     played = await play(probe, limits=Limits(turns=5, tokens=200, seconds=0.05))
     assert played.failure is not None
     assert (Blame.ENGINE, "not finished in 0.05 s (rollout.limits.seconds)") == (
@@ -216,9 +216,7 @@ async def test_slow_engine_runs_out_of_time() -> None:
         return "late"
 
     engine = ScriptedEngine(sleep)
-    played = await play(
-        Probe(), engine=engine, limits=Limits(turns=5, tokens=200, seconds=0.05)
-    )
+    played = await play(Probe(), engine=engine, limits=Limits(turns=5, tokens=200, seconds=0.05))
     assert (Stop.FAILED, set()) == (played.stop, engine.running)
 
 
@@ -226,7 +224,7 @@ async def test_slow_engine_runs_out_of_time() -> None:
 @pytest.mark.parametrize("blame", [Blame.USER, Blame.TOOL, Blame.JUDGE])
 async def test_spoiled_episode_names_its_blame(place: str, blame: Blame) -> None:
     """Whoever spoiled an episode is named; there is no reward, and the turns so far are kept."""
-    probe = Probe(**{place: SimulatorError("said nothing", blame=blame)})
+    probe = Probe(faults={place: SimulatorError("said nothing", blame=blame)})
     played = await play(probe)
     assert played.failure is not None
     assert (blame, "SimulatorError", "said nothing") == (
@@ -252,7 +250,7 @@ async def test_engine_that_dies_is_to_blame() -> None:
 @pytest.mark.parametrize("bug", [KeyError("no such field"), TimeoutError("a socket of its own")])
 async def test_bug_of_an_environment_crashes(place: str, bug: Exception) -> None:
     """A bug is no spoiled episode, even a timeout that is not the deadline; all is still closed."""
-    probe = Probe(**{place: bug})
+    probe = Probe(faults={place: bug})
     with pytest.raises(type(bug)) as caught:
         await play(probe)
     assert bug is caught.value
@@ -291,7 +289,7 @@ async def test_cancelled_anywhere_an_environment_is_closed_once() -> None:
 
 async def test_cancel_waits_for_a_slow_close() -> None:
     """Closing is shielded: a cancelled episode still frees what it holds."""
-    probe = Probe(aclose=0.05)
+    probe = Probe(faults={"aclose": 0.05})
     with anyio.move_on_after(0.02):
         await play(probe, engine=ScriptedEngine(lambda request: "yes"))
     assert "aclose" == probe.events[-1]
@@ -418,11 +416,16 @@ async def test_stop_token_ends_every_whole_completion() -> None:
 
 async def test_environment_gets_its_episodes_randomness() -> None:
     """Equal seeds give an environment equal random numbers."""
-    drawn = []
+    drawn: list[float] = []
+
+    def make_environment(rng: random.Random) -> Probe:
+        drawn.append(rng.random())
+        return Probe(last=1)
+
     for seed in (1, 1, 2):
         await play_episode(
             TASK,
-            lambda rng: drawn.append(rng.random()) or Probe(last=1),  # type: ignore[func-returns-value]
+            make_environment,
             trajectory_id="g/m",
             engine=ScriptedEngine(lambda request: "yes"),
             renderer=scripted_renderer(),

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripts import cast, make_simulator, role_of, silent
 
+from scripts import cast, make_simulator, role_of, silent
 from trustee.curriculum import Curriculum
 from trustee.engines.scripted import Request, ScriptedEngine
 from trustee.environment import Services

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from trustee.engines.scripted import ScriptedEngine, ScriptedLearner
 from trustee.errors import RunError
 from trustee.learner import FinishReport, FinishRequest
-from trustee.step import LearnConfig, StepReport, cut_groups, rate_at, take_step
+from trustee.step import LearnConfig, StepReport, cut_groups, rate_at, rewards_of, take_step
 from trustee.store import Store, read_lines
 from trustee.types import (
     Blame,
@@ -63,11 +65,15 @@ def make_group(number: int, *rewards: float, **other: Any) -> Group:
     return Group(id=number, version=0, task=None, trajectories=tuple(members))
 
 
+def cut_plainly(*groups: Group) -> tuple[list[Sample], int]:
+    """Cut groups whose advantages are their rewards less the mean."""
+    return cut_groups(groups, rewards_of(groups, shuffle=None), scale="none")
+
+
 def test_constant_groups_are_not_cut() -> None:
     """Groups whose members all did equally well give no samples and are not counted as mixed."""
-    samples, mixed = cut_groups(
-        [make_group(0, 1, 1), make_group(1, 1, -1), make_group(2, 0, 0)], scale="none"
-    )
+    groups = [make_group(0, 1, 1), make_group(1, 1, -1), make_group(2, 0, 0)]
+    samples, mixed = cut_plainly(*groups)
     assert (["1/0", "1/1"], 1) == ([s.trajectory_id for s in samples], mixed)
     assert [1.0, -1.0] == [s.advantage for s in samples]
 
@@ -77,7 +83,7 @@ def test_spoiled_members_neither_train_nor_steer() -> None:
     spoiled = make_trajectory("0/2", 0, failure=SPOILED)
     group = make_group(0, 1, -1)
     group = msgspec.structs.replace(group, trajectories=(*group.trajectories, spoiled))
-    samples, mixed = cut_groups([group], scale="none")
+    samples, mixed = cut_plainly(group)
     assert [("0/0", 1.0), ("0/1", -1.0)] == [(s.trajectory_id, s.advantage) for s in samples]
     assert 1 == mixed
 
@@ -87,10 +93,9 @@ def test_member_without_turns_counts_but_is_not_cut() -> None:
     group = make_group(0, 1, 1)
     mute = make_trajectory("0/2", -1, turns=0)
     group = msgspec.structs.replace(group, trajectories=(*group.trajectories, mute))
-    samples, _ = cut_groups([group], scale="none")
-    assert [("0/0", 2 / 3), ("0/1", 2 / 3)] == [
-        (s.trajectory_id, pytest.approx(s.advantage)) for s in samples
-    ]
+    samples, _ = cut_plainly(group)
+    assert ["0/0", "0/1"] == [s.trajectory_id for s in samples]
+    assert [2 / 3, 2 / 3] == pytest.approx([s.advantage for s in samples])
 
 
 @given(
@@ -101,12 +106,32 @@ def test_member_without_turns_counts_but_is_not_cut() -> None:
 def test_advantages_of_a_group_add_up_to_nothing(rewards: list[list[float]]) -> None:
     """Each mixed group gives all its members, in order, and its advantages sum to zero."""
     groups = [make_group(number, *own) for number, own in enumerate(rewards)]
-    samples, mixed = cut_groups(groups, scale="group")
+    samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=None), scale="group")
     for number, own in enumerate(rewards):
         taken = [s for s in samples if s.trajectory_id.startswith(f"{number}/")]
         assert len(taken) == (len(own) if len(set(own)) > 1 else 0)
         assert 0 == pytest.approx(sum(s.advantage for s in taken), abs=1e-9)
     assert sum(len(set(own)) > 1 for own in rewards) == mixed
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=5), max_size=4),
+    st.integers(),
+)
+def test_shuffled_rewards_are_the_same_rewards(rewards: list[list[float]], seed: int) -> None:
+    """Shuffling deals the step's rewards out anew: none is lost, every group keeps its size."""
+    groups = [make_group(number, *own) for number, own in enumerate(rewards)]
+    assert rewards == rewards_of(groups, shuffle=None)
+    dealt = rewards_of(groups, shuffle=random.Random(seed))
+    assert [len(own) for own in rewards] == [len(own) for own in dealt]
+    assert sorted(chain.from_iterable(rewards)) == sorted(chain.from_iterable(dealt))
+
+
+def test_rewards_are_shuffled_over_groups() -> None:
+    """A shuffle crosses the borders of groups, and the same step is always dealt alike."""
+    groups = [make_group(0, 1, 1, 1, 1), make_group(1, -1, -1, -1, -1)]
+    dealt = [rewards_of(groups, shuffle=random.Random("shuffle 3")) for _ in range(2)]
+    assert dealt[0] == dealt[1] != rewards_of(groups, shuffle=None)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +181,18 @@ async def take(
 
 
 CONFIG = LearnConfig(micro_tokens=10, warmup=0, scale="none")
+
+
+async def test_shuffle_of_a_step_reaches_the_learner(tmp_path: Path) -> None:
+    """With shuffled rewards constant groups become mixed: the control that must not learn."""
+    groups = [make_group(0, 1, 1, 1, 1), make_group(1, -1, -1, -1, -1)]
+    shuffled = msgspec.structs.replace(CONFIG, shuffle_rewards=True)
+    counts = []
+    for config in (CONFIG, shuffled):
+        learner = Learner()
+        report = await take(tmp_path, learner, *groups, config=config)
+        counts.append((report.mixed, report.samples))
+    assert [(0, 0), (2, 8)] == counts
 
 
 async def test_each_sample_reaches_the_learner_once(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from dice_world import Dice
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scripts import (
     Policy,
     cast,
@@ -27,7 +28,6 @@ from scripts import (
     silent,
     write_calls,
 )
-
 from trustee.checkpoint import open_checkpoint
 from trustee.curriculum import Curriculum
 from trustee.engines.scripted import (
@@ -585,7 +585,7 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
 
 
 async def test_checkpoint_agrees_with_the_source(tmp_path: Path) -> None:
-    """Whenever a checkpoint is taken, groups were counted for exactly the drafts that were drawn."""
+    """Whenever a checkpoint is taken, as many groups were counted as drafts were drawn."""
     setup = Setup(tmp_path, delayed(gamble, (0, 3, 8)), max_lag=3, steps=12, learner_steps=5)
     save = setup.learner.save
     counts: list[tuple[int, int]] = []
@@ -603,9 +603,7 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path) -> None:
 async def test_step_that_stops_the_run_is_in_the_metrics(tmp_path: Path) -> None:
     """The figures that made the alarm stop the run can be read; no version was made of them."""
     setup = Setup(tmp_path, gamble, group_size=4)
-    setup.learner.report = msgspec.structs.replace(
-        setup.learner.report, tokens=10, gap_abs_sum=9.0
-    )
+    setup.learner.report = msgspec.structs.replace(setup.learner.report, tokens=10, gap_abs_sum=9.0)
     with raises_one(RunError) as caught:
         await setup.train()
     assert (
@@ -672,5 +670,3 @@ async def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     assert {"begin": 8, "task": 4, "episode": 8, "step": 2} == {
         kind: kinds.count(kind) for kind in sorted(set(kinds))
     }
-
-

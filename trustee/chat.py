@@ -1,16 +1,18 @@
 """Talking to the simulator: a prompt in, a typed answer out.
 
-The answer is JSON that a grammar enforces, decoded into its type and then checked by code; an answer
-that fails the check is asked for again with another seed, a bounded and counted number of times.
+The answer is JSON that a grammar enforces, decoded into its type and then checked by code; an
+answer that fails the check is asked for again with another seed, a bounded and counted number of
+times.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from trustee.engine import Engine, Sampling
 from trustee.errors import ContextError, SimulatorError
@@ -22,8 +24,8 @@ T = TypeVar("T")
 class Voice(Record, frozen=True):
     """How a role speaks."""
 
-    temperature: float
-    max_tokens: int
+    temperature: Annotated[float, Meta(ge=0)]
+    max_tokens: Annotated[int, Meta(ge=1)]
 
 
 class ChatRenderer(Protocol):
@@ -109,5 +111,6 @@ class Simulator:
                 reason = f"{refusal}: {text[:200]!r}"
             self.rejected[role] += 1
         raise SimulatorError(
-            f"{role} gave no usable answer in {self._tries} tries; the last was {reason}", blame=role
+            f"{role} gave no usable answer in {self._tries} tries; the last was {reason}",
+            blame=role,
         )

@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(
         prog="trustee",
-        description="Train a tool-calling agent on one card, in a world that its own base simulates.",
+        description="Train a tool-calling agent on one card, in a world that its base simulates.",
     )
     parser.add_argument("--version", action="version", version=f"trustee {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -48,12 +48,16 @@ def make_parser() -> argparse.ArgumentParser:
 
     view = commands.add_parser("view", help="read trajectories")
     view.add_argument("run", type=Path, metavar="RUN")
-    view.add_argument("--step", type=int, metavar="N", help="groups trained in this step")
+    view.add_argument(
+        "--step", type=int, metavar="N", help="played by the version before this step"
+    )
     view.add_argument("--group", type=int, metavar="N")
     view.add_argument("--reward", metavar="R", help="such as 1, -1, '>0'")
-    view.add_argument("--blame", metavar="WHO", help="policy, user, tool, judge, writer or engine")
+    view.add_argument("--blame", metavar="WHO", help="such as policy, user or judge")
     view.add_argument("--tool", metavar="NAME", help="episodes that called this tool")
-    view.add_argument("--limit", type=int, default=5, metavar="N", help="how many; default 5")
+    view.add_argument(
+        "--limit", type=int, default=5, metavar="N", help="how many; default 5, 0 is all"
+    )
     view.add_argument("--json", action="store_true", help="JSON lines")
 
     tools = commands.add_parser("tools", help="look at tools, or import your own")

@@ -19,7 +19,7 @@ from trustee.launch import (
 )
 from trustee.store import Store
 from trustee.train import Event
-from trustee.types import Adapter, Record, Trajectory
+from trustee.types import Adapter, Record, Task, Trajectory
 
 
 class Comparison(Record, frozen=True):
@@ -91,23 +91,12 @@ async def run_comparison(
             )
             store.append(f"eval-{label}.jsonl", played[label])
         await engine.retire(trained)
-    sizes = {
-        task.id: len(task.hidden.get("expected_calls", task.hidden.get("goals", ())))
-        for task in tasks
-    }
-    by_calls = {}
-    for size in sorted(set(sizes.values())):
-        base, after = (
-            success_of([t for t in played[label] if sizes[t.task_id] == size]).value
-            for label in ("base", "adapter")
-        )
-        by_calls[size] = (base, after)
     comparison = Comparison(
         adapter=folder,
         base=success_of(played["base"]),
         trained=success_of(played["adapter"]),
         gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
-        by_calls=by_calls,
+        by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
     )
     tell(
         {
@@ -118,6 +107,21 @@ async def run_comparison(
         }
     )
     return comparison
+
+
+def split_by_calls(
+    tasks: Sequence[Task], base: Sequence[Trajectory], trained: Sequence[Trajectory]
+) -> dict[int, tuple[float, float]]:
+    """Give both shares of success for each number of expected calls."""
+    sizes = {
+        task.id: len(task.hidden.get("expected_calls", task.hidden.get("goals", ())))
+        for task in tasks
+    }
+
+    def share(played: Sequence[Trajectory], size: int) -> float:
+        return success_of([t for t in played if sizes[t.task_id] == size]).value
+
+    return {size: (share(base, size), share(trained, size)) for size in sorted(set(sizes.values()))}
 
 
 def compare_text(comparison: Comparison) -> str:

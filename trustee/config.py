@@ -11,7 +11,8 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -155,39 +156,82 @@ def convert(table: dict[str, Any], *, source: str) -> Config:
 
 
 def explain(error: str, table: dict[str, Any]) -> str:
-    """Add to a conversion error what was given and, for an unknown key, what it may mean."""
-    found = re.search(r"`\$\.?([\w.\[\]]*)`$", error)
+    """Add to a conversion error what was given and what is allowed."""
+    found = re.search(r" - at `\$\.?([\w.\[\]]*)`$", error)
     path = found.group(1) if found else ""
     unknown = re.search(r"unknown field `(\w+)`", error)
     if unknown:
         key = unknown.group(1)
-        known = fields_at(path)
+        known = sorted({field.encode_name for field in fields_at(path, table)})
         close = difflib.get_close_matches(key, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         where = f"{path}.{key}" if path else key
-        return f"unknown key {where}; {hint}allowed are: {', '.join(sorted(known))}"
-    given: Any = table
-    for part in filter(None, path.split(".")):
-        given = given.get(part, "nothing") if isinstance(given, dict) else given
-    plain = error.removesuffix(f" - at `$.{path}`")
-    return f"{path or 'the file'}: {plain}; given {given!r}" if path else plain
+        return f"unknown key {where}; {hint}allowed are: {', '.join(known)}"
+    if not path:
+        return error
+    plain = error[: error.rindex(" - at `")]
+    choices = choices_at(path, table) if plain.startswith("Invalid") else []
+    allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
+    return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}"
 
 
-def fields_at(path: str) -> list[str]:
-    """List the keys that a section may hold."""
+def given_at(path: str, table: Any) -> Any:
+    """Look up what was given under a path such as `env.curriculum.tools[0]`."""
+    for part in re.findall(r"\w+", path):
+        if isinstance(table, dict):
+            table = table.get(part, {})
+        elif isinstance(table, list) and part.isdigit():
+            table = table[int(part)]
+    return table
+
+
+def fields_at(path: str, table: dict[str, Any]) -> list[msgspec.structs.FieldInfo]:
+    """List the fields that a section may hold; where it may be of several kinds, of the given."""
     kinds: list[Any] = [Config]
-    for part in filter(None, path.split(".")):
-        kinds = [
-            inner
-            for kind in kinds
-            for field in msgspec.structs.fields(kind)
-            if field.encode_name == part
-            for inner in structs_in(field.type)
-        ]
-    return sorted({f.encode_name for kind in kinds for f in msgspec.structs.fields(kind)})
+    at: Any = table
+    for part in re.findall(r"\w+", path):
+        at = given_at(part, at)
+        named = [field.type for field in fields_of(kinds) if field.encode_name == part]
+        kinds = [option for kind in named for option in options_of(kind) if is_struct(option)]
+        tag = at.get("kind") if isinstance(at, dict) else None
+        kinds = [kind for kind in kinds if kind.__struct_config__.tag == tag] or kinds
+    return fields_of(kinds)
 
 
-def structs_in(kind: Any) -> list[Any]:
-    """List the struct types that a field's type may be."""
-    options = getattr(kind, "__args__", ()) or (kind,)
-    return [o for o in options if isinstance(o, type) and issubclass(o, msgspec.Struct)]
+def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
+    """List the words that a key may be set to; none where it takes no fixed words."""
+    section, _, key = path.rpartition(".")
+    literals = [
+        option
+        for field in fields_at(section, table)
+        if field.encode_name == key
+        for option in options_of(field.type)
+        if get_origin(option) is Literal
+    ]
+    if literals or key != "kind":
+        return [word for literal in literals for word in get_args(literal)]
+    holder, _, name = section.rpartition(".")
+    return [
+        option.__struct_config__.tag
+        for field in fields_at(holder, table)
+        if field.encode_name == name
+        for option in options_of(field.type)
+        if is_struct(option)
+    ]
+
+
+def fields_of(kinds: Sequence[Any]) -> list[msgspec.structs.FieldInfo]:
+    """List the fields of structs."""
+    return [field for kind in kinds for field in msgspec.structs.fields(kind)]
+
+
+def options_of(kind: Any) -> tuple[Any, ...]:
+    """List the types that a field's type stands for."""
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return get_args(kind)
+    return (kind,)
+
+
+def is_struct(kind: Any) -> bool:
+    """Say whether a type is a section of the config."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

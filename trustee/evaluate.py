@@ -34,7 +34,7 @@ class EvalConfig(Record, frozen=True):
     """Held-out tasks before and after training; 0 measures nothing."""
     seed: int = 12345
     """Of the tasks and of their episodes."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
     parallel: Annotated[int, Meta(ge=1)] = 64
     """Episodes at once."""
 

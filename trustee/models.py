@@ -21,8 +21,8 @@ def find_model(path: str) -> Path:
     if not folder.is_dir():
         if path.count("/") != 1 or path.startswith((".", "/")):
             raise InputError(
-                f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id such "
-                "as Qwen/Qwen3-8B, or tiny for the model in the package"
+                f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id "
+                "such as Qwen/Qwen3-8B, or tiny for the model in the package"
             )
         folder = fetch_model(path)
     if not (folder / "config.json").is_file():
@@ -64,7 +64,7 @@ def require_card(index: int) -> None:
         InputError: naming the command that works here.
     """
     cards = count_cards()
-    if index >= cards:
+    if not 0 <= index < cards:
         found = f"the driver shows {cards}" if cards else "no CUDA driver or no card was found"
         raise InputError(
             f"there is no CUDA device {index}: {found}; this works here: "

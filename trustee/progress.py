@@ -33,7 +33,7 @@ class Progress:
         self._tokens: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         self._policy_tokens = 0
-        self._last_step = (self._begun, 0, {})
+        self._last_step: tuple[float, int, dict[str, int]] = (self._begun, 0, {})
 
     def __enter__(self) -> Progress:
         """Start the panel."""

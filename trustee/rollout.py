@@ -44,7 +44,7 @@ class Limits(Record, frozen=True):
     tokens: Annotated[int, Meta(ge=1)] = 1024
     """Ids of one policy message."""
     seconds: Annotated[float, Meta(gt=0)] = 900
-    """Wall time of an episode; one that runs out is void, for slowness is not the policy's fault."""
+    """Wall time of an episode; one that runs out is void: slowness is not the policy's fault."""
 
 
 class Renderer(Protocol):
@@ -64,9 +64,7 @@ class Renderer(Protocol):
         """Render what follows a completion."""
         ...
 
-    def parse(
-        self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()
-    ) -> Message:
+    def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
         """Read a completion as a message."""
         ...
 

@@ -12,6 +12,7 @@ from itertools import combinations
 
 from trustee.types import Tool
 
+
 def is_reserved_pair(first: str, second: str, *, one_in: int) -> bool:
     """Say whether a pair of tool names, in any order, is kept; one pair in `one_in` is."""
     low, high = sorted((first, second))

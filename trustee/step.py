@@ -137,6 +137,11 @@ def cut_groups(
     return samples, mixed
 
 
+def is_finite(report: MicroReport) -> bool:
+    """Say whether the sums of a micro-batch can be used."""
+    return all(map(math.isfinite, (report.loss, report.gap_abs_sum, report.entropy_sum)))
+
+
 async def take_step(
     groups: Sequence[Group],
     learner: Learner,
@@ -149,7 +154,7 @@ async def take_step(
 ) -> StepReport:
     """Train on the groups of one step; `version` is the one that is trained.
 
-    A step in which anything is not finite is stored as `skipped-*.jsonl` and does not move the adapter.
+    A step in which anything is not finite is stored as `skipped-*.jsonl` and moves nothing.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
     samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=shuffle), scale=config.scale)
@@ -164,11 +169,7 @@ async def take_step(
             reports.append(await learner.accumulate(request))
             if own:
                 fresh.append(reports[-1])
-    finite = all(
-        math.isfinite(value)
-        for report in reports
-        for value in (report.loss, report.gap_abs_sum, report.entropy_sum)
-    )
+    finite = all(map(is_finite, reports))
     norm, moved = 0.0, False
     if samples:
         finished = await learner.finish(

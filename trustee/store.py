@@ -1,13 +1,13 @@
 """The run folder: where everything that happened is kept.
 
-    run.json         resolved config, versions, prompt hashes
-    metrics.jsonl    one line per step; equal for equal seeds, so it holds no times
-    timing.jsonl     one line per step: seconds and rates
-    tasks.jsonl      every written task, and every draft that failed
-    episodes.jsonl   every finished episode, written before anything else happens to it
-    checkpoints/     step-000010/: safetensors and JSON, manifest last
-    adapters/        policy-000017/: PEFT folders
-    log.jsonl        structlog
+run.json         resolved config, versions, prompt hashes
+metrics.jsonl    one line per step; equal for equal seeds, so it holds no times
+timing.jsonl     one line per step: seconds and rates
+tasks.jsonl      every written task, and every draft that failed
+episodes.jsonl   every finished episode, written before anything else happens to it
+checkpoints/     step-000010/: safetensors and JSON, manifest last
+adapters/        policy-000017/: PEFT folders
+log.jsonl        structlog
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import msgspec
 
 from trustee.errors import InputError, RunError
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
-
 
 TAIL = 1 << 16
 """Bytes that are read at once to find the end of the last whole line."""

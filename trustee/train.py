@@ -27,11 +27,11 @@ from trustee.environment import Draft, Services, TaskSource, World
 from trustee.errors import EpisodeError, RunError
 from trustee.learner import Learner
 from trustee.rollout import Limits, Renderer, play_episode
-from trustee.step import LearnConfig, StepReport, take_step
+from trustee.step import LearnConfig, take_step
 from trustee.store import EpisodeLine, Store, TaskLine
 from trustee.types import Blame, Failure, Group, Record, Task, Trajectory
 from trustee.versions import Versions
-from trustee.watch import Decision, Watch, WatchConfig
+from trustee.watch import Decision, Watch
 
 log = structlog.get_logger()
 
@@ -79,7 +79,7 @@ class Run:
     begun: float = field(default_factory=time.monotonic)
 
     def services(self, key: str) -> Services:
-        """Give a draft or an episode all that it may touch; its randomness depends on `key` alone."""
+        """Give a draft or an episode all that it may touch; `key` alone decides its randomness."""
         return Services(simulator=self.simulator, rng=random.Random(f"{self.seed} {key}"))
 
     @property
@@ -105,7 +105,7 @@ async def train(run: Run) -> None:
     drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](slots)
     finished_in, finished_out = anyio.create_memory_object_stream[Finished](slots)
     groups_in, groups_out = anyio.create_memory_object_stream[Group](slots)
-    # The consumer's ends stay open until every task has ended: a sender never meets a closed stream.
+    # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
     async with groups_out, finished_out, drafts_out, anyio.create_task_group() as tasks:
         tasks.start_soon(feed, run, semaphore, drafts_in)
         async with finished_in:
@@ -116,9 +116,7 @@ async def train(run: Run) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def feed(
-    run: Run, slots: anyio.Semaphore, drafts: MemoryObjectSendStream[Numbered]
-) -> None:
+async def feed(run: Run, slots: anyio.Semaphore, drafts: MemoryObjectSendStream[Numbered]) -> None:
     """Draw a draft for every free slot."""
     async with drafts:
         while True:
@@ -158,9 +156,7 @@ async def play_group(
 
     async def play_member(member: int) -> None:
         members[member] = await play_one(run, task, number, member)
-        await finished.send(
-            EpisodeLine(group=number, member=member, trajectory=members[member])
-        )
+        await finished.send(EpisodeLine(group=number, member=member, trajectory=members[member]))
 
     async with anyio.create_task_group() as tasks:
         for member in range(run.rollout.group_size):
@@ -190,9 +186,7 @@ async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory
     async with run.versions.lease() as adapter:
         return await play_episode(
             task,
-            lambda rng: run.world.environment(
-                task, Services(simulator=run.simulator, rng=rng)
-            ),
+            lambda rng: run.world.environment(task, Services(simulator=run.simulator, rng=rng)),
             trajectory_id=key,
             engine=run.engine,
             renderer=run.renderer,
@@ -252,9 +246,7 @@ def describe(entry: TaskLine | EpisodeLine) -> Event:
     }
 
 
-async def learn(
-    run: Run, slots: anyio.Semaphore, groups: MemoryObjectReceiveStream[Group]
-) -> None:
+async def learn(run: Run, slots: anyio.Semaphore, groups: MemoryObjectReceiveStream[Group]) -> None:
     """Make a new version of every `groups_per_step` fresh groups."""
     fresh: list[Group] = []
     seen: list[Group] = []
@@ -367,9 +359,13 @@ def check_failures(run: Run, seen: list[Group]) -> None:
     failed = [group for group in seen if len(group.sound) < 2]
     if len(failed) < 4 * run.rollout.groups_per_step:
         return
-    reasons = [group.failure or t.failure for group in failed for t in (group.trajectories or (None,))]
-    last = next((reason for reason in reversed(reasons) if reason is not None), None)
-    detail = f"{last.blame}: {last.message}" if last else "unknown"
+    reasons = [
+        failure
+        for group in failed
+        for failure in (group.failure, *(t.failure for t in group.trajectories))
+        if failure is not None
+    ]
+    detail = f"{reasons[-1].blame}: {reasons[-1].message}" if reasons else "unknown"
     raise RunError(
         f"{len(failed)} groups in one step failed, the last because of {detail}; "
         "see tasks.jsonl and episodes.jsonl in the run folder"
@@ -392,6 +388,3 @@ def describe_groups(groups: list[Group]) -> dict[str, float]:
         "completion_tokens": sum(len(u.completion.ids) for t in sound for u in t.turns) / count,
         **{f"failed_{blame}": blamed.count(blame) for blame in Blame},
     }
-
-
-__all__ = ["LearnConfig", "RolloutConfig", "Run", "StepReport", "WatchConfig", "train"]

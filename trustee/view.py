@@ -37,6 +37,7 @@ class Filter(Record, frozen=True):
     blame: str | None = None
     tool: str | None = None
     limit: int = 5
+    """0 is all."""
 
     def __post_init__(self) -> None:
         """Refuse what can match nothing.
@@ -119,7 +120,8 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
                         return
     except OSError as error:
         raise InputError(
-            f"{folder} holds no episodes.jsonl that can be read ({error.strerror}); give a run folder"
+            f"{folder} holds no episodes.jsonl that can be read ({error.strerror}); "
+            "give a run folder"
         ) from error
 
 
@@ -156,7 +158,7 @@ def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: boo
     for line in episodes:
         show_episode(console, line, tasks.get(line.group))
     if not episodes:
-        console.print(f"no episode of {folder} matches; loosen the filters")
+        console.print(f"no episode of {escape(str(folder))} matches; loosen the filters")
 
 
 def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None:

@@ -1,7 +1,7 @@
 """Alarms over a run: what has gone wrong before in silence stops it or rolls it back.
 
-Collapse is absorbing: once all rewards are equal nothing pulls the policy back. The share of clipped
-tokens tells beforehand (under 0.01 in every run that learnt, above 0.02 before each collapse), so a
+Collapse is absorbing: once all rewards are equal nothing pulls the policy back. The share of
+clipped tokens tells beforehand (under 0.01 in every run that learnt, above 0.02 before each collapse), so a
 run rolls back to its best earlier adapter when that share, or the want of mixed groups, lasts.
 """
 
@@ -68,7 +68,9 @@ class Watch:
                 self._best = (self._smooth, played)
         self._broken = 0 if report.finite else self._broken + 1
         if self._broken >= NOT_FINITE:
-            return Decision(stop=f"{NOT_FINITE} steps in a row were not finite; see skipped-*.jsonl")
+            return Decision(
+                stop=f"{NOT_FINITE} steps in a row were not finite; see skipped-*.jsonl"
+            )
         gap = report.gap_abs_sum / max(1, report.fresh_tokens)
         if gap > config.mismatch:
             return Decision(

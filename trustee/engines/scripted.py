@@ -1,8 +1,8 @@
 """An engine that says what a script says: for tests of environments, episodes and loops.
 
 No torch, no model, no download. A script is a function from a request to the text that is to be
-sampled; ids are bytes, marks have ids of their own, every logprob is 0. `ScriptedLearner` keeps what
-it was given, so that a whole training loop runs in milliseconds.
+sampled; ids are bytes, marks have ids of their own, every logprob is 0. `ScriptedLearner` keeps
+what it was given, so that a whole training loop runs in milliseconds.
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ log = structlog.get_logger()
 
 CLOSING_SECONDS = 5.0
 
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Layers with a LoRA: all linear ones, but neither embedding nor head."""
+
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -124,6 +127,7 @@ class VllmEngine:
                 max_lora_rank=max(8, self._trainer.rank),
                 max_loras=slots,
                 max_cpu_loras=slots,
+                lora_target_modules=list(TARGETS),
                 enforce_eager=on_cpu or config.eager,
                 max_num_seqs=config.max_sequences,
                 max_num_batched_tokens=max(

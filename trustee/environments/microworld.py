@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from trustee.arguments import check_arguments
-from trustee.curriculum import Curriculum
+from trustee.curriculum import Curriculum, Persona
 from trustee.environment import Draft, Opening, Reply, Services
 from trustee.facts import Executed, fact_lines, gather_facts
 from trustee.roles import Criterion
@@ -27,7 +27,7 @@ class HiddenGoals(Record, frozen=True):
     """What only the world knows of a task."""
 
     goals: tuple[Goal, ...]
-    persona: str
+    persona: Persona
     told: int
     """Goals that the first query names."""
     seed: int
@@ -152,7 +152,10 @@ class MicroworldEnvironment:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Score by the truth: every goal reached, nothing else written, a true report."""
         expected = [goal.call for goal in self._goals]
-        facts = gather_facts(self._executed, expected, malformed=self._malformed)
+        writes = frozenset(tool.name for tool in self._task.tools if tool.effect == "write")
+        facts = gather_facts(
+            self._executed, expected, malformed=self._malformed, writes=writes
+        )
         truth = judge_truly(self._task.messages, turns, self._executed, facts)
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(

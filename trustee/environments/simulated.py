@@ -279,13 +279,16 @@ class SimulatedEnvironment:
                 self._reads[key] = result
         text = json.dumps(result)
         self._seen.append((call_line(call.name, call.arguments), text))
-        self._executed.append(Executed(call=call, result=text, ok="error" not in result))
+        self._executed.append(Executed(call=call, result=text, ok=not result.get("error")))
         return result
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Judge by facts where they settle a criterion, else by the judge."""
         facts = gather_facts(
-            self._executed, self._hidden.expected_calls, malformed=self._malformed
+            self._executed,
+            self._hidden.expected_calls,
+            malformed=self._malformed,
+            writes=frozenset(tool.name for tool in self._task.tools if tool.effect == "write"),
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
         evidence = "settled by code"
@@ -332,7 +335,9 @@ class SimulatedEnvironment:
 
 
 def check_effect(tool: Tool, answer: ToolAnswer) -> str | None:
-    """Refuse an answer in which a read tool changes the world."""
+    """Refuse an answer in which a read tool, or a call that failed, changes the world."""
+    if answer.result.get("error") and answer.changes:
+        return f"{tool.name} failed but the answer changes {sorted(answer.changes)}"
     if tool.effect == "read" and answer.changes:
         return f"{tool.name} only reads but the answer changes {sorted(answer.changes)}"
     return None

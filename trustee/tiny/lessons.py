@@ -334,7 +334,8 @@ class Stage:
     def facts(self) -> Facts:
         """Give the facts that code can check."""
         expected = [goal.call for goal in self.plan.goals]
-        return gather_facts(self.executed, expected, malformed=self.malformed)
+        writes = frozenset(tool.name for tool in self.plan.tools if tool.effect == "write")
+        return gather_facts(self.executed, expected, malformed=self.malformed, writes=writes)
 
 
 def broken_call(call: ToolCall) -> BadCall:

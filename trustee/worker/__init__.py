@@ -15,8 +15,7 @@ def register() -> None:
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
-    if sharing.current_platform.is_cpu():
-        sharing.mend_cpu_lora()
+    sharing.mend_cpu_lora()
 
 
 def follow_parent() -> None:

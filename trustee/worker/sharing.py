@@ -8,6 +8,7 @@ use them too, so that there is one copy of the base. Seen with vLLM 0.32 (CPU) a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -147,7 +148,8 @@ class PlainLinear(LinearMethodBase):
         layer.register_parameter("weight", weight)
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
-        """Leave the weight alone."""
+        """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
+        layer.weight = Parameter(layer.weight.data, requires_grad=False)
 
     def apply(
         self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
@@ -264,12 +266,15 @@ def held_adapters(worker: Any) -> list[int]:
     return sorted(worker.model_runner.lora_manager._adapter_manager.list_adapters())
 
 
+@cache
 def mend_cpu_lora() -> None:
-    """Replace vLLM's CPU LoRA product by one matrix product per adapter.
+    """Replace vLLM's CPU LoRA product by one matrix product per adapter, once a process.
 
     The stock one copies the whole adapter once per token, three times slower for the tiny model,
     and in 0.32 applies the last slot to rows of the base when both are in one batch.
     """
+    if not current_platform.is_cpu():
+        return
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
     stock_update = PunicaWrapperCPU.update_metadata

@@ -29,7 +29,12 @@ from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
 from trustee.worker import follow_parent
 from trustee.worker.adoption import adopt_model
-from trustee.worker.sharing import held_adapters, install_adapter, remove_adapter
+from trustee.worker.sharing import (
+    held_adapters,
+    install_adapter,
+    mend_cpu_lora,
+    remove_adapter,
+)
 
 
 Tensors = dict[str, torch.Tensor]
@@ -43,6 +48,7 @@ class TrainerExtension:
     def trustee_build(self, request: bytes) -> dict[str, Any]:
         """Build model, adapter and optimiser; give figures about them."""
         follow_parent()
+        mend_cpu_lora()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
         self.trustee_spec = spec
