@@ -3,8 +3,8 @@
     python bench/learning.py --seeds 3 --json
 
 Training sees the judge's reward only. Success is measured by the oracle of the true micro-world on
-held-out tasks whose tools training never offered together. The control deals each step's rewards out
-anew over its episodes: it must gain nothing.
+held-out tasks whose tools training never offered together. The control deals each step's rewards
+out anew over its episodes: it must gain nothing.
 """
 
 from __future__ import annotations

@@ -183,6 +183,18 @@ async def test_limit_of_context(spare: int) -> None:
     assert (len(played.turns), Stop.CONTEXT) == probe.scored
 
 
+@pytest.mark.parametrize(("room", "stop"), [(7, Stop.CONTEXT), (8, Stop.TOKENS), (9, Stop.TOKENS)])
+async def test_shorter_limit_is_named(room: int, stop: Stop) -> None:
+    """A message that is cut blames the context only where that left less than the message's limit."""
+    first = len(scripted_renderer().open(TASK.messages, ()))
+    played = await play(
+        Probe(),
+        engine=ScriptedEngine(lambda request: "x" * 50, context=first + room),
+        limits=Limits(turns=5, tokens=8, seconds=20),
+    )
+    assert (stop, min(room, 8)) == (played.stop, len(played.turns[0].completion.ids))
+
+
 async def test_first_prompt_that_leaves_no_room() -> None:
     """A task that does not fit has no turn, is scored as it is, and asks the engine nothing."""
     first = len(scripted_renderer().open(TASK.messages, ()))

@@ -547,13 +547,26 @@ async def test_equal_runs_have_equal_metrics(tmp_path: Path) -> None:
 
 
 async def test_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
-    """Without lag, which episode ends first changes neither metrics nor what is trained."""
+    """Without lag, which group ends first changes neither metrics nor what is trained."""
+
+    def late(slow: int) -> Script:
+        async def speak(request: Request) -> str:
+            group = int(request.request_id.partition("/")[0])
+            for _ in range(40 * ((group + slow) % 3)):
+                await anyio.lowlevel.checkpoint()
+            return gamble(request)
+
+        return speak
+
     runs = []
-    for name, delays in (("a", (0,)), ("b", (9, 0, 40, 3, 17))):
-        setup = Setup(tmp_path / name, delayed(gamble, delays), group_size=4, steps=4)
+    for slow in range(3):
+        folder = tmp_path / str(slow)
+        setup = Setup(folder, late(slow), group_size=4, groups_per_step=3, steps=4)
         await setup.train()
-        runs.append(((tmp_path / name / "metrics.jsonl").read_bytes(), setup.learner.requests))
-    assert runs[0] == runs[1]
+        order = [line.group for line in setup.tasks()]
+        runs.append(((folder / "metrics.jsonl").read_bytes(), setup.learner.requests))
+        assert sorted(order) == list(range(12))
+    assert runs[0] == runs[1] == runs[2]
 
 
 async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
@@ -584,9 +597,15 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert whole.source.state() == resumed.source.state()
 
 
-async def test_checkpoint_agrees_with_the_source(tmp_path: Path) -> None:
-    """Whenever a checkpoint is taken, as many groups were counted as drafts were drawn."""
-    setup = Setup(tmp_path, delayed(gamble, (0, 3, 8)), max_lag=3, steps=12, learner_steps=5)
+@pytest.mark.parametrize("groups_per_step", [1, 2])
+async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step: int) -> None:
+    """Whenever a checkpoint is taken, as many groups were counted as drafts were drawn.
+
+    Nothing is ever learnt here, so a step has no pause in which the feed could catch up.
+    """
+    setup = Setup(
+        tmp_path, lambda request: "nothing", groups_per_step=groups_per_step, max_lag=3, steps=12
+    )
     save = setup.learner.save
     counts: list[tuple[int, int]] = []
 
@@ -598,6 +617,28 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path) -> None:
     await setup.train()
     assert 12 == len(counts)
     assert [drawn for _, drawn in counts] == [groups for groups, _ in counts]
+
+
+async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> None:
+    """Only what may be asked for stays, and nothing that an earlier checkpoint needs goes early."""
+    setup = Setup(tmp_path, gamble, group_size=6, steps=8, watch=WatchConfig(keep_adapters=1))
+    save = setup.learner.save
+    missing: list[int] = []
+
+    async def check(folder: Path) -> None:
+        best = setup.run.watch.state()["best"]
+        previous = [path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] == "s"]
+        needed = [json.loads((path / "state.json").read_bytes())["watch"] for path in previous]
+        versions = {state["best"][1] for state in needed[-1:] if state["best"]}
+        versions |= {best[1]} if best else set()
+        missing.extend(v for v in versions if not setup.store.adapter(v).path.is_dir())
+        await save(folder)
+
+    setup.learner.save = check  # type: ignore[method-assign]
+    await setup.train()
+    assert [] == missing
+    assert 5 < setup.run.versions.version
+    assert 2 >= len(list((tmp_path / "adapters").iterdir()))
 
 
 async def test_step_that_stops_the_run_is_in_the_metrics(tmp_path: Path) -> None:

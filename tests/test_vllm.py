@@ -160,9 +160,10 @@ async def test_training_changes_the_new_version_alone(bench: Bench) -> None:
     """Eight steps change version 2, neither the base's bytes nor version 1."""
     base, old, new = [await bench.sample(version) for version in (None, 1, 2)]
     assert base.ids == old.ids
-    assert gap(
-        base.logprobs, await bench.engine.trainer_logprobs(bench.as_sample(base), adapter=True)
-    ) > 0.002
+    assert (
+        gap(base.logprobs, await bench.engine.trainer_logprobs(bench.as_sample(base), adapter=True))
+        > 0.002
+    )
     assert (new.ids, new.logprobs) != (base.ids, base.logprobs)
     assert bench.hash == await bench.engine.hash_base()
 
@@ -227,12 +228,16 @@ async def test_a_grammar_gives_json_as_models_write_it(bench: Bench) -> None:
     assert "root" in json_grammar(json.dumps(schema))
 
 
+async def ask_long(bench: Bench, prompt: Sequence[int]) -> None:
+    """Ask for more tokens than the test waits for."""
+    await bench.sample(None, prompt=prompt, tokens=400)
+
+
 async def test_a_cancelled_request_frees_its_place(bench: Bench) -> None:
     """Eight cancelled requests, as many as run at once, leave room for the next."""
     async with anyio.create_task_group() as tasks:
         for index in range(8):
-            prompt = [*bench.prompt, index + 300]
-            tasks.start_soon(lambda prompt=prompt: bench.sample(None, prompt=prompt, tokens=400))
+            tasks.start_soon(ask_long, bench, [*bench.prompt, index + 300])
         await anyio.sleep(0.3)
         tasks.cancel_scope.cancel()
     with anyio.fail_after(30):
@@ -297,9 +302,7 @@ async def test_a_step_that_is_not_finite_does_not_move(bench: Bench, tmp_path: P
     said = await bench.sample(None)
     await bench.engine.publish(bench.adapter(90))
     await bench.engine.accumulate(
-        MicroRequest(
-            samples=(bench.as_sample(said, math.inf),), loss=LossConfig(), normaliser=1.0
-        )
+        MicroRequest(samples=(bench.as_sample(said, math.inf),), loss=LossConfig(), normaliser=1.0)
     )
     report = await bench.engine.finish(FinishRequest(learning_rate=1e-2, max_norm=1.0))
     assert not report.moved

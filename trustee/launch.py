@@ -149,7 +149,9 @@ async def run_training(
     begun = time.monotonic()
     model, renderer = prepare_model(config)
     restored = open_checkpoint(folder / "checkpoints") if resume else None
-    tell({"event": "stage", "name": f"starting the engine on {model.name} ({config.engine.device})"})
+    tell(
+        {"event": "stage", "name": f"starting the engine on {model.name} ({config.engine.device})"}
+    )
     async with (
         Store(folder) as store,
         VllmEngine(config.engine, trainer_spec(config, model)) as engine,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import structlog
 
@@ -54,7 +54,7 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
         screen.err.close()
 
 
-def write_logs(file: IO[str]) -> None:
+def write_logs(file: TextIO) -> None:
     """Write structlog events and the standard library's records as JSON lines."""
     structlog.configure(
         processors=[

@@ -1,8 +1,9 @@
 """Alarms over a run: what has gone wrong before in silence stops it or rolls it back.
 
 Collapse is absorbing: once all rewards are equal nothing pulls the policy back. The share of
-clipped tokens tells beforehand (under 0.01 in every run that learnt, above 0.02 before each collapse), so a
-run rolls back to its best earlier adapter when that share, or the want of mixed groups, lasts.
+clipped tokens tells beforehand (under 0.01 in every run that learnt, above 0.02 before each
+collapse), so a run rolls back to its best earlier adapter when that share, or the want of mixed
+groups, lasts.
 """
 
 from __future__ import annotations

@@ -49,16 +49,14 @@ ENVIRONMENT = {
 
 @lru_cache(maxsize=4096)
 def json_grammar(schema: str) -> str:
-    """Turn a JSON Schema into a grammar whose separators are those that models write: `, ` and `: `.
+    """Turn a JSON Schema into a grammar with the separators that models write, `, ` and `: `.
 
     vLLM's own choice is between any blanks, on which a weak model spends its whole budget, and none
     at all, which no model was trained on.
     """
     from xgrammar import Grammar
 
-    return str(
-        Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": "))
-    )
+    return str(Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": ")))
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -178,7 +176,9 @@ class VllmEngine:
         try:
             (answer,) = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
-            raise RunError(f"the engine died during {method}; its log is in the run folder") from error
+            raise RunError(
+                f"the engine died during {method}; its log is in the run folder"
+            ) from error
         return answer
 
     async def generate(

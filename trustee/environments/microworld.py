@@ -153,9 +153,7 @@ class MicroworldEnvironment:
         """Score by the truth: every goal reached, nothing else written, a true report."""
         expected = [goal.call for goal in self._goals]
         writes = frozenset(tool.name for tool in self._task.tools if tool.effect == "write")
-        facts = gather_facts(
-            self._executed, expected, malformed=self._malformed, writes=writes
-        )
+        facts = gather_facts(self._executed, expected, malformed=self._malformed, writes=writes)
         truth = judge_truly(self._task.messages, turns, self._executed, facts)
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(

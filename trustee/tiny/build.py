@@ -56,7 +56,7 @@ class Pen:
     """Writes lessons as ids and marks what is learnt, message by message."""
 
     def __init__(self, template: str) -> None:
-        jinja = Jinja(autoescape=False, trim_blocks=True, lstrip_blocks=True)  # noqa: S701
+        jinja = Jinja(autoescape=False, trim_blocks=True, lstrip_blocks=True)
         jinja.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
         self._template = jinja.from_string(template)
         self.tokenizer = Tokenizer(models.BPE())
@@ -151,7 +151,7 @@ def learn_step(model: Any, passes: Sequence[Sequence[Ids]]) -> float:
 
 
 def score_roles(model: Any, pen: Pen, rng: random.Random, *, cases: int) -> dict[str, float]:
-    """Measure the share of exactly right greedy answers of tool, user and judge, and of valid tasks."""
+    """Measure the share of right greedy answers of tool, user and judge, and of valid tasks."""
     waiting: dict[str, list[Lesson]] = {"writer": [], "tool": [], "user": [], "judge": []}
     while any(len(lessons) < cases for lessons in waiting.values()):
         for lesson in give_lessons(rng):
@@ -242,7 +242,7 @@ def build(out: Path, *, minutes: float, wanted: float, seed: int) -> None:
     model = Qwen3ForCausalLM(config)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = (
+    optimizers: tuple[Any, ...] = (
         torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.95), weight_decay=0.01),
     )

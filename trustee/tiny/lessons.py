@@ -70,7 +70,15 @@ class Habits(Record, frozen=True):
 
 CARELESS = Habits()
 FAULTLESS = Habits(
-    guess=0, skip=0, wrong_value=0, wrong_tool=0, claim=0, misreport=0, repeat=0, needless=0, malformed=0
+    guess=0,
+    skip=0,
+    wrong_value=0,
+    wrong_tool=0,
+    claim=0,
+    misreport=0,
+    repeat=0,
+    needless=0,
+    malformed=0,
 )
 
 
@@ -95,7 +103,9 @@ class Plan(Record, frozen=True):
     query: str
 
 
-def sample_tools(rng: random.Random, count: int, *, reserved: bool | None = False) -> tuple[Tool, ...]:
+def sample_tools(
+    rng: random.Random, count: int, *, reserved: bool | None = False
+) -> tuple[Tool, ...]:
     """Draw tools of one category; `reserved` chooses between the pairs kept for evaluation."""
     while True:
         category = rng.choice(sorted({thing.category for thing in THINGS.values()}))

@@ -137,7 +137,11 @@ def hide(goal: Goal, ambiguity: Ambiguity, rng: random.Random) -> tuple[str, ...
         return ()
     if goal.value is None:
         return (thing.place,)
-    return (thing.place, thing.kind) if ambiguity == "highly" else (rng.choice((thing.place, thing.kind)),)
+    return (
+        (thing.place, thing.kind)
+        if ambiguity == "highly"
+        else (rng.choice((thing.place, thing.kind)),)
+    )
 
 
 def ask_for(goals: Sequence[Goal], persona: Persona, hidden: Sequence[str] = ()) -> str:
@@ -147,7 +151,9 @@ def ask_for(goals: Sequence[Goal], persona: Persona, hidden: Sequence[str] = ())
         thing = THINGS[goal.thing]
         left_out = hidden if index == 0 else ()
         place = "" if thing.place in left_out else f" {goal.place}"
-        value = "" if goal.value is None or thing.kind in left_out else f" {thing.kind} {goal.value}"
+        value = (
+            "" if goal.value is None or thing.kind in left_out else f" {thing.kind} {goal.value}"
+        )
         verb = "read" if goal.value is None else "set"
         if persona == "expert":
             parts.append(f"{verb} {goal.thing}{place}{value}")
@@ -157,7 +163,9 @@ def ask_for(goals: Sequence[Goal], persona: Persona, hidden: Sequence[str] = ())
             what = f" the {thing.kind} of" if goal.value is None and persona == "beginner" else ""
             parts.append(f"{verb}{what} the {goal.thing}{where}{to}")
     text = " and ".join(parts)
-    return {"expert": text, "beginner": f"please {text}", "novice": f"hi , can you {text} ?"}[persona]
+    return {"expert": text, "beginner": f"please {text}", "novice": f"hi , can you {text} ?"}[
+        persona
+    ]
 
 
 def question(arguments: Sequence[str]) -> str:
@@ -186,7 +194,9 @@ class MicroWorld:
         values = VALUES[THINGS[thing].kind]
         return values[zlib.crc32(f"{self._seed} {key}".encode()) % len(values)]
 
-    def call(self, name: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def call(
+        self, name: str, arguments: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run a call whose arguments fit its schema; give the result and the changed fields."""
         verb, thing_name = name.split("_", 1)
         thing = THINGS[thing_name]
@@ -213,7 +223,9 @@ class ScriptedUser:
 
     def reply(self, text: str) -> tuple[str, bool]:
         """Answer the agent's text; True ends the dialogue."""
-        asked = [word for word in text.replace("?", " ").split() if word in PLACES or word in VALUES]
+        asked = [
+            word for word in text.replace("?", " ").split() if word in PLACES or word in VALUES
+        ]
         if text.strip().endswith("?") and asked:
             known = answer(self._goals[0], asked)
             if known:
@@ -237,6 +249,10 @@ def said_facts(messages: Sequence[Message]) -> dict[str, str]:
         words = message.content.replace(";", " ").replace(",", " ").split()
         for index in range(len(words) - 3):
             thing, place, kind, value = words[index : index + 4]
-            if thing in THINGS and THINGS[thing].kind == kind and place in PLACES[THINGS[thing].place]:
+            if (
+                thing in THINGS
+                and THINGS[thing].kind == kind
+                and place in PLACES[THINGS[thing].place]
+            ):
                 said[state_key(thing, place)] = value
     return said

@@ -37,7 +37,8 @@ def lora_config(rank: int) -> LoraConfig:
 def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     """Make a linear layer over a shard of the engine's weight."""
     if isinstance(shard, tuple):
-        return _adopt_nf4(*shard, bias)
+        packed, state = shard
+        return _adopt_nf4(packed, state, bias=bias)
     layer = torch.nn.Linear(0, 0, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(shard, requires_grad=False)
     layer.out_features, layer.in_features = shard.shape
@@ -46,10 +47,10 @@ def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     return layer
 
 
-def _adopt_nf4(packed: torch.Tensor, state: Any, bias: torch.Tensor | None) -> torch.nn.Module:
+def _adopt_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -> torch.nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    layer = Linear4bit(
+    layer: torch.nn.Module = Linear4bit(
         0,
         0,
         bias=False,
@@ -77,6 +78,11 @@ def _adopt_nf4(packed: torch.Tensor, state: Any, bias: torch.Tensor | None) -> t
     return layer
 
 
+def _bare(layer: Any) -> Any:
+    """Give the layer that an adapter wraps."""
+    return getattr(layer, "base_layer", layer)
+
+
 def _share(module: Any, source: torch.Tensor) -> None:
     module.weight = torch.nn.Parameter(source.data, requires_grad=False)
 
@@ -94,11 +100,10 @@ def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model: Any = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
-    engine = worker.model_runner.model
-    bare = lambda layer: getattr(layer, "base_layer", layer)  # noqa: E731
+    engine: Any = worker.model_runner.model
     for ours, theirs in zip(model.model.layers, engine.model.layers, strict=True):
         for block, layers in FUSED.items():
             for fused, parts in layers.items():
@@ -112,9 +117,9 @@ def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
             if hasattr(ours.self_attn, norm):
                 _share(getattr(ours.self_attn, norm), getattr(theirs.self_attn, norm).weight)
     _share(model.model.norm, engine.model.norm.weight)
-    embedding = bare(engine.model.embed_tokens).weight[: config.vocab_size]
+    embedding = _bare(engine.model.embed_tokens).weight[: config.vocab_size]
     _share(model.model.embed_tokens, embedding)
-    head = embedding if config.tie_word_embeddings else bare(engine.lm_head).weight
+    head = embedding if config.tie_word_embeddings else _bare(engine.lm_head).weight
     _share(model.lm_head, head[: config.vocab_size])
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(worker.device)
     left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]

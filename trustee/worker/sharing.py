@@ -60,7 +60,7 @@ class NF4Linear(LinearMethodBase):
 
     def create_weights(
         self,
-        layer: torch.nn.Module,
+        layer: Any,
         input_size_per_partition: int,
         output_partition_sizes: list[int],
         input_size: int,
@@ -84,7 +84,7 @@ class NF4Linear(LinearMethodBase):
         layer.register_parameter("weight", weight)
         initialize_online_processing(layer)
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """Quantise each shard (q, k, v, ...) by itself into one buffer."""
         if hasattr(layer.weight, "nf4_shards"):
             return
@@ -112,9 +112,7 @@ class NF4Linear(LinearMethodBase):
         weight.nf4_shards = shards  # type: ignore[attr-defined]
         layer.register_parameter("weight", weight)
 
-    def apply(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply through one custom op, opaque to torch.compile."""
         width = sum(layer.logical_widths)
         out = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
@@ -127,7 +125,7 @@ class PlainLinear(LinearMethodBase):
 
     def create_weights(
         self,
-        layer: torch.nn.Module,
+        layer: Any,
         input_size_per_partition: int,
         output_partition_sizes: list[int],
         input_size: int,
@@ -147,13 +145,11 @@ class PlainLinear(LinearMethodBase):
         )
         layer.register_parameter("weight", weight)
 
-    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
         layer.weight = Parameter(layer.weight.data, requires_grad=False)
 
-    def apply(
-        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply."""
         return torch.nn.functional.linear(x, layer.weight, bias)
 
@@ -182,7 +178,7 @@ class _SharedConfig(QuantizationConfig):
         """Make the config."""
         return cls()
 
-    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> LinearMethodBase | None:
+    def get_quant_method(self, layer: Any, prefix: str) -> LinearMethodBase | None:
         """Take every linear layer; embeddings and heads stay as they are."""
         return type(self).method() if isinstance(layer, LinearBase) else None
 
@@ -209,7 +205,7 @@ class PlainConfig(_SharedConfig):
         return "trustee_plain"
 
 
-def shards_of(layer: torch.nn.Module) -> list[Any]:
+def shards_of(layer: Any) -> list[Any]:
     """Give the weights of a layer's parts: NF4 (bytes, state) pairs, or row views."""
     layer = getattr(layer, "base_layer", layer)
     if hasattr(layer.weight, "nf4_shards"):
@@ -217,7 +213,7 @@ def shards_of(layer: torch.nn.Module) -> list[Any]:
     return list(layer.weight.data.split(layer.logical_widths, 0))
 
 
-def bias_shards_of(layer: torch.nn.Module) -> list[torch.Tensor | None]:
+def bias_shards_of(layer: Any) -> list[torch.Tensor | None]:
     """Give the biases of a layer's parts, None where it has none."""
     layer = getattr(layer, "base_layer", layer)
     bias = getattr(layer, "bias", None)

@@ -36,7 +36,6 @@ from trustee.worker.sharing import (
     remove_adapter,
 )
 
-
 Tensors = dict[str, torch.Tensor]
 
 
@@ -54,7 +53,9 @@ class TrainerExtension:
         self.trustee_spec = spec
         self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
         if spec.checkpointing:
-            self.trustee_model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.trustee_model.base_model.model.gradient_checkpointing_enable(
+                {"use_reentrant": False}
+            )
             self.trustee_model.enable_input_require_grads()
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
         self.trustee_opt = make_optimizer(spec, self.trustee_params)
@@ -155,7 +156,7 @@ class TrainerExtension:
 
     def trustee_config(self) -> dict[str, Any]:
         """Give the adapter's PEFT config."""
-        config = self.trustee_model.peft_config["default"].to_dict()
+        config: dict[str, Any] = self.trustee_model.peft_config["default"].to_dict()
         config["target_modules"] = sorted(config["target_modules"])
         return config
 
@@ -217,7 +218,9 @@ class TrainerExtension:
         for name, tensor in sorted(self.trustee_model.named_parameters()):
             if not tensor.requires_grad:
                 digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                )
         return digest.hexdigest()
 
     def trustee_memory(self) -> dict[str, int]:
