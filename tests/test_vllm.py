@@ -39,6 +39,7 @@ TOOL = Tool(
 
 
 def trainer_spec(optimizer: str = "adamw8bit") -> TrainerSpec:
+    """Give a small trainer."""
     return TrainerSpec(
         folder=str(TINY),
         rank=8,
@@ -52,6 +53,7 @@ def trainer_spec(optimizer: str = "adamw8bit") -> TrainerSpec:
 
 
 def engine_config(weights: str) -> VllmConfig:
+    """Give a small engine."""
     return VllmConfig(
         device="cpu",
         weights="nf4" if weights == "nf4" else "bf16",
@@ -145,6 +147,7 @@ async def bench(
 
 
 def gap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Give the mean absolute difference."""
     return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / len(first)
 
 
@@ -170,7 +173,7 @@ async def test_training_changes_the_new_version_alone(bench: Bench) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> None:
-    """Mean |engine - trainer| logprob is at most 0.005, for the base and for the trained adapter."""
+    """Mean |engine - trainer| logprob is at most 0.005, for base and trained adapter."""
     for version, adapter in ((None, False), (2, True)):
         apart, count = 0.0, 0
         for seed in range(12):
@@ -202,9 +205,10 @@ async def test_a_mixed_batch_equals_solo_runs(bench: Bench) -> None:
 async def test_the_prefix_cache_never_crosses_versions(bench: Bench) -> None:
     """A prompt that one voice has cached is new to another, and known when it comes again."""
     prompt = [*range(300, 340), *bench.prompt, *bench.prompt]
-    cached = []
-    for version in (None, 1, 2, None, 1, 2):
-        cached.append((await bench.sample(version, prompt=prompt, tokens=1)).cached)
+    cached = [
+        (await bench.sample(version, prompt=prompt, tokens=1)).cached
+        for version in (None, 1, 2, None, 1, 2)
+    ]
     assert cached[:3] == [0, 0, 0]
     assert min(cached[3:]) >= 32
 

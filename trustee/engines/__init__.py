@@ -1,0 +1,1 @@
+"""Engines: the real one, and one that says what a script says."""

@@ -1,0 +1,1 @@
+"""The built-in tiny model: its micro-world, its lessons and its making."""

@@ -10,7 +10,7 @@ DEATH_SIGNAL = 1
 
 
 def register() -> None:
-    """Make our linear methods known to vLLM; it calls this as a plug-in in each of its processes."""
+    """Make our linear methods known to vLLM, which calls this in each of its processes."""
     from trustee.worker import sharing
 
     if multiprocessing.parent_process() is not None:

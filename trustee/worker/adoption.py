@@ -50,7 +50,7 @@ def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
 def _adopt_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -> torch.nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    layer: torch.nn.Module = Linear4bit(
+    layer: Any = Linear4bit(
         0,
         0,
         bias=False,
@@ -75,7 +75,8 @@ def _adopt_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -
     layer.out_features, layer.in_features = state.shape
     if bias is not None:
         layer.bias = torch.nn.Parameter(bias, requires_grad=False)
-    return layer
+    adopted: torch.nn.Module = layer
+    return adopted
 
 
 def _bare(layer: Any) -> Any:

@@ -1,8 +1,8 @@
-"""The engine's side of sharing: linear layers whose weights a trainer may read, and adapters in memory.
+"""The engine's side of sharing: weights that a trainer may read, and adapters in memory.
 
 The only file in the engine's process that touches vLLM. vLLM's own linear methods repack weights
-(on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face module can
-use them too, so that there is one copy of the base. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
+(on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face module
+can use them too, so that there is one copy of the base. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
 """
 
 from __future__ import annotations
