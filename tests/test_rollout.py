@@ -185,7 +185,7 @@ async def test_limit_of_context(spare: int) -> None:
 
 @pytest.mark.parametrize(("room", "stop"), [(7, Stop.CONTEXT), (8, Stop.TOKENS), (9, Stop.TOKENS)])
 async def test_shorter_limit_is_named(room: int, stop: Stop) -> None:
-    """A message that is cut blames the context only where that left less than the message's limit."""
+    """A cut message blames the context only where that left less than the message's limit."""
     first = len(scripted_renderer().open(TASK.messages, ()))
     played = await play(
         Probe(),

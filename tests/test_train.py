@@ -28,7 +28,7 @@ from scripts import (
     silent,
     write_calls,
 )
-from trustee.checkpoint import open_checkpoint
+from trustee.checkpoint import find_checkpoints, open_checkpoint
 from trustee.curriculum import Curriculum
 from trustee.engines.scripted import (
     Request,
@@ -626,12 +626,11 @@ async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> 
     missing: list[int] = []
 
     async def check(folder: Path) -> None:
-        best = setup.run.watch.state()["best"]
-        previous = [path for path in (tmp_path / "checkpoints").iterdir() if path.name[0] == "s"]
-        needed = [json.loads((path / "state.json").read_bytes())["watch"] for path in previous]
-        versions = {state["best"][1] for state in needed[-1:] if state["best"]}
-        versions |= {best[1]} if best else set()
-        missing.extend(v for v in versions if not setup.store.adapter(v).path.is_dir())
+        states = [setup.run.watch.state()]
+        newest = find_checkpoints(tmp_path / "checkpoints")[:1]
+        states += [json.loads((path / "state.json").read_bytes())["watch"] for path in newest]
+        best = [state["best"][1] for state in states if state["best"]]
+        missing.extend(v for v in best if not setup.store.adapter(v).path.is_dir())
         await save(folder)
 
     setup.learner.save = check  # type: ignore[method-assign]

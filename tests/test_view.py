@@ -59,7 +59,6 @@ def make_line(
         rewards={} if failure else {"verdict": reward},
         notes={"evidence": "as [facts] say"},
         failure=failure,
-        blame=blame,
     )
     return EpisodeLine(group=group, member=member, trajectory=trajectory)
 

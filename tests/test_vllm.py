@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import anyio
 import pytest
+from engine_contract import CONTRACT, Subject
 from safetensors.torch import load_file
 
 from trustee.engine import Sampling
@@ -78,6 +79,12 @@ class Bench:
     def render(self, query: str) -> tuple[int, ...]:
         system = Message(role="system", content="be helpful .")
         return self.renderer.open([system, Message(role="user", content=query)], [TOOL])
+
+    def scratch(self) -> Path:
+        """Give a folder for the trainer's state."""
+        path = self.folder / "scratch"
+        path.mkdir(exist_ok=True)
+        return path
 
     def adapter(self, version: int) -> Adapter:
         return Adapter(version=version, path=self.folder / f"policy-{version}")
@@ -144,6 +151,31 @@ async def bench(
         await bench.train(8)
         await engine.publish(bench.adapter(2))
         yield bench
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+async def test_the_contract_of_engines_holds(
+    bench: Bench, check: Callable[[Subject], Awaitable[None]]
+) -> None:
+    """What the scripted engine promises, the real one keeps."""
+
+    async def publish(version: int) -> Adapter:
+        await bench.train(2, rate=2e-3)
+        await bench.engine.publish(bench.adapter(version))
+        return bench.adapter(version)
+
+    await bench.engine.save(bench.scratch())
+    subject = Subject(
+        engine=bench.engine,
+        encode=bench.render,
+        stop_ids=bench.renderer.stop_ids,
+        publish=publish,
+        running=bench.engine.count_running,
+        short="please set the lamp in hall to level 7",
+        long="please set the lamp in hall to level 7",
+    )
+    await check(subject)
+    await bench.engine.load(bench.scratch())
 
 
 def gap(first: Sequence[float], second: Sequence[float]) -> float:

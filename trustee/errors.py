@@ -9,9 +9,9 @@
         │   └── ContextError        the prompt does not fit the engine's context
         └── SimulatorError          a role gave no usable answer within its tries
 
-`rollout.play_episode` is the only catcher of `EpisodeError`. Any other exception is a bug and ends
-the run. To add one: place it in the tree above, say in one sentence when it is raised, let it carry
-facts only.
+`EpisodeError` is caught where an episode or a task begins: `rollout.play_episode`, and the writing
+of a task in `train` and `evaluate`. Any other exception is a bug and ends the run. To add one: place
+it in the tree above, say in one sentence when it is raised, let it carry facts only.
 """
 
 from __future__ import annotations

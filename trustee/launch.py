@@ -95,7 +95,7 @@ def read_record(folder: Path) -> RunRecord:
         return msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except OSError as error:
         raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
-    except msgspec.ValidationError as error:
+    except (msgspec.DecodeError, InputError) as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
 
 
@@ -214,8 +214,10 @@ async def measure(
         return ()
     world = evaluation_world(config)
     kept = run.store.folder / f"held-out-{label}.jsonl"
-    if label == "before" and kept.exists():
-        return tuple(read_lines(kept, Trajectory))
+    if kept.exists():
+        if label == "before":
+            return tuple(read_lines(kept, Trajectory))
+        kept.unlink()
     run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
     tasks = await held_out_tasks(config, run.store, run.simulator)
     played = await evaluate(
@@ -288,18 +290,18 @@ async def until_interrupted(job: Callable[[], Any]) -> Any:
     """
     interrupted = False
     result: Any = None
-    async with anyio.create_task_group() as tasks:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
 
-        async def listen() -> None:
-            nonlocal interrupted
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async def listen() -> None:
+                nonlocal interrupted
                 async for _ in signals:
                     interrupted = True
                     tasks.cancel_scope.cancel()
 
-        tasks.start_soon(listen)
-        result = await job()
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(listen)
+            result = await job()
+            tasks.cancel_scope.cancel()
     if interrupted:
         raise KeyboardInterrupt
     return result

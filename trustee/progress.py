@@ -16,6 +16,12 @@ RECENT = 8
 """Steps whose reward the panel shows."""
 
 
+def show_mismatch(event: dict[str, Any]) -> str:
+    """Write the gap between engine and trainer; a dash where no sample was fresh."""
+    gap = event["mismatch_abs"]
+    return "-" if gap is None else f"{gap:.4f}"
+
+
 class Progress:
     """Takes events and shows them; an ordinary context manager around a job."""
 
@@ -29,6 +35,7 @@ class Progress:
         self._running = 0
         self._done = 0
         self._failed: Counter[str] = Counter()
+        self._spoiled = 0
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._tokens: dict[str, int] = {}
         self._rates: dict[str, float] = {}
@@ -69,15 +76,19 @@ class Progress:
                 self._running -= 1
                 self._done += 1
                 self._policy_tokens += event["tokens"]
-                if event["blame"]:
-                    self._failed[str(event["blame"])] += 1
-            case "task" if event["blame"]:
-                self._failed[str(event["blame"])] += 1
+                self._blame(event)
+            case "task":
+                self._blame(event)
             case "step":
                 self._recent.append(event)
                 self._measure_rates(event)
             case "stage":
                 self._stage = event["name"]
+
+    def _blame(self, event: dict[str, Any]) -> None:
+        if event["blame"]:
+            self._failed[str(event["blame"])] += 1
+        self._spoiled += event["spoiled"]
 
     def _measure_rates(self, event: dict[str, Any]) -> None:
         then, policy, roles = self._last_step
@@ -102,9 +113,9 @@ class Progress:
                     f"step {event['step']:>4}  reward {event['reward']:+.2f}  "
                     f"difficulty {event.get('difficulty', 0):>3}  "
                     f"mixed {1 - event['frac_reward_zero_std']:.0%}  "
-                    f"clipped {event['clip_ratio']:.3f}  mismatch {event['mismatch_abs']:.4f}  "
+                    f"clipped {event['clip_ratio']:.3f}  mismatch {show_mismatch(event)}  "
                     f"lag {event['lag_mean']:.1f}  episodes {self._done}  "
-                    f"failed {sum(self._failed.values())}  left {self.left(event)}"
+                    f"spoiled {self._spoiled}  left {self.left(event)}"
                 )
             case _:
                 return None
@@ -134,6 +145,6 @@ class Progress:
             table.add_row("difficulty", str(last.get("difficulty", "-")))
             table.add_row("tokens/s", rates)
             table.add_row("lag", f"{last['lag_mean']:.1f}, at most {last['lag_max']}")
-            table.add_row("mismatch", f"{last['mismatch_abs']:.4f} nats a token")
+            table.add_row("mismatch", f"{show_mismatch(last)} nats a token")
             table.add_row("time left", self.left(last))
         return table

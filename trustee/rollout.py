@@ -130,7 +130,6 @@ async def play_episode(
         rewards={} if failure else score.rewards,
         notes=score.notes,
         failure=failure,
-        blame=failure.blame if failure else None,
     )
 
 

@@ -79,7 +79,12 @@ class StepReport(Record, frozen=True):
     entropy_sum: float = 0.0
     ratio_max: float = 0.0
 
-    def metrics(self) -> dict[str, float | bool]:
+    @property
+    def mismatch(self) -> float | None:
+        """Mean |engine - trainer| logprob of fresh tokens; None where no token was fresh."""
+        return self.gap_abs_sum / self.fresh_tokens if self.fresh_tokens else None
+
+    def metrics(self) -> dict[str, float | bool | None]:
         """Give the figures, per trained token where they are sums."""
         tokens = max(1, self.tokens)
         return {
@@ -92,7 +97,7 @@ class StepReport(Record, frozen=True):
             "learning_rate": self.learning_rate,
             "clip_ratio": self.clipped / tokens,
             "mismatch_tokens": self.fresh_tokens,
-            "mismatch_abs": self.gap_abs_sum / max(1, self.fresh_tokens),
+            "mismatch_abs": self.mismatch,
             "mismatch_max": self.gap_abs_max,
             "mismatch_kl": self.gap_kl_sum / max(1, self.fresh_tokens),
             "kl": self.kl_sum / tokens,

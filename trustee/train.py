@@ -106,14 +106,16 @@ async def train(run: Run) -> None:
     finished_in, finished_out = anyio.create_memory_object_stream[Finished](slots)
     groups_in, groups_out = anyio.create_memory_object_stream[Group](slots)
     # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
-    async with groups_out, finished_out, drafts_out, anyio.create_task_group() as tasks:
-        tasks.start_soon(feed, run, semaphore, drafts_in)
-        async with finished_in:
-            for _ in range(slots):
-                tasks.start_soon(play, run, drafts_out.clone(), finished_in.clone())
-        tasks.start_soon(record, run, finished_out.clone(), groups_in)
-        await learn(run, semaphore, groups_out)
-        tasks.cancel_scope.cancel()
+    async with groups_out, finished_out, drafts_out, anyio.create_task_group() as writers:
+        writers.start_soon(record, run, finished_out.clone(), groups_in)
+        # An inner group, so that what has finished is still written when the players are cancelled.
+        async with anyio.create_task_group() as players:
+            players.start_soon(feed, run, semaphore, drafts_in)
+            async with finished_in:
+                for _ in range(slots):
+                    players.start_soon(play, run, drafts_out.clone(), finished_in.clone())
+            await learn(run, semaphore, groups_out)
+            players.cancel_scope.cancel()
 
 
 async def feed(run: Run, slots: anyio.Semaphore, drafts: MemoryObjectSendStream[Numbered]) -> None:
@@ -233,7 +235,7 @@ def describe(entry: TaskLine | EpisodeLine) -> Event:
     """Give the progress event of something that finished."""
     if isinstance(entry, TaskLine):
         blame = entry.failure.blame if entry.failure else None
-        return {"event": "task", "group": entry.group, "blame": blame}
+        return {"event": "task", "group": entry.group, "blame": blame, "spoiled": blame is not None}
     trajectory = entry.trajectory
     return {
         "event": "episode",
@@ -243,6 +245,7 @@ def describe(entry: TaskLine | EpisodeLine) -> Event:
         "turns": len(trajectory.turns),
         "tokens": sum(len(turn.completion.ids) for turn in trajectory.turns),
         "blame": trajectory.blame,
+        "spoiled": trajectory.failure is not None,
     }
 
 

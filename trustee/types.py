@@ -183,8 +183,13 @@ class Trajectory(Record, frozen=True):
     rewards: dict[str, float] = {}
     notes: dict[str, Any] = {}
     failure: Failure | None = None
-    blame: Blame | None = None
-    """Who spoiled the episode, or `policy` where the policy itself failed the task."""
+
+    @property
+    def blame(self) -> Blame | None:
+        """Who spoiled the episode, or the policy where it failed the task; None for a success."""
+        if self.failure is not None:
+            return self.failure.blame
+        return Blame.POLICY if self.reward <= 0 else None
 
     @property
     def reward(self) -> float:

@@ -56,7 +56,7 @@ class Filter(Record, frozen=True):
         return (
             (self.step is None or trajectory.version == self.step - 1)
             and (self.group is None or line.group == self.group)
-            and (self.blame is None or blame_of(trajectory) == self.blame)
+            and (self.blame is None or trajectory.blame == self.blame)
             and (self.tool is None or self.tool in called_tools(trajectory))
             and (
                 self.reward is None
@@ -76,13 +76,6 @@ def parse_reward(text: str) -> Callable[[float], bool]:
         raise InputError(f"--reward {text!r}: give a number or a comparison, such as 1 or '>0'")
     compare, bound = COMPARISONS[match.group(1)], float(match.group(2))
     return lambda value: compare(value, bound)
-
-
-def blame_of(trajectory: Trajectory) -> Blame | None:
-    """Say who spoiled an episode, or that the policy failed it; None for a success."""
-    if trajectory.failure is not None:
-        return trajectory.failure.blame
-    return Blame.POLICY if trajectory.reward <= 0 else None
 
 
 def called_tools(trajectory: Trajectory) -> set[str]:
@@ -164,7 +157,7 @@ def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: boo
 def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None:
     """Print one episode."""
     trajectory = line.trajectory
-    blame = blame_of(trajectory)
+    blame = trajectory.blame
     reward = "void" if trajectory.failure else f"reward {trajectory.reward:+g}"
     title = f"episode {trajectory.id}  {reward}  version {trajectory.version}  {trajectory.stop}"
     console.print(Rule(title + (f"  blame {blame}" if blame else ""), align="left"))

@@ -87,6 +87,8 @@ class VllmEngine:
         self._config = config
         self._trainer = trainer
         self._llm: Any = None
+        self._known: set[int] = set()
+        """Published and not retired: a request for any other version would end vLLM's core."""
 
     @property
     def context(self) -> int:
@@ -192,6 +194,8 @@ class VllmEngine:
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
                 f"of {self.context} (engine.context)"
             )
+        if adapter is not None and adapter.version not in self._known:
+            raise EngineError(f"{adapter.name} is not published")
         params = self._params(
             temperature=sampling.temperature,
             max_tokens=sampling.max_tokens,
@@ -238,11 +242,23 @@ class VllmEngine:
     async def publish(self, adapter: Adapter) -> None:
         """Write the trained adapter and make it known under its new name."""
         held = await self.call("trustee_publish", adapter.version, str(adapter.path))
+        self._known.add(adapter.version)
         log.info("published", adapter=adapter.name, held=held)
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version that no request uses any more."""
-        await self._llm.remove_lora(adapter.version)
+        """Forget a version that no request uses any more.
+
+        Raises:
+            EngineError: if it is not known.
+        """
+        if adapter.version not in self._known:
+            raise EngineError(f"{adapter.name} is not published")
+        self._known.remove(adapter.version)
+        await self.call("trustee_retire", adapter.version)
+
+    def count_running(self) -> int:
+        """Count the requests under way."""
+        return int(self._llm.get_num_unfinished_requests())
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients."""
