@@ -10,8 +10,8 @@
         └── SimulatorError          a role gave no usable answer within its tries
 
 `EpisodeError` is caught where an episode or a task begins: `rollout.play_episode`, and the writing
-of a task in `train` and `evaluate`. Any other exception is a bug and ends the run. To add one: place
-it in the tree above, say in one sentence when it is raised, let it carry facts only.
+of a task in `train` and `evaluate`. Any other exception is a bug and ends the run. To add one:
+place it in the tree above, say in one sentence when it is raised, let it carry facts only.
 """
 
 from __future__ import annotations
