@@ -286,3 +286,16 @@ def test_normalise_reads_numbers_in_text(number: float) -> None:
     """A finite number and its text are the same value."""
     if math.isfinite(number):
         assert normalise(number) == normalise(str(number))
+
+
+def test_a_missing_write_settles_fulfilled() -> None:
+    """An expected write that nothing can stand for is not fulfilled, whatever is claimed."""
+    wanted = ExpectedCall(name="set_lamp", arguments={"room": "hall"})
+    other = ToolCall(id="a", name="read_lamp", arguments={"room": "hall"})
+    instead = ToolCall(id="b", name="set_light", arguments={"room": "hall"})
+    writes = frozenset({"set_lamp", "set_light"})
+    for call, missing, settled in ((other, 1, False), (instead, 0, None)):
+        executed = [Executed(call=call, result="{}", ok=True)]
+        facts = gather_facts(executed, [wanted], malformed=0, writes=writes)
+        assert missing == facts.missing_writes
+        assert settled is settle(facts, Criterion.FULFILLED)

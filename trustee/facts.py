@@ -39,6 +39,8 @@ class Facts(Record, frozen=True):
     """Calls that could not be read or that named no offered tool."""
     total: int
     """Calls of all kinds."""
+    missing_writes: int = 0
+    """Expected writes that neither they nor any other working write can account for."""
 
 
 LARGEST = 1 << 1000
@@ -106,7 +108,12 @@ def gather_facts(
         made.append(match is not None)
         if match is not None:
             rest.remove(match)
+    unwritten = sum(
+        call.name in writes and not done for call, done in zip(expected, made, strict=True)
+    )
+    other_writes = sum(call.name in writes for call in rest)
     return Facts(
+        missing_writes=max(0, unwritten - other_writes),
         expected=tuple(expected),
         made=tuple(made),
         unexpected=tuple(rest),
@@ -132,7 +139,9 @@ def settle(facts: Facts, criterion: Criterion) -> bool | None:
     nothing_worked = not any(facts.made) and not facts.unexpected
     match criterion:
         case Criterion.FULFILLED:
-            return False if facts.expected and nothing_worked else None
+            # Whatever is claimed, a wish to change something needs something changed.
+            failed = facts.missing_writes or (facts.expected and nothing_worked)
+            return False if failed else None
         case Criterion.RIGHT_TOOLS:
             if facts.malformed or (facts.expected and nothing_worked):
                 return False

@@ -35,11 +35,15 @@ def find_model(path: str) -> Path:
 def fetch_model(hub_id: str) -> Path:
     """Fetch a model from the hub, or find it in the hub's cache."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(WANTED_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"model.path {hub_id!r} is no folder and cannot be fetched from the hub: {error}"
         ) from error

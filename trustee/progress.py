@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, out: TextIO, *, mode: Mode) -> None:
         self._out = out
         self._mode = mode
-        self._console = Console(file=out, highlight=False)
+        self._console = Console(file=out, highlight=False, markup=False, emoji=False)
         self._live: Live | None = None
         self._begun = time.monotonic()
         self._stage = ""
