@@ -70,9 +70,18 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
             schema=writer_schema(tools, aspects),
             seed=index,
         )
-        goals = [goal_of(call) for call in task.expected_calls]
-        true = write_intent(goals) == task.intent
-        return {"valid": check_task(task, tools, aspects) is None and true}
+        kept = await simulator.ask(
+            Blame.WRITER,
+            writer_prompt("tiny", tools, aspects),
+            answer=WrittenTask,
+            schema=writer_schema(tools, aspects),
+            seed=index,
+            check=lambda task: check_task(task, tools, aspects),
+        )
+        return {
+            "valid": check_task(task, tools, aspects) is None and says_its_calls(task),
+            "valid_after_checks": says_its_calls(kept),
+        }
 
     async def answer_tool(index: int) -> dict[str, bool]:
         given, wanted = texts(lessons["tool"][index])
@@ -116,6 +125,11 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
     }
 
 
+def says_its_calls(task: WrittenTask) -> bool:
+    """Say whether a task's intent is that of its expected calls."""
+    return write_intent([goal_of(call) for call in task.expected_calls]) == task.intent
+
+
 def texts(lesson: Lesson) -> tuple[str, str]:
     """Give a lesson's prompt and answer."""
     asked, said = lesson.messages
@@ -153,7 +167,7 @@ def summarise(found: dict[str, list[dict[str, bool]]]) -> dict[str, Any]:
         unusable = sum(not case for case in cases)
         for name in names:
             values = [case[name] for case in cases if name in case]
-            if len(names) == 1:
+            if len(values) + unusable == len(cases):
                 values += [False] * unusable
             share = share_of(values)
             result[f"{role}.{name}"] = [round(v, 4) for v in (share.value, share.low, share.high)]

@@ -147,11 +147,11 @@ class Driver:
         self._count = count
         self._cards = cards
 
-    def cuInit(self, flags: int) -> int:  # noqa: N802  # the driver's own name
+    def cuInit(self, flags: int) -> int:
         """Start."""
         return self._start
 
-    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802  # the driver's own name
+    def cuDeviceGetCount(self, count: Any) -> int:
         """Write the count."""
         count._obj.value = self._cards
         return self._count

@@ -192,10 +192,14 @@ def test_live_shows_brackets_and_colons_as_they_are() -> None:
 def test_live_that_fails_ends_the_panel() -> None:
     """An error passes through and leaves the last panel standing."""
     out = StringIO()
-    shown = Progress(out, mode="live")
-    with pytest.raises(ZeroDivisionError), shown:
-        shown.tell(STAGE)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with Progress(out, mode="live") as shown:
+            shown.tell(STAGE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert "training, 80 steps" == out.getvalue().splitlines()[-2].removeprefix("now").strip()
 
 
