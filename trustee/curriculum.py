@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from trustee.errors import InputError
 from trustee.types import Record
 
 Guidance = Literal["detailed", "plain", "generic"]
@@ -64,6 +65,20 @@ class Curriculum(Record, frozen=True):
     calls: tuple[int, int] = (1, 3)
     turns: tuple[int, int] = (1, 2)
     strictness: tuple[int, int] = (1, 5)
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that no task can have.
+
+        Raises:
+            InputError: naming the aspect, what was given and what is allowed.
+        """
+        for name in ("tools", "calls", "turns", "strictness"):
+            low, high = getattr(self, name)
+            if not 1 <= low <= high:
+                raise InputError(
+                    f"{name} must be two numbers from 1 on, the second no smaller, got "
+                    f"[{low}, {high}] (env.curriculum.{name})"
+                )
 
     def advance(self, difficulty: int, rewards: Sequence[float]) -> int:
         """Give the next difficulty after a step with these rewards; no rewards change nothing."""

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import structlog
+from msgspec import Meta
 
 from trustee.engine import Sampling
 from trustee.errors import ContextError, EngineError, RunError
@@ -65,13 +66,13 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     device: Literal["cpu", "cuda"] = "cuda"
     weights: Literal["nf4", "bf16"] = "nf4"
     """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
-    context: int = 16384
+    context: Annotated[int, Meta(ge=64)] = 16384
     """Longest prompt plus completion, in tokens."""
-    kv_bytes: int = 9 << 30
+    kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
     """Bytes of KV cache, fixed; Qwen3-8B needs 144 KiB a token."""
-    max_sequences: int = 64
+    max_sequences: Annotated[int, Meta(ge=1)] = 64
     """Requests decoded at once."""
-    batched_tokens: int = 2048
+    batched_tokens: Annotated[int, Meta(ge=1)] = 2048
     """Tokens of one engine step; bounds vLLM's own activations."""
     versions: int = 4
     """Policy versions that may be alive at once."""
