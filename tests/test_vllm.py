@@ -381,11 +381,11 @@ async def test_the_simulator_goes_first(bench: Bench) -> None:
         order.append(name)
 
     async with anyio.create_task_group() as tasks:
-        for index in range(24):
+        for index in range(40):
             tasks.start_soon(ask, "policy", 1, index)
-        await anyio.sleep(0.05)
         tasks.start_soon(ask, "simulator", 0, 99)
-    assert order.index("simulator") < 20
+    # Eight places: served as they came, it would be among the last nine.
+    assert order.index("simulator") < 24
 
 
 CANARIES = (
