@@ -22,10 +22,12 @@ import msgspec
 from trustee.chat import Simulator
 from trustee.config import Config, read_config
 from trustee.curriculum import Aspects
+from trustee.deadlines import EngineClock
 from trustee.engines.vllm import VllmEngine
 from trustee.errors import SimulatorError
 from trustee.evaluate import evaluate, share_of, success_of, write_tasks
-from trustee.launch import evaluation_world, make_simulator, prepare_model, trainer_spec
+from trustee.launch import make_simulator, prepare_model, trainer_spec
+from trustee.outcome import evaluation_world
 from trustee.roles import (
     TOOL_SCHEMA,
     USER_SCHEMA,
@@ -196,6 +198,7 @@ async def run(config: Config, cases: int) -> dict[str, Any]:
                 simulator=simulator,
                 adapter=None,
                 limits=config.rollout.limits,
+                clock=EngineClock(),
                 label=name,
             )
             share = success_of(played)

@@ -55,7 +55,11 @@ class Both(ScriptedEngine):
         self.save = self.learner.save
         self.load = self.learner.load
         self.adopt = self.learner.adopt
+        self.adjust = self.learner.adjust
         self.built: list[tuple[Any, Any]] = []
+
+    def dump_stacks(self) -> None:
+        """Have no process to ask."""
 
     async def publish(self, adapter: Any) -> None:
         adapter.path.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advantage",
         "batch",
         "curriculum",
+        "deadlines",
         "engine",
         "learner",
         "loss",
@@ -39,9 +40,22 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "versions",
     ),
     ("engines", "environments", "rollout", "tiny.lessons", "worker"),
-    ("checkpoint", "evaluate", "step", "train", "watch"),
+    (
+        "canaries",
+        "checkpoint",
+        "evaluate",
+        "gates",
+        "ladder",
+        "learn",
+        "run",
+        "step",
+        "train",
+        "watch",
+        "watchdog",
+    ),
     ("config",),
-    ("cli", "compare", "launch", "models", "noise", "progress", "tiny.build", "view"),
+    ("outcome", "record"),
+    ("cli", "commands", "compare", "launch", "models", "noise", "progress", "tiny.build", "view"),
 )
 """Modules and packages by layer; a module imports from its own layer or from below."""
 

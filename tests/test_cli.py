@@ -18,11 +18,13 @@ import msgspec
 import pytest
 
 from trustee import __version__, launch, models
-from trustee.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED, main, make_parser
+from trustee.cli import main, make_parser
+from trustee.commands import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.config import read_config
 from trustee.errors import EngineError, InputError, RunError
 from trustee.evaluate import Gain, Share
-from trustee.launch import Outcome
+from trustee.outcome import Outcome
+from trustee.record import describe_run
 from trustee.store import EpisodeLine, Store, TaskLine
 from trustee.types import Stop, Trajectory
 
@@ -423,7 +425,7 @@ def test_failed_comparison(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`trustee eval` of a run without an adapter is refused in one line as well."""
-    record = launch.describe_run(read_config(Path(TINY)))
+    record = describe_run(read_config(Path(TINY)))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert BAD_INPUT == main(["eval", str(tmp_path)])
     assert (

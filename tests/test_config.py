@@ -77,12 +77,12 @@ def test_changes_of_a_finished_config() -> None:
         (
             "rollout.group_sze=4",
             "unknown key rollout.group_sze; did you mean group_size? allowed are: group_size, "
-            "groups_per_step, limits, max_lag, temperature",
+            "groups_per_step, limits, max_lag, parallel, temperature",
         ),
         (
             "rollot.group_size=4",
             "unknown key rollot; did you mean rollout? allowed are: engine, env, eval, eval_env, "
-            "learn, model, rollout, run, simulator, watch",
+            "learn, model, rollout, run, simulator, watch, watchdog",
         ),
         (
             "simulator.judge.heat=1",
@@ -106,7 +106,7 @@ def test_unknown_key(change: str, message: str) -> None:
         ("run.steps=many", "run.steps: Expected `int`, got `str`; given 'many'"),
         ("run.steps=1.5", "run.steps: Expected `int`, got `float`; given 1.5"),
         ("model.path=3", "model.path: Expected `str`, got `int`; given 3"),
-        ("learn.checkpointing=1", "learn.checkpointing: Expected `bool`, got `int`; given 1"),
+        ("learn.shuffle_rewards=1", "learn.shuffle_rewards: Expected `bool`, got `int`; given 1"),
         ("env=3", "env: Expected `object`, got `int`; given 3"),
         (
             "env.curriculum.tools=[1, 'x']",

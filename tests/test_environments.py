@@ -14,6 +14,7 @@ from dice_world import Dice
 
 from scripts import MALFORMED, Policy, cast, make_simulator, mixed, perfect, silent, write_calls
 from trustee.curriculum import Curriculum
+from trustee.deadlines import EngineClock
 from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environment import Environment, Services, World
 from trustee.environments import WorldConfig
@@ -88,6 +89,7 @@ class Stage:
             limits=LIMITS,
             temperature=1.0,
             seed=number,
+            clock=EngineClock(),
         )
 
     async def enter(self, task: Task) -> Environment:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripts import cast, hash_text, make_simulator, perfect, role_of, silent, write_calls
+from trustee.deadlines import EngineClock
 from trustee.engines.scripted import Request, Script, ScriptedEngine, scripted_renderer
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
@@ -158,6 +159,7 @@ async def run_evaluation(
         adapter=None,
         limits=LIMITS,
         label="before",
+        clock=EngineClock(),
         **other,
     )
     return written, result

@@ -25,22 +25,18 @@ from trustee.environments.simulated import Simulated
 from trustee.errors import InputError
 from trustee.evaluate import Share
 from trustee.launch import (
-    describe_run,
-    evaluation_world,
-    held_out_tasks,
     is_terminal,
-    name_folder,
     prepare_model,
-    read_record,
     run_training,
-    show_share,
     trainer_spec,
     until_interrupted,
     use_card,
 )
 from trustee.learner import TrainerSpec
 from trustee.models import TINY
+from trustee.outcome import evaluation_world, held_out_tasks, show_share
 from trustee.prompts import hash_prompts
+from trustee.record import describe_run, name_folder, read_record
 from trustee.store import Store, read_lines
 from trustee.types import Blame, Trajectory
 
@@ -95,7 +91,7 @@ def test_record_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
             raise PackageNotFoundError
         return "9.9"
 
-    monkeypatch.setattr(launch, "version", version)
+    monkeypatch.setattr("trustee.record.version", version)
     config = msgspec.structs.replace(small_config(), env=Microworld())
     record = describe_run(config)
     assert {} == record.prompts
@@ -162,7 +158,8 @@ def test_trainer_is_built_from_the_config() -> None:
         "learn.betas=[0.5, 0.6]",
         "learn.weight_decay=0.25",
         "learn.head_chunk=77",
-        "learn.checkpointing=true",
+        "learn.checkpointing='offload'",
+        "learn.mlp_tile=99",
     )
     assert TrainerSpec(
         folder="/models/base",
@@ -171,8 +168,9 @@ def test_trainer_is_built_from_the_config() -> None:
         optimizer="adamw",
         betas=(0.5, 0.6),
         weight_decay=0.25,
-        checkpointing=True,
+        checkpointing="offload",
         head_chunk=77,
+        mlp_tile=99,
     ) == trainer_spec(config, BASE)
 
 
@@ -298,6 +296,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "starting the engine on base (cpu)",
         "held-out tasks before training: 6",
         "held-out success before: 0.0% (95 % interval 0.0% to 39.0%, 6 tasks)",
+        "a training sample of 8192 ids fits",
         "training, 2 steps",
         "held-out tasks after training: 6",
         "held-out success after: 100.0% (95 % interval 61.0% to 100.0%, 6 tasks)",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
 from trustee.batch import cut
+from trustee.deadlines import EngineClock
 from trustee.engine import Sampling
 from trustee.engines.scripted import (
     STOP,
@@ -121,6 +122,7 @@ async def play(
         adapter=None,
         limits=limits,
         temperature=1.0,
+        clock=EngineClock(),
         **{"seed": 7} | other,
     )
 
@@ -211,10 +213,12 @@ async def test_limit_of_seconds(place: str) -> None:
     probe = Probe(faults={place: 30.0})
     played = await play(probe, limits=Limits(turns=5, tokens=200, seconds=0.05))
     assert played.failure is not None
-    assert (Blame.ENGINE, "not finished in 0.05 s (rollout.limits.seconds)") == (
-        played.failure.blame,
-        played.failure.message,
+    waited_for = {"open": "the world to open", "reply": "the world's reply to turn 0"}
+    message = (
+        "not finished in 0.05 s (rollout.limits.seconds); it waited for "
+        f"{waited_for.get(place, 'the score')}"
     )
+    assert (Blame.ENGINE, message) == (played.failure.blame, played.failure.message)
     assert (Stop.FAILED, {}, Blame.ENGINE) == (played.stop, played.rewards, played.blame)
     assert {"open": 0, "reply": 0, "score": 3}[place] == len(played.turns)
     assert 1 == probe.events.count("aclose")
@@ -230,6 +234,30 @@ async def test_slow_engine_runs_out_of_time() -> None:
     engine = ScriptedEngine(sleep)
     played = await play(Probe(), engine=engine, limits=Limits(turns=5, tokens=200, seconds=0.05))
     assert (Stop.FAILED, set()) == (played.stop, engine.running)
+
+
+@pytest.mark.parametrize(
+    ("place", "waited_for"),
+    [("reply", "the world's reply to turn 0"), ("engine", "the policy's answer, request g/m/0")],
+)
+async def test_limit_of_a_turn(place: str, waited_for: str) -> None:
+    """A turn that takes too long spoils the episode and names the request that it waited for."""
+
+    async def sleep(request: Request) -> str:
+        await anyio.sleep(30 if place == "engine" else 0)
+        return "late"
+
+    played = await play(
+        Probe(faults={place: 30.0}),
+        engine=ScriptedEngine(sleep),
+        limits=Limits(turns=5, tokens=200, turn_seconds=0.05, seconds=20),
+    )
+    assert played.failure is not None
+    assert (Blame.ENGINE, "EngineError") == (played.failure.blame, played.failure.kind)
+    assert played.failure.message == (
+        "turn 0 took more than 0.05 s (rollout.limits.turn_seconds); "
+        f"it waited for {waited_for}"
+    )
 
 
 @pytest.mark.parametrize("place", ["open", "reply", "score"])
@@ -381,6 +409,7 @@ async def play_simulated(engine: ScriptedEngine, *, seed: int) -> Trajectory:
         limits=Limits(turns=6, tokens=160, seconds=20),
         temperature=1.0,
         seed=seed,
+        clock=EngineClock(),
     )
 
 
@@ -445,5 +474,6 @@ async def test_environment_gets_its_episodes_randomness() -> None:
             limits=ENOUGH,
             temperature=1.0,
             seed=seed,
+            clock=EngineClock(),
         )
     assert [random.Random(seed).random() for seed in (1, 1, 2)] == drawn

@@ -6,7 +6,7 @@ import math
 import random
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -14,9 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.engines.scripted import ScriptedEngine, ScriptedLearner
-from trustee.errors import RunError
-from trustee.learner import FinishReport, FinishRequest
-from trustee.step import LearnConfig, StepReport, cut_groups, rate_at, rewards_of, take_step
+from trustee.errors import OutOfMemory, RunError
+from trustee.ladder import Ladder, Rung
+from trustee.learner import Checkpointing, FinishReport, FinishRequest, MicroReport, MicroRequest
+from trustee.loss import LossConfig
+from trustee.step import (
+    LearnConfig,
+    StepReport,
+    cut_groups,
+    probe,
+    rate_at,
+    rewards_of,
+    take_step,
+)
 from trustee.store import Store, read_lines
 from trustee.types import (
     Blame,
@@ -171,16 +181,29 @@ class Learner(ScriptedLearner):
 
 
 async def take(
-    folder: Path, learner: ScriptedLearner, *groups: Group, config: LearnConfig, version: int = 0
+    folder: Path,
+    learner: ScriptedLearner,
+    *groups: Group,
+    config: LearnConfig,
+    version: int = 0,
+    ladder: Ladder | None = None,
 ) -> StepReport:
     """Take step 3 of a run."""
     async with Store(folder) as store:
         return await take_step(
-            groups, learner, config, step=3, version=version, spent=0.0, store=store
+            groups,
+            learner,
+            config,
+            step=3,
+            version=version,
+            spent=0.0,
+            store=store,
+            ladder=ladder or Ladder(TOP, shortest=2),
         )
 
 
-CONFIG = LearnConfig(micro_tokens=10, warmup=0, scale="none")
+CONFIG = LearnConfig(warmup=0, scale="none")
+TOP = Rung(micro_tokens=10, checkpointing="off", context=100, parallel=4)
 
 
 async def test_shuffle_of_a_step_reaches_the_learner(tmp_path: Path) -> None:
@@ -284,6 +307,7 @@ def test_metrics_divide_sums_by_tokens() -> None:
         groups=4,
         mixed=1,
         samples=2,
+        too_long=0,
         norm=0.5,
         learning_rate=1e-5,
         tokens=10,
@@ -298,3 +322,83 @@ def test_metrics_divide_sums_by_tokens() -> None:
         metrics["entropy"],
         metrics["frac_reward_zero_std"],
     )
+
+
+class Card(ScriptedLearner):
+    """A learner on a card with room for so many ids, of which each mode needs its share."""
+
+    SHARE: ClassVar[dict[str, int]] = {"off": 4, "recompute": 2, "offload": 1}
+
+    def __init__(self, room: int, *, mode: Checkpointing = "off") -> None:
+        super().__init__(ScriptedEngine(lambda request: ""))
+        self._room = room
+        self._mode: Checkpointing = mode
+        self.gathered: list[str] = []
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        area = len(request.samples) * max(len(sample.ids) for sample in request.samples)
+        if self.SHARE[self._mode] * area > self._room:
+            self.gathered.clear()
+            raise OutOfMemory(f"{area} ids do not fit")
+        self.gathered += [sample.trajectory_id for sample in request.samples]
+        return await super().accumulate(request)
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        self._mode = mode
+        await super().adjust(mode)
+
+
+@pytest.mark.parametrize(
+    ("room", "rung", "kept"),
+    [
+        (1000, Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), 4),
+        (80, Rung(micro_tokens=20, checkpointing="off", context=10, parallel=4), 4),
+        (40, Rung(micro_tokens=10, checkpointing="off", context=10, parallel=4), 4),
+        (20, Rung(micro_tokens=10, checkpointing="recompute", context=10, parallel=4), 4),
+        (10, Rung(micro_tokens=10, checkpointing="offload", context=10, parallel=4), 4),
+        (7, Rung(micro_tokens=5, checkpointing="offload", context=7, parallel=4), 2),
+        (4, Rung(micro_tokens=5, checkpointing="offload", context=3, parallel=4), 0),
+    ],
+)
+async def test_each_rung_lets_the_step_end(
+    tmp_path: Path, room: int, rung: Rung, kept: int
+) -> None:
+    """A step that does not fit is begun anew with less, until it does; no sample counts twice."""
+    groups = (make_group(0, 1, -1, turns=2), make_group(1, 1, -1, turns=1))
+    ladder = Ladder(Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), shortest=2)
+    learner = Card(room)
+    report = await take(tmp_path, learner, *groups, config=CONFIG, ladder=ladder)
+    assert rung == ladder.rung
+    assert (kept, 4 - kept, bool(kept)) == (report.samples, report.too_long, report.moved)
+    names = ["0/0", "0/1", "1/0", "1/1"][4 - kept :]
+    assert names == sorted(learner.gathered)
+    assert (1 if kept else 0) == len(learner.finished)
+
+
+async def test_a_step_that_never_fits_stops_with_the_figures(tmp_path: Path) -> None:
+    """At the bottom of the ladder the run stops, and says what the allocator said."""
+    ladder = Ladder(TOP, shortest=10)
+    with pytest.raises(RunError, match=r"5 ids do not fit; trustee plan says what fits") as caught:
+        await take(tmp_path, Card(1), make_group(0, 1, -1), config=CONFIG, ladder=ladder)
+    assert "offload layer inputs" in str(caught.value)
+    assert "1 instead of 2 episodes at once" in str(caught.value)
+
+
+async def test_probe_takes_the_worst_micro_batch_and_drops_it() -> None:
+    """The probe fills the budget with the longest samples, moves nothing, and tells the length."""
+    learner = Card(1000)
+    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
+    assert 30 == await probe(learner, LossConfig(), ladder=ladder)
+    (request,) = learner.requests
+    assert [30, 30] == [len(sample.ids) for sample in request.samples]
+    assert [29, 29] == [sum(sample.mask) for sample in request.samples]
+    assert [False] == [finish.move for finish in learner.finished]
+
+
+async def test_probe_goes_down_the_ladder() -> None:
+    """A card that is too small is found out before the first step."""
+    learner = Card(20)
+    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
+    assert 16 == await probe(learner, LossConfig(), ladder=ladder)
+    assert ["recompute", "offload"] == learner.modes
+    assert (16, "offload") == (ladder.rung.context, ladder.rung.checkpointing)

@@ -30,6 +30,7 @@ from scripts import (
 )
 from trustee.checkpoint import find_checkpoints, open_checkpoint
 from trustee.curriculum import Curriculum
+from trustee.deadlines import EngineClock
 from trustee.engines.scripted import (
     Request,
     Script,
@@ -40,15 +41,18 @@ from trustee.engines.scripted import (
 from trustee.environment import Draft, Environment, Services, TaskSource, World
 from trustee.environments.simulated import Simulated
 from trustee.errors import RunError, SimulatorError
+from trustee.ladder import Ladder, Rung
 from trustee.launch import restore
 from trustee.learner import MicroReport, MicroRequest
 from trustee.rollout import Limits
+from trustee.run import RolloutConfig, Run
 from trustee.step import LearnConfig
 from trustee.store import EpisodeLine, Store, TaskLine, read_lines
-from trustee.train import RolloutConfig, Run, train
+from trustee.train import train
 from trustee.types import Adapter, Blame, Group, Message, Task
 from trustee.versions import Versions
 from trustee.watch import Watch, WatchConfig
+from trustee.watchdog import Watchdog, WatchdogConfig
 
 pytestmark = pytest.mark.anyio
 
@@ -161,6 +165,8 @@ class Setup:
         unwritable: Callable[[int], bool] = lambda number: False,
         learner_steps: int = 0,
         watch: WatchConfig | None = None,
+        watchdog: WatchdogConfig | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
@@ -171,16 +177,33 @@ class Setup:
         self.world = Counted(world or Dice(), bug_in=bug_in, unwritable=unwritable)
         self.source = self.world.source(seed=5)
         self.events: list[Event] = []
+        self.clock = EngineClock()
         self.run = Run(
             world=self.world,
             source=self.source,
-            engine=self.engine,
-            learner=self.learner,
+            core=Watchdog(
+                self.engine,
+                self.learner,
+                config=watchdog or WatchdogConfig(),
+                clock=self.clock,
+                folder=folder,
+            ),
+            clock=self.clock,
             renderer=scripted_renderer(),
             simulator=make_simulator(self.engine, tries=4),
             versions=self.versions,
             store=self.store,
             watch=Watch(watch or WatchConfig()),
+            ladder=ladder
+            or Ladder(
+                Rung(
+                    micro_tokens=16384,
+                    checkpointing="recompute",
+                    context=100_000,
+                    parallel=(max_lag + 1) * groups_per_step * group_size,
+                ),
+                shortest=512,
+            ),
             rollout=RolloutConfig(
                 group_size=group_size,
                 groups_per_step=groups_per_step,

@@ -19,6 +19,7 @@ GOOD = StepReport(
     groups=2,
     mixed=2,
     samples=4,
+    too_long=0,
     norm=1.0,
     learning_rate=1e-5,
     tokens=1000,

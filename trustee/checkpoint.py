@@ -39,6 +39,8 @@ class RunState(Record, frozen=True):
     source: dict[str, Any]
     watch: dict[str, Any]
     """State of the alarms."""
+    ladder: dict[str, Any]
+    """What was given up for want of memory."""
 
 
 async def write_checkpoint(

@@ -6,19 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trustee.config import Config
+from trustee.deadlines import EngineClock
 from trustee.engines.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of
-from trustee.launch import (
-    evaluation_world,
-    held_out_tasks,
-    make_simulator,
-    prepare_model,
-    show_share,
-    trainer_spec,
-)
+from trustee.launch import make_simulator, prepare_model, trainer_spec
+from trustee.outcome import evaluation_world, held_out_tasks, show_share
+from trustee.run import Event
 from trustee.store import Store
-from trustee.train import Event
 from trustee.types import Adapter, Record, Task, Trajectory
 
 
@@ -88,6 +83,7 @@ async def run_comparison(
                 adapter=voice,
                 limits=config.rollout.limits,
                 label=label,
+                clock=EngineClock(),
             )
             store.append(f"eval-{label}.jsonl", played[label])
         await engine.retire(trained)

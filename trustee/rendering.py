@@ -113,15 +113,13 @@ class Renderer:
         """
         rendered = _as_dicts(messages, calls=())
         schemas = [tool.schema for tool in tools]
-        guard = _unused((*_texts(rendered), *_texts(schemas)))
-        return self._encode_guarded(
-            self._tokenizer.apply(
-                self._guarded(rendered, guard=guard),
-                self._guarded(schemas, guard=guard),
-                add_generation_prompt=True,
-            ),
-            guard=guard,
-        )
+        given = "\n".join(_texts((rendered, schemas)))
+        guard = _unused(given)
+        if self._mark.search(given):
+            rendered = self._guarded(rendered, guard=guard)
+            schemas = self._guarded(schemas, guard=guard)
+        text = self._tokenizer.apply(rendered, schemas, add_generation_prompt=True)
+        return self._encode_guarded(text, guard=guard)
 
     def extend(
         self,
@@ -142,8 +140,11 @@ class Renderer:
             InputError: if the template refuses the replies.
         """
         rendered = _as_dicts(replies, calls=calls)
-        guard = _unused(tuple(_texts(rendered)))
-        tail = self._tail(self._guarded(rendered, guard=guard), seam=f"{guard}{guard}")
+        given = "\n".join(_texts(rendered))
+        guard = _unused(given)
+        if self._mark.search(given):
+            rendered = self._guarded(rendered, guard=guard)
+        tail = self._tail(rendered, seam=f"{guard}{guard}")
         if completion_ids and completion_ids[-1] in self.stop_ids:
             tail = tail.removeprefix(self._end_of_turn)
         return self._encode_guarded(tail, guard=guard)
@@ -474,13 +475,10 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _unused(texts: Sequence[str]) -> str:
-    """Make a text that occurs in none of `texts`, out of characters that no template touches."""
-    return next(
-        guard
-        for guard in (f"\ue000{i}\ue001" for i in itertools.count())
-        if not any(guard in text for text in texts)
-    )
+def _unused(given: str) -> str:
+    """Make a text that `given` does not hold, out of characters that no template touches."""
+    guards = (f"\ue000{i}\ue001" for i in itertools.count())
+    return next(guard for guard in guards if guard not in given)
 
 
 def _without_thoughts(text: str) -> str:

@@ -13,9 +13,10 @@ from typing import Annotated, Protocol
 import anyio
 from msgspec import Meta
 
+from trustee.deadlines import EngineClock
 from trustee.engine import Engine, Sampling
 from trustee.environment import Environment
-from trustee.errors import EpisodeError
+from trustee.errors import EngineError, EpisodeError
 from trustee.types import (
     Adapter,
     Blame,
@@ -43,8 +44,11 @@ class Limits(Record, frozen=True):
     """Policy messages."""
     tokens: Annotated[int, Meta(ge=1)] = 1024
     """Ids of one policy message."""
+    turn_seconds: Annotated[float, Meta(gt=0)] = 300
+    """Time of one turn, the world's answer included."""
     seconds: Annotated[float, Meta(gt=0)] = 900
-    """Wall time of an episode; one that runs out is void: slowness is not the policy's fault."""
+    """Time of an episode, training steps not counted; one that runs out is void: slowness is not
+    the policy's fault."""
 
 
 class Renderer(Protocol):
@@ -76,6 +80,8 @@ class Progress:
         self.turns: list[Turn] = []
         self.stop = Stop.FAILED
         self.score: Score | None = None
+        self.waits_for = "the world to open"
+        """For whoever asks why it takes so long."""
 
 
 async def play_episode(
@@ -89,8 +95,10 @@ async def play_episode(
     limits: Limits,
     temperature: float,
     seed: int,
+    clock: EngineClock,
+    context: int | None = None,
 ) -> Trajectory:
-    """Play one attempt at a task and score it.
+    """Play one attempt at a task and score it; `context` is the engine's where none is given.
 
     Raises:
         Exception: any bug of an environment or of this program; only `EpisodeError` and the
@@ -100,7 +108,7 @@ async def play_episode(
     progress = Progress()
     failure: Failure | None = None
     try:
-        with anyio.move_on_after(limits.seconds) as deadline:
+        with clock.limit(limits.seconds) as deadline:
             await _play(
                 environment,
                 progress,
@@ -111,10 +119,15 @@ async def play_episode(
                 limits=limits,
                 temperature=temperature,
                 seed=seed,
+                clock=clock,
+                context=context or engine.context,
             )
         # A TimeoutError of the environment's own is a bug; only the deadline is nobody's fault.
         if deadline.cancelled_caught:
-            message = f"not finished in {limits.seconds:g} s (rollout.limits.seconds)"
+            message = (
+                f"not finished in {limits.seconds:g} s (rollout.limits.seconds); "
+                f"it waited for {progress.waits_for}"
+            )
             failure = Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
     except EpisodeError as error:
         failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
@@ -144,6 +157,8 @@ async def _play(
     limits: Limits,
     temperature: float,
     seed: int,
+    clock: EngineClock,
+    context: int,
 ) -> None:
     opening = await environment.open()
     rendered = renderer.open(opening.messages, opening.tools)
@@ -151,35 +166,43 @@ async def _play(
     while True:
         index = len(progress.turns)
         length += len(rendered)
-        room = engine.context - length
+        room = context - length
         if room <= 0 or index == limits.turns:
             progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
             break
-        completion = await engine.generate(
-            _prompt(progress.turns, rendered),
-            Sampling(
-                max_tokens=min(limits.tokens, room),
-                temperature=temperature,
-                seed=(seed + index) % (1 << 31),
-                priority=1,
-            ),
-            adapter=adapter,
-            request_id=f"{trajectory_id}/{index}",
-        )
-        length += len(completion.ids)
-        message = renderer.parse(
-            completion.ids, call_prefix=f"{trajectory_id}/{index}/", tools=opening.tools
-        )
-        if completion.stop == "length":
-            progress.turns.append(_turn(rendered, completion, message, ()))
-            progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
-            break
-        reply = await environment.reply(message)
+        request = f"{trajectory_id}/{index}"
+        with clock.limit(limits.turn_seconds) as deadline:
+            progress.waits_for = f"the policy's answer, request {request}"
+            completion = await engine.generate(
+                _prompt(progress.turns, rendered),
+                Sampling(
+                    max_tokens=min(limits.tokens, room),
+                    temperature=temperature,
+                    seed=(seed + index) % (1 << 31),
+                    priority=1,
+                ),
+                adapter=adapter,
+                request_id=request,
+            )
+            length += len(completion.ids)
+            message = renderer.parse(completion.ids, call_prefix=f"{request}/", tools=opening.tools)
+            if completion.stop == "length":
+                progress.turns.append(_turn(rendered, completion, message, ()))
+                progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+                break
+            progress.waits_for = f"the world's reply to turn {index}"
+            reply = await environment.reply(message)
+        if deadline.cancelled_caught:
+            raise EngineError(
+                f"turn {index} took more than {limits.turn_seconds:g} s "
+                f"(rollout.limits.turn_seconds); it waited for {progress.waits_for}"
+            )
         progress.turns.append(_turn(rendered, completion, message, reply.messages))
         if reply.done:
             progress.stop = Stop.DONE
             break
         rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
+    progress.waits_for = "the score"
     progress.score = await environment.score(progress.turns, progress.stop)
 
 

@@ -16,7 +16,9 @@ from msgspec import Meta
 
 from trustee.advantage import Scale, advantages, is_constant
 from trustee.batch import cut, pack
-from trustee.learner import FinishRequest, Learner, MicroReport, MicroRequest
+from trustee.errors import OutOfMemory
+from trustee.ladder import Ladder
+from trustee.learner import Checkpointing, FinishRequest, Learner, MicroReport, MicroRequest
 from trustee.loss import LossConfig, normaliser_of
 from trustee.store import Store
 from trustee.types import Group, Record, Sample
@@ -48,8 +50,10 @@ class LearnConfig(Record, frozen=True):
     loss: LossConfig = LossConfig()
     micro_tokens: Annotated[int, Meta(ge=1)] = 16384
     """Padded ids of one forward pass."""
-    checkpointing: bool = True
-    """Recompute layer activations in the backward pass."""
+    checkpointing: Checkpointing = "recompute"
+    """What is kept of a layer for the backward pass."""
+    mlp_tile: Annotated[int, Meta(ge=0)] = 0
+    """Positions of one tile of a layer's MLP, which bounds its memory; 0 takes all at once."""
     head_chunk: Annotated[int, Meta(ge=1)] = 1024
     """Positions of one chunk of the logprob head."""
 
@@ -64,6 +68,8 @@ class StepReport(Record, frozen=True):
     mixed: int
     """Groups whose rewards differ."""
     samples: int
+    too_long: int
+    """Samples left out, for the ladder has come down below their length."""
     norm: float
     learning_rate: float
     loss: float = 0.0
@@ -91,6 +97,7 @@ class StepReport(Record, frozen=True):
             "moved": self.moved,
             "frac_reward_zero_std": 1 - self.mixed / max(1, self.groups),
             "samples": self.samples,
+            "too_long": self.too_long,
             "trained_tokens": self.tokens,
             "loss": self.loss,
             "grad_norm": self.norm,
@@ -147,6 +154,71 @@ def is_finite(report: MicroReport) -> bool:
     return all(map(math.isfinite, (report.loss, report.gap_abs_sum, report.entropy_sum)))
 
 
+async def gather(
+    samples: Sequence[Sample],
+    learner: Learner,
+    loss: LossConfig,
+    *,
+    version: int,
+    ladder: Ladder,
+) -> tuple[list[MicroReport], list[MicroReport]] | None:
+    """Gather the gradients of all samples; None where they did not fit and less was allowed.
+
+    Gives the reports of what `version` itself sampled, and those of the rest.
+    """
+    normaliser = normaliser_of([sum(sample.mask) for sample in samples], loss)
+    reports: tuple[list[MicroReport], list[MicroReport]] = ([], [])
+    for own, into in zip((True, False), reports, strict=True):
+        chosen = [sample for sample in samples if (sample.version == version) is own]
+        for micro in pack(chosen, token_budget=ladder.rung.micro_tokens):
+            request = MicroRequest(samples=micro, loss=loss, normaliser=normaliser)
+            try:
+                into.append(await learner.accumulate(request))
+            except OutOfMemory as error:
+                longest = max(len(sample.ids) for sample in micro)
+                await give_up(error, learner, ladder, longest=longest)
+                return None
+    return reports
+
+
+async def give_up(error: OutOfMemory, learner: Learner, ladder: Ladder, *, longest: int) -> None:
+    """Go one rung down the ladder."""
+    before = ladder.rung.checkpointing
+    change = ladder.descend(error, longest=longest)
+    log.warning("out_of_memory", change=change, longest=longest, error=str(error))
+    if ladder.rung.checkpointing != before:
+        await learner.adjust(ladder.rung.checkpointing)
+
+
+async def probe(learner: Learner, loss: LossConfig, *, ladder: Ladder) -> int:
+    """Train on the largest micro-batch that a step may hold, and drop what it learnt.
+
+    A card that is too small says so now and not after hours. Gives the length of its samples.
+
+    Raises:
+        RunError: if nothing is left to give up.
+    """
+    while True:
+        length = ladder.rung.context
+        rows = max(1, ladder.rung.micro_tokens // length)
+        sample = Sample(
+            ids=(0,) * length,
+            mask=(False, *(True,) * (length - 1)),
+            logprobs=(0.0,) * length,
+            advantage=1.0,
+            version=0,
+            trajectory_id="probe",
+        )
+        request = MicroRequest(samples=(sample,) * rows, loss=loss, normaliser=float(rows * length))
+        try:
+            await learner.accumulate(request)
+        except OutOfMemory as error:
+            await give_up(error, learner, ladder, longest=length)
+            continue
+        await learner.finish(FinishRequest(learning_rate=0.0, max_norm=1.0, move=False))
+        return length
+
+
 async def take_step(
     groups: Sequence[Group],
     learner: Learner,
@@ -156,27 +228,28 @@ async def take_step(
     version: int,
     spent: float,
     store: Store,
+    ladder: Ladder,
 ) -> StepReport:
     """Train on the groups of one step; `version` is the one that is trained.
 
-    A step in which anything is not finite is stored as `skipped-*.jsonl` and moves nothing.
+    A step in which anything is not finite is stored as `skipped-*.jsonl` and moves nothing. One
+    that does not fit into memory is begun anew, one rung down the ladder.
+
+    Raises:
+        RunError: if nothing is left to give up.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
     samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=shuffle), scale=config.scale)
     rate = rate_at(config, step=step, spent=spent)
-    normaliser = normaliser_of([sum(sample.mask) for sample in samples], config.loss)
-    reports: list[MicroReport] = []
-    fresh: list[MicroReport] = []
-    for own in (True, False):
-        chosen = [sample for sample in samples if (sample.version == version) is own]
-        for micro in pack(chosen, token_budget=config.micro_tokens):
-            request = MicroRequest(samples=micro, loss=config.loss, normaliser=normaliser)
-            reports.append(await learner.accumulate(request))
-            if own:
-                fresh.append(reports[-1])
+    gathered = None
+    while gathered is None:
+        kept = [sample for sample in samples if len(sample.ids) <= ladder.rung.context]
+        gathered = await gather(kept, learner, config.loss, version=version, ladder=ladder)
+    fresh, older = gathered
+    reports = fresh + older
     finite = all(map(is_finite, reports))
     norm, moved = 0.0, False
-    if samples:
+    if kept:
         finished = await learner.finish(
             FinishRequest(learning_rate=rate, max_norm=config.max_norm, move=finite)
         )
@@ -190,7 +263,8 @@ async def take_step(
         finite=finite,
         groups=len(groups),
         mixed=mixed,
-        samples=len(samples),
+        samples=len(kept),
+        too_long=len(samples) - len(kept),
         norm=norm,
         learning_rate=rate,
         loss=sum(report.loss for report in reports),

@@ -19,7 +19,7 @@ import anyio.lowlevel
 
 from trustee.engine import Sampling
 from trustee.errors import ContextError, EngineError
-from trustee.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
+from trustee.learner import Checkpointing, FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.parsing import CallFormat
 from trustee.rendering import Renderer
 from trustee.types import Adapter, Completion, Record
@@ -187,6 +187,7 @@ class ScriptedLearner:
         self.requests: list[MicroRequest] = []
         self.finished: list[FinishRequest] = []
         self.adopted: list[Adapter] = []
+        self.modes: list[Checkpointing] = []
         self.report = MicroReport(
             loss=0.0,
             tokens=1,
@@ -226,3 +227,7 @@ class ScriptedLearner:
     async def adopt(self, adapter: Adapter) -> None:
         """Keep what was rolled back to."""
         self.adopted.append(adapter)
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Keep the mode."""
+        self.modes.append(mode)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +23,25 @@ import structlog
 from msgspec import Meta
 
 from trustee.engine import Sampling
-from trustee.errors import ContextError, EngineError, RunError
-from trustee.learner import FinishReport, FinishRequest, MicroReport, MicroRequest, TrainerSpec
+from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory
+from trustee.learner import (
+    Checkpointing,
+    FinishReport,
+    FinishRequest,
+    MemoryReport,
+    MicroReport,
+    MicroRequest,
+    TrainerSpec,
+)
+from trustee.timeline import RequestTiming
 from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
 
 CLOSING_SECONDS = 5.0
+
+EXTENSION = "trustee.worker.trainer.TrainerExtension"
+"""What vLLM's worker gains."""
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers with a LoRA: all linear ones, but neither embedding nor head."""
@@ -84,10 +99,20 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
 class VllmEngine:
     """Engine and learner over one copy of the weights."""
 
-    def __init__(self, config: VllmConfig, trainer: TrainerSpec) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        trainer: TrainerSpec,
+        *,
+        observer: Callable[[RequestTiming], None] | None = None,
+    ) -> None:
         self._config = config
         self._trainer = trainer
+        self._observer = observer
+        """Told of every finished request; with none vLLM keeps no times."""
         self._llm: Any = None
+        self._process = 0
+        """Id of the engine's process."""
         self._known: set[int] = set()
         """Published and not retired: a request for any other version would end vLLM's core."""
 
@@ -142,8 +167,8 @@ class VllmEngine:
                 scheduling_policy="priority",
                 seed=self._trainer.seed,
                 structured_outputs_config={"backend": "xgrammar"},
-                worker_extension_cls="trustee.worker.trainer.TrainerExtension",
-                disable_log_stats=True,
+                worker_extension_cls=EXTENSION,
+                disable_log_stats=self._observer is None,
                 trust_remote_code=False,
                 skip_tokenizer_init=False,
             )
@@ -153,6 +178,7 @@ class VllmEngine:
         except BaseException:
             self._llm.shutdown()
             raise
+        self._process = built["process"]
         log.info("engine_ready", **built)
         return self
 
@@ -172,15 +198,15 @@ class VllmEngine:
         """Call a method of the trainer in the engine's process.
 
         Raises:
-            RunError: if the engine is gone.
+            EngineDied: if the engine is gone.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             (answer,) = await self._llm.collective_rpc(method, args=args)
         except EngineDeadError as error:
-            raise RunError(
-                f"the engine died during {method}; its log is in the run folder"
+            raise EngineDied(
+                f"the engine died during {method}; its last words are in engine.log"
             ) from error
         return answer
 
@@ -212,6 +238,7 @@ class VllmEngine:
         if adapter is not None:
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
         final = None
+        arrived = time.monotonic() if self._observer is not None else 0.0
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
@@ -222,13 +249,17 @@ class VllmEngine:
             ):
                 final = output
         except EngineDeadError as error:
-            raise RunError("the engine died; its log is in the run folder") from error
+            raise EngineDied("the engine died; its last words are in engine.log") from error
         except (EngineGenerateError, ValueError) as error:
             raise EngineError(f"request {request_id} failed: {error}") from error
         assert final is not None, "a final-only request ends with one output"
         (choice,) = final.outputs
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
+        if self._observer is not None:
+            self._observer(
+                read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
+            )
         return Completion(
             ids=tuple(choice.token_ids),
             logprobs=tuple(
@@ -264,7 +295,10 @@ class VllmEngine:
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients."""
         answer = await self.call("trustee_micro", msgspec.msgpack.encode(request))
-        return msgspec.msgpack.decode(answer, type=MicroReport)
+        report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
+        if isinstance(report, MemoryReport):
+            raise OutOfMemory(describe_memory(report))
+        return report
 
     async def finish(self, request: FinishRequest) -> FinishReport:
         """Move the adapter, unless something was not finite."""
@@ -283,6 +317,16 @@ class VllmEngine:
         """Take an earlier version's weights and forget the optimiser's momentum."""
         await self.call("trustee_adopt", str(adapter.path))
 
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Choose what the trainer keeps of a layer."""
+        await self.call("trustee_adjust", mode)
+
+    def dump_stacks(self) -> None:
+        """Have the engine's process write its stacks to its error stream."""
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGUSR1)
+
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Give the trainer's logprobs of a sample's sampled ids."""
         encoded = msgspec.msgpack.encode(sample)
@@ -299,3 +343,34 @@ class VllmEngine:
     async def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes."""
         await self._llm.reset_prefix_cache()
+
+
+def read_timing(
+    output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
+) -> RequestTiming:
+    """Read what vLLM measured of a finished request; its child counts `time.monotonic` too."""
+    measured = output.metrics
+    return RequestTiming(
+        request_id=request_id,
+        version=0 if adapter is None else adapter.version,
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        completion_tokens=len(output.outputs[0].token_ids),
+        arrived=arrived,
+        queued=measured.queued_ts,
+        queue_s=measured.scheduled_ts - measured.queued_ts,
+        prefill_s=measured.first_token_ts - measured.scheduled_ts,
+        decode_s=measured.last_token_ts - measured.first_token_ts,
+        finished=time.monotonic(),
+        preemptions=measured.num_preemptions,
+    )
+
+
+def describe_memory(report: MemoryReport) -> str:
+    """Say in figures why a micro-batch did not fit."""
+    gib = 1 << 30
+    return (
+        f"{report.asked.rstrip('.')}; torch held {report.allocated / gib:.2f} GiB in tensors and "
+        f"{report.reserved / gib:.2f} GiB in all, {report.free / gib:.2f} of "
+        f"{report.total / gib:.2f} GiB were free"
+    )

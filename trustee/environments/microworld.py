@@ -16,10 +16,11 @@ import msgspec
 from trustee.arguments import check_arguments
 from trustee.curriculum import Curriculum, Persona
 from trustee.environment import Draft, Opening, Reply, Services
+from trustee.environments.simulated import Hidden
 from trustee.facts import Executed, fact_lines, gather_facts
 from trustee.roles import Criterion
 from trustee.tiny.lessons import judge_truly, opening_messages, plan_task, sample_tools
-from trustee.tiny.world import Goal, MicroWorld, ScriptedUser
+from trustee.tiny.world import Goal, MicroWorld, ScriptedUser, write_intent
 from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Turn
 
 
@@ -49,6 +50,17 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
     def environment(self, task: Task, services: Services) -> MicroworldEnvironment:
         """Make the environment of one episode."""
         return MicroworldEnvironment(task)
+
+    def as_simulated(self, task: Task) -> Task:
+        """Give a task as the simulated world would hold it: what its judge is told of a wish."""
+        hidden = msgspec.convert(task.hidden, HiddenGoals)
+        told = Hidden(
+            intent=write_intent(hidden.goals),
+            persona=hidden.persona,
+            expected_calls=tuple(goal.call for goal in hidden.goals),
+            criteria=(Criterion.FULFILLED,),
+        )
+        return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))
 
 
 class MicroworldSource:

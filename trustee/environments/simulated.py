@@ -282,6 +282,23 @@ class SimulatedEnvironment:
         self._executed.append(Executed(call=call, result=text, ok=not result.get("error")))
         return result
 
+    def recall(self, turns: Sequence[Turn]) -> None:
+        """Take over what was called and answered in an episode that was played elsewhere."""
+        for turn in turns:
+            self._messages += (turn.message, *turn.replies)
+            results = {reply.call_id: reply.content for reply in turn.replies}
+            # A message that was cut off at a limit has calls that nobody answered: they never ran.
+            for call in turn.message.calls:
+                if call.id not in results:
+                    continue
+                if isinstance(call, BadCall) or call.name not in self._tools:
+                    self._malformed += 1
+                    continue
+                result = results[call.id]
+                self._executed.append(
+                    Executed(call=call, result=result, ok=not tells_error(result))
+                )
+
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Judge by facts where they settle a criterion, else by the judge."""
         facts = gather_facts(
@@ -332,6 +349,30 @@ class SimulatedEnvironment:
 
     async def aclose(self) -> None:
         """Hold nothing."""
+
+
+async def judge_episode(
+    task: Task, turns: Sequence[Turn], stop: Stop, services: Services, *, prompt_set: str
+) -> Score:
+    """Judge an episode from its record alone, as its environment would at its end.
+
+    No role but the judge is asked. The task is of the simulated world, wherever it was played.
+
+    Raises:
+        SimulatorError: if the judge gave no usable answer within its tries.
+    """
+    environment = SimulatedEnvironment(task, services, prompt_set=prompt_set)
+    environment.recall(turns)
+    return await environment.score(turns, stop)
+
+
+def tells_error(content: str) -> bool:
+    """Say whether a tool's message is an object with an error."""
+    try:
+        result = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(result, dict) and bool(result.get("error"))
 
 
 def check_effect(tool: Tool, answer: ToolAnswer) -> str | None:

@@ -1,6 +1,7 @@
 """What runs inside the engine's process: shared weights, and the trainer over them."""
 
 import ctypes
+import faulthandler
 import multiprocessing
 import signal
 import sys
@@ -23,3 +24,5 @@ def follow_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # For the watchdog, which asks where this process hangs.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)

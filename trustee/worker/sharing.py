@@ -1,31 +1,43 @@
 """The engine's side of sharing: weights that a trainer may read, and adapters in memory.
 
-The only file in the engine's process that touches vLLM. vLLM's own linear methods repack weights
-(on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face module
-can use them too, so that there is one copy of the base. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
+With `cpu_lora.py` all that touches vLLM in the engine's process. vLLM's own linear methods repack
+weights (on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face
+module can use them too, so that there is one copy of the base, and where a cache of it can take
+them from. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import bitsandbytes.functional as bnb
 import torch
 from torch.nn import Parameter
+from vllm.config import get_current_vllm_config
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
+from trustee.worker.base_cache import LOADER, read_tensors
+from trustee.worker.cpu_lora import mend_cpu_lora as mend_cpu_lora
+
 NF4_BLOCK = 64
 """Weights per scale; the QLoRA paper's choice."""
+NESTED_BLOCK = 256
+"""Scales per scale of scales; bitsandbytes knows no other."""
+PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
+"""The tensors of a quantised shard, as a cache names them."""
 
 
 def _apply_nf4(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
@@ -100,17 +112,10 @@ class NF4Linear(LinearMethodBase):
             )
             for shard in layer.weight.data.split(layer.logical_widths, 0)
         ]
-        buffer = torch.cat([packed.view(-1, 1) for packed, _ in quantised])
-        shards, at = [], 0
-        for packed, state in quantised:
-            shards.append((buffer[at : at + packed.numel()], state))
-            at += packed.numel()
+        del layer.weight
+        _join_shards(layer, quantised)
         if current_platform.is_cuda():
             torch.cuda.synchronize()
-        del layer.weight
-        weight = Parameter(buffer, requires_grad=False)
-        weight.nf4_shards = shards  # type: ignore[attr-defined]
-        layer.register_parameter("weight", weight)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply through one custom op, opaque to torch.compile."""
@@ -118,6 +123,99 @@ class NF4Linear(LinearMethodBase):
         out = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
         torch.ops.vllm.trustee_nf4(x, layer.weight, out)
         return out if bias is None else out + bias
+
+
+def _join_shards(layer: Any, quantised: list[tuple[torch.Tensor, bnb.QuantState]]) -> None:
+    """Make one weight of a layer's quantised parts."""
+    buffer = torch.cat([packed.view(-1, 1) for packed, _ in quantised])
+    shards, at = [], 0
+    for packed, state in quantised:
+        shards.append((buffer[at : at + packed.numel()], state))
+        at += packed.numel()
+    weight = Parameter(buffer, requires_grad=False)
+    weight.nf4_shards = shards  # type: ignore[attr-defined]
+    layer.register_parameter("weight", weight)
+
+
+class StoredNF4Linear(NF4Linear):
+    """Takes the bytes and statistics that an earlier start has quantised."""
+
+    uses_meta_device = False
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra: Any,
+    ) -> None:
+        """Name what will come; each shard brings buffers of its own."""
+        layer.logical_widths = list(output_partition_sizes)
+        self.dtype = params_dtype
+        self.width = input_size_per_partition
+        self.shards: list[dict[str, torch.Tensor]] = [{} for _ in output_partition_sizes]
+        for name in PARTS:
+            dtype = torch.uint8 if name in ("weight", "absmax") else torch.float32
+            empty = Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
+            empty.weight_loader = partial(self.take_part, name)  # type: ignore[attr-defined]
+            layer.register_parameter(name, empty)
+
+    def take_part(
+        self, name: str, empty: Parameter, loaded: torch.Tensor, shard: str | int | None = None
+    ) -> None:
+        """Copy a part to the layer's device; vLLM calls shards q, k, v or by number."""
+        index = "qkv".index(shard) if isinstance(shard, str) else shard or 0
+        self.shards[index][name] = loaded.to(empty.device, copy=True)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Put the shards together as if they were quantised just now."""
+        if hasattr(layer.weight, "nf4_shards"):
+            return
+        quantised = []
+        for height, parts in zip(layer.logical_widths, self.shards, strict=True):
+            nested = bnb.QuantState(
+                absmax=parts["nested_absmax"],
+                code=parts["nested_quant_map"],
+                blocksize=NESTED_BLOCK,
+                dtype=torch.float32,
+            )
+            state = bnb.QuantState(
+                absmax=parts["absmax"],
+                shape=torch.Size((height, self.width)),
+                code=parts["quant_map"],
+                blocksize=NF4_BLOCK,
+                quant_type="nf4",
+                dtype=self.dtype,
+                offset=parts["nested_offset"],
+                state2=nested,
+            )
+            quantised.append((parts["weight"], state))
+        self.shards = []
+        for name in PARTS:
+            delattr(layer, name)
+        _join_shards(layer, quantised)
+
+
+def _choose_nf4() -> LinearMethodBase:
+    """Quantise, or take what is quantised, as vLLM was told to load."""
+    stored = get_current_vllm_config().load_config.load_format == LOADER
+    return StoredNF4Linear() if stored else NF4Linear()
+
+
+@register_model_loader(LOADER)
+class BaseCacheLoader(BaseModelLoader):
+    """Reads a quantised base from its cache; config and tokenizer stay with the model."""
+
+    def download_model(self, model_config: Any) -> None:
+        """Fetch nothing: the cache is a folder."""
+
+    def load_weights(self, model: Any, model_config: Any) -> None:
+        """Hand each tensor to the layer that it belongs to."""
+        extra: Any = self.load_config.model_loader_extra_config
+        model.load_weights(read_tensors(Path(extra["folder"])))
 
 
 class PlainLinear(LinearMethodBase):
@@ -187,7 +285,7 @@ class _SharedConfig(QuantizationConfig):
 class NF4Config(_SharedConfig):
     """NF4 weights with nested scales."""
 
-    method = NF4Linear
+    method = staticmethod(_choose_nf4)
 
     def get_name(self) -> str:
         """Give the name."""
@@ -220,6 +318,35 @@ def bias_shards_of(layer: Any) -> list[torch.Tensor | None]:
     if bias is None:
         return [None] * len(layer.logical_widths)
     return list(bias.data.split(layer.logical_widths, 0))
+
+
+def _parts_of(packed: torch.Tensor, state: bnb.QuantState) -> tuple[torch.Tensor, ...]:
+    nested = state.state2
+    return packed, state.absmax, state.code, nested.absmax, nested.code, state.offset
+
+
+def tensors_of_base(worker: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Give the base by the names of its checkpoint, quantised shards by their parts.
+
+    What is given is the engine's own storage.
+    """
+    model = worker.model_runner.model
+    for path, layer in model.named_modules():
+        block, _, name = path.removesuffix(".base_layer").rpartition(".")
+        if name == "lm_head" and model.config.tie_word_embeddings:
+            continue
+        names = model.packed_modules_mapping.get(name, [name])
+        for kind, parameter in layer.named_parameters(recurse=False):
+            if not hasattr(layer, "logical_widths"):
+                yield f"{block}.{name}.{kind}", parameter[: getattr(layer, "org_vocab_size", None)]
+                continue
+            pieces = shards_of(layer) if kind == "weight" else bias_shards_of(layer)
+            for whole, piece in zip((f"{block}.{one}" for one in names), pieces, strict=True):
+                if isinstance(piece, tuple):
+                    stored = zip(PARTS, _parts_of(*piece), strict=True)
+                    yield from ((f"{whole}.{part}", tensor) for part, tensor in stored)
+                else:
+                    yield f"{whole}.{kind}", piece
 
 
 def install_adapter(
@@ -260,54 +387,3 @@ def remove_adapter(worker: Any, version: int) -> bool:
 def held_adapters(worker: Any) -> list[int]:
     """Give the ids of the adapters that the engine holds."""
     return sorted(worker.model_runner.lora_manager._adapter_manager.list_adapters())
-
-
-@cache
-def mend_cpu_lora() -> None:
-    """Replace vLLM's CPU LoRA product by one matrix product per adapter, once a process.
-
-    The stock one copies the whole adapter once per token, three times slower for the tiny model,
-    and in 0.32 applies the last slot to rows of the base when both are in one batch.
-    """
-    if not current_platform.is_cpu():
-        return
-    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
-
-    stock_update = PunicaWrapperCPU.update_metadata
-
-    def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:
-        stock_update(self, *args, **kwargs)
-        index = self.token_lora_indices
-        slots = index.unique().tolist()
-        self.trustee_rows = [
-            (slot, None if len(slots) == 1 else (index == slot).nonzero()[:, 0])
-            for slot in slots
-            if slot >= 0
-        ]
-
-    def add_lora_linear(
-        self: Any,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        lora_a_stacked: tuple[torch.Tensor, ...],
-        lora_b_stacked: tuple[torch.Tensor, ...],
-        scale: float,
-        output_slices: tuple[int, ...],
-        **unused: Any,
-    ) -> None:
-        into, rows_in = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        for slot, rows in self.trustee_rows:
-            taken = rows_in if rows is None else rows_in[rows]
-            at = 0
-            for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                low = taken @ a[slot].view(-1, a.shape[-1]).t()
-                high = (low @ b[slot].view(-1, b.shape[-1]).t()).mul_(scale)
-                target = into[:, at : at + width]
-                if rows is None:
-                    target += high
-                else:
-                    target.index_add_(0, rows, high.to(target.dtype))
-                at += width
-
-    PunicaWrapperCPU.update_metadata = update_metadata
-    PunicaWrapperCPU.add_lora_linear = add_lora_linear

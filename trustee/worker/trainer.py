@@ -7,8 +7,10 @@ micro-batch, `finish`.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from safetensors.torch import load_file, save_file
 
 from trustee.batch import Batch, collate
 from trustee.learner import (
+    Checkpointing,
     FinishReport,
     FinishRequest,
+    MemoryReport,
     MicroReport,
     MicroRequest,
     TrainerSpec,
@@ -29,12 +33,14 @@ from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
 from trustee.worker import follow_parent
 from trustee.worker.adoption import adopt_model
+from trustee.worker.checkpointing import set_checkpointing
 from trustee.worker.sharing import (
     held_adapters,
     install_adapter,
     mend_cpu_lora,
     remove_adapter,
 )
+from trustee.worker.tiling import tile_mlp
 
 Tensors = dict[str, torch.Tensor]
 
@@ -52,17 +58,19 @@ class TrainerExtension:
         torch.manual_seed(spec.seed)
         self.trustee_spec = spec
         self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
-        if spec.checkpointing:
-            self.trustee_model.base_model.model.gradient_checkpointing_enable(
-                {"use_reentrant": False}
-            )
-            self.trustee_model.enable_input_require_grads()
+        self.trustee_adjust(spec.checkpointing)
+        tile_mlp(self.trustee_model, spec.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
         self.trustee_opt = make_optimizer(spec, self.trustee_params)
         return {
             "trainable": sum(p.numel() for p in self.trustee_params),
             "device": str(self.device),
+            "process": os.getpid(),
         }
+
+    def trustee_adjust(self, mode: Checkpointing) -> None:
+        """Choose what is kept of a layer for the backward pass."""
+        set_checkpointing(self.trustee_model, mode=mode)
 
     def trustee_forward(self, batch: Batch) -> TokenLogprobs:
         """Give logprobs and entropies [N] of a batch's sampled ids, row by row.
@@ -83,8 +91,30 @@ class TrainerExtension:
             )
 
     def trustee_micro(self, request: bytes) -> bytes:
-        """Add one micro-batch's gradients; give the sums and counts of its loss."""
+        """Add one micro-batch's gradients; where it does not fit, drop all and say so."""
         micro = msgspec.msgpack.decode(request, type=MicroRequest)
+        try:
+            return msgspec.msgpack.encode(self.trustee_accumulate(micro))
+        except torch.OutOfMemoryError as error:
+            asked = str(error).partition("\n")[0][:500]
+        # Outside the handler, whose traceback keeps the tensors of the failed pass alive.
+        return msgspec.msgpack.encode(self.trustee_forget(asked))
+
+    def trustee_forget(self, asked: str) -> MemoryReport:
+        """Drop the gradients of a step and give back what the allocator keeps."""
+        self.trustee_opt.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type != "cuda":
+            return MemoryReport(asked=asked, allocated=0, reserved=0, free=0, total=0)
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        free, total = torch.cuda.mem_get_info()
+        torch.cuda.empty_cache()
+        return MemoryReport(
+            asked=asked, allocated=allocated, reserved=reserved, free=free, total=total
+        )
+
+    def trustee_accumulate(self, micro: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients; give the sums and counts of its loss."""
         batch = collate(micro.samples)
         mask_BL = batch.mask_BL.to(self.device)
 
@@ -107,18 +137,16 @@ class TrainerExtension:
             reference_logprobs=reference_BL,
         )
         sums.loss.backward()
-        return msgspec.msgpack.encode(
-            MicroReport(
-                loss=sums.loss.item(),
-                tokens=sums.tokens,
-                clipped=sums.clipped_low + sums.clipped_high + sums.clipped_dual,
-                gap_abs_sum=sums.gap_abs_sum,
-                gap_abs_max=sums.gap_abs_max,
-                gap_kl_sum=sums.gap_kl_sum,
-                kl_sum=sums.kl_sum,
-                ratio_max=sums.ratio_max,
-                entropy_sum=tokens.entropy.sum().item(),
-            )
+        return MicroReport(
+            loss=sums.loss.item(),
+            tokens=sums.tokens,
+            clipped=sums.clipped_low + sums.clipped_high + sums.clipped_dual,
+            gap_abs_sum=sums.gap_abs_sum,
+            gap_abs_max=sums.gap_abs_max,
+            gap_kl_sum=sums.gap_kl_sum,
+            kl_sum=sums.kl_sum,
+            ratio_max=sums.ratio_max,
+            entropy_sum=tokens.entropy.sum().item(),
         )
 
     def trustee_finish(self, request: bytes) -> bytes:

@@ -1,0 +1,340 @@
+"""What a policy turn costs the main process, from one episode at a time to a thousand at once.
+
+    python bench/overhead.py [--json] [--profile]
+
+The loop's own `feed`, `play` and `record`, the real renderer, prompts, checks and files; only the
+engine is replaced, by scripts that answer after a while, as an engine does. The scripts' own time
+is measured and taken off: what is left is this program's, and must not grow with the episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import json
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from tokenizers import Tokenizer
+
+from trustee.config import Config, read_config
+from trustee.engine import Sampling
+from trustee.engines.scripted import Request
+from trustee.errors import ContextError
+from trustee.launch import make_run, prepare_model
+from trustee.run import Event, Run
+from trustee.store import Store
+from trustee.train import Finished, Numbered, feed, play, record
+from trustee.types import Adapter, Completion, Group
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "tiny.toml"
+GROUP = 8
+ANSWERS = 500
+"""Answers that the engine gives in a second, whatever the number under way: it is the bottleneck."""
+LEVELS = (1, 16, 64, 256, 1024)
+HARD = ("env.curriculum.start=100", "env.curriculum.soft=0.0")
+"""The longest episodes that the built-in world has: about five turns, two user queries."""
+COMPONENTS = (
+    ("render: open", "rendering.py", "open"),
+    ("render: extend", "rendering.py", "extend"),
+    ("parse", "rendering.py", "parse"),
+    ("decode answers", "rendering.py", "decode"),
+    ("fill prompts", "prompts.py", "fill_prompt"),
+    ("transcript", "roles.py", "transcript_lines"),
+    ("check arguments", "arguments.py", "check_arguments"),
+    ("check user", "roles.py", "check_user"),
+    ("check task", "roles.py", "check_task"),
+    ("writer's grammar", "roles.py", "writer_schema"),
+    ("judge's grammar", "roles.py", "judge_schema"),
+    ("facts", "facts.py", "gather_facts"),
+    ("whole prompt", "rollout.py", "_prompt"),
+    ("store", "store.py", "append"),
+    ("script, taken off", "overhead.py", "speak"),
+)
+"""What a profile adds up: a label, and the function whose time with all it calls is counted."""
+
+
+class Speaker:
+    """An engine that speaks a real model's ids and says what a script says, after a while."""
+
+    def __init__(
+        self, folder: Path, script: Callable[[Request], str], *, context: int, latency: float
+    ) -> None:
+        self.context = context
+        self._latency = latency
+        self.seconds = 0.0
+        """CPU time that the script itself has taken."""
+        self._script = script
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        generation = json.loads((folder / "generation_config.json").read_text())
+        self._stop = int(generation["eos_token_id"])
+
+    def speak(self, request_id: str, ids: Sequence[int], sampling: Sampling) -> list[int]:
+        """Give the ids of what the script says."""
+        prompt = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        request = Request(prompt=prompt, adapter=None, sampling=sampling, request_id=request_id)
+        said = self._tokenizer.encode(self._script(request), add_special_tokens=False)
+        return [*said.ids, self._stop]
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+    ) -> Completion:
+        """Say what the script says."""
+        if len(ids) + sampling.max_tokens > self.context:
+            raise ContextError(f"{len(ids)} prompt tokens do not fit {self.context}")
+        begun = time.thread_time()
+        said = tuple(self.speak(request_id, ids, sampling)[: sampling.max_tokens])
+        self.seconds += time.thread_time() - begun
+        await anyio.sleep(self._latency)
+        return Completion(
+            ids=said,
+            logprobs=(-0.5,) * len(said),
+            stop="stop" if said[-1] == self._stop else "length",
+            version=0,
+        )
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Do nothing: only the base speaks."""
+
+    async def retire(self, adapter: Adapter) -> None:
+        """Do nothing: only the base speaks."""
+
+    def dump_stacks(self) -> None:
+        """Do nothing: there is no other process."""
+
+
+class Counts:
+    """Takes progress events and counts episodes, turns and how many were under way at once."""
+
+    def __init__(self) -> None:
+        self.episodes = 0
+        self.turns = 0
+        self.won = 0
+        self.under_way = 0
+        self.most = 0
+        self.spoiled = 0
+
+    def tell(self, event: Event) -> None:
+        """Take an event."""
+        if event["event"] == "begin":
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        if event["event"] == "episode":
+            self.under_way -= 1
+            self.episodes += 1
+            self.turns += event["turns"]
+            self.won += event["reward"] > 0
+            self.spoiled += event["spoiled"]
+
+
+@dataclass(slots=True)
+class Collections:
+    """What the garbage collector took while it was watched."""
+
+    seconds: float = 0.0
+    _begun: float = 0.0
+
+    def __call__(self, phase: str, info: dict[str, int]) -> None:
+        """Take the collector's call."""
+        if phase == "start":
+            self._begun = time.thread_time()
+        else:
+            self.seconds += time.thread_time() - self._begun
+
+
+@contextmanager
+def watched_collector() -> Iterator[Collections]:
+    """Measure the garbage collector, from a clean start."""
+    gc.collect()
+    taken = Collections()
+    gc.callbacks.append(taken)
+    try:
+        yield taken
+    finally:
+        gc.callbacks.remove(taken)
+
+
+def resident_mib() -> float:
+    """Give the memory that this process holds now."""
+    kib = Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]
+    return int(kib) / 1024
+
+
+def perfect_script() -> Callable[[Request], str]:
+    """Give the script in which every role of the micro-world is played faultlessly."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from scripts import cast, perfect
+
+    return cast(perfect)
+
+
+def scale(config: Config, level: int) -> Config:
+    """Give a config that keeps `level` episodes under way and lets none run out of time."""
+    size = min(GROUP, level)
+    rollout = msgspec.structs.replace(
+        config.rollout,
+        group_size=size,
+        groups_per_step=level // size,
+        max_lag=0,
+        limits=msgspec.structs.replace(config.rollout.limits, seconds=3600),
+    )
+    return msgspec.structs.replace(config, rollout=rollout)
+
+
+async def play_groups(run: Run, groups: int) -> None:
+    """Play and record as `train` does, and learn nothing."""
+    slots = run.rollout.slots
+    semaphore = anyio.Semaphore(slots)
+    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](slots)
+    finished_in, finished_out = anyio.create_memory_object_stream[Finished](slots)
+    groups_in, groups_out = anyio.create_memory_object_stream[Group](slots)
+    async with groups_out, finished_out, drafts_out, anyio.create_task_group() as writers:
+        writers.start_soon(record, run, finished_out.clone(), groups_in)
+        async with anyio.create_task_group() as players:
+            players.start_soon(run.core.guard_loop)
+            players.start_soon(feed, run, semaphore, drafts_in)
+            async with finished_in:
+                for _ in range(slots):
+                    players.start_soon(play, run, drafts_out.clone(), finished_in.clone())
+            for _ in range(groups):
+                await groups_out.receive()
+                semaphore.release()
+            players.cancel_scope.cancel()
+
+
+async def measure_level(
+    level: int,
+    *,
+    turns: int,
+    config: Config,
+    script: Callable[[Request], str],
+    profile: cProfile.Profile | None = None,
+) -> dict[str, Any]:
+    """Keep `level` episodes under way until about `turns` turns are played; give the costs.
+
+    Raises:
+        RuntimeError: if fewer ran at once, or episodes did not end as the scripts end them.
+    """
+    config = scale(config, level)
+    folder, renderer = prepare_model(config)
+    speaker = Speaker(folder, script, context=config.engine.context, latency=level / ANSWERS)
+    counts = Counts()
+    # About five turns an episode; two rounds at least, so that slots are used again.
+    rollout = config.rollout
+    groups = max(2 * rollout.slots, round(turns / 5 / rollout.group_size))
+    with tempfile.TemporaryDirectory() as scratch:
+        async with Store(Path(scratch)) as store:
+            engine: Any = speaker
+            run = make_run(config, engine, renderer, store, tell=counts.tell, dead=None)
+            with watched_collector() as collections:
+                held, wall, cpu = resident_mib(), time.monotonic(), time.process_time()
+                with profile or nullcontext():
+                    await play_groups(run, groups)
+                cpu = time.process_time() - cpu - speaker.seconds
+                wall = time.monotonic() - wall
+        written = sum(path.stat().st_size for path in Path(scratch).glob("*.jsonl"))
+    if counts.most != level or counts.spoiled or counts.won < 0.9 * counts.episodes:
+        raise RuntimeError(
+            f"{counts.most} episodes at once where {level} were wanted; of {counts.episodes} "
+            f"{counts.spoiled} were spoiled and {counts.won} won"
+        )
+    return {
+        "cpu_ms_per_turn": 1000 * cpu / counts.turns,
+        "gc_ms_per_turn": 1000 * collections.seconds / counts.turns,
+        "script_ms_per_turn": 1000 * speaker.seconds / counts.turns,
+        "turns": counts.turns,
+        "turns_per_episode": counts.turns / counts.episodes,
+        "grown_mib": resident_mib() - held,
+        "written_mib": written / (1 << 20),
+        "wall_s": wall,
+    }
+
+
+async def measure(
+    levels: Sequence[int], *, turns: int, config: Config, profile: cProfile.Profile | None = None
+) -> dict[str, Any]:
+    """Measure every level after a round that fills all caches; give the bench's line."""
+    script = perfect_script()
+    begun = time.monotonic()
+    await measure_level(GROUP, turns=1, config=config, script=script)
+    rows = [
+        await measure_level(
+            level,
+            turns=turns if level > 1 else turns // 8,
+            config=config,
+            script=script,
+            profile=profile,
+        )
+        for level in levels
+    ]
+    line: dict[str, Any] = {"bench": "overhead"}
+    for key, digits in (
+        ("cpu_ms_per_turn", 3),
+        ("gc_ms_per_turn", 3),
+        ("script_ms_per_turn", 3),
+        ("turns", 0),
+        ("turns_per_episode", 2),
+        ("grown_mib", 1),
+        ("written_mib", 1),
+    ):
+        line[key] = {
+            str(level): round(row[key], digits) if digits else row[key]
+            for level, row in zip(levels, rows, strict=True)
+        }
+    return line | {"wall_s": round(time.monotonic() - begun, 1)}
+
+
+def print_profile(profile: cProfile.Profile, turns: int) -> None:
+    """Print what each component took, and the functions that took most."""
+    stats = pstats.Stats(profile)
+    entries: dict[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
+    print(f"{'component':<20} {'ms/turn':>8}  calls/turn   (cProfile makes Python slower)")
+    for label, file, function in COMPONENTS:
+        found = [
+            row
+            for (path, _, name), row in entries.items()
+            if (Path(path).name, name) == (file, function)
+        ]
+        seconds, calls = sum(row[3] for row in found), sum(row[1] for row in found)
+        print(f"{label:<20} {1000 * seconds / turns:>8.3f}  {calls / turns:>8.2f}")
+    for order in ("tottime", "cumulative"):
+        stats.sort_stats(order).print_stats(35)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), metavar="EPISODES")
+    parser.add_argument("--turns", type=int, default=4000, help="turns of each level, about")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--profile", action="store_true", help="say where the time goes")
+    parser.add_argument("--json", action="store_true", help="one line")
+    options = parser.parse_args(arguments)
+    config = read_config(options.config, [*HARD, *options.changes])
+    profile = cProfile.Profile() if options.profile else None
+    line = anyio.run(
+        lambda: measure(options.levels, turns=options.turns, config=config, profile=profile)
+    )
+    if profile is not None:
+        print_profile(profile, sum(line["turns"].values()))
+    if options.json:
+        print(json.dumps(line))
+        return
+    for name, value in line.items():
+        print(f"{name:<20} {value}")
+
+
+if __name__ == "__main__":
+    main()

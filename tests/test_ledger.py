@@ -1,0 +1,474 @@
+"""The ledger, held against real tensors: weights, scales, adapters, optimisers, training passes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import msgspec
+import pytest
+import torch
+from bitsandbytes.optim import AdamW8bit
+from peft import get_peft_model
+from safetensors import safe_open
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trustee.activations import ADAPTER_BYTES, count_head, count_hidden, count_kept, measure_layer
+from trustee.ledger import (
+    GIB,
+    Budget,
+    Entry,
+    Ledger,
+    base_bytes,
+    count_kv_tokens,
+    count_scales,
+    count_states,
+    kv_token_bytes,
+    list_weights,
+    make_ledger,
+)
+from trustee.loss import token_logprobs
+from trustee.models import TINY
+from trustee.shapes import Shape, find_shape, read_shape
+from trustee.worker.adoption import _adopt_nf4, lora_config
+from trustee.worker.checkpointing import PAGE, Mode, set_checkpointing
+from trustee.worker.tiling import tile_mlp
+
+BUDGET = Budget(
+    context=16384,
+    micro_tokens=16384,
+    trained_tokens=10240,
+    weights="nf4",
+    kv_bytes=9 * GIB,
+    block=16,
+    max_sequences=48,
+    batched_tokens=2048,
+    versions=3,
+    eager=False,
+    rank=32,
+    optimizer="adamw8bit",
+    checkpointing="offload",
+    mlp_tile=0,
+    head_chunk=256,
+)
+# An NF4 layer is made empty and then pointed at its bytes.
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+
+TYPES = ("qwen3", "qwen2", "llama")
+WEIGHTS = ("nf4", "bf16")
+RANK = 8
+SIZES = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small matrices are faster on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PEFT's NF4 layers see the autocast; off a card they look for CUDA's and copy to fp32."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *of: True)
+
+
+def tiny_tensors() -> dict[str, torch.Tensor]:
+    """Read the weights of the model in the package."""
+    with safe_open(TINY / "model.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def state_tensors(state: Any) -> list[torch.Tensor]:
+    """List the tensors of an NF4 state."""
+    return [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
+
+
+def storage_bytes(tensors: list[torch.Tensor]) -> int:
+    """Add up the storages behind tensors, each once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def quantise(weight: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Quantise as the engine does."""
+    packed, state = bnb.quantize_4bit(
+        weight.contiguous(), quant_type="nf4", compress_statistics=True, blocksize=64
+    )
+    return packed, state
+
+
+def entry_bytes(ledger: Ledger, name: str) -> int:
+    """Give one entry's bytes."""
+    return next(entry.bytes for entry in ledger.entries if entry.name == name)
+
+
+def test_bf16_base_is_the_file() -> None:
+    """In bf16 the base of the tiny model is the sum of its tensors."""
+    real = sum(tensor.nbytes for tensor in tiny_tensors().values())
+    assert real == base_bytes(find_shape("tiny"), weights="bf16")
+
+
+def test_nf4_base_is_what_bitsandbytes_makes() -> None:
+    """Packed weights, scales, scales of scales, means and tables: every storage, to the byte."""
+    kept, packed, states = [], [], []
+    for name, tensor in tiny_tensors().items():
+        if not name.endswith("proj.weight"):
+            kept.append(tensor)
+            continue
+        bytes_, state = quantise(tensor)
+        packed.append(bytes_)
+        states += state_tensors(state)
+    shape = find_shape("tiny")
+    sizes = {entry.name: entry.bytes for entry in list_weights(shape, weights="nf4")}
+    assert storage_bytes(packed) == sizes["linear layers"]
+    assert storage_bytes(states) == sizes["quantisation scales"] == count_scales(shape)
+    assert sum(t.nbytes for t in kept) == sizes["embedding and head"] + sizes["norms and biases"]
+
+
+def test_odd_sizes_of_scales() -> None:
+    """Blocks that are not full count as whole ones, as in bitsandbytes."""
+    config = {"model_type": "qwen3", **SIZES, "hidden_size": 192, "intermediate_size": 200}
+    shape = read_shape(config, name="odd")
+    states = []
+    for _ in range(shape.layers):
+        for rows, columns in shape.linears.values():
+            states += state_tensors(quantise(torch.randn(rows, columns, dtype=torch.bfloat16))[1])
+    assert storage_bytes(states) == count_scales(shape)
+
+
+def build(model_type: str, weights: str) -> torch.nn.Module:
+    """Make a small model with an adapter, as the trainer adopts it."""
+    config = AutoConfig.for_model(model_type, **SIZES)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.bfloat16, attn_implementation="sdpa"
+    )
+    if weights == "nf4":
+        for layer in model.model.layers:
+            for block in (layer.self_attn, layer.mlp):
+                for name, linear in list(block.named_children()):
+                    if isinstance(linear, torch.nn.Linear):
+                        bias = None if linear.bias is None else linear.bias.data
+                        setattr(block, name, _adopt_nf4(*quantise(linear.weight.data), bias=bias))
+        model.is_loaded_in_4bit = True
+    adapted = get_peft_model(model, lora_config(RANK))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trained: torch.nn.Module = adapted.train()
+    return trained
+
+
+def shape_of(model_type: str) -> Shape:
+    """Give the shape of the small model."""
+    return read_shape({"model_type": model_type, **SIZES}, name=model_type)
+
+
+def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """List the adapter's parameters."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_adapter_is_what_peft_makes(model_type: str) -> None:
+    """Masters and gradients take the bytes of PEFT's trainable parameters in fp32."""
+    real = sum(parameter.nbytes for parameter in trainable(build(model_type, "bf16")))
+    ledger = make_ledger(shape_of(model_type), msgspec.structs.replace(BUDGET, rank=RANK))
+    assert real == entry_bytes(ledger, "adapter") == entry_bytes(ledger, "adapter gradients")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw8bit", "adamw"])
+def test_optimiser_states_are_those_after_a_step(optimizer: str) -> None:
+    """After one step the states' tensors take the bytes that the ledger says."""
+    params = trainable(build("qwen3", "bf16"))
+    for param in params:
+        param.grad = torch.ones_like(param)
+    kind: Any = AdamW8bit if optimizer == "adamw8bit" else torch.optim.AdamW
+    made = kind(params, lr=1e-3)
+    made.step()
+    tensors = [
+        value
+        for state in made.state.values()
+        for key, value in state.items()
+        # torch counts steps in a tensor on the host.
+        if isinstance(value, torch.Tensor) and key != "step"
+    ]
+    assert any(tensor.dtype == torch.uint8 for tensor in tensors) is (optimizer == "adamw8bit")
+    counted = count_states(shape_of("qwen3"), rank=RANK, optimizer=optimizer)
+    assert storage_bytes(tensors) == counted
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations made and that still live."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self._known = known
+        self._live: dict[int, int] = {}
+        self.now = 0
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return out
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it dies."""
+        key = storage._cdata
+        if key in self._known or key in self._live:
+            return
+        self._live[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        weakref.finalize(storage, self.drop, key).atexit = False
+
+    def drop(self, key: int) -> None:
+        """Forget a storage."""
+        self.now -= self._live.pop(key)
+
+
+def frozen_storages(model: torch.nn.Module) -> set[int]:
+    """Give the storages of all parameters and NF4 states."""
+    tensors = list(model.parameters())
+    for module in model.modules():
+        state = getattr(module, "quant_state", None)
+        if state is not None:
+            tensors += state_tensors(state)
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+def measure_pass(
+    model: Any, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
+) -> int:
+    """Give the peak bytes of the second of two passes, as the trainer runs them."""
+    set_checkpointing(model, mode=mode)
+    tile_mlp(model, tile)
+    inner = model.base_model.model
+    ids = torch.randint(0, SIZES["vocab_size"], (1, positions))
+    taken = torch.zeros(1, positions - 1, dtype=torch.bool)
+    taken[0, -trained:] = True
+    peak = 0
+    for _ in range(2):
+        with LiveBytes(frozen_storages(model)) as live:
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state
+                tokens = token_logprobs(
+                    hidden[:, :-1][taken],
+                    inner.lm_head.weight,
+                    targets=ids[:, 1:][taken],
+                    chunk=chunk,
+                )
+            del hidden
+            tokens.logprobs.sum().backward()
+        peak = live.peak
+        del tokens
+    return peak
+
+
+def plan_pass(
+    shape: Shape, weights: str, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
+) -> int:
+    """Give what the ledger's parts say of such a pass, without a GPU kernel's own memory."""
+    work = measure_layer(shape, rank=RANK, weights=weights, kernel=False)
+    layer = work.peak(positions, tile=tile) + ADAPTER_BYTES * sum(shape.adapter_linears(RANK))
+    head = count_head(shape, trained=trained, chunk=chunk)
+    head += count_hidden(shape, positions=positions, trained=trained)
+    kept = count_kept(
+        shape, checkpointing=mode, positions=positions, tile=tile, weights=weights, rank=RANK
+    )
+    return kept + max(layer, head)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("tile", [0, 64, 192])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_training_pass_is_bounded_closely(
+    request: pytest.FixtureRequest, model_type: str, weights: str, tile: int
+) -> None:
+    """The live bytes of a whole pass stay below the plan, and within 10 % of it."""
+    if weights == "nf4":
+        request.getfixturevalue("as_on_a_card")
+    model = build(model_type, weights)
+    sizes: Any = {"positions": 256, "trained": 100, "chunk": 64, "mode": "recompute", "tile": tile}
+    measured = measure_pass(model, **sizes)
+    planned = plan_pass(shape_of(model_type), weights, **sizes)
+    assert measured <= planned <= 1.1 * measured
+
+
+@pytest.mark.usefixtures("one_thread", "as_on_a_card")
+@pytest.mark.parametrize(("mode", "tile"), [("off", 0), ("off", 64), ("offload", 0)])
+def test_other_ways_of_keeping_are_bounded(mode: Mode, tile: int) -> None:
+    """Without checkpointing, and with layer inputs parked, the plan holds within 15 %."""
+    model = build("qwen3", "nf4")
+    sizes: Any = {"positions": 256, "trained": 100, "chunk": 64, "mode": mode, "tile": tile}
+    # Off a card the parked pages are seen too: one each for all layers but the last.
+    parked = 2 * PAGE if mode == "offload" else 0
+    measured = measure_pass(model, **sizes) - parked
+    assert measured <= plan_pass(shape_of("qwen3"), "nf4", **sizes) <= 1.15 * measured
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_head_is_bounded_closely() -> None:
+    """Where the logits are the widest, a pass over many chunks stays within 5 % of the plan."""
+    vocab, hidden_size, chunk, trained = 4000, 16, 64, 256
+    hidden = torch.randn(trained, hidden_size, dtype=torch.bfloat16).requires_grad_()
+    weight = torch.randn(vocab, hidden_size, dtype=torch.bfloat16)
+    targets = torch.randint(0, vocab, (trained,))
+    known = {tensor.untyped_storage()._cdata for tensor in (hidden, weight, targets)}
+    with LiveBytes(known) as live:
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = token_logprobs(hidden, weight, targets=targets, chunk=chunk)
+        tokens.logprobs.sum().backward()
+    config = {"model_type": "llama", **SIZES, "vocab_size": vocab, "hidden_size": hidden_size}
+    shape = read_shape(config, name="head")
+    planned = count_head(shape, trained=trained, chunk=chunk)
+    planned += count_hidden(shape, positions=0, trained=trained)
+    assert live.peak <= planned <= 1.05 * live.peak
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_saved_tensors_of_a_layer_are_counted_exactly(
+    request: pytest.FixtureRequest, model_type: str, weights: str
+) -> None:
+    """What autograd keeps of one layer is the formula, to the byte per position."""
+    if weights == "nf4":
+        request.getfixturevalue("as_on_a_card")
+    model: Any = build(model_type, weights)
+    inner = model.base_model.model.model
+    known = frozen_storages(model)
+    kept = [count_saved(inner, known, positions=positions) for positions in (64, 128)]
+    work = measure_layer(shape_of(model_type), rank=RANK, weights=weights)
+    assert kept[1] - kept[0] == 64 * work.saved
+    assert kept[0] - 64 * work.saved == 2 * sum(shape_of(model_type).adapter_linears(RANK))
+
+
+def count_saved(inner: Any, known: set[int], *, positions: int) -> int:
+    """Add up the storages that one layer's forward pass saves."""
+    hidden = torch.randn(1, positions, SIZES["hidden_size"], dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    turns = inner.rotary_emb(hidden, torch.arange(positions)[None])
+    outside = known | {tensor.untyped_storage()._cdata for tensor in (hidden, *turns)}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in outside:
+            saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16), hooks:
+        out = inner.layers[0](hidden, attention_mask=None, position_embeddings=turns)
+    del out
+    return sum(saved.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_"),
+    [
+        ("Qwen/Qwen3-8B", 144 << 10),
+        ("meta-llama/Llama-3.1-8B-Instruct", 128 << 10),
+        ("Qwen/Qwen2.5-7B-Instruct", 56 << 10),
+    ],
+)
+def test_bytes_of_a_cached_token(name: str, bytes_: int) -> None:
+    """A token's keys and values take what is known of these models."""
+    assert bytes_ == kv_token_bytes(find_shape(name))
+
+
+def test_cache_counts_whole_blocks_but_one() -> None:
+    """The engine keeps one block for itself and uses no part of a block."""
+    shape = find_shape("Qwen/Qwen3-8B")
+    block = 16 * kv_token_bytes(shape)
+    held = [
+        count_kv_tokens(shape, msgspec.structs.replace(BUDGET, kv_bytes=size))
+        for size in (block - 1, block, 2 * block, 3 * block - 1, 3 * block)
+    ]
+    assert [0, 0, 16, 16, 32] == held
+
+
+def test_adapter_versions_take_a_slot_each_and_a_spare() -> None:
+    """vLLM's stacks hold A and B of every slot in bf16, at least for rank 8."""
+    shape = find_shape("Qwen/Qwen3-8B")
+    ledger = make_ledger(shape, BUDGET)
+    assert 4 * 2 * 87_293_952 == entry_bytes(ledger, "adapter versions")
+
+
+def test_moments_do_not_add_up() -> None:
+    """The peak is what is always there, the worst moment, and what fragmentation may cost."""
+    sizes: Any = {"always": 100, "training": 10, "layer": 7, "head": 5, "sampling": 16, "moving": 3}
+    entries = tuple(
+        Entry(name=when, bytes=size * GIB, when=when, exact=True, reason="")
+        for when, size in sizes.items()
+    )
+    ledger = Ledger(entries=entries)
+    assert 17 * GIB == ledger.training == ledger.transient
+    assert 117 * GIB + ledger.slack == ledger.peak
+    assert {**{name: size * GIB for name, size in sizes.items()}, "fragmentation": ledger.slack} == (
+        ledger.sizes()
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpointing": "recompute"},
+        {"optimizer": "adamw"},
+        {"weights": "bf16"},
+        {"kv_bytes": 10 * GIB},
+        {"versions": 4},
+        {"rank": 64},
+        {"context": 20000},
+        {"micro_tokens": 20000},
+        {"max_sequences": 64},
+        {"head_chunk": 1024, "mlp_tile": 2048, "trained_tokens": 12000},
+    ],
+    ids=str,
+)
+def test_more_takes_more(change: dict[str, Any]) -> None:
+    """Whatever asks for more memory raises the peak."""
+    shape = find_shape("Qwen/Qwen3-8B")
+    less = msgspec.structs.replace(BUDGET, **{k: v for k, v in change.items() if k == "mlp_tile"})
+    more = msgspec.structs.replace(BUDGET, **change)
+    assert make_ledger(shape, less).peak < make_ledger(shape, more).peak
+
+
+def test_tiles_and_smaller_chunks_take_less() -> None:
+    """Tiling the MLP lowers the peak at long lengths, and no graphs save theirs."""
+    shape = find_shape("Qwen/Qwen3-8B")
+    peaks = [
+        make_ledger(shape, msgspec.structs.replace(BUDGET, **change)).peak
+        for change in ({}, {"mlp_tile": 2048}, {"mlp_tile": 2048, "eager": True})
+    ]
+    assert sorted(peaks, reverse=True) == peaks
+    assert len(set(peaks)) == 3
+
+
+def test_short_batches_hold_several_rows_of_sampled_ids() -> None:
+    """Where a micro-batch holds several rows, each may have as many sampled ids as one episode."""
+    short = msgspec.structs.replace(BUDGET, context=4096, trained_tokens=1000)
+    assert (16384, 4000) == (short.positions, short.trained)
+    assert 10240 == BUDGET.trained

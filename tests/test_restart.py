@@ -1,0 +1,144 @@
+"""The real engine's death: in mid-episode, in mid-step, twice; and a step that does not fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from trustee.config import Config, read_config
+from trustee.engines import vllm
+from trustee.engines.vllm import VllmEngine
+from trustee.errors import EngineDied
+from trustee.launch import run_training
+from trustee.run import Event
+from trustee.store import EpisodeLine, read_lines
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(600)]
+
+CONFIG = Path(__file__).parents[1] / "configs" / "tiny.toml"
+SHORT = (
+    "run.steps=2",
+    "run.minutes=0",
+    "rollout.group_size=4",
+    "rollout.groups_per_step=2",
+    "rollout.limits.turns=3",
+    "eval.tasks=0",
+)
+
+
+def short_config(*changes: str) -> Config:
+    """Give the built-in model's config for two small steps."""
+    return read_config(CONFIG, (*SHORT, *changes))
+
+
+def kill_at(
+    monkeypatch: pytest.MonkeyPatch, method: str, wanted: Callable[[int, Any], bool]
+) -> list[int]:
+    """Kill the engine's process when a method is called as wanted; give the calls so far."""
+    stock = getattr(VllmEngine, method)
+    calls: list[int] = []
+
+    async def call(self: VllmEngine, *args: Any, **keywords: Any) -> Any:
+        calls.append(len(calls) + 1)
+        if wanted(len(calls), keywords.get("adapter")):
+            os.kill(self._process, signal.SIGKILL)
+        return await stock(self, *args, **keywords)
+
+    monkeypatch.setattr(VllmEngine, method, call)
+    return calls
+
+
+async def run(config: Config, folder: Path, **how: Any) -> tuple[list[Event], int]:
+    """Run; give what was told and the number of steps."""
+    events: list[Event] = []
+    outcome = await run_training(config, folder, tell=events.append, **how)
+    return events, outcome.steps
+
+
+def said(events: list[Event]) -> str:
+    """Give all that a user reads."""
+    return "\n".join(str(event.get("text") or event.get("name") or "") for event in events)
+
+
+def episode_ids(folder: Path) -> list[tuple[int, int]]:
+    """List the episodes on disk."""
+    lines = read_lines(folder / "episodes.jsonl", EpisodeLine)
+    return [(line.group, line.member) for line in lines]
+
+
+async def test_an_engine_killed_in_mid_episode_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished episodes stay on disk and the run ends as if nothing had happened."""
+    seen: list[int] = []
+
+    def third_turn_of_the_trained(count: int, adapter: Any) -> bool:
+        seen.append(0 if adapter is None else 1)
+        return adapter is not None and sum(seen) == 12 and len(deaths) == 0 and not deaths.append(1)
+
+    deaths: list[int] = []
+    kill_at(monkeypatch, "generate", third_turn_of_the_trained)
+    events, steps = await run(short_config("rollout.max_lag=0"), tmp_path)
+    assert (1, 2) == (len(deaths), steps)
+    assert "the engine died; its last words are in engine.log; it is started once more" in said(
+        events
+    )
+    assert "continuing after step 1" in said(events)
+    assert [1, 2] == [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
+    ids = episode_ids(tmp_path)
+    assert len(set(ids)) == len(ids)
+
+
+async def test_an_engine_killed_in_mid_step_trains_its_groups_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is taken again from the last checkpoint, with the episodes that were finished."""
+    # The first call is the probe; the second begins the first step.
+    calls = kill_at(monkeypatch, "accumulate", lambda count, adapter: count == 2)
+    config = short_config("rollout.max_lag=0", "run.steps=1")
+    events, steps = await run(config, tmp_path)
+    assert (1, True) == (steps, len(calls) > 3)
+    text = said(events)
+    assert "the engine died during trustee_micro" in text
+    assert "continuing after step 0" in text
+    ids = episode_ids(tmp_path)
+    assert len(set(ids)) == len(ids)
+    # Two groups of four were enough: none was played again for the step.
+    assert {(group, member) for group in (0, 1) for member in range(4)} <= set(ids)
+    trained = msgspec.json.decode((tmp_path / "metrics.jsonl").read_bytes())
+    assert (1, 8) == (trained["step"], trained["episodes"])
+
+
+async def test_a_second_death_stops_the_run_resumable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One restart is all; the run then goes on when it is resumed."""
+    with monkeypatch.context() as patch:
+        kill_at(patch, "finish", lambda count, adapter: True)
+        with pytest.raises(EngineDied, match="the engine died during trustee_finish"):
+            await run(short_config(), tmp_path)
+    events, steps = await run(short_config("run.steps=1"), tmp_path, resume=True)
+    assert 1 == steps
+    assert "continuing after step 0" in said(events)
+
+
+async def test_a_step_that_does_not_fit_goes_down_the_ladder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer's own error of memory gives up one thing after another; the run goes on."""
+    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowTrainer")
+    events, steps = await run(short_config("run.steps=1"), tmp_path)
+    assert 1 == steps
+    rows = read_lines(tmp_path / "metrics.jsonl")
+    assert [True] == [row["finite"] if "finite" in row else row["rungs"] > 0 for row in rows]
+    (state,) = sorted((tmp_path / "checkpoints").glob("step-000001/state.json"))
+    ladder = msgspec.json.decode(state.read_bytes())["ladder"]
+    assert "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)" == ladder["changes"][0]
+    assert ladder["rung"]["micro_tokens"] <= 1300
+    assert "a training sample of 640 ids fits" in said(events)

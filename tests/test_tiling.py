@@ -1,0 +1,305 @@
+"""Tiled MLPs: outputs and gradients of the plain ones, with no wide tensor longer than a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from test_checkpointing import (
+    EVERY_FAMILY,
+    LAYERS,
+    WIDTH,
+    Grads,
+    assert_same,
+    layers_of,
+    make_ids,
+    make_model,
+    open_shelf,
+    step,
+)
+from torch import Tensor
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from trustee.errors import InputError
+from trustee.worker.checkpointing import Mode, set_checkpointing
+from trustee.worker.tiling import tile_mlp
+
+assert_fp32 = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-7)
+"""Only the order of sums differs."""
+assert_bf16 = partial(torch.testing.assert_close, rtol=2e-2, atol=4e-4)
+"""A parameter's gradient is rounded to bf16 per tile, not once; gradients here are up to 0.1."""
+
+
+class Mlp(torch.nn.Module):
+    """The gated MLP that all supported families share."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate_proj = torch.nn.Linear(width, inner, bias=False)
+        self.up_proj = torch.nn.Linear(width, inner, bias=False)
+        self.down_proj = torch.nn.Linear(inner, width, bias=False)
+        self.act_fn = ACT2FN["silu"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate, lift, and come down again."""
+        down: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return down
+
+
+class Layer(GradientCheckpointingLayer):  # type: ignore[misc]
+    """A decoder layer that is nothing but its MLP."""
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the MLP to its input."""
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+def make_layer(*, nf4: bool = False) -> Any:
+    """Give one layer with a LoRA; with `nf4` its base is rounded to four bits."""
+    torch.manual_seed(5)
+    layer = Layer(Mlp(64, 128))
+    if nf4:
+        layer.to(torch.bfloat16)
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(layer.mlp, name, round_to_nf4(getattr(layer.mlp, name)))
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["gate_proj", "up_proj", "down_proj"], lora_dropout=0.0
+    )
+    model: Any = get_peft_model(layer, config).train()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            if "lora_B" in name:
+                parameter.data.normal_(std=0.1)
+    return model
+
+
+def round_to_nf4(linear: torch.nn.Linear) -> torch.nn.Module:
+    """Give the same layer with an NF4 weight."""
+    from bitsandbytes.nn import Linear4bit
+
+    rounded: Any = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=False,
+        compute_dtype=torch.bfloat16,
+        quant_type="nf4",
+        compress_statistics=True,
+    )
+    rounded.load_state_dict({"weight": linear.weight.data})
+    # As in the trainer: in eval mode bitsandbytes would repack the weight.
+    rounded.support_avx512bf16_for_cpu = False
+    whole: torch.nn.Module = rounded.to("cpu")
+    return whole
+
+
+def run_layer(
+    model: Any, x: Tensor, *, autocast: bool = False
+) -> tuple[Tensor, Tensor | None, Grads]:
+    """Give output, gradient of the input, and gradients of the LoRA."""
+    x = x.detach().requires_grad_(x.requires_grad)
+    weights = torch.linspace(-1, 1, x.numel()).view_as(x)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = model(x)
+    (out.float() * weights).mean().backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return out.detach(), x.grad, grads
+
+
+def assert_grads(check: Callable[[Tensor, Tensor], None], expected: Grads, actual: Grads) -> None:
+    """Check every gradient."""
+    assert expected.keys() == actual.keys()
+    for name, grad in expected.items():
+        check(actual[name], grad)
+
+
+@contextmanager
+def watch_rows(model: Any) -> Iterator[list[int]]:
+    """Collect how many rows each call of a `down_proj` sees."""
+    seen: list[int] = []
+
+    def note(module: Any, args: tuple[Tensor]) -> None:
+        seen.append(args[0].numel() // args[0].shape[-1])
+
+    hooks = [layer.mlp.down_proj.register_forward_pre_hook(note) for layer in layers_of(model)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    length=st.integers(1, 17),
+    positions=st.integers(1, 70),
+    above=st.booleans(),
+)
+def test_tiles_change_nothing(rows: int, length: int, positions: int, above: bool) -> None:
+    """In fp32 output and gradients agree to rounding, whatever the tile and the remainder."""
+    model = make_layer()
+    torch.manual_seed(length)
+    x = torch.randn(rows, length, 64, requires_grad=above)
+    plain = run_layer(model, x)
+    tile_mlp(model, positions)
+    tiled = run_layer(model, x)
+    assert_fp32(tiled[0], plain[0])
+    assert above == (tiled[1] is not None)
+    if above:
+        assert_fp32(tiled[1], plain[1])
+    assert_grads(assert_fp32, plain[2], tiled[2])
+
+
+@pytest.mark.parametrize("nf4", [False, True], ids=["plain", "nf4"])
+def test_tiles_agree_under_autocast(nf4: bool) -> None:
+    """Under bf16 autocast, over a plain and over an NF4 base, the LoRA learns the same."""
+    model = make_layer(nf4=nf4)
+    torch.manual_seed(3)
+    x = torch.randn(2, 40, 64, dtype=torch.bfloat16).requires_grad_()
+    plain = run_layer(model, x, autocast=True)
+    tile_mlp(model, 24)
+    tiled = run_layer(model, x, autocast=True)
+    assert plain[0].dtype == tiled[0].dtype
+    torch.testing.assert_close(tiled[0], plain[0], rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(tiled[1], plain[1], rtol=1e-2, atol=1e-5)
+    assert_grads(assert_bf16, plain[2], tiled[2])
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
+def test_tiles_agree_within_checkpoints(family: str, mode: Mode) -> None:
+    """Inside checkpointed layers, where a run skips its tiles, gradients agree as well."""
+    model, ids = make_model(family, dtype=torch.float32), make_ids(40, 17, 3)
+    plain = step(model, ids, autocast=False)
+    set_checkpointing(model, mode=mode)
+    tile_mlp(model, 32)
+    tiled = step(model, ids, autocast=False)
+    assert_fp32(tiled[0], plain[0])
+    assert_grads(assert_fp32, plain[1], tiled[1])
+
+
+@EVERY_FAMILY
+def test_tiles_agree_as_the_trainer_runs_them(family: str) -> None:
+    """With offloaded inputs and bf16 autocast, padded rows included, gradients are close."""
+    model, ids = make_model(family), make_ids(40, 17, 3)
+    plain = step(model, ids)
+    open_shelf(model)
+    tile_mlp(model, 32)
+    tiled = step(model, ids)
+    torch.testing.assert_close(tiled[0], plain[0], rtol=1e-3, atol=1e-3)
+    assert_grads(assert_bf16, plain[1], tiled[1])
+    with torch.no_grad(), model.disable_adapter():
+        base = model.base_model.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        tile_mlp(model, 0)
+        same = model.base_model.model.model(input_ids=ids, use_cache=False).last_hidden_state
+    torch.testing.assert_close(base, same, rtol=1e-2, atol=1e-2)
+
+
+def test_no_wide_tensor_is_longer_than_a_tile() -> None:
+    """Nothing [rows, intermediate] with more rows than a tile is made, forward or backward."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Widest(TorchDispatchMode):
+        """Note the largest tensor that has the intermediate size as its last."""
+
+        rows = 0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, Tensor) and tensor.shape[-1:] == (160,):
+                    type(self).rows = max(self.rows, tensor.numel() // 160)
+            return out
+
+    model, ids = make_model(), make_ids(64, 64)
+    open_shelf(model)
+    # LoRA's and the base's weights are [rank or 64, 160]: a tile above that shows activations.
+    for positions, expected in ((72, 72), (0, 128), (100, 100)):
+        tile_mlp(model, positions)
+        Widest.rows = 0
+        mode: Any = Widest
+        with mode():
+            step(model, ids)
+        assert expected == Widest.rows
+
+
+@pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
+def test_each_tile_runs_twice(mode: Mode) -> None:
+    """Once forward and once backward: a checkpointed layer's second run skips its MLP."""
+    model, ids = make_model(), make_ids(40, 17, 3)
+    set_checkpointing(model, mode=mode)
+    tile_mlp(model, 50)
+    with watch_rows(model) as seen:
+        step(model, ids)
+    assert 2 * LAYERS * [50, 50, 20] == seen
+
+
+def test_tiling_switches_off_again() -> None:
+    """With 0, or where one tile holds all, the model is as it was, bit by bit."""
+    model, ids = make_model(), make_ids(40, 17, 3)
+    names = list(model.state_dict())
+    plain = step(model, ids)
+    tile_mlp(model, 7)
+    assert names == list(model.state_dict())
+    tile_mlp(model, 0)
+    assert_same(plain, step(model, ids))
+    tile_mlp(model, 120)
+    assert_same(plain, step(model, ids))
+
+
+@pytest.mark.parametrize("failing", [0, 2, 4, 13])
+def test_a_step_after_an_error_is_whole(failing: int) -> None:
+    """Out of memory in a tile, forward or backward, leaves the next step as it was."""
+    model, ids = make_model(), make_ids(40, 17, 3)
+    shelf = open_shelf(model)
+    tile_mlp(model, 60)
+    before = step(model, ids)
+    calls = 0
+
+    def fail(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing + 1:
+            raise torch.OutOfMemoryError("injected")
+
+    hooks = [layer.mlp.down_proj.register_forward_pre_hook(fail) for layer in layers_of(model)]
+    with pytest.raises(torch.OutOfMemoryError, match="injected"):
+        step(model, ids)
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad(set_to_none=True)
+    assert_same(before, step(model, ids))
+    assert shelf.pages == len(shelf.free)
+
+
+@pytest.mark.parametrize(
+    ("model", "positions", "message"),
+    [
+        (make_layer(), -1, "positions must be 0 or more, got -1"),
+        (torch.nn.Linear(WIDTH, 1), 4, "Linear has none; give a dense Qwen2"),
+    ],
+    ids=["negative", "no layers"],
+)
+def test_what_cannot_be_tiled_is_refused(
+    model: torch.nn.Module, positions: int, message: str
+) -> None:
+    """The message names what was given and what would do."""
+    with pytest.raises(InputError, match=message):
+        tile_mlp(model, positions)

@@ -1,0 +1,337 @@
+"""Gates: a run that would learn from nothing stops, and says what to change.
+
+Each gate asks a question whose answer is known beforehand, so a wrong answer can only mean that
+something between policy and reward is broken: an adapter that the engine does not apply, a judge
+that says yes or no to everything or obeys the policy, a parser that loses calls. Alarms over a
+run's own figures are in `watch.py`; what a chat template must fulfil is in `rendering.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import anyio
+from msgspec import Meta
+
+from trustee.canaries import Known, read_canaries
+from trustee.chat import ChatRenderer, Simulator
+from trustee.engine import Engine, Sampling
+from trustee.environment import Services, World
+from trustee.environments.simulated import Simulated, judge_episode
+from trustee.errors import RunError, SimulatorError
+from trustee.parsing import CallFormat
+from trustee.roles import Criterion
+from trustee.types import Adapter, Completion, Message, Record, Task, Trajectory
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+PROBE_TOKENS = 8
+FEWEST_EPISODES = 30
+"""Judged episodes below which a judge is not compared with the truth."""
+FEWEST_OF_A_KIND = 10
+"""Truly good, or truly bad, episodes below which their share says nothing."""
+FEWEST_MESSAGES = 50
+"""Messages below which a parser is not compared with the second reader."""
+
+
+class GateConfig(Record, frozen=True):
+    """What a run may get wrong before it stops."""
+
+    effect_patience: Annotated[int, Meta(ge=0)] = 10
+    """Moved versions in a row without any effect on sampling that end a run; 0 never looks."""
+    false_accepts: Share = 0.25
+    """Bad canaries that the judge may accept; 1 allows all."""
+    false_refuses: Share = 0.3
+    """Good canaries that the judge may refuse; 1 allows all."""
+    agreement: Share = 0.75
+    """Least agreement of the judge with a world that knows the truth; 0 allows none."""
+    unread: Share = 0.05
+    """Messages of a step in which a simple count of calls differs from the parser's."""
+
+
+class EffectGate:
+    """Sees whether new versions of the policy sample differently from the base.
+
+    An engine's logprobs may vary with its load and its cache, so both are asked at once for a
+    prompt that nobody has asked before: then only the adapter can make them differ.
+    """
+
+    def __init__(self, engine: Engine, renderer: ChatRenderer, *, patience: int) -> None:
+        self._engine = engine
+        self._renderer = renderer
+        self._patience = patience
+        self._without = 0
+
+    async def check(self, adapter: Adapter) -> None:
+        """Compare a version that has moved, right after it was published, with the base.
+
+        Raises:
+            RunError: if it is the last of `patience` versions in a row without any effect.
+        """
+        if not self._patience:
+            return
+        # The number makes the prompt new; whatever is answered, an adapter changes how surely.
+        probe = Message(role="user", content=f"please set the lamp in hall to {adapter.version}")
+        ids = self._renderer.open((probe,), ())
+        said: dict[str, Completion] = {}
+
+        async def ask(name: str, voice: Adapter | None) -> None:
+            said[name] = await self._engine.generate(
+                ids,
+                Sampling(max_tokens=PROBE_TOKENS, temperature=0.0),
+                adapter=voice,
+                request_id=f"probe-{adapter.version}-{name}",
+            )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "base", None)
+            tasks.start_soon(ask, "policy", adapter)
+        base, policy = said["base"], said["policy"]
+        same = (base.ids, base.logprobs) == (policy.ids, policy.logprobs)
+        self._without = self._without + 1 if same else 0
+        if self._without >= self._patience:
+            raise RunError(
+                f"{self._without} versions in a row, the last {adapter.name}, answered a probe of "
+                f"{PROBE_TOKENS} greedy tokens with the base's logprobs to the last digit, and "
+                f"gates.effect_patience allows {self._patience - 1}; the engine seems to ignore "
+                "the adapter, so episodes would show nothing of what was learnt: see that the "
+                f"engine serves the modules of {adapter.path}, or raise learn.learning_rate or "
+                "gates.effect_patience where steps are too small to show"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Give all that `restore` needs."""
+        return {"without": self._without}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self._without = state["without"]
+
+
+class Verdicts(Record, frozen=True):
+    """What a judge said about episodes whose truth is known; names are those it got wrong."""
+
+    good: int
+    """Episodes that truly fulfil."""
+    bad: int
+    false_accepts: tuple[str, ...]
+    """Bad ones that it accepted."""
+    false_refuses: tuple[str, ...]
+    """Good ones that it refused, or gave no usable verdict on."""
+
+    @property
+    def agreement(self) -> float:
+        """The mean of the shares of good and of bad episodes judged rightly.
+
+        So a judge that refuses all does not agree with a policy that fails at all. Where there are
+        too few of a kind, the share of all episodes.
+        """
+        wrong = (len(self.false_accepts), len(self.false_refuses))
+        if min(self.good, self.bad) < FEWEST_OF_A_KIND:
+            return 1 - sum(wrong) / max(1, self.good + self.bad)
+        return 1 - (wrong[0] / self.bad + wrong[1] / self.good) / 2
+
+    def describe(self) -> str:
+        """Write the counts and the first names."""
+        return "; ".join(
+            f"{verb} {len(names)} of {count}" + (f" ({', '.join(names[:5])})" if names else "")
+            for verb, names, count in (
+                ("accepted", self.false_accepts, f"{self.bad} bad episodes"),
+                ("refused", self.false_refuses, f"{self.good} good ones"),
+            )
+        )
+
+
+async def ask_judge(
+    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator
+) -> Verdicts:
+    """Have a run's judge look at episodes as it does in training: facts first, then its opinion."""
+    accepted: dict[str, bool] = {}
+
+    async def ask(known: Known) -> None:
+        services = Services(simulator=simulator, rng=random.Random(f"gate {known.name}"))
+        try:
+            score = await judge_episode(
+                known.task, known.turns, known.stop, services, prompt_set=prompt_set
+            )
+        except SimulatorError:
+            # No verdict gives no reward: a good episode was not accepted, a bad one neither.
+            accepted[known.name] = False
+        else:
+            accepted[known.name] = score.notes["criteria"][Criterion.FULFILLED.value]
+
+    async with anyio.create_task_group() as tasks:
+        for known in episodes:
+            tasks.start_soon(ask, known)
+    good = [known.name for known in episodes if known.good]
+    bad = [known.name for known in episodes if not known.good]
+    return Verdicts(
+        good=len(good),
+        bad=len(bad),
+        false_accepts=tuple(name for name in bad if accepted[name]),
+        false_refuses=tuple(name for name in good if not accepted[name]),
+    )
+
+
+async def check_canaries(
+    world: World, simulator: Simulator, *, config: GateConfig
+) -> Verdicts | None:
+    """Show the judge episodes of known verdict; worlds without a judge have nothing to check.
+
+    Raises:
+        InputError: if the world's prompt set has no canaries.
+        RunError: if the judge accepts or refuses too many wrongly.
+    """
+    if not isinstance(world, Simulated) or config.false_accepts == config.false_refuses == 1:
+        return None
+    verdicts = await ask_judge(
+        read_canaries(world.prompts), prompt_set=world.prompts, simulator=simulator
+    )
+    for names, count, limit, key in (
+        (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
+        (verdicts.false_refuses, verdicts.good, config.false_refuses, "gates.false_refuses"),
+    ):
+        if len(names) > limit * count:
+            raise RunError(
+                f"the judge fails on canaries: it {verdicts.describe()}, and {key} allows "
+                f"{limit:.0%} wrong; the policy would learn what such a judge rewards, so use a "
+                "stronger base (model.path), look at simulator.judge and the prompt set, or "
+                "raise the limit knowingly"
+            )
+    return verdicts
+
+
+@runtime_checkable
+class TrueWorld(Protocol):
+    """A world whose reward is the truth, and whose tasks a judge can be shown."""
+
+    def as_simulated(self, task: Task) -> Task:
+        """Give a task with what the simulated world hides of it: intent, persona, calls."""
+        ...
+
+
+async def compare_judge(
+    tasks: Sequence[Task],
+    trajectories: Sequence[Trajectory],
+    *,
+    held_out: World,
+    training: World,
+    simulator: Simulator,
+    config: GateConfig,
+) -> Verdicts | None:
+    """Ask the judge of training about episodes that the held-out world has scored by the truth.
+
+    None where the held-out world does not know the truth, where training has no judge, or where
+    there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
+
+    Raises:
+        RunError: if they agree too seldom.
+    """
+    if not (isinstance(held_out, TrueWorld) and isinstance(training, Simulated)):
+        return None
+    by_id = {task.id: task for task in tasks}
+    sound = [t for t in trajectories if t.failure is None]
+    if len(sound) < FEWEST_EPISODES or not config.agreement:
+        return None
+    verdicts = await ask_judge(
+        [
+            Known(
+                name=t.id,
+                task=held_out.as_simulated(by_id[t.task_id]),
+                turns=t.turns,
+                stop=t.stop,
+                good=t.reward > 0,
+            )
+            for t in sound
+        ],
+        prompt_set=training.prompts,
+        simulator=simulator,
+    )
+    if verdicts.agreement < config.agreement:
+        raise RunError(
+            f"the judge agrees with the truth of the held-out world in {verdicts.agreement:.0%} "
+            f"(gates.agreement asks for {config.agreement:.0%}): it {verdicts.describe()}; the "
+            "policy would learn to please the judge instead of serving users, so use a stronger "
+            "base (model.path) or read held-out-*.jsonl for what it takes for success"
+        )
+    return verdicts
+
+
+class TextRenderer(Protocol):
+    """The part of `rendering.Renderer` that a second reading needs."""
+
+    call_format: CallFormat
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Give the text of ids."""
+        ...
+
+
+class Reading(Record, frozen=True):
+    """How often a second reader of the policy's text counts other calls than the parser did."""
+
+    differing: int
+    total: int
+    example: str = ""
+    """The first text that they read differently."""
+
+
+_MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
+_LIST = re.compile(r"<tool_call>\s*\[")
+_OBJECT = re.compile(r'(?<!:)(?<!: )\{\s*"(?:name|type|function)"\s*:|<\|python_tag\|>(?!\s*[\[{])')
+
+
+def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) -> bool:
+    """Say whether a text has as many opening marks of calls as its message has calls, good or bad.
+
+    Thoughts do not count, and a list behind one mark may hold several calls. Where no call was
+    found, no family's mark may be there. Marks inside strings are counted, which the parser rightly
+    does not.
+    """
+    spoken = text.rpartition("</think>")[2].partition("<think>")[0]
+    calls = len(message.calls)
+    if not calls and any(mark in spoken for mark in _MARKS):
+        return False
+    match call_format:
+        case CallFormat.HERMES:
+            marks = spoken.count("<tool_call>")
+            if calls > marks > 0 and _LIST.search(spoken):
+                return True
+        case CallFormat.LLAMA3_JSON:
+            marks = len(_OBJECT.findall(spoken))
+        case CallFormat.QWEN3_CODER:
+            marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
+    return marks == calls
+
+
+def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> Reading:
+    """Read all messages of a step a second time."""
+    differing = total = 0
+    example = ""
+    for trajectory in trajectories:
+        for turn in trajectory.turns:
+            total += 1
+            text = renderer.decode(turn.completion.ids)
+            if not crosscheck_calls(text, turn.message, call_format=renderer.call_format):
+                differing += 1
+                example = example or text
+    return Reading(differing=differing, total=total, example=example)
+
+
+def check_reading(reading: Reading, *, config: GateConfig) -> None:
+    """Stop a run whose parser loses or invents calls.
+
+    Raises:
+        RunError: if the two readings differ too often, over at least `FEWEST_MESSAGES`.
+    """
+    if reading.total < FEWEST_MESSAGES or reading.differing <= config.unread * reading.total:
+        return
+    raise RunError(
+        f"in {reading.differing} of {reading.total} messages the parser found other calls than "
+        f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
+        "be scored for what it did not write, so see that the model's call format is the one read "
+        f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
+    )

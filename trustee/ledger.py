@@ -1,0 +1,374 @@
+"""What lies in a card's memory, byte by byte: pure arithmetic over a shape and a budget.
+
+The one idea: trainer and engine share one process and take turns, for the trainer runs between the
+engine's steps. So what they hold for the moment never adds up, and the peak is what is always there
+plus the worst moment. The engine's freed blocks stay reserved by torch's allocator, but the trainer
+gets the same ones: both run on one stream, and where no block fits, the allocator gives the unused
+ones back to the card before it fails.
+
+An entry is exact where it follows from sizes alone; the others are estimates, on the high side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from trustee.activations import (
+    ADAPTER_BYTES,
+    count_head,
+    count_hidden,
+    count_kept,
+    measure_layer,
+)
+from trustee.shapes import Shape
+from trustee.types import Record
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+NF4_BLOCK = 64
+"""Weights per scale; see `worker/sharing.py`."""
+NESTED_BLOCK = 256
+"""Values per scale of scales, and per scale of an 8-bit optimiser's states."""
+SMALL_TENSOR = 4096
+"""Elements under which an 8-bit optimiser keeps fp32 states."""
+VOCAB_PADDING = 64
+"""The engine rounds its tables up to this many rows."""
+
+CONTEXT_BYTES = 600 * MIB
+"""CUDA context, kernels and cuBLAS workspaces of one process."""
+GRAPH_BYTES = 8 * MIB
+"""One captured CUDA graph, its share of the common pool included."""
+SLACK = 0.05
+"""Share of what comes and goes that fragmentation may cost, beside `SLACK_BYTES`."""
+SLACK_BYTES = 192 * MIB
+
+When = Literal["always", "training", "layer", "head", "moving", "sampling"]
+"""`layer` and `head` are moments of `training`; `moving` is the optimiser's step."""
+
+
+class Budget(Record, frozen=True):
+    """All settings that decide memory; the names are those of the config."""
+
+    context: int
+    micro_tokens: int
+    trained_tokens: int
+    """Most sampled ids of one episode: turns times tokens of a turn."""
+    weights: str
+    kv_bytes: int
+    block: int
+    """Tokens of one block of KV cache."""
+    max_sequences: int
+    batched_tokens: int
+    versions: int
+    eager: bool
+    rank: int
+    optimizer: str
+    checkpointing: str
+    mlp_tile: int
+    head_chunk: int
+
+    @property
+    def positions(self) -> int:
+        """Most padded ids of one forward pass of the trainer."""
+        return max(self.context, self.micro_tokens)
+
+    @property
+    def trained(self) -> int:
+        """Most sampled ids of one forward pass of the trainer."""
+        rows = max(1, self.micro_tokens // self.context)
+        return min(self.positions, rows * self.trained_tokens)
+
+    @property
+    def slots(self) -> int:
+        """Adapters that the engine has room for."""
+        return self.versions + 1
+
+
+class Entry(Record, frozen=True):
+    """Bytes with a reason."""
+
+    name: str
+    bytes: int
+    when: When
+    exact: bool
+    reason: str
+
+
+class Ledger(Record, frozen=True):
+    """All entries of one card."""
+
+    entries: tuple[Entry, ...]
+
+    def total(self, *moments: When) -> int:
+        """Add up the entries of some moments."""
+        return sum(entry.bytes for entry in self.entries if entry.when in moments)
+
+    @property
+    def training(self) -> int:
+        """What comes and goes with a training pass, at its worst moment."""
+        return self.total("training") + max(self.total("layer"), self.total("head"))
+
+    @property
+    def transient(self) -> int:
+        """What comes and goes, at the worst moment."""
+        return max(self.training, self.total("sampling"), self.total("moving"))
+
+    @property
+    def slack(self) -> int:
+        """What fragmentation may cost."""
+        return SLACK_BYTES + int(SLACK * self.transient)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that are ever in use."""
+        return self.total("always") + self.transient + self.slack
+
+    def sizes(self) -> dict[str, int]:
+        """Give bytes by entry, fragmentation last."""
+        return {entry.name: entry.bytes for entry in self.entries} | {"fragmentation": self.slack}
+
+
+def make_ledger(shape: Shape, budget: Budget) -> Ledger:
+    """List what a run holds on its card."""
+    return Ledger(
+        entries=(
+            *list_weights(shape, weights=budget.weights),
+            *list_adapter(shape, budget),
+            *list_engine(shape, budget),
+            *list_training(shape, budget),
+        )
+    )
+
+
+def base_bytes(shape: Shape, *, weights: str) -> int:
+    """Give the bytes of the frozen base."""
+    return sum(entry.bytes for entry in list_weights(shape, weights=weights))
+
+
+def list_weights(shape: Shape, *, weights: str) -> Iterator[Entry]:
+    """List the frozen base: one copy, which engine and trainer share."""
+    if weights == "nf4":
+        yield Entry(
+            name="linear layers",
+            bytes=shape.linear_numel // 2,
+            when="always",
+            exact=True,
+            reason="NF4: 4 bits a weight",
+        )
+        yield Entry(
+            name="quantisation scales",
+            bytes=count_scales(shape),
+            when="always",
+            exact=True,
+            reason=f"one byte per {NF4_BLOCK} weights, fp32 per {NESTED_BLOCK} of those, tables",
+        )
+    else:
+        yield Entry(
+            name="linear layers",
+            bytes=2 * shape.linear_numel,
+            when="always",
+            exact=True,
+            reason="bf16: 2 bytes a weight",
+        )
+    rows = -(-shape.vocab // VOCAB_PADDING) * VOCAB_PADDING
+    yield Entry(
+        name="embedding and head",
+        bytes=2 * rows * shape.hidden * (1 if shape.tied else 2),
+        when="always",
+        exact=True,
+        reason="bf16, one table for both" if shape.tied else "bf16, two tables",
+    )
+    yield Entry(
+        name="norms and biases",
+        bytes=2 * shape.vector_numel,
+        when="always",
+        exact=True,
+        reason="bf16",
+    )
+
+
+def count_scales(shape: Shape) -> int:
+    """Count the bytes of nested NF4 statistics over all linear layers.
+
+    Each layer has scales of blocks, scales of scales, a mean, and tables of 16 and 256 levels.
+    """
+    total = 0
+    for rows, columns in shape.linears.values():
+        blocks = -(-rows * columns // NF4_BLOCK)
+        total += shape.layers * (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 + 4 * (16 + 256))
+    return total
+
+
+def count_states(shape: Shape, *, rank: int, optimizer: str) -> int:
+    """Count the bytes of the optimiser's two moments."""
+    total = 0
+    for numel in shape.adapter_linears(rank):
+        if optimizer == "adamw8bit" and numel >= SMALL_TENSOR:
+            total += 2 * (numel + 4 * -(-numel // NESTED_BLOCK))
+        else:
+            total += 8 * numel
+    tables = 2 * 4 * 256 if optimizer == "adamw8bit" else 0
+    return shape.layers * total + tables
+
+
+def list_adapter(shape: Shape, budget: Budget) -> Iterator[Entry]:
+    """List the adapter that is trained, and the versions that the engine holds."""
+    numel = shape.adapter_numel(budget.rank)
+    yield Entry(
+        name="adapter",
+        bytes=4 * numel,
+        when="always",
+        exact=True,
+        reason=f"LoRA of rank {budget.rank} on all linear layers, fp32",
+    )
+    yield Entry(
+        name="adapter gradients",
+        bytes=4 * numel,
+        when="always",
+        exact=True,
+        reason="fp32; between micro-batches the engine samples beside them",
+    )
+    yield Entry(
+        name="optimiser states",
+        bytes=count_states(shape, rank=budget.rank, optimizer=budget.optimizer),
+        when="always",
+        exact=True,
+        reason=budget.optimizer,
+    )
+    yield Entry(
+        name="adapter versions",
+        bytes=2 * budget.slots * shape.adapter_numel(max(8, budget.rank)),
+        when="always",
+        exact=True,
+        reason=f"{budget.slots} slots of the engine, one a spare, bf16",
+    )
+    yield Entry(
+        name="optimiser step",
+        bytes=8 * numel if budget.optimizer == "adamw" else 4 * numel // shape.layers,
+        when="moving",
+        exact=False,
+        reason="copies that torch makes of all states at once" if budget.optimizer == "adamw"
+        else "copies of a few tensors at a time",
+    )
+
+
+def list_engine(shape: Shape, budget: Budget) -> Iterator[Entry]:
+    """List what the engine holds for itself."""
+    yield Entry(
+        name="KV cache",
+        bytes=budget.kv_bytes,
+        when="always",
+        exact=True,
+        reason=f"engine.kv_bytes: {count_kv_tokens(shape, budget)} tokens",
+    )
+    yield Entry(
+        name="CUDA context",
+        bytes=CONTEXT_BYTES,
+        when="always",
+        exact=False,
+        reason="driver, kernels, cuBLAS workspaces of the one process on the card",
+    )
+    yield Entry(
+        name="CUDA graphs",
+        bytes=0 if budget.eager else GRAPH_BYTES * count_graphs(budget.max_sequences),
+        when="always",
+        exact=False,
+        reason="none (engine.eager)" if budget.eager else "decoding, captured by batch size",
+    )
+    yield Entry(
+        name="engine activations",
+        bytes=count_engine_step(shape, budget),
+        when="sampling",
+        exact=False,
+        reason=f"one step of {budget.batched_tokens} tokens (engine.batched_tokens)",
+    )
+    yield Entry(
+        name="engine logits",
+        # The bf16 logits, and five fp32 tensors between them and the sampled ids.
+        bytes=22 * budget.max_sequences * shape.vocab,
+        when="sampling",
+        exact=False,
+        reason=f"{budget.max_sequences} sequences (engine.max_sequences) over the vocabulary",
+    )
+
+
+def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
+    """List what a training pass holds at the longest length."""
+    positions, tile = budget.positions, budget.mlp_tile
+    work = measure_layer(shape, rank=budget.rank, weights=budget.weights)
+    yield Entry(
+        name="layer inputs",
+        bytes=count_kept(
+            shape,
+            checkpointing=budget.checkpointing,
+            positions=positions,
+            tile=tile,
+            weights=budget.weights,
+            rank=budget.rank,
+        ),
+        when="training",
+        exact=True,
+        reason=f"learn.checkpointing={budget.checkpointing}, {positions} positions",
+    )
+    tiled = f"MLP by {tile} positions" if tile else "MLP at once"
+    yield Entry(
+        name="layer at work",
+        bytes=work.peak(positions, tile=tile)
+        + ADAPTER_BYTES * sum(shape.adapter_linears(budget.rank)),
+        when="layer",
+        exact=False,
+        reason=f"one layer's backward pass, {positions} positions, {tiled} (learn.mlp_tile)",
+    )
+    largest = max(rows * columns for rows, columns in shape.linears.values())
+    yield Entry(
+        name="opened weight",
+        bytes=2 * largest + 4 * largest // NF4_BLOCK if budget.weights == "nf4" else 0,
+        when="layer",
+        exact=False,
+        reason="the largest linear layer in bf16, and its scales in fp32",
+    )
+    yield Entry(
+        name="hidden states",
+        bytes=count_hidden(shape, positions=positions, trained=budget.trained),
+        when="head",
+        exact=False,
+        reason=f"the last norm, and those of at most {budget.trained} sampled ids",
+    )
+    yield Entry(
+        name="logits",
+        bytes=count_head(shape, trained=budget.trained, chunk=budget.head_chunk),
+        when="head",
+        exact=True,
+        reason=f"{budget.head_chunk} positions at a time (learn.head_chunk), five fp32 tensors",
+    )
+
+
+def count_graphs(sequences: int) -> int:
+    """Count the graphs that the engine captures: every size with and without attention."""
+    largest = min(2 * sequences, 512)
+    return 2 * (3 + -(-largest // 8))
+
+
+def count_engine_step(shape: Shape, budget: Budget) -> int:
+    """Count the bytes of one layer of the engine's largest step, and of a weight opened for it."""
+    tokens = max(budget.batched_tokens, budget.max_sequences)
+    # Gate and up twice, for each part is computed apart and copied, and their product once.
+    wide = 2 * (2 * 2 + 1) * shape.intermediate
+    narrow = 2 * (4 * shape.hidden + 2 * (shape.query + 2 * shape.key))
+    adapters = 2 * 4 * budget.rank
+    rows, columns = shape.intermediate, shape.hidden
+    opened = 2 * rows * columns if budget.weights == "nf4" else 0
+    return tokens * (wide + narrow + adapters) + opened
+
+
+def kv_token_bytes(shape: Shape) -> int:
+    """Give the bytes of one token's keys and values in bf16."""
+    return 2 * 2 * shape.layers * shape.key
+
+
+def count_kv_tokens(shape: Shape, budget: Budget) -> int:
+    """Count the tokens that the KV cache holds, in whole blocks; the engine keeps one for itself."""
+    blocks = budget.kv_bytes // (kv_token_bytes(shape) * budget.block)
+    return max(0, blocks - 1) * budget.block

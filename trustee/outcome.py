@@ -1,0 +1,110 @@
+"""What a run achieves: success on the held-out tasks before and after, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trustee.chat import Simulator
+from trustee.config import Config
+from trustee.environments import WorldConfig
+from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of, write_tasks
+from trustee.run import Run
+from trustee.store import Store, read_lines
+from trustee.types import Adapter, Record, Task, Trajectory
+
+
+class Outcome(Record, frozen=True):
+    """What a run ends with."""
+
+    folder: Path
+    steps: int
+    version: int
+    before: Share | None
+    after: Share | None
+    gain: Gain | None
+    seconds: float
+
+
+def evaluation_world(config: Config) -> WorldConfig:
+    """Give the world of the held-out tasks."""
+    return config.env if config.eval_env == "same" else config.eval_env
+
+
+async def measure(
+    config: Config, run: Run, adapter: Adapter | None, *, label: str
+) -> tuple[Trajectory, ...]:
+    """Play the held-out tasks and keep what was played."""
+    if not config.eval.tasks:
+        return ()
+    world = evaluation_world(config)
+    kept = run.store.folder / f"held-out-{label}.jsonl"
+    if kept.exists():
+        if label == "before":
+            return tuple(read_lines(kept, Trajectory))
+        kept.unlink()
+    run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
+    tasks = await held_out_tasks(config, run.store, run.simulator)
+    played = await evaluate(
+        tasks,
+        world,
+        config.eval,
+        engine=run.core,
+        renderer=run.renderer,
+        simulator=run.simulator,
+        adapter=adapter,
+        limits=config.rollout.limits,
+        label=label,
+        clock=run.clock,
+    )
+    run.store.append(kept.name, played)
+    share = success_of(played)
+    run.tell({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    return played
+
+
+async def held_out_tasks(config: Config, store: Store, simulator: Simulator) -> tuple[Task, ...]:
+    """Write the held-out tasks once; every policy of a run meets the same ones."""
+    path = store.folder / "held-out-tasks.jsonl"
+    if path.exists():
+        return tuple(read_lines(path, Task))
+    source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
+    tasks = await write_tasks(source, config.eval, simulator=simulator)
+    store.append(path.name, tasks)
+    return tasks
+
+
+def conclude(
+    config: Config,
+    run: Run,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+    *,
+    seconds: float,
+) -> Outcome:
+    """Compare before and after, and write it down."""
+    measured = bool(before and after)
+    outcome = Outcome(
+        folder=run.store.folder,
+        steps=run.step,
+        version=run.versions.version,
+        before=success_of(before) if before else None,
+        after=success_of(after) if after else None,
+        gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
+        seconds=seconds,
+    )
+    (run.store.folder / "outcome.json").write_bytes(
+        msgspec.json.encode(outcome, enc_hook=lambda value: str(value))
+    )
+    return outcome
+
+
+def show_share(share: Share) -> str:
+    """Write a share with its interval."""
+    failed = f", {share.failed} spoiled" if share.failed else ""
+    return (
+        f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
+        f"{share.count} tasks{failed})"
+    )

@@ -1,0 +1,197 @@
+"""The shape of a model: the numbers of its config that decide its bytes and its operations.
+
+The one idea: a dense decoder of the Qwen2, Qwen3 or Llama kind is described by a dozen facts, from
+which every tensor's size follows. Nothing is loaded and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trustee.errors import InputError
+from trustee.models import TINY
+from trustee.types import Record
+
+PACKAGED = Path(__file__).parent / "data" / "models"
+"""Configs of well-known models, so that a plan needs no download."""
+
+MODEL_TYPES = ("qwen2", "qwen3", "llama")
+"""What the trainer can adopt; see `worker/adoption.py`."""
+
+
+class Shape(Record, frozen=True):
+    """A dense decoder: what its config says about sizes."""
+
+    name: str
+    model_type: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    """Embedding and head are one tensor."""
+    qkv_bias: bool
+    qk_norm: bool
+
+    @property
+    def query(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one decoder layer: outputs and inputs by name."""
+        return {
+            "self_attn.q_proj": (self.query, self.hidden),
+            "self_attn.k_proj": (self.key, self.hidden),
+            "self_attn.v_proj": (self.key, self.hidden),
+            "self_attn.o_proj": (self.hidden, self.query),
+            "mlp.gate_proj": (self.intermediate, self.hidden),
+            "mlp.up_proj": (self.intermediate, self.hidden),
+            "mlp.down_proj": (self.hidden, self.intermediate),
+        }
+
+    @property
+    def linear_numel(self) -> int:
+        """Weights of all linear layers, head and embedding left out."""
+        return self.layers * sum(rows * columns for rows, columns in self.linears.values())
+
+    @property
+    def table_numel(self) -> int:
+        """Weights of the embedding, and of the head where it is a tensor of its own."""
+        return self.vocab * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def vector_numel(self) -> int:
+        """Norms and biases."""
+        return self.numel - self.linear_numel - self.table_numel
+
+    @property
+    def numel(self) -> int:
+        """All parameters; a tied head counts once."""
+        return sum(self.parameters().values())
+
+    def adapter_linears(self, rank: int) -> list[int]:
+        """List the elements of every LoRA tensor of one decoder layer."""
+        return [rank * width for sizes in self.linears.values() for width in sizes]
+
+    def adapter_numel(self, rank: int) -> int:
+        """Count the parameters of a LoRA on all linear layers."""
+        return self.layers * sum(self.adapter_linears(rank))
+
+    def parameters(self) -> dict[str, int]:
+        """Give the elements of every parameter by its name in a checkpoint."""
+        sizes = {"model.embed_tokens.weight": self.vocab * self.hidden}
+        for layer in range(self.layers):
+            under = f"model.layers.{layer}."
+            for name, (rows, columns) in self.linears.items():
+                sizes[f"{under}{name}.weight"] = rows * columns
+                if self.qkv_bias and name.endswith(("q_proj", "k_proj", "v_proj")):
+                    sizes[f"{under}{name}.bias"] = rows
+            for norm in ("input_layernorm", "post_attention_layernorm"):
+                sizes[f"{under}{norm}.weight"] = self.hidden
+            if self.qk_norm:
+                for norm in ("q_norm", "k_norm"):
+                    sizes[f"{under}self_attn.{norm}.weight"] = self.head_dim
+        sizes["model.norm.weight"] = self.hidden
+        if not self.tied:
+            sizes["lm_head.weight"] = self.vocab * self.hidden
+        return sizes
+
+
+def read_shape(config: dict[str, Any], *, name: str) -> Shape:
+    """Read a shape from the content of a `config.json`.
+
+    Raises:
+        InputError: if the trainer could not adopt such a model, or a size is missing.
+    """
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise InputError(
+            f"model {name} is of type {kind!r}; allowed are dense models of the types "
+            f"{', '.join(MODEL_TYPES)} (model.path)"
+        )
+    for key, why in (("attention_bias", "a bias in o_proj"), ("mlp_bias", "biases in its MLP")):
+        if config.get(key):
+            raise InputError(
+                f"model {name} has {key}: {why} is not supported; give a model without (model.path)"
+            )
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return Shape(
+            name=name,
+            model_type=kind,
+            layers=int(config["num_hidden_layers"]),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            intermediate=int(config["intermediate_size"]),
+            vocab=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", False)),
+            qkv_bias=kind == "qwen2",
+            qk_norm=kind == "qwen3",
+        )
+    except KeyError as error:
+        raise InputError(f"model {name}: its config.json lacks {error} (model.path)") from error
+
+
+def known_models() -> tuple[str, ...]:
+    """List the hub ids whose configs are in the package."""
+    return tuple(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
+
+
+def find_shape(path: str) -> Shape:
+    """Find a model's shape: `tiny`, a folder, a model in the hub's cache, or a packaged one.
+
+    Raises:
+        InputError: naming what is known, or what is wrong with the config that was found.
+    """
+    return read_shape(_read_config(_find_config(path)), name=path)
+
+
+def _find_config(path: str) -> Path:
+    folder = TINY if path == "tiny" else Path(path)
+    if folder.is_dir():
+        return folder / "config.json"
+    cached = _find_cached(path)
+    if cached is not None:
+        return cached
+    packaged = PACKAGED / f"{path.replace('/', '--')}.json"
+    if path in known_models():
+        return packaged
+    raise InputError(
+        f"no config of model {path!r} is at hand: it is no folder and not in the hub's cache; "
+        f"known without a download are tiny, {', '.join(known_models())} (model.path)"
+    )
+
+
+def _find_cached(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a model's config: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no JSON object; it is no model's config")
+    return config
