@@ -55,7 +55,24 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("config",),
     ("outcome", "record"),
-    ("cli", "commands", "compare", "launch", "models", "noise", "progress", "tiny.build", "view"),
+    (
+        "activations",
+        "cards",
+        "cli",
+        "commands",
+        "compare",
+        "fitting",
+        "hours",
+        "launch",
+        "ledger",
+        "models",
+        "noise",
+        "plan",
+        "progress",
+        "shapes",
+        "tiny.build",
+        "view",
+    ),
 )
 """Modules and packages by layer; a module imports from its own layer or from below."""
 

@@ -34,6 +34,7 @@ def state_at(step: int) -> RunState:
         next_group=8 * step,
         source={"difficulty": 4, "drawn": 8 * step},
         watch={"best": [0.5, 2]},
+        effect={"without": 2},
         ladder={"changes": []},
     )
 
@@ -81,7 +82,7 @@ async def test_newest_few_are_kept(tmp_path: Path) -> None:
 async def test_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     """A resumed run may write a step again."""
     await write(tmp_path, 1)
-    other = RunState(step=1, version=9, next_group=0, source={}, watch={}, ladder={})
+    other = RunState(step=1, version=9, next_group=0, source={}, watch={}, effect={}, ladder={})
     await write_checkpoint(tmp_path, other, save=save, keep=2)
     assert (tmp_path / "step-000001", other) == open_checkpoint(tmp_path)
 

@@ -31,6 +31,15 @@ EVERY_FAMILY = pytest.mark.parametrize("family", sorted(FAMILIES))
 Grads = dict[str, Tensor]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Leave tensors this small to one thread: several only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def make_model(
     family: str = "qwen3", *, dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
 ) -> Any:

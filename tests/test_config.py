@@ -82,7 +82,7 @@ def test_changes_of_a_finished_config() -> None:
         (
             "rollot.group_size=4",
             "unknown key rollot; did you mean rollout? allowed are: engine, env, eval, eval_env, "
-            "learn, model, rollout, run, simulator, watch, watchdog",
+            "gates, learn, model, rollout, run, simulator, watch, watchdog",
         ),
         (
             "simulator.judge.heat=1",

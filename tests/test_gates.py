@@ -34,6 +34,7 @@ from trustee.gates import (
     GateConfig,
     Reading,
     Verdicts,
+    check_agreement,
     check_canaries,
     check_reading,
     compare_judge,
@@ -325,7 +326,7 @@ async def compare(
     tasks: Sequence[Task], trajectories: Sequence[Trajectory], script: Script, **changes: Any
 ) -> Verdicts | None:
     """Compare a scripted judge with the truth of the micro-world."""
-    return await compare_judge(
+    verdicts = await compare_judge(
         tasks,
         trajectories,
         held_out=changes.pop("held_out", Microworld()),
@@ -333,6 +334,9 @@ async def compare(
         simulator=make_simulator(ScriptedEngine(script)),
         config=GateConfig(**changes),
     )
+    if verdicts is not None:
+        check_agreement(verdicts, config=GateConfig(**changes))
+    return verdicts
 
 
 @pytest.mark.anyio

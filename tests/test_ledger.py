@@ -217,15 +217,13 @@ class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all storages that operations made and that still live."""
 
     def __init__(self, known: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = known
         self._live: dict[int, int] = {}
         self.now = 0
         self.peak = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -249,7 +247,7 @@ class LiveBytes(TorchDispatchMode):
 
 def frozen_storages(model: torch.nn.Module) -> set[int]:
     """Give the storages of all parameters and NF4 states."""
-    tensors = list(model.parameters())
+    tensors: list[torch.Tensor] = list(model.parameters())
     for module in model.modules():
         state = getattr(module, "quant_state", None)
         if state is not None:
@@ -411,7 +409,7 @@ def test_cache_counts_whole_blocks_but_one() -> None:
 
 
 def test_adapter_versions_take_a_slot_each_and_a_spare() -> None:
-    """vLLM's stacks hold A and B of every slot in bf16, at least for rank 8."""
+    """VLLM's stacks hold A and B of every slot in bf16, at least for rank 8."""
     shape = find_shape("Qwen/Qwen3-8B")
     ledger = make_ledger(shape, BUDGET)
     assert 4 * 2 * 87_293_952 == entry_bytes(ledger, "adapter versions")
@@ -427,9 +425,10 @@ def test_moments_do_not_add_up() -> None:
     ledger = Ledger(entries=entries)
     assert 17 * GIB == ledger.training == ledger.transient
     assert 117 * GIB + ledger.slack == ledger.peak
-    assert {**{name: size * GIB for name, size in sizes.items()}, "fragmentation": ledger.slack} == (
-        ledger.sizes()
-    )
+    assert {
+        **{name: size * GIB for name, size in sizes.items()},
+        "fragmentation": ledger.slack,
+    } == (ledger.sizes())
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,7 @@ def test_parts_add_up(name: str) -> None:
     """Linear layers, tables and vectors are all there is."""
     shape = find_shape(name)
     parameters = shape.parameters()
-    vectors = [
-        size for key, size in parameters.items() if key.endswith(("norm.weight", "bias"))
-    ]
+    vectors = [size for key, size in parameters.items() if key.endswith(("norm.weight", "bias"))]
     assert sum(vectors) == shape.vector_numel
     linear = [size for key, size in parameters.items() if key.endswith("proj.weight")]
     assert sum(linear) == shape.linear_numel
@@ -124,7 +122,7 @@ def test_unknown_model_is_refused_with_what_is_known(path: str) -> None:
 @pytest.mark.parametrize("kind", ["qwen3_moe", "gemma2", "mistral", None])
 def test_other_architectures_are_refused(kind: str | None) -> None:
     """What the trainer cannot adopt gets no plan."""
-    with pytest.raises(InputError, match="allowed are dense models of the types qwen2, qwen3, llama"):
+    with pytest.raises(InputError, match="allowed are dense models of the types qwen2, "):
         read_shape({"model_type": kind}, name="x")
 
 
@@ -140,7 +138,7 @@ def test_missing_size_is_named() -> None:
     """A config without a size says which."""
     config = read_packaged("Qwen/Qwen3-8B")
     del config["intermediate_size"]
-    with pytest.raises(InputError, match="model x: its config.json lacks 'intermediate_size'"):
+    with pytest.raises(InputError, match=r"model x: its config\.json lacks 'intermediate_size'"):
         read_shape(config, name="x")
 
 

@@ -1,4 +1,4 @@
-"""Tiled MLPs: outputs and gradients of the plain ones, with no wide tensor longer than a tile."""
+"""Tiled MLPs and norms: what the plain ones give, with no wide tensor longer than a tile."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from test_checkpointing import (
     layers_of,
     make_ids,
     make_model,
+    one_thread,
     open_shelf,
     step,
 )
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trustee.errors import InputError
 from trustee.worker.checkpointing import Mode, set_checkpointing
-from trustee.worker.tiling import tile_mlp
+from trustee.worker.tiling import tile_mlp, tile_norms
 
+__all__ = ["one_thread"]
+
+NORM_NAMES = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm")
 assert_fp32 = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-7)
 """Only the order of sums differs."""
 assert_bf16 = partial(torch.testing.assert_close, rtol=2e-2, atol=4e-4)
@@ -143,6 +148,22 @@ def watch_rows(model: Any) -> Iterator[list[int]]:
             hook.remove()
 
 
+class Watch(TorchDispatchMode):
+    """Keeps what every operation gives, without its bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self.seen.append(torch.empty_like(tensor, device="meta"))
+        return out
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 4),
@@ -212,32 +233,15 @@ def test_tiles_agree_as_the_trainer_runs_them(family: str) -> None:
 
 def test_no_wide_tensor_is_longer_than_a_tile() -> None:
     """Nothing [rows, intermediate] with more rows than a tile is made, forward or backward."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Widest(TorchDispatchMode):
-        """Note the largest tensor that has the intermediate size as its last."""
-
-        rows = 0
-
-        def __torch_dispatch__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(tensor, Tensor) and tensor.shape[-1:] == (160,):
-                    type(self).rows = max(self.rows, tensor.numel() // 160)
-            return out
-
     model, ids = make_model(), make_ids(64, 64)
     open_shelf(model)
-    # LoRA's and the base's weights are [rank or 64, 160]: a tile above that shows activations.
-    for positions, expected in ((72, 72), (0, 128), (100, 100)):
+    # The weights of base and LoRA have up to 64 such rows: a longer tile shows activations.
+    for positions, longest in ((72, 72), (0, 128), (100, 100)):
         tile_mlp(model, positions)
-        Widest.rows = 0
-        mode: Any = Widest
-        with mode():
+        with Watch() as watch:
             step(model, ids)
-        assert expected == Widest.rows
+        wide = [tensor.numel() // 160 for tensor in watch.seen if tensor.shape[-1:] == (160,)]
+        assert longest == max(wide)
 
 
 @pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
@@ -249,6 +253,47 @@ def test_each_tile_runs_twice(mode: Mode) -> None:
     with watch_rows(model) as seen:
         step(model, ids)
     assert 2 * LAYERS * [50, 50, 20] == seen
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
+def test_tiled_norms_change_no_bit(family: str, mode: Mode) -> None:
+    """Norms of positions and of heads give the same loss and gradients in every mode."""
+    model, ids = make_model(family), make_ids(40, 17, 3)
+    norms = [module for name, module in model.named_modules() if name.endswith(NORM_NAMES)]
+    for norm in norms:
+        norm.weight.data.uniform_(0.5, 1.5)
+    plain = step(model, ids)
+    set_checkpointing(model, mode=mode)
+    tile_norms(model, 33)
+    assert {"qwen3": 4}.get(family, 2) * LAYERS == sum("forward" in vars(norm) for norm in norms)
+    assert_same(plain, step(model, ids))
+    tile_norms(model, 0)
+    assert [] == [norm for norm in norms if "forward" in vars(norm)]
+
+
+def test_no_float_copy_is_longer_than_a_tile() -> None:
+    """With norms tiled, a layer makes no fp32 copy of all positions, forward or backward."""
+    model = make_model()
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    set_checkpointing(model, mode="recompute")
+    layer, rotary = layers_of(model)[1], model.base_model.model.model.rotary_emb
+    x = torch.ones(1, 128, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    positions = rotary(x, torch.arange(128)[None])
+
+    def count_whole_copies(seen: list[Tensor]) -> int:
+        floats = (tensor for tensor in seen if tensor.dtype == torch.float32)
+        return sum(128 in tensor.shape and tensor.numel() >= 128 * 16 for tensor in floats)
+
+    for tile, found in ((0, True), (16, False)):
+        tile_norms(model, tile)
+        with Watch() as watch, torch.autocast("cpu", torch.bfloat16):
+            out = layer(x, attention_mask=None, position_embeddings=positions)
+        with watch:
+            out.backward(torch.ones_like(out))
+        assert found == (count_whole_copies(watch.seen) > 0)
 
 
 def test_tiling_switches_off_again() -> None:

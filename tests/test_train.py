@@ -41,6 +41,7 @@ from trustee.engines.scripted import (
 from trustee.environment import Draft, Environment, Services, TaskSource, World
 from trustee.environments.simulated import Simulated
 from trustee.errors import RunError, SimulatorError
+from trustee.gates import EffectGate, GateConfig
 from trustee.ladder import Ladder, Rung
 from trustee.launch import restore
 from trustee.learner import MicroReport, MicroRequest
@@ -194,6 +195,8 @@ class Setup:
             versions=self.versions,
             store=self.store,
             watch=Watch(watch or WatchConfig()),
+            gates=GateConfig(),
+            effect=EffectGate(self.engine, scripted_renderer(), patience=0),
             ladder=ladder
             or Ladder(
                 Rung(

@@ -13,9 +13,9 @@ from trustee.shapes import Shape
 from trustee.types import Record
 
 LOGIT_BYTES = 20
-"""Of one logit of a chunk in the backward pass: five float32 tensors of the chunk's size at once."""
+"""Of one logit of a chunk in the backward pass: five fp32 tensors of the chunk's size at once."""
 ADAPTER_BYTES = 6
-"""Of one LoRA parameter of the layer at work: a bf16 copy for autocast and a fresh fp32 gradient."""
+"""Of one LoRA parameter of the layer at work: a bf16 copy for autocast, a fresh fp32 gradient."""
 
 
 class LayerWork(Record, frozen=True):

@@ -39,6 +39,8 @@ class RunState(Record, frozen=True):
     source: dict[str, Any]
     watch: dict[str, Any]
     """State of the alarms."""
+    effect: dict[str, Any]
+    """State of the gate that looks for the adapter's effect."""
     ladder: dict[str, Any]
     """What was given up for want of memory."""
 

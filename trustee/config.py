@@ -23,6 +23,7 @@ from trustee.environments import WorldConfig
 from trustee.environments.simulated import Simulated
 from trustee.errors import InputError
 from trustee.evaluate import EvalConfig
+from trustee.gates import GateConfig
 from trustee.run import RolloutConfig
 from trustee.step import LearnConfig
 from trustee.types import Record
@@ -79,6 +80,7 @@ class Config(Record, frozen=True):
     eval_env: WorldConfig | Literal["same"] = "same"
     """World of the held-out tasks; `same` is that of training."""
     watch: WatchConfig = WatchConfig()
+    gates: GateConfig = GateConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
 
 

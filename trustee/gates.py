@@ -51,6 +51,11 @@ class GateConfig(Record, frozen=True):
     unread: Share = 0.05
     """Messages of a step in which a simple count of calls differs from the parser's."""
 
+    @property
+    def shows_canaries(self) -> bool:
+        """Say whether any number of wrong verdicts would matter."""
+        return min(self.false_accepts, self.false_refuses) < 1
+
 
 class EffectGate:
     """Sees whether new versions of the policy sample differently from the base.
@@ -134,6 +139,13 @@ class Verdicts(Record, frozen=True):
             return 1 - sum(wrong) / max(1, self.good + self.bad)
         return 1 - (wrong[0] / self.bad + wrong[1] / self.good) / 2
 
+    def count(self) -> str:
+        """Write the counts."""
+        return (
+            f"{len(self.false_accepts)} of {self.bad} bad episodes accepted, "
+            f"{len(self.false_refuses)} of {self.good} good ones refused"
+        )
+
     def describe(self) -> str:
         """Write the counts and the first names."""
         return "; ".join(
@@ -185,7 +197,7 @@ async def check_canaries(
         InputError: if the world's prompt set has no canaries.
         RunError: if the judge accepts or refuses too many wrongly.
     """
-    if not isinstance(world, Simulated) or config.false_accepts == config.false_refuses == 1:
+    if not isinstance(world, Simulated) or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
         read_canaries(world.prompts), prompt_set=world.prompts, simulator=simulator
@@ -226,9 +238,6 @@ async def compare_judge(
 
     None where the held-out world does not know the truth, where training has no judge, or where
     there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
-
-    Raises:
-        RunError: if they agree too seldom.
     """
     if not (isinstance(held_out, TrueWorld) and isinstance(training, Simulated)):
         return None
@@ -236,7 +245,7 @@ async def compare_judge(
     sound = [t for t in trajectories if t.failure is None]
     if len(sound) < FEWEST_EPISODES or not config.agreement:
         return None
-    verdicts = await ask_judge(
+    return await ask_judge(
         [
             Known(
                 name=t.id,
@@ -250,6 +259,14 @@ async def compare_judge(
         prompt_set=training.prompts,
         simulator=simulator,
     )
+
+
+def check_agreement(verdicts: Verdicts, *, config: GateConfig) -> None:
+    """Stop a run whose judge does not see what is true.
+
+    Raises:
+        RunError: if judge and truth agree too seldom.
+    """
     if verdicts.agreement < config.agreement:
         raise RunError(
             f"the judge agrees with the truth of the held-out world in {verdicts.agreement:.0%} "
@@ -257,7 +274,6 @@ async def compare_judge(
             "policy would learn to please the judge instead of serving users, so use a stronger "
             "base (model.path) or read held-out-*.jsonl for what it takes for success"
         )
-    return verdicts
 
 
 class TextRenderer(Protocol):

@@ -13,13 +13,16 @@ from typing import Any
 import anyio
 import msgspec
 
+from trustee.canaries import read_canaries
 from trustee.chat import Simulator, Voice
 from trustee.checkpoint import RunState, find_checkpoints, open_checkpoint
 from trustee.config import Config
 from trustee.deadlines import EngineClock
 from trustee.engine import Engine
 from trustee.engines.vllm import VllmEngine
+from trustee.environments.simulated import Simulated
 from trustee.errors import EngineDied
+from trustee.gates import EffectGate, check_canaries
 from trustee.ladder import Ladder, Rung
 from trustee.learn import store_checkpoint
 from trustee.learner import TrainerSpec
@@ -78,6 +81,8 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     folder = find_model(config.model.path)
     renderer = Renderer.load(folder, thinking=config.model.thinking)
     renderer.self_test()
+    if isinstance(config.env, Simulated) and config.gates.shows_canaries:
+        read_canaries(config.env.prompts)
     return folder, renderer
 
 
@@ -131,6 +136,17 @@ def show_place(config: Config, model: Path) -> str:
     return f"{model.name} ({config.engine.device})"
 
 
+def make_ladder(config: Config) -> Ladder:
+    """Make the ladder, with the config's own settings as its top."""
+    top = Rung(
+        micro_tokens=config.learn.micro_tokens,
+        checkpointing=config.learn.checkpointing,
+        context=config.engine.context,
+        parallel=config.rollout.episodes,
+    )
+    return Ladder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))
+
+
 def make_run(
     config: Config,
     engine: VllmEngine,
@@ -160,15 +176,9 @@ def make_run(
         versions=Versions(core, slots=config.engine.versions),
         store=store,
         watch=Watch(config.watch),
-        ladder=Ladder(
-            Rung(
-                micro_tokens=config.learn.micro_tokens,
-                checkpointing=config.learn.checkpointing,
-                context=config.engine.context,
-                parallel=config.rollout.episodes,
-            ),
-            shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens),
-        ),
+        gates=config.gates,
+        effect=EffectGate(core, renderer, patience=config.gates.effect_patience),
+        ladder=make_ladder(config),
         rollout=config.rollout,
         learning=config.learn,
         seed=config.run.seed,
@@ -185,6 +195,9 @@ async def run_stages(
     config: Config, run: Run, *, resume: bool, dead: Run | None, begun: float
 ) -> Outcome:
     """Measure, train, measure again, with one engine."""
+    verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
+    if verdicts is not None:
+        run.tell({"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"})
     before = await measure(config, run, None, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
         await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)
@@ -209,6 +222,7 @@ async def restore(run: Run, path: Path, state: RunState, *, dead: Run | None = N
     await run.core.load(path)
     run.source.restore(state.source)
     run.watch.restore(state.watch)
+    run.effect.restore(state.effect)
     run.ladder.restore(state.ladder)
     await run.core.adjust(run.ladder.rung.checkpointing)
     run.places.total_tokens = run.ladder.rung.parallel

@@ -10,6 +10,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from trustee.checkpoint import RunState, write_checkpoint
 from trustee.errors import RunError
+from trustee.gates import check_reading, read_again
 from trustee.run import Run
 from trustee.step import take_step
 from trustee.types import Blame, Group
@@ -67,6 +68,8 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     trained = time.monotonic()
     run.step += 1
     figures = run.source.observe(seen)
+    reading = read_again([t for group in seen for t in group.sound], run.renderer)
+    check_reading(reading, config=run.gates)
     verdict = run.watch.observe(report, fresh)
     if verdict.stop is None:
         await follow(run, verdict, moved=report.moved)
@@ -80,6 +83,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "dropped": sum(1 for group in seen if group not in fresh),
         "rolled_back_to": verdict.roll_back_to,
         "rungs": len(run.ladder.changes),
+        "unread": reading.differing,
         **report.metrics(),
     }
     run.store.append("metrics.jsonl", [metrics])
@@ -110,6 +114,7 @@ async def store_checkpoint(run: Run) -> None:
         next_group=run.next_group,
         source=run.source.state(),
         watch=run.watch.state(),
+        effect=run.effect.state(),
         ladder=run.ladder.state(),
     )
     await write_checkpoint(
@@ -125,6 +130,8 @@ async def follow(run: Run, verdict: Decision, *, moved: bool) -> None:
         log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
     if moved or verdict.roll_back_to is not None:
         await publish(run, run.versions.version + 1)
+    if moved and verdict.roll_back_to is None and run.versions.current is not None:
+        await run.effect.check(run.versions.current)
 
 
 async def publish(run: Run, version: int) -> None:

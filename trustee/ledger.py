@@ -249,7 +249,8 @@ def list_adapter(shape: Shape, budget: Budget) -> Iterator[Entry]:
         bytes=8 * numel if budget.optimizer == "adamw" else 4 * numel // shape.layers,
         when="moving",
         exact=False,
-        reason="copies that torch makes of all states at once" if budget.optimizer == "adamw"
+        reason="copies that torch makes of all states at once"
+        if budget.optimizer == "adamw"
         else "copies of a few tensors at a time",
     )
 
@@ -369,6 +370,6 @@ def kv_token_bytes(shape: Shape) -> int:
 
 
 def count_kv_tokens(shape: Shape, budget: Budget) -> int:
-    """Count the tokens that the KV cache holds, in whole blocks; the engine keeps one for itself."""
+    """Count the tokens of the KV cache, in whole blocks; the engine keeps one for itself."""
     blocks = budget.kv_bytes // (kv_token_bytes(shape) * budget.block)
     return max(0, blocks - 1) * budget.block

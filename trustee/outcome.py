@@ -11,6 +11,7 @@ from trustee.chat import Simulator
 from trustee.config import Config
 from trustee.environments import WorldConfig
 from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of, write_tasks
+from trustee.gates import check_agreement, compare_judge
 from trustee.run import Run
 from trustee.store import Store, read_lines
 from trustee.types import Adapter, Record, Task, Trajectory
@@ -62,7 +63,32 @@ async def measure(
     run.store.append(kept.name, played)
     share = success_of(played)
     run.tell({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    await judge_the_judge(config, run, tasks, played, label=label)
     return played
+
+
+async def judge_the_judge(
+    config: Config, run: Run, tasks: Sequence[Task], played: Sequence[Trajectory], *, label: str
+) -> None:
+    """Hold the judge of training against a held-out world that knows the truth.
+
+    Raises:
+        RunError: if they agree too seldom and the training is yet to come.
+    """
+    verdicts = await compare_judge(
+        tasks,
+        played,
+        held_out=evaluation_world(config),
+        training=config.env,
+        simulator=run.simulator,
+        config=config.gates,
+    )
+    if verdicts is None:
+        return
+    text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
+    run.tell({"event": "note", "text": text})
+    if label == "before":
+        check_agreement(verdicts, config=config.gates)
 
 
 async def held_out_tasks(config: Config, store: Store, simulator: Simulator) -> tuple[Task, ...]:

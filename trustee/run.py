@@ -14,8 +14,10 @@ from msgspec import Meta
 from trustee.chat import Simulator
 from trustee.deadlines import EngineClock
 from trustee.environment import Services, TaskSource, World
+from trustee.gates import EffectGate, GateConfig
 from trustee.ladder import Ladder
-from trustee.rollout import Limits, Renderer
+from trustee.rendering import Renderer
+from trustee.rollout import Limits
 from trustee.step import LearnConfig
 from trustee.store import Store
 from trustee.types import Group, Record
@@ -66,6 +68,8 @@ class Run:
     versions: Versions
     store: Store
     watch: Watch
+    gates: GateConfig
+    effect: EffectGate
     ladder: Ladder
     rollout: RolloutConfig
     learning: LearnConfig

@@ -134,9 +134,9 @@ class EventFile:
 
     def close(self) -> None:
         """Write what is held and end the array."""
-        with self._file:
-            self._lines.append(b"\n]\n")
-            self.flush()
+        self._lines.append(b"\n]\n")
+        self.flush()
+        self._file.close()
 
     def _failure(self, error: OSError) -> RunError:
         return RunError(
@@ -162,11 +162,7 @@ class Timeline:
         """When the first member of each group under way began."""
 
     async def __aenter__(self) -> Self:
-        """Open the file.
-
-        Raises:
-            RunError: if it cannot be written.
-        """
+        """Open the file; a `RunError` says why it cannot be written."""
         self._begun = self._clock()
         self._file = EventFile(self._path, clock=self._clock)
         for track in TRACKS:
@@ -202,11 +198,10 @@ class Timeline:
     def mark(self, name: str) -> None:
         """Draw a line across all tracks at this moment."""
         moment = self._micros(self._clock())
+        event = {"ph": "i", "s": "g", "name": name, "pid": 0, "tid": 0, "ts": moment}
         with self._lock:
             if self._file is not None:
-                self._file.append(
-                    {"ph": "i", "s": "g", "name": name, "pid": 0, "tid": 0, "ts": moment}
-                )
+                self._file.append(event)
 
     def request(self, timing: RequestTiming) -> None:
         """Draw a request as a box that holds its queue, prefill and decode."""

@@ -33,6 +33,9 @@ class WatchConfig(Record, frozen=True):
     """Bad steps in a row, or steps without a mixed group, before the run rolls back."""
     mismatch: Annotated[float, Meta(gt=0)] = 0.05
     """Mean |engine - trainer| logprob of fresh tokens above which the run stops."""
+    mismatch_kl: Annotated[float, Meta(gt=0)] = 0.02
+    """KL(engine, trainer) a fresh token, k3 estimate, above which the run stops: few tokens that
+    are far off hide in the mean above."""
     keep_adapters: Annotated[int, Meta(ge=1)] = 5
     """Adapter folders kept beside the live ones and the best."""
 
@@ -77,6 +80,12 @@ class Watch:
             return Decision(
                 stop=f"engine and trainer differ by {gap:.3f} nats a token on fresh samples, more "
                 f"than {config.mismatch:g} (watch.mismatch): the policy would learn from noise"
+            )
+        divergence = report.gap_kl_sum / max(1, report.fresh_tokens)
+        if divergence > config.mismatch_kl:
+            return Decision(
+                stop=f"engine and trainer differ by a KL of {divergence:.3f} a token on fresh "
+                f"samples, more than {config.mismatch_kl:g} (watch.mismatch_kl)"
             )
         share = report.clipped / max(1, report.tokens)
         self._clipped = self._clipped + 1 if share > config.clip_ratio else 0

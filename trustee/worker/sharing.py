@@ -332,21 +332,23 @@ def tensors_of_base(worker: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """
     model = worker.model_runner.model
     for path, layer in model.named_modules():
-        block, _, name = path.removesuffix(".base_layer").rpartition(".")
+        whole = path.removesuffix(".base_layer")
+        name = whole.rpartition(".")[2]
         if name == "lm_head" and model.config.tie_word_embeddings:
             continue
         names = model.packed_modules_mapping.get(name, [name])
         for kind, parameter in layer.named_parameters(recurse=False):
             if not hasattr(layer, "logical_widths"):
-                yield f"{block}.{name}.{kind}", parameter[: getattr(layer, "org_vocab_size", None)]
+                yield f"{whole}.{kind}", parameter[: getattr(layer, "org_vocab_size", None)]
                 continue
             pieces = shards_of(layer) if kind == "weight" else bias_shards_of(layer)
-            for whole, piece in zip((f"{block}.{one}" for one in names), pieces, strict=True):
+            for one, piece in zip(names, pieces, strict=True):
+                own = whole.removesuffix(name) + one
                 if isinstance(piece, tuple):
                     stored = zip(PARTS, _parts_of(*piece), strict=True)
-                    yield from ((f"{whole}.{part}", tensor) for part, tensor in stored)
+                    yield from ((f"{own}.{part}", tensor) for part, tensor in stored)
                 else:
-                    yield f"{whole}.{kind}", piece
+                    yield f"{own}.{kind}", piece
 
 
 def install_adapter(

@@ -25,6 +25,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from trustee.errors import InputError
 from trustee.worker.checkpointing import runs_again, same_autocast, trainable
 
+NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
+"""Norms of a decoder layer; the last two are Qwen3's."""
+
 Rows = Callable[[Tensor], Tensor]
 
 
@@ -36,7 +39,7 @@ def tile_mlp(model: torch.nn.Module, positions: int) -> None:
     Raises:
         InputError: if `positions` is negative, or the model has no decoder layers with an MLP.
     """
-    _tile(model, positions, part="mlp", unused_again=True)
+    _tile(model, positions, parts=("mlp",), unused_again=True)
 
 
 def tile_norms(model: torch.nn.Module, positions: int) -> None:
@@ -47,24 +50,24 @@ def tile_norms(model: torch.nn.Module, positions: int) -> None:
     Raises:
         InputError: if `positions` is negative, or the model has no decoder layers with norms.
     """
-    for part in ("input_layernorm", "post_attention_layernorm"):
-        _tile(model, positions, part=part, unused_again=False)
-    for part in ("q_norm", "k_norm"):
-        if any(name.endswith(part) for name, _ in model.named_modules()):
-            _tile(model, positions, part=f"self_attn.{part}", unused_again=False)
+    _tile(model, positions, parts=NORMS, unused_again=False)
 
 
-def _tile(model: torch.nn.Module, positions: int, *, part: str, unused_again: bool) -> None:
+def _tile(
+    model: torch.nn.Module, positions: int, *, parts: tuple[str, ...], unused_again: bool
+) -> None:
     if positions < 0:
         raise InputError(f"positions must be 0 or more, got {positions}; 0 switches tiling off")
     found: list[Any] = [
-        module.get_submodule(part)
-        for module in model.modules()
-        if isinstance(module, GradientCheckpointingLayer)
+        module
+        for layer in model.modules()
+        if isinstance(layer, GradientCheckpointingLayer)
+        for name, module in layer.named_modules()
+        if name in parts
     ]
     if not found:
         raise InputError(
-            f"tiling needs decoder layers of transformers, {type(model).__name__} has none; "
+            f"tiling needs decoder layers with {parts[0]}, {type(model).__name__} has none; "
             "give a dense Qwen2.5, Qwen3 or Llama model (model.path)"
         )
     for module in found:

@@ -1,0 +1,306 @@
+"""`trustee doctor`: try on this machine all that a run will do, and say what is wrong with it.
+
+First what can be asked without loading anything, then the real engine: a prompt of the longest
+length, the largest micro-batch, a training step, a new version, and the logprobs of engine and
+trainer side by side. What was measured stands beside what was planned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import anyio
+import msgspec
+
+from trustee.config import Config
+from trustee.engine import Sampling
+from trustee.engines.vllm import VllmEngine
+from trustee.errors import InputError, TrusteeError
+from trustee.gates import EffectGate, check_canaries
+from trustee.launch import make_ladder, make_simulator, prepare_model, trainer_spec
+from trustee.learner import FinishRequest, MicroRequest
+from trustee.machine import GIB, Finding, State, look_at_machine
+from trustee.rendering import Renderer
+from trustee.step import probe
+from trustee.types import Adapter, Completion, Message, Record, Sample
+
+Tell = Callable[[Finding], None]
+
+ANSWER_TOKENS = 64
+"""Tokens that are sampled after the longest prompt."""
+SEVERAL = 16
+"""Requests at once, for the rate of decoding."""
+
+
+class Examination(Record, frozen=True):
+    """All findings of one examination."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Say whether nothing failed."""
+        return all(finding.state != "fail" for finding in self.findings)
+
+
+async def examine(
+    config: Config, *, extra: Sequence[Finding], soak: int, tell: Tell
+) -> Examination:
+    """Look at the machine, then try the real engine and do `soak` more rounds with it.
+
+    Args:
+        config: what a run would be started with.
+        extra: findings about the card and the plan.
+        soak: further rounds of sampling, training and publishing.
+        tell: takes each finding as it is made.
+    """
+    findings: list[Finding] = []
+
+    def find(finding: Finding) -> None:
+        findings.append(finding)
+        tell(finding)
+
+    for finding in look_at_machine(device=config.engine.device, folder=Path(config.run.folder)):
+        find(finding)
+    for finding in extra:
+        find(finding)
+    try:
+        model, renderer = prepare_model(config)
+    except InputError as error:
+        mend = "name a model with --set model.path=DIR"
+        find(Finding(name="model", state="fail", why=str(error), mend=mend))
+        return Examination(findings=tuple(findings))
+    find(Finding(name="model", state="ok", why=str(model)))
+    style = renderer.call_format
+    why = f"prefixes stay, marks cannot be forged, a call is read back ({style})"
+    find(Finding(name="template", state="ok", why=why))
+    try:
+        with TemporaryDirectory(prefix="trustee-doctor-") as scratch:
+            begun = time.monotonic()
+            async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+                why = f"engine and trainer are ready after {time.monotonic() - begun:.0f} s"
+                find(Finding(name="start", state="ok", why=why))
+                patient = Patient(config, engine, renderer, folder=Path(scratch))
+                for attempt in patient.attempts():
+                    find(await attempt())
+                for number in range(1, soak + 1):
+                    find(await patient.soak(number))
+    except TrusteeError as error:
+        mend = "trustee plan says what fits; for a smaller trial add --set engine.context=4096"
+        find(Finding(name="engine", state="fail", why=str(error), mend=mend))
+    return Examination(findings=tuple(findings))
+
+
+class Patient:
+    """An engine under examination."""
+
+    def __init__(
+        self, config: Config, engine: VllmEngine, renderer: Renderer, *, folder: Path
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._renderer = renderer
+        self._folder = folder
+        self._version = 0
+        self._peak = 0
+
+    def attempts(self) -> tuple[Callable[[], Awaitable[Finding]], ...]:
+        """Give each thing that a run does, in the order in which it can be tried."""
+        return (
+            self.sample_longest,
+            self.sample_several,
+            self.train_longest,
+            self.publish_and_compare,
+            self.see_effect,
+            self.ask_judge,
+            self.measure_memory,
+        )
+
+    def prompt(self, length: int) -> tuple[int, ...]:
+        """Give a prompt of a length: a real one, repeated from its front."""
+        message = Message(role="user", content="please set the lamp in the hall to level 7")
+        ids = self._renderer.open((message,), ())
+        whole = ids * (length // len(ids) + 1)
+        return whole[-length:]
+
+    async def speak(
+        self, prompt: Sequence[int], *, adapter: Adapter | None, seed: int, tokens: int
+    ) -> Completion:
+        """Sample an answer at temperature 1."""
+        return await self._engine.generate(
+            prompt,
+            Sampling(max_tokens=tokens, temperature=1.0, seed=seed),
+            adapter=adapter,
+            request_id=f"doctor-{self._version}-{seed}",
+        )
+
+    async def sample_longest(self) -> Finding:
+        """Read the longest prompt and answer it."""
+        context = self._config.engine.context
+        tokens = min(ANSWER_TOKENS, context // 4)
+        begun = time.monotonic()
+        await self.speak(self.prompt(context - tokens), adapter=None, seed=0, tokens=tokens)
+        seconds = time.monotonic() - begun
+        why = f"{context - tokens} ids read and up to {tokens} sampled in {seconds:.1f} s"
+        return Finding(name="longest rollout", state="ok", why=why)
+
+    async def sample_several(self) -> Finding:
+        """Answer several requests at once."""
+        lengths: list[int] = []
+        prompt = self.prompt(min(256, self._config.engine.context // 2))
+
+        async def ask(seed: int) -> None:
+            said = await self.speak(prompt, adapter=None, seed=seed, tokens=ANSWER_TOKENS)
+            lengths.append(len(said.ids))
+
+        begun = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            for seed in range(SEVERAL):
+                tasks.start_soon(ask, seed)
+        rate = sum(lengths) / (time.monotonic() - begun)
+        return Finding(name="decoding", state="ok", why=f"{rate:.0f} tokens/s, {SEVERAL} at once")
+
+    async def train_longest(self) -> Finding:
+        """Take the gradients of the largest micro-batch."""
+        ladder = make_ladder(self._config)
+        rows = max(1, ladder.rung.micro_tokens // ladder.rung.context)
+        begun = time.monotonic()
+        length = await probe(self._engine, self._config.learn.loss, ladder=ladder)
+        seconds = time.monotonic() - begun
+        if ladder.changes:
+            return Finding(
+                name="longest training",
+                state="warn",
+                why=f"it fits only with {'; '.join(ladder.changes)}",
+                mend="trustee plan proposes settings; a run goes down these rungs by itself",
+            )
+        why = f"{rows} x {length} ids forward and back in {seconds:.1f} s"
+        return Finding(name="longest training", state="ok", why=why)
+
+    async def publish_and_compare(self) -> Finding:
+        """Train a version, publish it, and hold the engine's logprobs against the trainer's."""
+        gaps = {"base": await self.gap(None)}
+        await self.train(await self.speak_and_cut(None))
+        adapter = await self.publish()
+        gaps["adapter"] = await self.gap(adapter)
+        limit = self._config.watch.mismatch
+        why = ", ".join(f"{voice} {gap:.4f}" for voice, gap in gaps.items())
+        good = max(gaps.values()) <= limit
+        return Finding(
+            name="same logprobs",
+            state="ok" if good else "fail",
+            why=f"mean |engine - trainer| in nats a token: {why}; at most {limit:g} is allowed",
+            mend="" if good else "try --set engine.eager=true and report it with the model's name",
+        )
+
+    async def speak_and_cut(self, adapter: Adapter | None) -> Sample:
+        """Sample an answer and make a training sample of it."""
+        prompt = self.prompt(min(128, self._config.engine.context // 2))
+        said = await self.speak(prompt, adapter=adapter, seed=7, tokens=ANSWER_TOKENS)
+        return Sample(
+            ids=(*prompt, *said.ids),
+            mask=(*(False,) * len(prompt), *(True,) * len(said.ids)),
+            logprobs=(*(0.0,) * len(prompt), *said.logprobs),
+            advantage=1.0,
+            version=said.version,
+            trajectory_id="doctor",
+        )
+
+    async def gap(self, adapter: Adapter | None) -> float:
+        """Give the mean difference of engine and trainer on an answer."""
+        sample = await self.speak_and_cut(adapter)
+        ours = await self._engine.trainer_logprobs(sample, adapter=adapter is not None)
+        theirs = [
+            value for value, masked in zip(sample.logprobs, sample.mask, strict=True) if masked
+        ]
+        return fmean(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+
+    async def train(self, sample: Sample) -> None:
+        """Take one step on a sample."""
+        request = MicroRequest(
+            samples=(sample,), loss=self._config.learn.loss, normaliser=float(sum(sample.mask))
+        )
+        await self._engine.accumulate(request)
+        await self._engine.finish(
+            FinishRequest(
+                learning_rate=self._config.learn.learning_rate, max_norm=self._config.learn.max_norm
+            )
+        )
+
+    async def publish(self) -> Adapter:
+        """Publish what was trained as the next version, and retire the one before the last."""
+        self._version += 1
+        adapter = self.adapter(self._version)
+        await self._engine.publish(adapter)
+        if self._version > 1:
+            await self._engine.retire(self.adapter(self._version - 1))
+        return adapter
+
+    def adapter(self, version: int) -> Adapter:
+        """Name a version."""
+        return Adapter(version=version, path=self._folder / f"policy-{version:06d}")
+
+    async def see_effect(self) -> Finding:
+        """See that the trained version answers differently from the base."""
+        gate = EffectGate(self._engine, self._renderer, patience=1)
+        try:
+            await gate.check(self.adapter(self._version))
+        except TrusteeError:
+            return Finding(
+                name="adapter's effect",
+                state="warn",
+                why="one step changed no logprob of a greedy answer",
+                mend="a larger learn.learning_rate; if it stays so, the engine ignores the adapter",
+            )
+        return Finding(name="adapter's effect", state="ok", why="one step changes what is answered")
+
+    async def ask_judge(self) -> Finding:
+        """Show the judge episodes whose verdict is known."""
+        simulator = make_simulator(self._config, self._engine, self._renderer)
+        try:
+            verdicts = await check_canaries(self._config.env, simulator, config=self._config.gates)
+        except TrusteeError as error:
+            mend = "a stronger base (model.path)"
+            return Finding(name="judge", state="fail", why=str(error), mend=mend)
+        why = verdicts.count() if verdicts else "this world has none"
+        return Finding(name="judge", state="ok", why=why)
+
+    async def measure_memory(self) -> Finding:
+        """Give what torch holds and has held on the card."""
+        held = await self._engine.memory()
+        if not held["peak"]:
+            return Finding(name="card memory", state="ok", why="no card, nothing to measure")
+        self._peak = max(self._peak, held["peak"])
+        why = f"{held['allocated'] / GIB:.2f} GiB held, {held['peak'] / GIB:.2f} GiB at the peak"
+        return Finding(name="card memory", state="ok", why=why)
+
+    async def soak(self, number: int) -> Finding:
+        """Do one more round of it all; memory must not grow, engine and trainer must agree."""
+        before = self._peak
+        await self.sample_longest()
+        await self.train_longest()
+        await self.train(await self.speak_and_cut(self.adapter(self._version)))
+        gap = await self.gap(await self.publish())
+        await self.measure_memory()
+        limit = self._config.watch.mismatch
+        grown = (self._peak - before) / GIB
+        why = f"version {self._version}, mismatch {gap:.4f}, peak grown by {grown:.2f} GiB"
+        state: State = "fail" if gap > limit else "warn" if grown > 0.1 else "ok"
+        return Finding(name=f"round {number}", state=state, why=why)
+
+
+def finding_text(finding: Finding) -> str:
+    """Write a finding for people."""
+    text = f"{finding.state:<5} {finding.name:<18} {finding.why}"
+    return f"{text}\n{'':<25}-> {finding.mend}" if finding.mend else text
+
+
+def examination_json(examination: Examination) -> bytes:
+    """Write an examination for programs."""
+    return msgspec.json.encode(
+        {"healthy": examination.healthy, "findings": list(examination.findings)}
+    )

@@ -1,0 +1,383 @@
+"""`trustee plan`: whether a run fits a card, what to change if not, how long it takes.
+
+The one idea: a plan is a value. It is computed from a config, a model's shape and a card, without
+loading anything, and what it proposes is planned again before it is said.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+import msgspec
+
+from trustee.activations import count_parked
+from trustee.cards import Card, pick_card, resize_card
+from trustee.config import Config, apply_changes
+from trustee.fitting import BARELY, fit, name_changes, raise_cache
+from trustee.hours import (
+    MESSAGE_SHARE,
+    TURN_SHARE,
+    Hours,
+    Range,
+    Workload,
+    count_episodes,
+    estimate_hours,
+    list_assumptions,
+)
+from trustee.ledger import (
+    GIB,
+    Budget,
+    Ledger,
+    base_bytes,
+    count_kv_tokens,
+    count_states,
+    make_ledger,
+)
+from trustee.shapes import Shape, find_shape, known_models
+from trustee.types import Record
+
+GPU_BLOCK, CPU_BLOCK = 16, 32
+"""Tokens of a block of KV cache."""
+PROGRAM_BYTES = 7 * GIB
+"""Host memory of the two processes: libraries, buffers, records."""
+EPISODE_TOKEN_BYTES = 20
+"""Of one token of an episode on disk: id, logprob and text."""
+ROOM_FOR_A_PROMPT = 2048
+"""Tokens that a context must have beside one policy message."""
+WORTH_RAISING = 1.1
+"""Growth of the cache from which it is worth saying."""
+
+
+class Plan(Record, frozen=True):
+    """What a run would take."""
+
+    model: str
+    card: str
+    vram_gib: float
+    """Of the card; `usable_gib` is without what driver and desktop keep."""
+    usable_gib: float
+    fits: bool
+    peak_gib: float
+    base_gib: float
+    """Of the frozen weights."""
+    kv_tokens: int
+    train_length: int
+    """Longest sequence that is trained on."""
+    episodes: int
+    """That run well at once."""
+    episode_tokens: int
+    """That one is expected to want of the cache: its own context and the simulator's."""
+    ledger: dict[str, int]
+    """Bytes by entry; not all of them at the same moment."""
+    reasons: dict[str, str]
+    """What each entry is; an estimate ends with a question mark."""
+    host_gib: float
+    disk_gib: float
+    hours_per_100_steps: dict[str, Range]
+    kwh_per_100_steps: Range
+    api_calls: int
+    changes: tuple[str, ...]
+    """Values of `--set` with which it fits; none if it does, or if nothing helps."""
+    notes: tuple[str, ...]
+    command: str = ""
+    """The command line with the changes."""
+    after: Plan | None = None
+    """The plan with the changes."""
+
+
+def read_budget(config: Config) -> Budget:
+    """Take from a config what decides memory."""
+    engine, learn, limits = config.engine, config.learn, config.rollout.limits
+    return Budget(
+        context=engine.context,
+        micro_tokens=learn.micro_tokens,
+        trained_tokens=limits.turns * limits.tokens,
+        weights=engine.weights,
+        kv_bytes=engine.kv_bytes,
+        block=CPU_BLOCK if engine.device == "cpu" else GPU_BLOCK,
+        max_sequences=engine.max_sequences,
+        batched_tokens=engine.batched_tokens,
+        versions=engine.versions,
+        eager=engine.eager,
+        rank=learn.rank,
+        optimizer=learn.optimizer,
+        checkpointing=learn.checkpointing,
+        mlp_tile=learn.mlp_tile,
+        head_chunk=learn.head_chunk,
+    )
+
+
+def read_workload(config: Config) -> Workload:
+    """Say what a step's episodes are expected to look like."""
+    rollout = config.rollout
+    return Workload(
+        episodes=rollout.groups_per_step * rollout.group_size,
+        at_once=rollout.episodes,
+        turns=max(1.0, TURN_SHARE * rollout.limits.turns),
+        message_tokens=MESSAGE_SHARE * rollout.limits.tokens,
+        context=config.engine.context,
+    )
+
+
+def make_plan(config: Config, shape: Shape, *, vram_gib: float, card: Card) -> Plan:
+    """Plan a run; where it does not fit, find the changes with which it does."""
+    card = resize_card(card, vram_gib)
+    plan = _describe(config, shape, card)
+    if plan.fits or not card.has_bf16:
+        return plan
+    changes = find_changes(config, shape, card) or _find_smaller(config, shape, card)
+    if not changes:
+        note = f"no known model fits {card.name}, whatever is changed"
+        return msgspec.structs.replace(plan, notes=(*plan.notes, note))
+    changed = apply_changes(config, changes)
+    smaller = changed.model.path != config.model.path
+    after = _describe(changed, find_shape(changed.model.path) if smaller else shape, card)
+    notes = plan.notes
+    if smaller:
+        note = f"{shape.name} does not fit {card.name}, whatever is changed; {after.model} does"
+        notes = (*notes, note)
+    return msgspec.structs.replace(
+        plan, changes=changes, notes=notes, command=write_command(changed, changes), after=after
+    )
+
+
+def write_command(config: Config, changes: tuple[str, ...]) -> str:
+    """Write the command line of a run with changes; it names the model in any case."""
+    model = f"model.path={config.model.path}"
+    settings = (model, *(change for change in changes if change != model))
+    return " ".join(("trustee run", *(f"--set {shlex.quote(setting)}" for setting in settings)))
+
+
+def find_changes(config: Config, shape: Shape, card: Card) -> tuple[str, ...]:
+    """Find the smallest set of changes with which a run fits; empty where there is none."""
+    budget = read_budget(config)
+    fitted = fit(
+        shape,
+        budget,
+        usable=_usable(card),
+        shortest=config.rollout.limits.tokens + ROOM_FOR_A_PROMPT,
+    )
+    return () if fitted is None else name_changes(budget, fitted)
+
+
+def _find_smaller(config: Config, shape: Shape, card: Card) -> tuple[str, ...]:
+    """Find the largest known model that fits, with the changes that it needs."""
+    known = [find_shape(name) for name in known_models()]
+    for other in sorted(known, key=lambda known_one: -known_one.numel):
+        if other.numel >= shape.numel:
+            continue
+        renamed = f"model.path={other.name}"
+        changed = apply_changes(config, [renamed])
+        if _describe(changed, other, card).fits:
+            return (renamed,)
+        changes = find_changes(changed, other, card)
+        if changes:
+            return (renamed, *changes)
+    return ()
+
+
+def _usable(card: Card) -> int:
+    return int(card.usable_gib * GIB)
+
+
+def _describe(config: Config, shape: Shape, card: Card) -> Plan:
+    """Plan a run as it is configured."""
+    budget, work = read_budget(config), read_workload(config)
+    ledger = make_ledger(shape, budget)
+    tokens = count_kv_tokens(shape, budget)
+    hours = estimate_hours(shape, budget, card, work)
+    return Plan(
+        model=shape.name,
+        card=card.name,
+        vram_gib=card.gib,
+        usable_gib=card.usable_gib,
+        fits=ledger.peak <= _usable(card) and tokens >= budget.context and card.has_bf16,
+        peak_gib=ledger.peak / GIB,
+        base_gib=base_bytes(shape, weights=budget.weights) / GIB,
+        kv_tokens=tokens,
+        train_length=budget.context,
+        episodes=count_episodes(shape, budget, work),
+        episode_tokens=round(work.episode_tokens),
+        ledger=ledger.sizes(),
+        reasons=_reasons(ledger),
+        host_gib=count_host(shape, budget) / GIB,
+        disk_gib=count_disk(config, shape, budget, work) / GIB,
+        hours_per_100_steps=_by_name(hours),
+        kwh_per_100_steps=hours.total.times(card.watts / 1000),
+        api_calls=0,
+        changes=(),
+        notes=_list_notes(shape, budget, card, work, tokens=tokens),
+    )
+
+
+def _by_name(hours: Hours) -> dict[str, Range]:
+    return {"rollout": hours.rollout, "training": hours.training, "total": hours.total}
+
+
+def _reasons(ledger: Ledger) -> dict[str, str]:
+    reasons = {entry.name: entry.reason + ("" if entry.exact else "?") for entry in ledger.entries}
+    return reasons | {"fragmentation": "what the allocator cannot use?"}
+
+
+def count_host(shape: Shape, budget: Budget) -> int:
+    """Count the bytes of host memory, without the file cache."""
+    parked = count_parked(shape, budget.positions) if budget.checkpointing == "offload" else 0
+    # The engine keeps each version in host memory; a publish copies one more.
+    versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.rank)
+    return PROGRAM_BYTES + parked + versions
+
+
+def count_disk(config: Config, shape: Shape, budget: Budget, work: Workload) -> int:
+    """Count the bytes on disk: model, quantised copy, adapters, checkpoints, episodes."""
+    adapter = 4 * shape.adapter_numel(budget.rank)
+    states = count_states(shape, rank=budget.rank, optimizer=budget.optimizer)
+    model = 2 * shape.numel
+    if budget.weights == "nf4":
+        model += base_bytes(shape, weights="nf4")
+    kept = (config.watch.keep_adapters + 1) * adapter
+    kept += config.run.keep_checkpoints * (adapter + states)
+    episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES
+    return model + kept + int(episodes)
+
+
+def _list_notes(
+    shape: Shape, budget: Budget, card: Card, work: Workload, *, tokens: int
+) -> tuple[str, ...]:
+    notes = []
+    if not card.has_bf16:
+        major, minor = card.generation
+        notes.append(
+            f"{card.name} is of generation {major}.{minor} and does not compute in bf16, which "
+            "engine and trainer need; cards from 8.0 (RTX 30, A100) do"
+        )
+    if tokens < budget.context:
+        notes.append(
+            f"the KV cache holds {tokens} tokens, fewer than engine.context={budget.context}; "
+            "the engine would not start"
+        )
+    most = count_episodes(shape, budget, work)
+    if most < work.at_once:
+        notes.append(
+            f"{work.at_once} episodes may be under way, {most} at once run well: one wants "
+            f"{work.episode_tokens:.0f} tokens of cache, for its context "
+            f"({work.policy_tokens:.0f}) and the simulator's ({work.simulator_tokens:.0f}), and "
+            f"1.5 times the cache may be asked for; rollout.parallel={most} saves reading again"
+        )
+    notes += _list_room(shape, budget, card)
+    return (*notes, *list_assumptions(work))
+
+
+def _list_room(shape: Shape, budget: Budget, card: Card) -> list[str]:
+    """Say what could be raised on a card that has room."""
+    usable = _usable(card)
+    if make_ledger(shape, budget).peak > usable:
+        return []
+    notes = []
+    faster = msgspec.structs.replace(budget, checkpointing="recompute", mlp_tile=0)
+    if faster != budget and make_ledger(shape, faster).peak <= usable:
+        changes = " and ".join(name_changes(budget, faster))
+        notes.append(f"there is room without these savings: {changes}")
+    raised = raise_cache(shape, budget, usable=usable)
+    if raised.kv_bytes > WORTH_RAISING * budget.kv_bytes:
+        notes.append(
+            f"there is room for more episodes at once: engine.kv_bytes={raised.kv_bytes} would "
+            f"hold {count_kv_tokens(shape, raised)} tokens"
+        )
+    longer = msgspec.structs.replace(
+        budget,
+        context=2 * budget.context,
+        micro_tokens=max(budget.micro_tokens, 2 * budget.context),
+    )
+    if (
+        make_ledger(shape, longer).peak <= usable
+        and count_kv_tokens(shape, longer) >= BARELY * longer.context
+    ):
+        changes = " and ".join(name_changes(budget, longer))
+        notes.append(f"there is room for longer episodes: {changes}")
+    return notes
+
+
+def plan_text(plan: Plan) -> str:
+    """Write a plan for a reader."""
+    hours, power = plan.hours_per_100_steps, plan.kwh_per_100_steps
+    verdict = "fits" if plan.fits else "does not fit"
+    lines = [
+        f"{plan.model} {verdict} {plan.card}: {plan.peak_gib:.2f} of {plan.usable_gib:.2f} GiB "
+        f"usable ({plan.vram_gib:g} GiB less what driver and desktop keep)",
+        "",
+        *_table(plan),
+        "",
+        f"{'KV cache':<22}{plan.kv_tokens} tokens; {plan.episodes} episodes at once run well",
+        f"{'longest training':<22}{plan.train_length} tokens",
+        f"{'host memory':<22}{plan.host_gib:.1f} GiB",
+        f"{'disk':<22}{plan.disk_gib:.0f} GiB",
+        f"{'calls to paid APIs':<22}{plan.api_calls}",
+        "",
+        "estimates for 100 steps",
+        *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
+        f"  {'energy of the card':<20}{show_range(power)} kWh",
+        "",
+        *(f"- {note}" for note in plan.notes),
+    ]
+    if plan.after is not None:
+        lines += ["", *_show_changes(plan, plan.after)]
+    return "\n".join(lines)
+
+
+def _table(plan: Plan) -> list[str]:
+    """Write the ledger, largest first; `~` marks estimates."""
+    entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))
+    rows = [
+        f"{name:<22}{'~' if plan.reasons[name].endswith('?') else ' '}{size / GIB:8.3f} GiB  "
+        f"{plan.reasons[name].removesuffix('?')}"
+        for name, size in entries
+        if size
+    ]
+    return [
+        *rows,
+        "~ is an estimate; engine and trainer take turns, so not all is held at once",
+    ]
+
+
+def _show_changes(plan: Plan, after: Plan) -> list[str]:
+    return [
+        f"it fits with these changes ({after.model}, {after.peak_gib:.2f} GiB, {after.kv_tokens} "
+        f"KV tokens, {after.train_length} tokens of training length):",
+        f"  {plan.command}",
+    ]
+
+
+def show_range(span: Range) -> str:
+    """Write a range with two digits that matter."""
+    return f"{span.low:.2g} to {span.high:.2g}"
+
+
+def run_plan(
+    config: Config,
+    *,
+    model: str | None,
+    vram: float | None,
+    card: str | None,
+    as_json: bool,
+) -> tuple[str, bool]:
+    """Plan a run as the command line asks for it; give the text and whether it fits.
+
+    Args:
+        config: the run.
+        model: instead of the config's; as `model.path`.
+        vram: GiB of the card; with `card`, what it has free.
+        card: name of the card.
+        as_json: give JSON instead of a table.
+
+    Raises:
+        InputError: if model or card are not known, or no card is given and none is found.
+    """
+    if model is not None:
+        config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])
+    chosen, notes = pick_card(card, vram_gib=vram)
+    shape = find_shape(config.model.path)
+    plan = make_plan(config, shape, vram_gib=chosen.gib, card=chosen)
+    plan = msgspec.structs.replace(plan, notes=(*notes, *plan.notes))
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(plan), indent=2).decode(), plan.fits
+    return plan_text(plan), plan.fits
