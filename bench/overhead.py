@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
 GROUP = 8
 ANSWERS = 500
-"""Answers that the engine gives in a second, whatever the number under way: it is the bottleneck."""
+"""Answers a second, whatever the number under way: the engine is the bottleneck."""
 LEVELS = (1, 16, 64, 256, 1024)
 HARD = ("env.curriculum.start=100", "env.curriculum.soft=0.0")
 """The longest episodes that the built-in world has: about five turns, two user queries."""
@@ -165,6 +165,11 @@ def watched_collector() -> Iterator[Collections]:
         gc.callbacks.remove(taken)
 
 
+def count_bytes(folder: Path) -> int:
+    """Give the size of what was recorded."""
+    return sum(path.stat().st_size for path in folder.glob("*.jsonl"))
+
+
 def resident_mib() -> float:
     """Give the memory that this process holds now."""
     kib = Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]
@@ -243,7 +248,7 @@ async def measure_level(
                     await play_groups(run, groups)
                 cpu = time.process_time() - cpu - speaker.seconds
                 wall = time.monotonic() - wall
-        written = sum(path.stat().st_size for path in Path(scratch).glob("*.jsonl"))
+        written = count_bytes(Path(scratch))
     if counts.most != level or counts.spoiled or counts.won < 0.9 * counts.episodes:
         raise RuntimeError(
             f"{counts.most} episodes at once where {level} were wanted; of {counts.episodes} "

@@ -22,7 +22,7 @@ import anyio
 from trustee.config import Config, apply_changes, read_config
 from trustee.engines.vllm import VllmEngine
 from trustee.launch import prepare_model, trainer_spec
-from trustee.shapes import Shape, find_shape
+from trustee.planning.shapes import Shape, find_shape
 from trustee.types import Adapter
 
 TIMES = 3

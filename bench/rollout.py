@@ -1,6 +1,6 @@
 """How near playing comes to what the engine can do: tokens/s of a rollout over those at once.
 
-    python bench/rollout.py [--steps 4] [--config FILE] [--set KEY=VALUE] [--json]
+    python bench/rollout.py [--steps 3] [--config FILE] [--set KEY=VALUE] [--json]
 
 One process and one engine play with `feed`, `play`, `record` and `learn` of the real loop, whose
 learner does nothing. Then every request that ended in the measured time is asked for again, all at
@@ -197,6 +197,15 @@ async def watched(engine: VllmEngine) -> AsyncIterator[Gauges]:
         tasks.cancel_scope.cancel()
 
 
+def measured_steps(steps: int, max_lag: int) -> tuple[int, int]:
+    """Give the steps after which measuring begins and ends.
+
+    With lag the first steps come in a burst, for all slots were filled at once, and a last one lets
+    what is under way end. Without lag each step begins and ends with nothing under way.
+    """
+    return (max_lag + 1, steps - 1) if max_lag else (0, steps)
+
+
 async def play(
     config: Config,
     engine: VllmEngine,
@@ -210,25 +219,24 @@ async def play(
     core = IdleCore(engine)
     timings.clear()
     await engine.reset_prefix_cache()
+    first, last = measured_steps(config.run.steps, config.rollout.max_lag)
     phases: list[Phase] = []
     async with Store(folder) as store, watched(engine) as gauges:
-        # Without lag every step begins with nothing under way, the first one too.
-        filling = config.rollout.max_lag > 0
 
         def tell(event: Event) -> None:
-            nonlocal filling
-            if event["event"] == "step" and filling:
-                filling = False
+            if event["event"] == "step" and event["step"] == first:
                 gauges.begin()
-            elif event["event"] == "step":
-                phases[:] = [gauges.end(timings)]
+            if event["event"] == "step" and event["step"] == last:
+                phases.append(gauges.end(()))
 
         # The loop takes whatever has the methods of engine and learner.
         run = make_run(config, core, renderer, store, tell=tell, dead=None)  # type: ignore[arg-type]
         await run.versions.announce(adapter)
         gauges.begin()
         await train(run)
-    return phases[-1], core.asked
+    # What was under way at the last measured step has ended since.
+    (phase,) = phases
+    return msgspec.structs.replace(phase, timings=tuple(timings)), core.asked
 
 
 async def ask_again(
@@ -365,7 +373,7 @@ async def compare(
     measured = {
         timing.request_id: asked[timing.request_id]
         for timing in played.timings
-        if timing.finished >= played.begun
+        if played.begun <= timing.finished <= played.ended
     }
     places = config.engine.max_sequences
     first = describe(played, places)
@@ -401,8 +409,7 @@ async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[st
             config.engine, trainer_spec(config, model), observer=timings.append
         ) as engine:
             for number, lag in enumerate(lags, 1):
-                # One step more, for with lag the first only fills the slots.
-                count = steps + (lag > 0)
+                count = steps + (lag + 2 if lag else 0)
                 adapter = Adapter(version=number, path=folder / f"adapter-{number}")
                 await engine.publish(adapter)
                 found[f"max_lag_{lag}"] = await compare(
@@ -468,7 +475,7 @@ def show(line: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4, help="measured steps of each kind")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind")
     parser.add_argument("--lags", type=int, nargs="+", default=[1, 0], help="values of max_lag")
     parser.add_argument("--config", type=Path, default=Path("configs/tiny.toml"))
     parser.add_argument("--set", action="append", default=[], dest="changes")

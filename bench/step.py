@@ -25,7 +25,7 @@ from trustee.errors import InputError, OutOfMemory
 from trustee.launch import prepare_model, trainer_spec
 from trustee.learner import FinishRequest, MicroRequest
 from trustee.loss import LossConfig, normaliser_of
-from trustee.shapes import Shape, find_shape
+from trustee.planning.shapes import Shape, find_shape
 from trustee.types import Sample
 
 ATTENTION_BACKWARD = 2.5

@@ -107,6 +107,16 @@ def set_byte(path: Path, at: int) -> None:
     os.utime(path, ns=times)
 
 
+def test_each_tensor_of_a_file_begins_at_a_multiple_of_its_width(tmp_path: Path) -> None:
+    """Maps of the file can be used as they are."""
+    path = tmp_path / "a.safetensors"
+    write_file(path, some_tensors())
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    begins = {name: 8 + length + header[name]["data_offsets"][0] for name in header}
+    assert [] == [name for name, tensor in some_tensors() if begins[name] % tensor.element_size()]
+
+
 def test_a_written_file_is_safetensors(tmp_path: Path) -> None:
     """The library reads back every tensor, and the hash on the way is the file's."""
     written = write_file(tmp_path / "a.safetensors", some_tensors())

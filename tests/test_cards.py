@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from trustee import cards
-from trustee.cards import CARDS, TYPICAL, FoundCard, Holder, choose_card, read_card, resize_card
 from trustee.errors import InputError
+from trustee.planning import cards
+from trustee.planning.cards import (
+    CARDS,
+    TYPICAL,
+    FoundCard,
+    Holder,
+    choose_card,
+    read_card,
+    resize_card,
+)
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)

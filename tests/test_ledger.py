@@ -17,8 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trustee.activations import ADAPTER_BYTES, count_head, count_hidden, count_kept, measure_layer
-from trustee.ledger import (
+from trustee.loss import token_logprobs
+from trustee.models import TINY
+from trustee.planning.activations import (
+    ADAPTER_BYTES,
+    count_head,
+    count_hidden,
+    count_kept,
+    measure_layer,
+)
+from trustee.planning.ledger import (
     GIB,
     Budget,
     Entry,
@@ -31,9 +39,7 @@ from trustee.ledger import (
     list_weights,
     make_ledger,
 )
-from trustee.loss import token_logprobs
-from trustee.models import TINY
-from trustee.shapes import Shape, find_shape, read_shape
+from trustee.planning.shapes import Shape, find_shape, read_shape
 from trustee.worker.adoption import _adopt_nf4, lora_config
 from trustee.worker.checkpointing import PAGE, Mode, set_checkpointing
 from trustee.worker.tiling import tile_mlp

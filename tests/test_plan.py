@@ -11,15 +11,15 @@ import huggingface_hub.constants
 import msgspec
 import pytest
 
-from trustee import cards, plan
-from trustee.cards import FoundCard, Holder, choose_card
 from trustee.config import Config, apply_changes, read_config
 from trustee.errors import InputError
-from trustee.fitting import FREE, HARSH, KEYS, MILD, name_changes, raise_cache
-from trustee.hours import Range, count_episodes, estimate_hours, forward_operations
-from trustee.ledger import GIB, Budget, count_kv_tokens, make_ledger
-from trustee.plan import Plan, make_plan, read_budget, read_workload, run_plan
-from trustee.shapes import find_shape, known_models
+from trustee.planning import cards, plan
+from trustee.planning.cards import FoundCard, Holder, choose_card
+from trustee.planning.fitting import FREE, HARSH, KEYS, MILD, name_changes, raise_cache
+from trustee.planning.hours import Range, count_episodes, estimate_hours, forward_operations
+from trustee.planning.ledger import GIB, Budget, count_kv_tokens, make_ledger
+from trustee.planning.plan import Plan, make_plan, read_budget, read_workload, run_plan
+from trustee.planning.shapes import find_shape, known_models
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WANTED = (
@@ -233,6 +233,12 @@ def test_room_is_pointed_out() -> None:
     assert "without these savings: learn.checkpointing=recompute" in notes
     assert "engine.kv_bytes=" in notes
     assert "longer episodes: engine.context=32768 and learn.micro_tokens=32768" in notes
+
+
+def test_no_savings_are_pointed_out_where_there_are_none() -> None:
+    """A run that keeps everything on the card is not told to keep more or less of it."""
+    notes = " ".join(plan_for(qwen("learn.checkpointing=off", "engine.context=4096"), 80).notes)
+    assert "without these savings" not in notes
 
 
 def test_what_is_pointed_out_fits() -> None:

@@ -255,8 +255,7 @@ async def test_limit_of_a_turn(place: str, waited_for: str) -> None:
     assert played.failure is not None
     assert (Blame.ENGINE, "EngineError") == (played.failure.blame, played.failure.kind)
     assert played.failure.message == (
-        "turn 0 took more than 0.05 s (rollout.limits.turn_seconds); "
-        f"it waited for {waited_for}"
+        f"turn 0 took more than 0.05 s (rollout.limits.turn_seconds); it waited for {waited_for}"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from trustee.errors import InputError
 from trustee.models import TINY
-from trustee.shapes import PACKAGED, Shape, find_shape, known_models, read_shape
+from trustee.planning.shapes import PACKAGED, Shape, find_shape, known_models, read_shape
 
 NAMES = (
     "Qwen/Qwen2.5-7B-Instruct",

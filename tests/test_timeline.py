@@ -366,16 +366,33 @@ async def test_progress_is_drawn_and_passed_on(tmp_path: Path) -> None:
         ("episodes", "4/0", 1_000_000, 2_000_000, ending),
         ("episodes", "4/1", 1_500_000, 2_500_000, ending),
         ("groups", "4", 1_000_000, 3_000_000, None),
-        ("learn", "checkpoint", 9_750_000, 250_000, {"step": 3}),
-        ("learn", "publish", 9_250_000, 500_000, {"step": 3}),
-        ("learn", "train", 7_750_000, 1_500_000, {"step": 3}),
         ("learn", "waited", 5_750_000, 2_000_000, {"step": 3}),
+        ("learn", "train", 7_750_000, 1_500_000, {"step": 3}),
+        ("learn", "publish", 9_250_000, 500_000, {"step": 3}),
+        ("learn", "checkpoint", 9_750_000, 250_000, {"step": 3}),
     ] == [
         (box["track"], box["name"], box["ts"], box["dur"], box.get("args"))
         for box in boxes(tmp_path / "t.json")
     ]
     marks = [event for event in read_events(tmp_path / "t.json") if event["ph"] == "i"]
     assert [("training", 0, "g")] == [(mark["name"], mark["ts"], mark["s"]) for mark in marks]
+
+
+async def test_parts_of_steps_lie_on_one_lane(tmp_path: Path) -> None:
+    """Rounded seconds that reach into the step before are cut off there."""
+    clock = Clock()
+    step = {"event": "step", "train_s": 0.5, "publish_s": 0.25, "checkpoint_s": 0.0}
+    async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
+        tell = timeline.listen(lambda event: None)
+        clock.now = 102.0
+        tell({**step, "step": 1, "waited_s": 1.25})
+        clock.now = 104.0
+        tell({**step, "step": 2, "waited_s": 1.251})
+    found = boxes(tmp_path / "t.json")
+    assert {0} == {box["tid"] for box in found}
+    assert [(0, 1_250_000), (2_000_000, 1_250_000)] == [
+        (box["ts"], box["dur"]) for box in found if box["name"] == "waited"
+    ]
 
 
 async def test_a_timed_learner_learns_the_same(tmp_path: Path) -> None:
@@ -400,6 +417,7 @@ async def test_a_timed_learner_learns_the_same(tmp_path: Path) -> None:
         await learner.save(tmp_path)
         await learner.load(tmp_path)
         await learner.adopt(adapter)
+        await learner.adjust("offload")
     assert [micro] == inner.requests
     assert {5: adapter} == engine.known
     assert [adapter] == inner.adopted
@@ -410,6 +428,7 @@ async def test_a_timed_learner_learns_the_same(tmp_path: Path) -> None:
         ("save", None),
         ("load", None),
         ("adopt", {"version": 5}),
+        ("adjust", {"mode": "offload"}),
     ] == [(box["name"], box.get("args")) for box in boxes(tmp_path / "t.json")]
 
 

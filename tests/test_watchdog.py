@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import anyio
@@ -112,12 +112,12 @@ async def test_an_engine_that_answers_nothing_is_dead(tmp_path: Path) -> None:
 async def test_a_hanging_call_is_named(tmp_path: Path, call: str) -> None:
     """A call of the learner that does not end is named with what it was given."""
     dog = watch(tmp_path, stuck=call, call_seconds=0.2)
-    calls = {
-        "accumulate": lambda: dog.accumulate(MICRO),
-        "finish": lambda: dog.finish(FinishRequest(learning_rate=0.1, max_norm=1.0)),
-    }
+    waiting: Awaitable[object] = dog.accumulate(MICRO)
+    if call == "finish":
+        await waiting
+        waiting = dog.finish(FinishRequest(learning_rate=0.1, max_norm=1.0))
     with pytest.raises(EngineDied) as caught:
-        await calls[call]()
+        await waiting
     what = {"accumulate": "accumulate 1 samples of up to 3 ids", "finish": "finish"}[call]
     assert str(caught.value).startswith(
         f"learn: {what} did not end in 0.2 s (watchdog.call_seconds); stacks are in"

@@ -101,7 +101,37 @@ def run_command(options: argparse.Namespace) -> int:
         )
     choose_device(config, options.gpu)
     check_tools(config)
+    if config.engine.device == "cuda" and not options.force:
+        check_plan(config, options.gpu or 0)
     return train_here(options, config, folder)
+
+
+def check_plan(config: Config, gpu: int) -> None:
+    """Refuse a run that cannot fit the card as it is now.
+
+    Raises:
+        InputError: with the changes that make it fit.
+    """
+    from trustee.machine import GIB
+    from trustee.models import find_model
+    from trustee.planning.cards import choose_card, read_card, resize_card
+    from trustee.planning.plan import make_plan
+    from trustee.planning.shapes import find_shape
+
+    found = read_card(gpu)
+    if found is None:
+        return
+    free = found.free / GIB
+    shape = find_shape(str(find_model(config.model.path)))
+    plan = make_plan(config, shape, vram_gib=free, card=resize_card(choose_card(free), free))
+    if plan.fits:
+        return
+    holders = ", ".join(f"process {h.process} holds {h.bytes / GIB:.1f} GiB" for h in found.holders)
+    raise InputError(
+        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {free:.1f} GiB free"
+        f"{f' ({holders})' if holders else ''}; it fits with: {plan.command or 'a smaller model'}; "
+        "trustee plan says where the memory goes, --force starts it all the same"
+    )
 
 
 def check_tools(config: Config) -> None:
@@ -202,6 +232,61 @@ def eval_command(options: argparse.Namespace) -> int:
         if not options.json:
             print_text(compare_text(comparison), to_errors=False, screen=screen)
     return DONE
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """Say whether a run fits a card; exit code 1 where it does not."""
+    from trustee.config import read_config
+    from trustee.planning.plan import run_plan
+
+    config = read_config(options.config or find_default("qwen3-8b.toml"), options.changes)
+    text, fits = run_plan(
+        config,
+        model=options.model,
+        vram=options.vram,
+        card=options.card,
+        as_json=options.json,
+    )
+    sys.stdout.write(f"{text}\n")
+    return DONE if fits else FAILED
+
+
+def doctor_command(options: argparse.Namespace) -> int:
+    """Try all that a run does; exit code 1 where something failed."""
+    from tempfile import TemporaryDirectory
+
+    import anyio
+
+    from trustee.config import read_config
+    from trustee.doctor import examination_json, examine, finding_text, look_at_card
+    from trustee.launch import until_interrupted
+    from trustee.models import count_cards
+    from trustee.noise import divert_noise
+
+    on_card = options.gpu is not None or count_cards() > 0
+    name = "qwen3-8b.toml" if on_card else "tiny.toml"
+    config = read_config(options.config or find_default(name), options.changes)
+    choose_device(config, options.gpu)
+    with TemporaryDirectory(prefix="trustee-doctor-") as scratch, divert_noise(Path(scratch)) as to:
+
+        def tell(text: str) -> None:
+            to.out.write(f"{text}\n")
+            to.out.flush()
+
+        found = anyio.run(
+            until_interrupted,
+            lambda: examine(
+                config,
+                extra=look_at_card(config, options.gpu or 0),
+                soak=options.soak,
+                tell=lambda finding: None if options.json else tell(finding_text(finding)),
+            ),
+        )
+        if options.json:
+            tell(examination_json(found))
+        else:
+            tell("all well" if found.healthy else "something failed; see above")
+    return DONE if found.healthy else FAILED
 
 
 def view_command(options: argparse.Namespace) -> int:

@@ -24,6 +24,10 @@ from trustee.gates import EffectGate, check_canaries
 from trustee.launch import make_ladder, make_simulator, prepare_model, trainer_spec
 from trustee.learner import FinishRequest, MicroRequest
 from trustee.machine import GIB, Finding, State, look_at_machine
+from trustee.models import find_model
+from trustee.planning.cards import choose_card, read_card, resize_card
+from trustee.planning.plan import make_plan
+from trustee.planning.shapes import find_shape
 from trustee.rendering import Renderer
 from trustee.step import probe
 from trustee.types import Adapter, Completion, Message, Record, Sample
@@ -93,6 +97,46 @@ async def examine(
         mend = "trustee plan says what fits; for a smaller trial add --set engine.context=4096"
         find(Finding(name="engine", state="fail", why=str(error), mend=mend))
     return Examination(findings=tuple(findings))
+
+
+def look_at_card(config: Config, index: int) -> list[Finding]:
+    """Look at the card and hold the plan against it; nothing where the config uses none."""
+    if config.engine.device == "cpu":
+        return [Finding(name="card", state="ok", why="none is used (engine.device = cpu)")]
+    found = read_card(index)
+    if found is None:
+        return [
+            Finding(
+                name="card",
+                state="warn",
+                why="the driver's management library gives no answer",
+                mend="nvidia-smi shows whether driver and card speak to each other",
+            )
+        ]
+    held = sum(holder.bytes for holder in found.holders)
+    why = (
+        f"{found.name}, driver {found.driver}, {found.free / GIB:.1f} of "
+        f"{found.total / GIB:.1f} GiB free"
+    )
+    mend = "close what else uses the card" if held > GIB else ""
+    findings = [Finding(name="card", state="warn" if mend else "ok", why=why, mend=mend)]
+    free = found.free / GIB
+    plan = make_plan(
+        config,
+        find_shape(str(find_model(config.model.path))),
+        vram_gib=free,
+        card=resize_card(choose_card(free), free),
+    )
+    findings.append(
+        Finding(
+            name="plan",
+            state="ok" if plan.fits else "fail",
+            why=f"{plan.peak_gib:.2f} GiB at the peak, {plan.kv_tokens} tokens of cache, "
+            f"{plan.train_length} tokens of training length",
+            mend="" if plan.fits else f"it fits with: {plan.command}",
+        )
+    )
+    return findings
 
 
 class Patient:
@@ -299,8 +343,7 @@ def finding_text(finding: Finding) -> str:
     return f"{text}\n{'':<25}-> {finding.mend}" if finding.mend else text
 
 
-def examination_json(examination: Examination) -> bytes:
+def examination_json(examination: Examination) -> str:
     """Write an examination for programs."""
-    return msgspec.json.encode(
-        {"healthy": examination.healthy, "findings": list(examination.findings)}
-    )
+    written = {"healthy": examination.healthy, "findings": list(examination.findings)}
+    return msgspec.json.encode(written).decode()

@@ -197,7 +197,9 @@ async def run_stages(
     """Measure, train, measure again, with one engine."""
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
-        run.tell({"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"})
+        run.tell(
+            {"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"}
+        )
     before = await measure(config, run, None, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
         await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)

@@ -54,7 +54,7 @@ class LearnConfig(Record, frozen=True):
     """What is kept of a layer for the backward pass."""
     mlp_tile: Annotated[int, Meta(ge=0)] = 0
     """Positions of one tile of a layer's MLP, which bounds its memory; 0 takes all at once."""
-    head_chunk: Annotated[int, Meta(ge=1)] = 1024
+    head_chunk: Annotated[int, Meta(ge=1)] = 256
     """Positions of one chunk of the logprob head."""
 
 

@@ -160,6 +160,8 @@ class Timeline:
         """When each member under way began, by group."""
         self._groups: dict[int, float] = {}
         """When the first member of each group under way began."""
+        self._stepped = 0.0
+        """When the last part of a step ended."""
 
     async def __aenter__(self) -> Self:
         """Open the file; a `RunError` says why it cannot be written."""
@@ -257,11 +259,14 @@ class Timeline:
             self.draw("groups", f"{group}", begun=self._groups.pop(group, begun), ended=now)
 
     def _draw_step(self, event: dict[str, Any]) -> None:
+        parts = ("waited", "train", "publish", "checkpoint")
         ended = self._clock()
-        for name in ("checkpoint", "publish", "train", "waited"):
-            begun = ended - event[f"{name}_s"]
-            self.draw("learn", name, begun=begun, ended=ended, step=event["step"])
-            ended = begun
+        for number, name in enumerate(parts):
+            left = sum(event[f"{later}_s"] for later in parts[number + 1 :])
+            # Each begins where the one before it ended: their seconds are rounded.
+            begun = max(self._stepped, ended - left - event[f"{name}_s"])
+            self._stepped = max(begun, ended - left)
+            self.draw("learn", name, begun=begun, ended=self._stepped, step=event["step"])
 
     def _draw(self, track: str, boxes: Sequence[Box]) -> None:
         """Draw boxes onto one lane; the first one holds the others."""

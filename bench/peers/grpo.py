@@ -8,6 +8,7 @@ sides must share, and what may differ: threads, type of the weights, way of gene
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -96,19 +97,20 @@ def run(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     generating = Stopwatch(trainer._generate_single_turn)
     trainer._generate_single_turn = generating
-    marks: list[tuple[float, float]] = []
+    marks: list[tuple[float, float, float]] = []
 
     class Marker(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            marks.append((time.monotonic(), generating.seconds))
+            marks.append((time.monotonic(), time.process_time(), generating.seconds))
 
     trainer.add_callback(Marker())
-    marks.append((time.monotonic(), 0.0))
+    marks.append((time.monotonic(), time.process_time(), 0.0))
     trainer.train()
-    pairs = list(zip(marks, marks[1:], strict=False))
+    pairs = list(itertools.pairwise(marks))
     return {
         "seconds": [after[0] - before[0] for before, after in pairs],
-        "sample": [after[1] - before[1] for before, after in pairs],
+        "cpu": [after[1] - before[1] for before, after in pairs],
+        "sample": [after[2] - before[2] for before, after in pairs],
         "tokens": made,
     }
 

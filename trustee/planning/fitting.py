@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trustee.ledger import GIB, MIB, Budget, count_kv_tokens, kv_token_bytes, make_ledger
-from trustee.shapes import Shape
+from trustee.planning.ledger import GIB, MIB, Budget, count_kv_tokens, kv_token_bytes, make_ledger
+from trustee.planning.shapes import Shape
 
 KEYS = {
     "optimizer": "learn.optimizer",

@@ -14,7 +14,7 @@ from trustee.errors import InputError
 from trustee.models import TINY
 from trustee.types import Record
 
-PACKAGED = Path(__file__).parent / "data" / "models"
+PACKAGED = Path(__file__).parents[1] / "data" / "models"
 """Configs of well-known models, so that a plan needs no download."""
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")

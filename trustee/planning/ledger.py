@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from trustee.activations import (
+from trustee.planning.activations import (
     ADAPTER_BYTES,
     count_head,
     count_hidden,
     count_kept,
     measure_layer,
 )
-from trustee.shapes import Shape
+from trustee.planning.shapes import Shape
 from trustee.types import Record
 
 GIB = 1 << 30

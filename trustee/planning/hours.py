@@ -8,9 +8,9 @@ assumptions are printed; a run's own `timing.jsonl` tells better after ten steps
 
 from __future__ import annotations
 
-from trustee.cards import Card
-from trustee.ledger import Budget, base_bytes, count_kv_tokens, kv_token_bytes
-from trustee.shapes import Shape
+from trustee.planning.cards import Card
+from trustee.planning.ledger import Budget, base_bytes, count_kv_tokens, kv_token_bytes
+from trustee.planning.shapes import Shape
 from trustee.types import Record
 
 PROMPT_TOKENS = 1800

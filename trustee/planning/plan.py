@@ -10,11 +10,11 @@ import shlex
 
 import msgspec
 
-from trustee.activations import count_parked
-from trustee.cards import Card, pick_card, resize_card
 from trustee.config import Config, apply_changes
-from trustee.fitting import BARELY, fit, name_changes, raise_cache
-from trustee.hours import (
+from trustee.planning.activations import count_parked
+from trustee.planning.cards import Card, pick_card, resize_card
+from trustee.planning.fitting import BARELY, fit, name_changes, raise_cache
+from trustee.planning.hours import (
     MESSAGE_SHARE,
     TURN_SHARE,
     Hours,
@@ -24,7 +24,7 @@ from trustee.hours import (
     estimate_hours,
     list_assumptions,
 )
-from trustee.ledger import (
+from trustee.planning.ledger import (
     GIB,
     Budget,
     Ledger,
@@ -33,7 +33,7 @@ from trustee.ledger import (
     count_states,
     make_ledger,
 )
-from trustee.shapes import Shape, find_shape, known_models
+from trustee.planning.shapes import Shape, find_shape, known_models
 from trustee.types import Record
 
 GPU_BLOCK, CPU_BLOCK = 16, 32
@@ -273,7 +273,8 @@ def _list_room(shape: Shape, budget: Budget, card: Card) -> list[str]:
     if make_ledger(shape, budget).peak > usable:
         return []
     notes = []
-    faster = msgspec.structs.replace(budget, checkpointing="recompute", mlp_tile=0)
+    kept = "recompute" if budget.checkpointing == "offload" else budget.checkpointing
+    faster = msgspec.structs.replace(budget, checkpointing=kept, mlp_tile=0)
     if faster != budget and make_ledger(shape, faster).peak <= usable:
         changes = " and ".join(name_changes(budget, faster))
         notes.append(f"there is room without these savings: {changes}")

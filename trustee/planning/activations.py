@@ -9,7 +9,7 @@ a compiler; a test holds them against the tensors that really live.
 
 from __future__ import annotations
 
-from trustee.shapes import Shape
+from trustee.planning.shapes import Shape
 from trustee.types import Record
 
 LOGIT_BYTES = 20

@@ -1,0 +1,1 @@
+"""Whether a run fits a card and how long it takes, computed from config and shape alone."""
