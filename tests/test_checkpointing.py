@@ -11,6 +11,7 @@ import torch
 from peft import get_peft_model
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -211,9 +212,36 @@ def test_a_backward_pass_inside_autocast_loses_no_gradient() -> None:
     model, ids = make_model(), make_ids(20, 9)
     plain = step(model, ids)[1]
     set_checkpointing(model, mode="recompute")
+    # One region around both: its cache lives from the first run to the second.
     with torch.autocast("cpu", torch.bfloat16):
         forward(model, ids).backward()
     assert plain.keys() == take_grads(model).keys()
+
+
+def test_no_cast_weight_outlives_its_use() -> None:
+    """Within one autocast region the adapter's bf16 casts are gone after the forward pass."""
+    model, ids = make_model(), make_ids(20, 9)
+    set_checkpointing(model, mode="recompute")
+    shapes = {p.shape for p in model.parameters() if p.requires_grad}
+    casts: list[Any] = []
+
+    class Watch(TorchDispatchMode):
+        """Collects casts of the adapter's weights, holding none."""
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and out.shape in shapes:
+                casts.append(StorageWeakRef(out.untyped_storage()))
+            return out
+
+    watch: Any = Watch
+    with torch.autocast("cpu", torch.bfloat16), watch():
+        loss = forward(model, ids)
+        assert 14 * LAYERS == len(casts)
+        assert all(cast.expired() for cast in casts)
+    assert loss.requires_grad
 
 
 def test_each_layer_keeps_its_input_alone() -> None:
@@ -356,7 +384,7 @@ def test_a_step_after_an_error_is_whole(mode: Mode, failing: int) -> None:
 def test_switching_after_an_error_lets_go_of_the_device() -> None:
     """The ladder's next rung holds no input of the pass that failed."""
     model, ids = make_model(), make_ids(24, 24)
-    open_shelf(model)
+    copies = open_shelf(model).copies = LazyCopies()
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("injected")
@@ -365,8 +393,9 @@ def test_switching_after_an_error_lets_go_of_the_device() -> None:
     with watch_inputs(model) as seen, pytest.raises(torch.OutOfMemoryError, match="injected"):
         forward(model, ids)
     hook.remove()
-    assert 3 == len(seen)
+    assert (3, 1) == (len(seen), len(copies.waiting))
     set_checkpointing(model, mode="recompute")
+    assert [] == copies.waiting
     assert [True] * 3 == [storage.expired() for _, storage in seen]
 
 

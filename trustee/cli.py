@@ -26,7 +26,6 @@ from trustee.commands import (
 )
 from trustee.errors import TrusteeError
 
-
 Commands = Any
 """What `argparse.ArgumentParser.add_subparsers` gives; its type has no public name."""
 

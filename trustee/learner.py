@@ -32,6 +32,8 @@ class TrainerSpec(Record, frozen=True):
     """Positions per chunk of the logprob head."""
     mlp_tile: int
     """Positions per tile of each layer's MLP; 0 takes all at once."""
+    memory_gib: float = 0.0
+    """Most that may be taken of the card; 0 is all of it."""
 
 
 class MicroRequest(Record, frozen=True):

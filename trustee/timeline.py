@@ -45,6 +45,9 @@ TRACKS = (
 )
 """In the order in which a viewer shows them."""
 
+COUNTS = ("version", "prompt_tokens", "cached_tokens", "completion_tokens", "preemptions")
+"""What a request's box tells beside its times."""
+
 BUFFER_BYTES = 1 << 16
 BUFFER_SECONDS = 1.0
 """What a kill may lose of what has ended."""
@@ -116,11 +119,7 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held; after a failure all else is dropped, for the run ends.
-
-        Raises:
-            RunError: if the file cannot be written.
-        """
+        """Write what is held; after the `RunError` of a failure all else is dropped."""
         data = b"".join(self._lines)
         self._lines.clear()
         self._size = 0
@@ -212,13 +211,7 @@ class Timeline:
             edges.append(edges[-1] + seconds)
         # Parts must lie inside their box, or viewers draw them beside it.
         edges = [min(max(edge, timing.arrived), timing.finished) for edge in edges]
-        facts = {
-            "version": timing.version,
-            "prompt_tokens": timing.prompt_tokens,
-            "cached_tokens": timing.cached_tokens,
-            "completion_tokens": timing.completion_tokens,
-            "preemptions": timing.preemptions,
-        }
+        facts = {name: getattr(timing, name) for name in COUNTS}
         boxes: list[Box] = [(timing.request_id, timing.arrived, timing.finished, facts)]
         for name, (begun, ended) in zip(
             ("queue", "prefill", "decode"), pairwise(edges), strict=True

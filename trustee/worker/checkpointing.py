@@ -81,8 +81,8 @@ def runs_again() -> bool:
 def same_autocast(device_type: str) -> Callable[[], torch.autocast]:
     """Give a way to enter the autocast that holds now.
 
-    Its weight cache is off: a cast made without a graph must not be met again where one is built,
-    and each weight is cast once a pass anyway.
+    Its weight cache is off: a layer casts each weight once a run, and a cache would hold the casts
+    of all layers until the whole region ends.
     """
     return partial(
         torch.autocast,
@@ -212,7 +212,9 @@ class Shelf:
 
     def _take(self, count: int) -> list[Tensor]:
         while len(self.free) < count:
-            self.free.append(torch.empty(PAGE, dtype=torch.uint8, pin_memory=self.copies.pinned))
+            self.free.append(
+                torch.empty(PAGE, dtype=torch.uint8, device="cpu", pin_memory=self.copies.pinned)
+            )
             self.pages += 1
         return [self.free.pop() for _ in range(count)]
 

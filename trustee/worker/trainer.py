@@ -33,12 +33,14 @@ from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
 from trustee.worker import follow_parent
 from trustee.worker.adoption import adopt_model
+from trustee.worker.base_cache import write_cache
 from trustee.worker.checkpointing import set_checkpointing
+from trustee.worker.cpu_lora import mend_cpu_lora
 from trustee.worker.sharing import (
     held_adapters,
     install_adapter,
-    mend_cpu_lora,
     remove_adapter,
+    tensors_of_base,
 )
 from trustee.worker.tiling import tile_mlp
 
@@ -56,6 +58,8 @@ class TrainerExtension:
         mend_cpu_lora()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
+        if spec.memory_gib and self.device.type == "cuda":
+            cap_memory(spec.memory_gib)
         self.trustee_spec = spec
         self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
         self.trustee_adjust(spec.checkpointing)
@@ -200,6 +204,10 @@ class TrainerExtension:
         config.base_model_name_or_path = self.trustee_spec.folder
         config.save_pretrained(folder)
 
+    def trustee_cache_base(self, place: str) -> str:
+        """Write the quantised base for the next start; give what was in the way, or nothing."""
+        return write_cache(Path(place), tensors_of_base(self))
+
     def trustee_retire(self, version: int) -> bool:
         """Forget a version."""
         return remove_adapter(self, version)
@@ -259,6 +267,17 @@ class TrainerExtension:
             "allocated": torch.cuda.memory_allocated(),
             "peak": torch.cuda.max_memory_allocated(),
         }
+
+
+def cap_memory(gib: float) -> None:
+    """Let torch take no more than a card of this size would leave it.
+
+    What lies outside torch counts: the CUDA context, and what other processes hold.
+    """
+    free, total = torch.cuda.mem_get_info()
+    outside = total - free - torch.cuda.memory_reserved()
+    share = (gib * (1 << 30) - outside) / total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
 
 
 def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:

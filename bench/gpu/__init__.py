@@ -1,0 +1,1 @@
+"""Checks that need a card, by family; `gpu_check.py` runs them."""
