@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 LEFT_OUT = pytest.StashKey[int]()
@@ -11,6 +13,14 @@ LEFT_OUT = pytest.StashKey[int]()
 def anyio_backend() -> str:
     """Run async tests on asyncio only: vLLM knows no other loop."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the quantised bases of tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRUSTEE_CACHE", str(tmp_path_factory.mktemp("bases")))
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -67,7 +67,7 @@ class Both(ScriptedEngine):
         (adapter.path / "adapter_model.safetensors").touch()
         await super().publish(adapter)
 
-    def __call__(self, config: Any, spec: Any) -> Self:
+    def __call__(self, config: Any, spec: Any, *, observer: Any = None) -> Self:
         """Stand where the real engine is built."""
         self.built.append((config, spec))
         return self

@@ -77,7 +77,7 @@ def test_changes_of_a_finished_config() -> None:
         (
             "rollout.group_sze=4",
             "unknown key rollout.group_sze; did you mean group_size? allowed are: group_size, "
-            "groups_per_step, limits, max_lag, parallel, temperature",
+            "groups_per_step, limits, max_lag, parallel, temperature, write_ahead",
         ),
         (
             "rollot.group_size=4",

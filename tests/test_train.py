@@ -165,6 +165,7 @@ class Setup:
         bug_in: int | None = None,
         unwritable: Callable[[int], bool] = lambda number: False,
         learner_steps: int = 0,
+        write_ahead: int = 0,
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
         ladder: Ladder | None = None,
@@ -211,6 +212,7 @@ class Setup:
                 group_size=group_size,
                 groups_per_step=groups_per_step,
                 max_lag=max_lag,
+                write_ahead=write_ahead,
                 limits=Limits(turns=6, tokens=400, seconds=seconds),
             ),
             learning=LearnConfig(),
@@ -468,6 +470,25 @@ async def test_slow_writer_is_given_up(tmp_path: Path) -> None:
         failure.blame,
         failure.message,
     )
+
+
+@pytest.mark.parametrize("write_ahead", [0, 3])
+async def test_tasks_are_written_ahead_of_their_slots(tmp_path: Path, write_ahead: int) -> None:
+    """While a step trains, so many tasks of the next are written, and none of them is played."""
+    setup = Setup(tmp_path, gamble, steps=2, write_ahead=write_ahead, learner_steps=200)
+    lags: list[tuple[int, int]] = []
+    accumulate = setup.learner.accumulate
+
+    async def look(request: MicroRequest) -> MicroReport:
+        report = await accumulate(request)
+        begun = {event["group"] for event in setup.events if event["event"] == "begin"}
+        lags.append((setup.run.next_group - len(begun), len(begun) % 2))
+        return report
+
+    setup.learner.accumulate = look  # type: ignore[method-assign]
+    await setup.train()
+    assert {(write_ahead, 0)} == set(lags)
+    assert {0} == set(setup.learner.lags)
 
 
 async def test_timeout_inside_a_writer_is_a_bug(tmp_path: Path) -> None:

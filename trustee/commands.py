@@ -159,7 +159,11 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
                 outcome = anyio.run(
                     until_interrupted,
                     lambda: run_training(
-                        config, folder, tell=progress.tell, resume=options.resume is not None
+                        config,
+                        folder,
+                        tell=progress.tell,
+                        resume=options.resume is not None,
+                        profile=options.profile,
                     ),
                 )
             text = conclude_text(outcome)

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from trustee.config import Config
 from trustee.deadlines import EngineClock
 from trustee.engine import Engine
 from trustee.engines.vllm import VllmEngine
+from trustee.environment import TaskSource
 from trustee.environments.simulated import Simulated
 from trustee.errors import EngineDied
 from trustee.gates import EffectGate, check_canaries
@@ -33,6 +35,7 @@ from trustee.rendering import Renderer
 from trustee.run import Event, Run
 from trustee.step import probe
 from trustee.store import Store, keep_lines
+from trustee.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.train import train
 from trustee.types import Blame
 from trustee.versions import Versions
@@ -87,9 +90,11 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
 
 
 async def run_training(
-    config: Config, folder: Path, *, tell: Tell, resume: bool = False
+    config: Config, folder: Path, *, tell: Tell, resume: bool = False, profile: bool = False
 ) -> Outcome:
     """Measure, train, measure again; an engine that dies is started once more.
+
+    With `profile` all of it is drawn into a `timeline-*.json` of the folder.
 
     Raises:
         EngineDied: if it dies again; the run can be resumed.
@@ -98,7 +103,14 @@ async def run_training(
     model, renderer = prepare_model(config)
     if resume:
         open_checkpoint(folder / "checkpoints")
-    async with Store(folder) as store:
+    async with AsyncExitStack() as stack:
+        timeline = None
+        if profile:
+            timeline = await stack.enter_async_context(Timeline(name_timeline(folder)))
+            tell = timeline.listen(tell)
+        store = await stack.enter_async_context(
+            TimedStore(folder, timeline) if timeline else Store(folder)
+        )
         if not resume:
             (folder / "run.json").write_bytes(
                 msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
@@ -107,8 +119,15 @@ async def run_training(
         for chance in range(2):
             tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
             try:
-                async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
-                    dead, run = run, make_run(config, engine, renderer, store, tell=tell, dead=run)
+                async with VllmEngine(
+                    config.engine,
+                    trainer_spec(config, model),
+                    observer=timeline.request if timeline else None,
+                ) as engine:
+                    dead = run
+                    run = make_run(
+                        config, engine, renderer, store, tell=tell, dead=dead, timeline=timeline
+                    )
                     return await run_stages(config, run, resume=resume, dead=dead, begun=begun)
             except (EngineDied, BaseExceptionGroup) as error:
                 if chance or run is None or not is_death(error):
@@ -122,6 +141,12 @@ def find_death(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def name_timeline(folder: Path) -> Path:
+    """Name the next timeline of a run folder, which is made where it is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"timeline-{len(list(folder.glob('timeline-*.json')))}.json"
 
 
 def is_death(error: BaseException) -> bool:
@@ -155,12 +180,14 @@ def make_run(
     *,
     tell: Tell,
     dead: Run | None,
+    timeline: Timeline | None,
 ) -> Run:
     """Put a run together; after a dead one, with the groups that it had finished."""
     clock = EngineClock()
+    source: TaskSource = config.env.source(seed=config.run.seed)
     core = Watchdog(
         engine,
-        engine,
+        TimedLearner(engine, timeline) if timeline else engine,
         config=config.watchdog,
         clock=clock,
         folder=store.folder,
@@ -168,7 +195,7 @@ def make_run(
     )
     return Run(
         world=config.env,
-        source=config.env.source(seed=config.run.seed),
+        source=TimedSource(source, timeline) if timeline else source,
         core=core,
         clock=clock,
         renderer=renderer,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 
-import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from trustee.checkpoint import RunState, write_checkpoint
 from trustee.errors import RunError
 from trustee.gates import check_reading, read_again
-from trustee.run import Run
+from trustee.run import Places, Run
 from trustee.step import take_step
 from trustee.types import Blame, Group
 from trustee.watch import Decision
@@ -19,7 +18,7 @@ from trustee.watch import Decision
 log = structlog.get_logger()
 
 
-async def learn(run: Run, slots: anyio.Semaphore, groups: MemoryObjectReceiveStream[Group]) -> None:
+async def learn(run: Run, places: Places, groups: MemoryObjectReceiveStream[Group]) -> None:
     """Make a new version of every `groups_per_step` fresh groups."""
     fresh: list[Group] = []
     seen: list[Group] = []
@@ -30,7 +29,7 @@ async def learn(run: Run, slots: anyio.Semaphore, groups: MemoryObjectReceiveStr
             lag = run.versions.version - group.version
             if lag > run.rollout.max_lag or len(group.sound) < 2:
                 check_failures(run, seen)
-                slots.release()
+                places.free(group)
                 continue
             fresh.append(group)
             if len(fresh) < run.rollout.groups_per_step:
@@ -41,8 +40,8 @@ async def learn(run: Run, slots: anyio.Semaphore, groups: MemoryObjectReceiveStr
             seen.sort(key=lambda group: group.id)
             with run.core.step(run.step + 1):
                 await finish_step(run, fresh, seen, waited)
-            for _ in fresh:
-                slots.release()
+            for group in fresh:
+                places.free(group)
             fresh, seen, since = [], [], time.monotonic()
             if run.spent >= 1:
                 return

@@ -37,6 +37,9 @@ class RolloutConfig(Record, frozen=True):
     """Tasks per optimiser step."""
     max_lag: Annotated[int, Meta(ge=0)] = 1
     """Steps by which a group may be older than the policy it trains; 0 waits for each step."""
+    write_ahead: Annotated[int, Meta(ge=0)] = 8
+    """Tasks written before there is a slot to play them in, so that writing fills the engine where
+    episodes leave it idle. Their difficulty is older by as much."""
     parallel: Annotated[int, Meta(ge=0)] = 0
     """Episodes at once; 0 is no bound but the slots: (max_lag + 1) x groups x group size."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
@@ -52,6 +55,20 @@ class RolloutConfig(Record, frozen=True):
     def episodes(self) -> int:
         """Episodes at once."""
         return self.parallel or self.slots * self.group_size
+
+
+class Places:
+    """The only back-pressure: for drafts under way, and for groups being played or waited for."""
+
+    def __init__(self, rollout: RolloutConfig, *, taken: int) -> None:
+        self.drafts = anyio.Semaphore(rollout.slots + rollout.write_ahead - taken)
+        self.groups = anyio.Semaphore(rollout.slots - taken)
+
+    def free(self, group: Group) -> None:
+        """Give back what a group held; one without a task was never played."""
+        self.drafts.release()
+        if group.task is not None:
+            self.groups.release()
 
 
 @dataclass(slots=True)

@@ -1,10 +1,11 @@
 """The loop: four actors, two kinds of stream, one semaphore, one switch.
 
-`feed` draws drafts, `play` turns each into a group of episodes, `record` writes everything to disk
-and hands groups on, `learn` makes a new version of them. A slot is taken by a draft and given back
-when its group was trained on, dropped or failed, so `(max_lag + 1) * groups_per_step` slots are the
-only back-pressure and `max_lag = 0` is synchronous training. `learn` checks the lag where it
-consumes. Closing a stream is the shutdown.
+`feed` draws drafts, `play` turns each into a task and that into a group of episodes, `record`
+writes everything to disk and hands groups on, `learn` makes a new version of them. A group takes a
+slot before it is played and gives it back when it was trained on or dropped, so `(max_lag + 1) *
+groups_per_step` slots are the back-pressure and `max_lag = 0` is synchronous training; a few drafts
+more than slots keep the writer ahead. `learn` checks the lag where it consumes. Closing a stream is
+the shutdown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from trustee.environment import Draft, Services
 from trustee.errors import EpisodeError
 from trustee.learn import learn
 from trustee.rollout import play_episode
-from trustee.run import Event, Run
+from trustee.run import Event, Places, Run
 from trustee.store import EpisodeLine, Store, TaskLine
 from trustee.types import Blame, Failure, Group, Task, Trajectory
 
@@ -36,11 +37,11 @@ async def train(run: Run) -> None:
         ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
             last checkpoint; around a bug otherwise.
     """
-    slots = run.rollout.slots
-    semaphore = anyio.Semaphore(slots - len(run.waiting))
-    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](slots)
-    finished_in, finished_out = anyio.create_memory_object_stream[Finished](slots)
-    groups_in, groups_out = anyio.create_memory_object_stream[Group](slots)
+    places = Places(run.rollout, taken=len(run.waiting))
+    most = run.rollout.slots + run.rollout.write_ahead
+    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](most)
+    finished_in, finished_out = anyio.create_memory_object_stream[Finished](most)
+    groups_in, groups_out = anyio.create_memory_object_stream[Group](most)
     for group in run.waiting:
         groups_in.send_nowait(group)
     run.waiting = []
@@ -52,11 +53,13 @@ async def train(run: Run) -> None:
                 # Inner, so that what has finished is still written when players are cancelled.
                 async with anyio.create_task_group() as players:
                     players.start_soon(run.core.guard_loop)
-                    players.start_soon(feed, run, semaphore, drafts_in)
+                    players.start_soon(feed, run, places, drafts_in)
                     async with finished_in:
-                        for _ in range(slots):
-                            players.start_soon(play, run, drafts_out.clone(), finished_in.clone())
-                    await learn(run, semaphore, groups_out)
+                        for _ in range(most):
+                            players.start_soon(
+                                play, run, places, drafts_out.clone(), finished_in.clone()
+                            )
+                    await learn(run, places, groups_out)
                     players.cancel_scope.cancel()
         finally:
             finished = drain(finished_out)
@@ -75,11 +78,11 @@ def drain(stream: MemoryObjectReceiveStream[T]) -> list[T]:
             return taken
 
 
-async def feed(run: Run, slots: anyio.Semaphore, drafts: MemoryObjectSendStream[Numbered]) -> None:
-    """Draw a draft for every free slot."""
+async def feed(run: Run, places: Places, drafts: MemoryObjectSendStream[Numbered]) -> None:
+    """Draw a draft for every free place."""
     async with drafts:
         while True:
-            await slots.acquire()
+            await places.drafts.acquire()
             draft = run.source.draw()
             if draft is None:
                 return
@@ -91,6 +94,7 @@ async def feed(run: Run, slots: anyio.Semaphore, drafts: MemoryObjectSendStream[
 
 async def play(
     run: Run,
+    places: Places,
     drafts: MemoryObjectReceiveStream[Numbered],
     finished: MemoryObjectSendStream[Finished],
 ) -> None:
@@ -98,18 +102,29 @@ async def play(
     async with drafts, finished:
         async for number, draft in drafts:
             with structlog.contextvars.bound_contextvars(group=number):
-                await finished.send(await play_group(run, number, draft, finished))
+                task = await write_task(run, number, draft)
+                if isinstance(task, Task):
+                    await places.groups.acquire()
+                    group = await play_group(run, number, task, finished)
+                else:
+                    group = await give_up(run, number, task, finished)
+                await finished.send(group)
+
+
+async def give_up(
+    run: Run, number: int, failure: Failure, finished: MemoryObjectSendStream[Finished]
+) -> Group:
+    """Record a draft of which no task came."""
+    version = run.versions.version
+    await finished.send(TaskLine(group=number, version=version, task=None, failure=failure))
+    return Group(id=number, version=version, task=None, trajectories=(), failure=failure)
 
 
 async def play_group(
-    run: Run, number: int, draft: Draft, finished: MemoryObjectSendStream[Finished]
+    run: Run, number: int, task: Task, finished: MemoryObjectSendStream[Finished]
 ) -> Group:
-    """Write a task and play it `group_size` times at once."""
+    """Play a task `group_size` times at once."""
     version = run.versions.version
-    task = await write_task(run, number, draft)
-    if isinstance(task, Failure):
-        await finished.send(TaskLine(group=number, version=version, task=None, failure=task))
-        return Group(id=number, version=version, task=None, trajectories=(), failure=task)
     await finished.send(TaskLine(group=number, version=version, task=task))
     members: dict[int, Trajectory] = {}
 

@@ -209,4 +209,3 @@ async def keep_sampling(one: Subject, seed: int) -> None:
         await one.sample(
             TRAINED, prompt, temperature=1.0, seed=1000 * round_number + seed, tokens=200
         )
-

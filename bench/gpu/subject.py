@@ -161,7 +161,9 @@ class Subject:
             at = first_difference(one.ids, other.ids)
             if at is None:
                 continue
-            ways = [await self._score(version, prompt, ids[: at + 1]) for ids in (one.ids, other.ids)]
+            ways = [
+                await self._score(version, prompt, ids[: at + 1]) for ids in (one.ids, other.ids)
+            ]
             if abs(ways[0] - ways[1]) > TIE:
                 found.append(
                     f"version {version} says {one.ids[at]} ({ways[0]:.3f}) or {other.ids[at]} "

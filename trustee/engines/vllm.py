@@ -55,8 +55,8 @@ CPU_ENVIRONMENT = {
 The last keeps the worker inside the engine's child instead of a third process."""
 
 START_SHARE = 0.3
-"""Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing else
-reads it, and its own 0.92 would refuse a card that also drives a display."""
+"""Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
+else reads it, and its own 0.92 would refuse a card that also drives a display."""
 
 ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",

@@ -12,11 +12,12 @@ DEATH_SIGNAL = 1
 
 def register() -> None:
     """Make our linear methods known to vLLM, which calls this in each of its processes."""
-    from trustee.worker import sharing
+    # Importing it registers our linear methods and our loader.
+    from trustee.worker import cpu_lora, sharing  # noqa: F401
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
-    sharing.mend_cpu_lora()
+    cpu_lora.mend_cpu_lora()
 
 
 def follow_parent() -> None:

@@ -30,7 +30,6 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from trustee.worker.base_cache import LOADER, read_tensors
-from trustee.worker.cpu_lora import mend_cpu_lora as mend_cpu_lora
 
 NF4_BLOCK = 64
 """Weights per scale; the QLoRA paper's choice."""

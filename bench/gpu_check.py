@@ -1,0 +1,259 @@
+"""Every check that needs a card, in one script; without one, the part of each that needs none.
+
+    python bench/gpu_check.py [--list] [--only a,b] [--skip a,b] [--budget SECONDS] [--out DIR]
+
+One JSON line per check goes to the output as soon as it is made, and to `checks.jsonl` in DIR
+beside a log per family. The one idea: checks that share an engine are a family, a family is a
+process with a deadline, and nothing that happens in one keeps the next from running. Exit code 1
+where a check failed, 2 for names that are not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+ROOT = Path(__file__).parents[1]
+if __name__ == "__main__":
+    # Found without an installation, here and in every process that is started from here.
+    sys.path[:0] = [str(ROOT)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH")))
+    )
+
+from gpu.full_size import FIRST, SECOND, check_full
+from gpu.nf4 import check_gemm
+from gpu.programs import check_programs
+from gpu.report import MARK, Setting
+from gpu.sameness import check_nf4_graph, check_parity, check_stream_race
+
+from trustee.models import count_cards
+from trustee.worker import follow_parent
+
+LAST_LINES = 30
+"""Of a log, in the line of a check that ended without one of its own."""
+STACKS_SECONDS = 1.5
+"""For processes that are told to end, to write where they stand."""
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Checks that run in one process, in this order."""
+
+    name: str
+    checks: tuple[str, ...]
+    seconds: int
+    """Deadline of all of them."""
+    run: Callable[[Setting], Awaitable[None]]
+    only_card: tuple[str, ...] = ()
+    """Those of the checks of which nothing can be done without a card."""
+
+
+FAMILIES = (
+    Family("parity", ("parity_nf4", "parity_bf16"), 480, check_parity),
+    Family("nf4_graph", ("nf4_op", "nf4_graph"), 300, check_nf4_graph, only_card=("nf4_graph",)),
+    Family("stream_race", ("stream_race",), 300, check_stream_race),
+    Family("full_8b", (*FIRST, SECOND), 580, check_full),
+    Family("nf4_gemm", ("nf4_gemm",), 150, check_gemm),
+    Family("programs", ("run", "doctor"), 420, check_programs),
+)
+
+
+def choose(families: Iterable[Family], *, only: str, skip: str) -> dict[str, tuple[str, ...]]:
+    """Give the wanted checks by family; names of families stand for all of their checks.
+
+    Raises:
+        ValueError: if a name is not known.
+    """
+    families = tuple(families)
+    names = {family.name: family.checks for family in families}
+    names |= {
+        check: (check,) for family in families for check in family.checks if check not in names
+    }
+    picked = []
+    for text in (only, skip):
+        given = [name for name in text.split(",") if name]
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise ValueError(f"no such check: {', '.join(unknown)}; known are {', '.join(names)}")
+        picked.append({check for name in given for check in names[name]})
+    wanted, left_out = picked
+    chosen = {
+        family.name: tuple(
+            check
+            for check in family.checks
+            if (not wanted or check in wanted) and check not in left_out
+        )
+        for family in families
+    }
+    return {name: checks for name, checks in chosen.items() if checks}
+
+
+def run_family(
+    checks: Sequence[str], *, command: Sequence[str], seconds: float, log: Path
+) -> list[Line]:
+    """Run a command that makes checks; give a line for each of them, whatever happens.
+
+    Args:
+        checks: whose lines must come.
+        command: prints a marked line per check.
+        seconds: after which all its processes are killed.
+        log: takes its output.
+    """
+    begun = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # One group, so that its own processes can be ended, and nobody else's.
+            process_group=0,
+        )
+        try:
+            end = f"ended with code {process.wait(seconds)}"
+        except subprocess.TimeoutExpired:
+            end = f"was killed after {seconds:.0f} s"
+            end_group(process.pid, signal.SIGUSR1)
+            time.sleep(STACKS_SECONDS)
+        finally:
+            end_group(process.pid, signal.SIGKILL)
+            process.wait()
+    text = log.read_text(encoding="utf-8", errors="replace")
+    made = {line["check"]: line for line in read_lines(text)}
+    last = [row for row in text.splitlines() if not row.startswith(MARK)][-LAST_LINES:]
+    missing: Line = {
+        "state": "fail",
+        "seconds": round(time.monotonic() - begun, 1),
+        "problems": [f"its process {end} before this check did"],
+        "log": last,
+    }
+    return [made.get(check) or {"check": check, **missing} for check in checks]
+
+
+def end_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if there is one."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def read_lines(text: str) -> list[Line]:
+    """Read the marked lines out of a log."""
+    found = []
+    for row in text.splitlines():
+        if row.startswith(MARK):
+            # A process that was killed may have written half a line.
+            with suppress(json.JSONDecodeError):
+                found.append(json.loads(row.removeprefix(MARK)))
+    return found
+
+
+def skipped(check: str, why: str) -> Line:
+    """Make the line of a check that was not made."""
+    return {"check": check, "state": "skipped", "seconds": 0.0, "why": why}
+
+
+def child_command(family: str, setting: Setting) -> list[str]:
+    """Give the command that makes the chosen checks of a family."""
+    return [
+        *(sys.executable, str(Path(__file__).resolve()), "--child", family),
+        *("--only", ",".join(setting.chosen), "--device", setting.device),
+        *("--scratch", str(setting.scratch)),
+    ]
+
+
+def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> int:
+    """Run families one after the other and print their lines; give the exit code."""
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+    begun, failed = time.monotonic(), False
+    with (out / "checks.jsonl").open("a", encoding="utf-8") as file:
+        for family in FAMILIES:
+            checks = chosen.get(family.name, ())
+            left = options.budget - (time.monotonic() - begun)
+            setting = Setting(device=options.device, scratch=options.scratch, chosen=checks)
+            lines: list[Line] = []
+            if checks and left < options.least:
+                lines = [skipped(check, f"{max(0.0, left):.0f} s were left") for check in checks]
+            elif checks:
+                on_card = options.device == "cuda"
+                possible = [c for c in checks if on_card or c not in family.only_card]
+                lines = [skipped(c, "needs a card") for c in checks if c not in possible]
+                lines += run_family(
+                    possible,
+                    command=child_command(family.name, setting),
+                    seconds=min(family.seconds, left),
+                    log=out / f"{family.name}.log",
+                )
+            for line in lines:
+                failed = failed or line["state"] == "fail"
+                print(json.dumps(line), flush=True)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+    return int(failed)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--list", action="store_true", help="names by family, with deadlines")
+    parser.add_argument("--only", default="", help="checks or families, with commas between")
+    parser.add_argument("--skip", default="", help="likewise")
+    parser.add_argument("--out", type=Path, default=Path("gpu-checks"), help="folder for logs")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for models; one that is kept is used again"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=float("inf"), help="seconds of all; the rest is skipped"
+    )
+    parser.add_argument(
+        "--least", type=float, default=45.0, help="seconds below which no family is begun"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a card if there is one")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chosen checks; exit code 1 where one failed."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        for family in FAMILIES:
+            print(f"{family.name:<12} at most {family.seconds} s: {', '.join(family.checks)}")
+        return 0
+    try:
+        chosen = choose(FAMILIES, only=options.only, skip=options.skip)
+    except ValueError as error:
+        parser.error(str(error))
+    options.device = options.device or ("cuda" if count_cards() else "cpu")
+    if options.child:
+        follow_parent()
+        family = next(one for one in FAMILIES if one.name == options.child)
+        checks = chosen[family.name]
+        setting = Setting(device=options.device, scratch=options.scratch, chosen=checks)
+        anyio.run(family.run, setting)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as fresh:
+        options.scratch = (options.scratch or Path(fresh)).resolve()
+        options.scratch.mkdir(parents=True, exist_ok=True)
+        return run_all(chosen, options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
