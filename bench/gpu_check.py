@@ -2,6 +2,8 @@
 
     python bench/gpu_check.py [--list] [--only a,b] [--skip a,b] [--budget SECONDS] [--out DIR]
 
+Where the package is not installed, set PYTHONPATH to the root of this repository.
+
 One JSON line per check goes to the output as soon as it is made, and to `checks.jsonl` in DIR
 beside a log per family. The one idea: checks that share an engine are a family, a family is a
 process with a deadline, and nothing that happens in one keeps the next from running. Exit code 1
@@ -25,15 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-
-ROOT = Path(__file__).parents[1]
-if __name__ == "__main__":
-    # Found without an installation, here and in every process that is started from here.
-    sys.path[:0] = [str(ROOT)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(ROOT), str(ROOT / "bench"), os.environ.get("PYTHONPATH")))
-    )
-
 from gpu.full_size import FIRST, SECOND, check_full
 from gpu.nf4 import check_gemm
 from gpu.programs import check_programs
@@ -174,7 +167,20 @@ def child_command(family: str, setting: Setting) -> list[str]:
         *(sys.executable, str(Path(__file__).resolve()), "--child", family),
         *("--only", ",".join(setting.chosen), "--device", setting.device),
         *("--scratch", str(setting.scratch)),
+        *(("--eager",) if setting.eager else ()),
+        *(part for change in setting.changes for part in ("--set", change)),
     ]
+
+
+def make_setting(options: argparse.Namespace, checks: tuple[str, ...]) -> Setting:
+    """Say where checks run, as the command line does."""
+    return Setting(
+        device=options.device,
+        scratch=options.scratch,
+        chosen=checks,
+        eager=options.eager,
+        changes=tuple(options.changes),
+    )
 
 
 def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> int:
@@ -186,7 +192,7 @@ def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> 
         for family in FAMILIES:
             checks = chosen.get(family.name, ())
             left = options.budget - (time.monotonic() - begun)
-            setting = Setting(device=options.device, scratch=options.scratch, chosen=checks)
+            setting = make_setting(options, checks)
             lines: list[Line] = []
             if checks and left < options.least:
                 lines = [skipped(check, f"{max(0.0, left):.0f} s were left") for check in checks]
@@ -225,6 +231,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--least", type=float, default=45.0, help="seconds below which no family is begun"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a card if there is one")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs but where compared")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="changes", help="of the full-size config"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser
 
@@ -245,9 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child:
         follow_parent()
         family = next(one for one in FAMILIES if one.name == options.child)
-        checks = chosen[family.name]
-        setting = Setting(device=options.device, scratch=options.scratch, chosen=checks)
-        anyio.run(family.run, setting)
+        anyio.run(family.run, make_setting(options, chosen[family.name]))
         return 0
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as fresh:
         options.scratch = (options.scratch or Path(fresh)).resolve()

@@ -2,9 +2,10 @@
 
     python bench/overhead.py [--json] [--profile]
 
-The loop's own `feed`, `play` and `record`, the real renderer, prompts, checks and files; only the
-engine is replaced, by scripts that answer after a while, as an engine does. The scripts' own time
-is measured and taken off: what is left is this program's, and must not grow with the episodes.
+The whole loop with its renderer, prompts, checks and files; only the engine is replaced, by scripts
+that answer after a while, as an engine does. Every role plays faultlessly, so all rewards are equal
+and no step has anything to learn from. The scripts' own time is measured and taken off: what is
+left is this program's, and must not grow with the episodes.
 """
 
 from __future__ import annotations
@@ -32,15 +33,17 @@ from trustee.engine import Sampling
 from trustee.engines.scripted import Request
 from trustee.errors import ContextError
 from trustee.launch import make_run, prepare_model
-from trustee.run import Event, Run
+from trustee.run import Event
 from trustee.store import Store
-from trustee.train import Finished, Numbered, feed, play, record
-from trustee.types import Adapter, Completion, Group
+from trustee.train import train
+from trustee.types import Adapter, Blame, Completion
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
 GROUP = 8
-ANSWERS = 500
+STEP = 16
+"""Groups of a step, at least: more wait for their turn, so that what a step costs is shared."""
+ANSWERS = 400
 """Answers a second, whatever the number under way: the engine is the bottleneck."""
 LEVELS = (1, 16, 64, 256, 1024)
 HARD = ("env.curriculum.start=100", "env.curriculum.soft=0.0")
@@ -75,6 +78,9 @@ class Speaker:
         self._latency = latency
         self.seconds = 0.0
         """CPU time that the script itself has taken."""
+        self.most = 0
+        """Episodes that waited for an answer at once."""
+        self._under_way = 0
         self._script = script
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         generation = json.loads((folder / "generation_config.json").read_text())
@@ -96,7 +102,11 @@ class Speaker:
         begun = time.thread_time()
         said = tuple(self.speak(request_id, ids, sampling)[: sampling.max_tokens])
         self.seconds += time.thread_time() - begun
+        playing = not request_id.startswith(Blame.WRITER)
+        self._under_way += playing
+        self.most = max(self.most, self._under_way)
         await anyio.sleep(self._latency)
+        self._under_way -= playing
         return Completion(
             ids=said,
             logprobs=(-0.5,) * len(said),
@@ -110,28 +120,25 @@ class Speaker:
     async def retire(self, adapter: Adapter) -> None:
         """Do nothing: only the base speaks."""
 
+    async def save(self, folder: Path) -> None:
+        """Write nothing: nothing is learnt where all rewards are equal."""
+
     def dump_stacks(self) -> None:
         """Do nothing: there is no other process."""
 
 
 class Counts:
-    """Takes progress events and counts episodes, turns and how many were under way at once."""
+    """Takes progress events and counts episodes and turns."""
 
     def __init__(self) -> None:
         self.episodes = 0
         self.turns = 0
         self.won = 0
-        self.under_way = 0
-        self.most = 0
         self.spoiled = 0
 
     def tell(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] == "begin":
-            self.under_way += 1
-            self.most = max(self.most, self.under_way)
         if event["event"] == "episode":
-            self.under_way -= 1
             self.episodes += 1
             self.turns += event["turns"]
             self.won += event["reward"] > 0
@@ -184,38 +191,22 @@ def perfect_script() -> Callable[[Request], str]:
     return cast(perfect)
 
 
-def scale(config: Config, level: int) -> Config:
-    """Give a config that keeps `level` episodes under way and lets none run out of time."""
-    size = min(GROUP, level)
+def scale(config: Config, level: int, *, turns: int) -> Config:
+    """Give a config that plays `level` episodes at once, step by step, about so many turns."""
+    groups = max(STEP, level // GROUP)
     rollout = msgspec.structs.replace(
         config.rollout,
-        group_size=size,
-        groups_per_step=level // size,
+        group_size=GROUP,
+        groups_per_step=groups,
         max_lag=0,
+        write_ahead=0,
+        parallel=level,
         limits=msgspec.structs.replace(config.rollout.limits, seconds=3600),
     )
-    return msgspec.structs.replace(config, rollout=rollout)
-
-
-async def play_groups(run: Run, groups: int) -> None:
-    """Play and record as `train` does, and learn nothing."""
-    slots = run.rollout.slots
-    semaphore = anyio.Semaphore(slots)
-    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](slots)
-    finished_in, finished_out = anyio.create_memory_object_stream[Finished](slots)
-    groups_in, groups_out = anyio.create_memory_object_stream[Group](slots)
-    async with groups_out, finished_out, drafts_out, anyio.create_task_group() as writers:
-        writers.start_soon(record, run, finished_out.clone(), groups_in)
-        async with anyio.create_task_group() as players:
-            players.start_soon(run.core.guard_loop)
-            players.start_soon(feed, run, semaphore, drafts_in)
-            async with finished_in:
-                for _ in range(slots):
-                    players.start_soon(play, run, drafts_out.clone(), finished_in.clone())
-            for _ in range(groups):
-                await groups_out.receive()
-                semaphore.release()
-            players.cancel_scope.cancel()
+    # About five turns an episode; two steps at least, so that what a step leaves behind is seen.
+    steps = max(2, round(turns / 5 / GROUP / groups))
+    run = msgspec.structs.replace(config.run, steps=steps, minutes=0)
+    return msgspec.structs.replace(config, rollout=rollout, run=run)
 
 
 async def measure_level(
@@ -231,27 +222,26 @@ async def measure_level(
     Raises:
         RuntimeError: if fewer ran at once, or episodes did not end as the scripts end them.
     """
-    config = scale(config, level)
+    config = scale(config, level, turns=turns)
     folder, renderer = prepare_model(config)
     speaker = Speaker(folder, script, context=config.engine.context, latency=level / ANSWERS)
     counts = Counts()
-    # About five turns an episode; two rounds at least, so that slots are used again.
-    rollout = config.rollout
-    groups = max(2 * rollout.slots, round(turns / 5 / rollout.group_size))
     with tempfile.TemporaryDirectory() as scratch:
         async with Store(Path(scratch)) as store:
             engine: Any = speaker
-            run = make_run(config, engine, renderer, store, tell=counts.tell, dead=None)
+            run = make_run(
+                config, engine, renderer, store, tell=counts.tell, dead=None, timeline=None
+            )
             with watched_collector() as collections:
                 held, wall, cpu = resident_mib(), time.monotonic(), time.process_time()
                 with profile or nullcontext():
-                    await play_groups(run, groups)
+                    await train(run)
                 cpu = time.process_time() - cpu - speaker.seconds
                 wall = time.monotonic() - wall
         written = count_bytes(Path(scratch))
-    if counts.most != level or counts.spoiled or counts.won < 0.9 * counts.episodes:
+    if speaker.most != level or counts.spoiled or counts.won < 0.9 * counts.episodes:
         raise RuntimeError(
-            f"{counts.most} episodes at once where {level} were wanted; of {counts.episodes} "
+            f"{speaker.most} episodes at once where {level} were wanted; of {counts.episodes} "
             f"{counts.spoiled} were spoiled and {counts.won} won"
         )
     return {
@@ -276,7 +266,7 @@ async def measure(
     rows = [
         await measure_level(
             level,
-            turns=turns if level > 1 else turns // 8,
+            turns=turns,
             config=config,
             script=script,
             profile=profile,

@@ -287,7 +287,7 @@ async def run_ours(
             Store(Path(scratch)) as store,
             VllmEngine(config.engine, trainer_spec(config, job.model)) as engine,
         ):
-            run = make_run(config, engine, renderer, store, tell=tell, dead=None)
+            run = make_run(config, engine, renderer, store, tell=tell, dead=None, timeline=None)
             run.world = OneTurn(tasks)
             run.source = run.world.source(seed=job.seed)
             await train(run)

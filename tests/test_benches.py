@@ -60,25 +60,25 @@ def test_overhead_line_has_every_level(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_overhead_keeps_as_many_episodes_as_wanted() -> None:
-    """The slots of a level hold just its episodes, and small levels have smaller groups."""
+    """Groups are enough to keep a level's episodes under way, and no more may be."""
     config = read_config(CONFIG)
-    for level in (1, 8, 64, 1024):
-        assert level == overhead.scale(config, level).rollout.episodes
+    for level, slots in ((1, 16), (8, 16), (128, 16), (1024, 128)):
+        scaled = overhead.scale(config, level, turns=5 * 8 * 3 * slots)
+        assert (level, slots, 3) == (
+            scaled.rollout.episodes,
+            scaled.rollout.slots,
+            scaled.run.steps,
+        )
 
 
 def test_counts_follow_events() -> None:
-    """Episodes under way are those that have begun and not ended."""
+    """Only the ends of episodes count, spoiled ones and those without a reward too."""
     counts = overhead.Counts()
-    ended = {"event": "episode", "turns": 3, "reward": 1.0, "spoiled": False}
-    for event in ({"event": "begin"}, {"event": "begin"}, ended, {"event": "begin"}, ended):
+    won = {"event": "episode", "turns": 3, "reward": 1.0, "spoiled": False}
+    lost = {"event": "episode", "turns": 4, "reward": 0.0, "spoiled": True}
+    for event in ({"event": "begin"}, won, {"event": "task"}, won, lost):
         counts.tell(event)
-    assert (2, 2, 6, 2, 0) == (
-        counts.most,
-        counts.episodes,
-        counts.turns,
-        counts.won,
-        counts.spoiled,
-    )
+    assert (3, 10, 2, 1) == (counts.episodes, counts.turns, counts.won, counts.spoiled)
 
 
 @pytest.mark.parametrize(

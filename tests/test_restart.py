@@ -108,8 +108,10 @@ async def test_an_engine_killed_in_mid_step_trains_its_groups_again(
     assert "continuing after step 0" in text
     ids = episode_ids(tmp_path)
     assert len(set(ids)) == len(ids)
-    # Two groups of four were enough: none was played again for the step.
-    assert {(group, member) for group in (0, 1) for member in range(4)} <= set(ids)
+    death = next(place for place, event in enumerate(events) if "died" in str(event.get("text")))
+    finished = {event["group"] for event in events[:death] if event["event"] == "episode"}
+    begun = {event["group"] for event in events[death:] if event["event"] == "begin"}
+    assert (True, set()) == (len(finished) >= 2, finished & begun)
     trained = msgspec.json.decode((tmp_path / "metrics.jsonl").read_bytes())
     assert (1, 8) == (trained["step"], trained["episodes"])
 
@@ -135,8 +137,8 @@ async def test_a_step_that_does_not_fit_goes_down_the_ladder(
     events, steps = await run(short_config("run.steps=1"), tmp_path)
     assert 1 == steps
     rows = read_lines(tmp_path / "metrics.jsonl")
-    assert [True] == [row["finite"] if "finite" in row else row["rungs"] > 0 for row in rows]
-    (state,) = sorted((tmp_path / "checkpoints").glob("step-000001/state.json"))
+    assert [True] == [row["rungs"] >= 2 for row in rows]
+    state = tmp_path / "checkpoints" / "step-000001" / "state.json"
     ladder = msgspec.json.decode(state.read_bytes())["ladder"]
     assert "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)" == ladder["changes"][0]
     assert ladder["rung"]["micro_tokens"] <= 1300

@@ -231,10 +231,11 @@ async def run_stages(
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
         await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)
     if run.step < run.steps:
-        length = await probe(run.core, run.learning.loss, ladder=run.ladder)
-        run.tell({"event": "note", "text": f"a training sample of {length} ids fits"})
         if not find_checkpoints(run.store.folder / "checkpoints"):
             await store_checkpoint(run)
+        length = await probe(run.core, run.learning.loss, ladder=run.ladder)
+        run.places.total_tokens = run.ladder.rung.parallel
+        run.tell({"event": "note", "text": f"a training sample of {length} ids fits"})
         if dead is None:
             run.begun = time.monotonic()
         run.tell({"event": "stage", "name": f"training, {config.run.steps} steps"})

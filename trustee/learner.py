@@ -31,7 +31,7 @@ class TrainerSpec(Record, frozen=True):
     head_chunk: int
     """Positions per chunk of the logprob head."""
     mlp_tile: int
-    """Positions per tile of each layer's MLP; 0 takes all at once."""
+    """Positions of one tile of a layer's MLP and norms; 0 takes all at once."""
     memory_gib: float = 0.0
     """Most that may be taken of the card; 0 is all of it."""
 
@@ -54,6 +54,15 @@ class MemoryReport(Record, frozen=True, tag="memory"):
     reserved: int
     free: int
     total: int
+
+    def describe(self) -> str:
+        """Say in figures why a micro-batch did not fit."""
+        gib = 1 << 30
+        return (
+            f"{self.asked.rstrip('.')}; torch held {self.allocated / gib:.2f} GiB in tensors and "
+            f"{self.reserved / gib:.2f} GiB in all, {self.free / gib:.2f} of "
+            f"{self.total / gib:.2f} GiB were free"
+        )
 
 
 class MicroReport(Record, frozen=True, tag="micro"):

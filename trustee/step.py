@@ -53,7 +53,8 @@ class LearnConfig(Record, frozen=True):
     checkpointing: Checkpointing = "recompute"
     """What is kept of a layer for the backward pass."""
     mlp_tile: Annotated[int, Meta(ge=0)] = 0
-    """Positions of one tile of a layer's MLP, which bounds its memory; 0 takes all at once."""
+    """Positions of one tile of a layer's MLP and norms, which bounds their memory; 0 takes all at
+    once."""
     head_chunk: Annotated[int, Meta(ge=1)] = 256
     """Positions of one chunk of the logprob head."""
 

@@ -187,14 +187,16 @@ class Watchdog:
 
     async def guard_loop(self) -> None:
         """Write all stacks to the file if the event loop does not come round; runs for ever."""
-        seconds = self._config.loop_seconds
-        with (self._folder / "stacks.txt").open("a", encoding="utf-8") as file:
+        seconds, path = self._config.loop_seconds, self._folder / "stacks.txt"
+        with path.open("a", encoding="utf-8") as file:
             try:
                 while True:
                     faulthandler.dump_traceback_later(seconds, file=file)
                     await anyio.sleep(seconds / 2)
             finally:
                 faulthandler.cancel_dump_traceback_later()
+                if not path.stat().st_size:
+                    path.unlink()
 
 
 def write_waits(file: TextIO, why: str, waits: dict[str, float]) -> None:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trustee.models import TINY
-from trustee.planning.shapes import PACKAGED, Shape, find_shape
+from trustee.planning.shapes import PACKAGED, Shape, read_shape
 
 ROOT = Path(__file__).parents[2]
 FULL = "Qwen/Qwen3-8B"
 STD = 0.02
-HEAD_STD = 0.08
-"""Logits then spread as widely as a trained model's."""
+"""Of all weights: as models begin, so that nothing overflows and bf16 errors stay small."""
 BLOCK = (1 << 24) + 43
 """Random values that all weights repeat; odd, so that no two rows of a weight are the same."""
 SHARD_BYTES = 2 << 30
@@ -66,8 +65,8 @@ def _spread(rows: Any, heads: int) -> Any:
     return wide.flatten(0, 1)
 
 
-def make_full(folder: Path, *, name: str = FULL) -> Path:
-    """Write a random checkpoint of a well-known shape with Qwen3's tokenizer."""
+def make_full(folder: Path, *, config: dict[str, Any] | None = None) -> Path:
+    """Write a random checkpoint with Qwen3's tokenizer; of Qwen3-8B where no config is given."""
     if (folder / "model.safetensors.index.json").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -75,13 +74,20 @@ def make_full(folder: Path, *, name: str = FULL) -> Path:
     from qwen_tokenizer import write_model
 
     write_model(folder, template="qwen3")
-    config = json.loads((PACKAGED / f"{name.replace('/', '--')}.json").read_text(encoding="utf-8"))
+    config = config or read_full()
     ends = {"bos_token_id": 151_643, "eos_token_id": 151_645, "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config | ends), encoding="utf-8")
     generation = {"eos_token_id": [151_645, 151_643]}
     (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-    write_random(folder, find_shape(name))
+    write_random(folder, read_shape(config, name=folder.name))
     return folder
+
+
+def read_full() -> dict[str, Any]:
+    """Read the packaged config of the full-size model."""
+    path = PACKAGED / f"{FULL.replace('/', '--')}.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return config
 
 
 def write_random(folder: Path, shape: Shape, *, shard_bytes: int = SHARD_BYTES) -> None:
@@ -129,8 +135,7 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(0)
-    block = torch.randn(BLOCK, generator=generator)
-    blocks = {std: (block * std).bfloat16().view(torch.uint8).numpy() for std in (STD, HEAD_STD)}
+    block = (STD * torch.randn(BLOCK, generator=generator)).bfloat16().view(torch.uint8).numpy()
     ones = torch.ones(1 << 16).bfloat16().view(torch.uint8).numpy()
     place = 0
     with path.open("wb") as file:
@@ -140,9 +145,8 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
             if len(sizes) == 1:
                 file.write(ones[:left].data if "norm" in name else bytes(left))
                 continue
-            source = blocks[HEAD_STD if name.startswith("lm_head") else STD]
             while left:
-                piece = source[place : place + left]
+                piece = block[place : place + left]
                 file.write(piece.data)
                 left -= len(piece)
-                place = (place + len(piece)) % len(source)
+                place = (place + len(piece)) % len(block)

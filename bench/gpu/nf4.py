@@ -23,6 +23,8 @@ COPIED_BYTES = 256 << 20
 """Of all copies of a weight: several times what a card caches."""
 CLOSE = 0.02
 """Relative error that the order of sums may make in bf16."""
+SAME = 0.003
+"""The same of one kernel against itself."""
 
 
 async def check_gemm(setting: Setting) -> None:
@@ -65,21 +67,21 @@ def check_op(device: str) -> Figures:
         torch.ops.vllm.trustee_nf4(x, weight, out)
         return out
 
-    problems, errors, replayed = [], {}, {}
+    problems, errors, apart = [], {}, {}
     with torch.inference_mode():
         for rows in (1, 8, 64, 600):
             x = torch.randn(rows, 512, device=device).bfloat16()
             wanted = x.float() @ opened.T
             errors[str(rows)] = _relative(multiply(x), wanted)
             if device == "cuda":
-                replayed[str(rows)] = same_in_graph(multiply, x)
+                apart[str(rows)] = apart_in_graph(multiply, x)
     problems += [f"{rows} rows are off by {e:.4f}" for rows, e in errors.items() if not e <= CLOSE]
-    problems += [f"{rows} rows differ in a graph" for rows, same in replayed.items() if not same]
-    figures = {"relative_error": errors, "same_in_graph": replayed}
+    problems += [f"{rows} rows in a graph: {e:.4f}" for rows, e in apart.items() if not e <= SAME]
+    figures = {"relative_error": errors, "apart_in_graph": apart}
     return {**round_all(figures, 6), "problems": problems}
 
 
-def same_in_graph(function: Callable[[Any], Any], x: Any) -> bool:
+def apart_in_graph(function: Callable[[Any], Any], x: Any) -> float:
     """Capture a function, replay it on another input, and compare with a plain call."""
     import torch
 
@@ -90,13 +92,13 @@ def same_in_graph(function: Callable[[Any], Any], x: Any) -> bool:
         for _ in range(3):
             function(held)
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    graph: Any = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = function(held)
     held.copy_(x)
     graph.replay()
     torch.cuda.synchronize()
-    return bool(torch.equal(out, function(x)))
+    return _relative(out, function(x).float())
 
 
 def _relative(found: Any, wanted: Any) -> float:
@@ -181,17 +183,26 @@ def _micros(function: Callable[..., Any], weights: Sequence[tuple[Any, Any]], de
         sweep()
         return 1e6 * (time.perf_counter() - begun) / len(weights)
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
+    graph: Any = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         sweep()
     graph.replay()
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin, end = cuda_events()
     begin.record()
     for _ in range(3):
         graph.replay()
     end.record()
     end.synchronize()
     return 1e3 * float(begin.elapsed_time(end)) / (3 * len(weights))
+
+
+def cuda_events() -> tuple[Any, Any]:
+    """Give two marks in time on the card's stream."""
+    import torch
+
+    begin: Any = torch.cuda.Event(enable_timing=True)
+    end: Any = torch.cuda.Event(enable_timing=True)
+    return begin, end
 
 
 def thresholds(by_rows: dict[str, dict[str, float]]) -> dict[str, int]:
@@ -220,11 +231,15 @@ def measure_card() -> dict[str, float]:
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     a = torch.randn(8192, 8192, device="cuda").bfloat16()
+    jobs: dict[str, Callable[[], Any]] = {
+        "copy": lambda: target.copy_(source),
+        "product": lambda: a @ a,
+    }
     seconds = {}
-    for name, job in {"copy": lambda: target.copy_(source), "product": lambda: a @ a}.items():
+    for name, job in jobs.items():
         for _ in range(3):
             job()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = cuda_events()
         begin.record()
         for _ in range(10):
             job()

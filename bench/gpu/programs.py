@@ -19,6 +19,7 @@ CHANGES = (
     "rollout.groups_per_step=4",
     "eval.tasks=8",
     "eval.parallel=8",
+    "engine.max_sequences=64",
 )
 ERRORS_SHOWN = 1500
 
@@ -32,7 +33,7 @@ async def check_programs(setting: Setting) -> None:
 def changes_of(setting: Setting) -> list[str]:
     """Give the changes of the tiny config: fewer steps, and heads that a card's kernels know."""
     if setting.device == "cpu":
-        return [*CHANGES, "engine.max_sequences=32"]
+        return list(CHANGES)
     model = make_small(setting.scratch / "small")
     return [*CHANGES, "engine.device=cuda", f"model.path={model}"]
 
@@ -55,7 +56,11 @@ async def run(setting: Setting) -> Figures:
     shutil.rmtree(folder, ignore_errors=True)
     code, _, errors = await call(setting, "run", "--json", "--out", str(folder))
     steps = read_steps(folder)
-    problems = [f"exit code {code}: {errors[-ERRORS_SHOWN:]}"] if code else []
+    problems = []
+    if code:
+        log = folder / "engine.log"
+        said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+        problems = [f"exit code {code}: {errors[-ERRORS_SHOWN:]}", said[-ERRORS_SHOWN:]]
     if not code and len(steps) != 2:
         problems.append(f"two steps were asked for, {len(steps)} were made")
     return {"exit_code": code, "steps": steps, "problems": problems}

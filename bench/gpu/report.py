@@ -30,6 +30,10 @@ class Setting(Record, frozen=True):
     """Folder for models and adapters; what an earlier call left there is used again."""
     chosen: tuple[str, ...]
     """Checks that are wanted; others of the family are passed over."""
+    eager: bool = False
+    """No CUDA graphs where a check does not ask for them."""
+    changes: tuple[str, ...] = ()
+    """Of the config of the full-size model, as `--set` takes them."""
 
     def wants(self, *names: str) -> bool:
         """Say whether any of these checks is wanted."""

@@ -8,7 +8,7 @@ whether it was a tie. The engine's logprobs are held against the trainer's every
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import fmean
@@ -190,6 +190,15 @@ def as_sample(prompt: Sequence[int], said: Completion) -> Sample:
     )
 
 
+def name_gaps(gaps: Mapping[str, float]) -> list[str]:
+    """Name the versions in which engine and trainer differ by too much."""
+    return [
+        f"version {version} is {gap:.4f} nats from the trainer, at most {LIMIT} are allowed"
+        for version, gap in gaps.items()
+        if not gap <= LIMIT
+    ]
+
+
 def first_difference(first: Sequence[int], second: Sequence[int]) -> int | None:
     """Give the place of the first different id; None where one goes on as the other."""
     pairs = enumerate(zip(first, second, strict=False))
@@ -212,6 +221,6 @@ async def subject(
         head_chunk=16,
         mlp_tile=0,
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
     async with VllmEngine(config, spec) as engine:
         yield Subject(engine, model, folder)

@@ -18,11 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
+import anyio
 import msgspec
 import structlog
 from msgspec import Meta
 
 from trustee.engine import Sampling
+from trustee.engines.death import cancel_at_death
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory
 from trustee.learner import (
     Checkpointing,
@@ -219,13 +221,20 @@ class VllmEngine:
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        try:
-            (answer,) = await self._llm.collective_rpc(method, args=args)
-        except EngineDeadError as error:
-            raise EngineDied(
-                f"the engine died during {method}; its last words are in engine.log"
-            ) from error
-        return answer
+        answers: list[Any] = []
+        death: BaseException | None = None
+        # vLLM leaves a call to a process that has died without an answer.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_at_death, self._process, tasks.cancel_scope)
+            try:
+                answers = await self._llm.collective_rpc(method, args=args)
+            except EngineDeadError as error:
+                death = error
+            tasks.cancel_scope.cancel()
+        if not answers:
+            text = f"the engine died during {method}; its last words are in engine.log"
+            raise EngineDied(text) from death
+        return answers[0]
 
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
@@ -314,7 +323,7 @@ class VllmEngine:
         answer = await self.call("trustee_micro", msgspec.msgpack.encode(request))
         report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
         if isinstance(report, MemoryReport):
-            raise OutOfMemory(describe_memory(report))
+            raise OutOfMemory(report.describe())
         return report
 
     async def finish(self, request: FinishRequest) -> FinishReport:
@@ -380,14 +389,4 @@ def read_timing(
         decode_s=measured.last_token_ts - measured.first_token_ts,
         finished=time.monotonic(),
         preemptions=measured.num_preemptions,
-    )
-
-
-def describe_memory(report: MemoryReport) -> str:
-    """Say in figures why a micro-batch did not fit."""
-    gib = 1 << 30
-    return (
-        f"{report.asked.rstrip('.')}; torch held {report.allocated / gib:.2f} GiB in tensors and "
-        f"{report.reserved / gib:.2f} GiB in all, {report.free / gib:.2f} of "
-        f"{report.total / gib:.2f} GiB were free"
     )

@@ -16,6 +16,8 @@ LOGIT_BYTES = 20
 """Of one logit of a chunk in the backward pass: five fp32 tensors of the chunk's size at once."""
 ADAPTER_BYTES = 6
 """Of one LoRA parameter of the layer at work: a bf16 copy for autocast, a fresh fp32 gradient."""
+TILED_BYTES = 12
+"""Of one LoRA parameter of a tiled MLP: fp32 gradients of a tile, of those before it, their sum."""
 
 
 class LayerWork(Record, frozen=True):
@@ -24,83 +26,96 @@ class LayerWork(Record, frozen=True):
     saved: int
     """What autograd keeps of the whole layer, its input left out."""
     saved_tiled: int
-    """The same where the MLP is tiled and keeps its input alone."""
-    norm: int
-    """At the norm before the MLP."""
-    attention: int
-    """At the product of queries and keys, with the kernel's own fp32 sums."""
-    heads: int
-    """At the norm of the queries; 0 where there is none."""
-    mlp: int
-    """At the widest point of the MLP, all positions at once."""
+    """The same where MLP and norms are tiled and keep their inputs alone."""
+    whole: int
+    """At the worst moment, without tiles."""
+    around: int
+    """At the worst moment outside the MLP, with tiles."""
     tile_rest: int
-    """Per position, while one tile of the MLP is at work."""
+    """While one tile of the MLP is at work, for each position of the layer."""
     tile: int
-    """Per position of the tile at work."""
+    """While one tile of the MLP is at work, for each of its positions."""
+    adapter: int
+    """Bytes for the LoRA, however many positions there are."""
+    adapter_tiled: int
+    """The same while one tile of the MLP is at work."""
 
     def peak(self, positions: int, *, tile: int) -> int:
-        """Give the bytes of the worst moment; `tile` 0 takes the whole MLP at once."""
-        around = positions * max(self.norm, self.attention, self.heads)
-        if not tile or tile >= positions:
-            return max(around, positions * self.mlp)
-        return max(around, positions * self.tile_rest + tile * self.tile)
+        """Give the bytes of the worst moment; `tile` 0 takes all positions at once."""
+        if not is_tiled(positions, tile):
+            return positions * self.whole + self.adapter
+        return max(
+            positions * self.around + self.adapter,
+            positions * self.tile_rest + tile * self.tile + self.adapter_tiled,
+        )
 
 
-def measure_layer(shape: Shape, *, rank: int, weights: str, kernel: bool = True) -> LayerWork:
+def is_tiled(positions: int, tile: int) -> bool:
+    """Say whether so many positions are more than one tile."""
+    return 0 < tile < positions
+
+
+def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
     """Count what a layer's backward pass needs.
 
     Args:
         shape: the model.
         rank: of the LoRA.
-        weights: `nf4` or `bf16`; on plain weights PEFT copies every input to fp32 and back.
         kernel: count what the GPU's attention kernel needs for itself.
     """
     hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query, shape.key
-    norms = 2 * (4 * hidden + 4)
-    rotated = 2 * query + 4 * key
-    head_norms = (4 * (query + key) + 4 * (shape.heads + shape.kv_heads)) if shape.qk_norm else 0
     sums = 4 * shape.heads
-    casts = 4 * hidden if weights == "bf16" else 0
-    # Both norms' outputs, the attention's output and what LoRA's A gave for q, k, v and o.
-    kept = norms + 4 * hidden + rotated + 2 * query + sums + head_norms + casts + 8 * rank
-    kept += 2 * query if weights == "bf16" else 0
-    saved = kept + 8 * wide + 6 * rank + (2 * hidden if weights == "bf16" else 0)
-    mlp = saved + 4 * wide + 4 * hidden - 2 * rank
-    tile = 12 * wide + 6 * hidden + 6 * rank
-    if weights == "bf16":
-        mlp = saved + 6 * wide + 10 * hidden
-        tile = 14 * wide + 14 * hidden + 6 * rank
-    attention = 10 * hidden + 8 * (query + key) + sums + 6 * rank + 4 + casts + head_norms
+    head_norms = (4 * (query + key) + 4 * (shape.heads + shape.kv_heads)) if shape.qk_norm else 0
+    head_norms_tiled = 2 * (query + key) if shape.qk_norm else 0
+    # Both norms' outputs, queries, keys, values, the attention's output, what LoRA's A gave for them.
+    kept = 4 * hidden + 4 * query + 4 * key + sums + 8 * rank
+    # A norm keeps an fp32 copy and a scale of each row; tiled, its input, here or as the layer's.
+    saved_tiled = kept + 2 * hidden + head_norms_tiled
+    kept += 2 * (4 * hidden + 4) + head_norms
+    saved = kept + 8 * wide + 6 * rank
+    attention = 6 * hidden + 8 * (query + key) + sums + 6 * rank
     # The kernel sums dq in fp32, and dk and dv for each query head apart.
     attention += 8 * query if kernel else 0
-    # What flows in: the gradient of the layer's output.
-    given = 2 * hidden
+    whole = (
+        saved + 4 * wide + 2 * hidden - 2 * rank,
+        kept + 20 * hidden - 4,
+        attention + 4 * hidden + 4 + head_norms,
+        12 * hidden + 24 * query + 2 * rank + 4 if shape.qk_norm else 0,
+    )
+    around = (
+        attention + head_norms_tiled,
+        # Where the gradient of the attention's output is added up, and that of its input.
+        6 * hidden + 10 * query + 4 * key + head_norms_tiled + sums + 6 * rank,
+        12 * hidden + 2 * (query + key) + head_norms_tiled + 4 * rank,
+    )
+    # What flows in: the gradient of the layer's output, positions, and their turns in bf16.
+    given = 2 * hidden + 8 + 4 * shape.head_dim
+    adapter = sum(shape.adapter_linears(rank))
+    mlp = 3 * rank * (hidden + wide)
     return LayerWork(
         saved=saved,
-        saved_tiled=kept,
-        norm=given + kept + 20 * hidden - 4,
-        attention=given + attention,
-        heads=given + 12 * hidden + 24 * query + 2 * rank + 4 if shape.qk_norm else 0,
-        mlp=given + mlp,
-        tile_rest=given + kept + 4 * hidden,
-        tile=tile,
+        saved_tiled=saved_tiled,
+        whole=given + max(whole),
+        around=given + max(around),
+        tile_rest=given + saved_tiled + 4 * hidden,
+        tile=12 * wide + 4 * hidden + 4 * rank,
+        adapter=ADAPTER_BYTES * adapter,
+        adapter_tiled=TILED_BYTES * mlp + 2 * (adapter - mlp),
     )
 
 
-def count_kept(
-    shape: Shape, *, checkpointing: str, positions: int, tile: int, weights: str, rank: int
-) -> int:
+def count_kept(shape: Shape, *, checkpointing: str, positions: int, tile: int, rank: int) -> int:
     """Count the bytes that layers keep on the card for a backward pass that has reached another."""
     one = 2 * shape.hidden * positions
     match checkpointing:
         case "recompute":
             return shape.layers * one
         case "offload":
-            # The last layer's, the one in use and the one on its way.
-            return min(3, shape.layers) * one
+            # The one in use and the one on its way.
+            return min(2, shape.layers) * one
         case _:
-            work = measure_layer(shape, rank=rank, weights=weights)
-            saved = work.saved_tiled if tile else work.saved
+            work = measure_layer(shape, rank=rank)
+            saved = work.saved_tiled if is_tiled(positions, tile) else work.saved
             casts = 2 * sum(shape.adapter_linears(rank))
             # Two more for the hidden states that enter and leave the whole stack.
             return (shape.layers - 1) * (saved * positions + casts) + 2 * one

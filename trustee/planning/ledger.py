@@ -14,13 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from trustee.planning.activations import (
-    ADAPTER_BYTES,
-    count_head,
-    count_hidden,
-    count_kept,
-    measure_layer,
-)
+from trustee.planning.activations import count_head, count_hidden, count_kept, measure_layer
 from trustee.planning.shapes import Shape
 from trustee.types import Record
 
@@ -298,7 +292,7 @@ def list_engine(shape: Shape, budget: Budget) -> Iterator[Entry]:
 def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
     """List what a training pass holds at the longest length."""
     positions, tile = budget.positions, budget.mlp_tile
-    work = measure_layer(shape, rank=budget.rank, weights=budget.weights)
+    work = measure_layer(shape, rank=budget.rank)
     yield Entry(
         name="layer inputs",
         bytes=count_kept(
@@ -306,18 +300,16 @@ def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
             checkpointing=budget.checkpointing,
             positions=positions,
             tile=tile,
-            weights=budget.weights,
             rank=budget.rank,
         ),
         when="training",
         exact=True,
         reason=f"learn.checkpointing={budget.checkpointing}, {positions} positions",
     )
-    tiled = f"MLP by {tile} positions" if tile else "MLP at once"
+    tiled = f"MLP and norms by {tile}" if tile else "MLP and norms at once"
     yield Entry(
         name="layer at work",
-        bytes=work.peak(positions, tile=tile)
-        + ADAPTER_BYTES * sum(shape.adapter_linears(budget.rank)),
+        bytes=work.peak(positions, tile=tile),
         when="layer",
         exact=False,
         reason=f"one layer's backward pass, {positions} positions, {tiled} (learn.mlp_tile)",

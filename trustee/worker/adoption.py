@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.errors import RunError
@@ -32,6 +33,17 @@ def lora_config(rank: int) -> LoraConfig:
         task_type="CAUSAL_LM",
         lora_dropout=0.0,
     )
+
+
+def keep_input_types(model: torch.nn.Module) -> None:
+    """Let adapters take their inputs as they are, which must then happen under autocast.
+
+    PEFT would copy each input to the adapter's fp32, for autocast to round the copy to the same
+    bf16 again: not a bit of any result changes.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
@@ -134,4 +146,5 @@ def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    keep_input_types(peft_model)
     return peft_model.train()

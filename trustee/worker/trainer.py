@@ -42,7 +42,7 @@ from trustee.worker.sharing import (
     remove_adapter,
     tensors_of_base,
 )
-from trustee.worker.tiling import tile_mlp
+from trustee.worker.tiling import tile_mlp, tile_norms
 
 Tensors = dict[str, torch.Tensor]
 
@@ -64,6 +64,7 @@ class TrainerExtension:
         self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
         self.trustee_adjust(spec.checkpointing)
         tile_mlp(self.trustee_model, spec.mlp_tile)
+        tile_norms(self.trustee_model, spec.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
         self.trustee_opt = make_optimizer(spec, self.trustee_params)
         return {
