@@ -48,8 +48,11 @@ def timed(seconds: float, *, tokens: int = 100) -> Any:
     )
 
 
-def test_overhead_line_has_every_level(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overhead_line_has_every_level(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each figure stands under each number of episodes, all of which were under way at once."""
+    monkeypatch.setattr(overhead, "STEP", 1)
     overhead.main(["--levels", "1", "8", "--turns", "8", "--json"])
     line = json.loads(capsys.readouterr().out)
     assert "overhead" == line["bench"]

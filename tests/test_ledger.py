@@ -241,8 +241,9 @@ class LiveBytes(TorchDispatchMode):
 
 
 def frozen_storages(model: torch.nn.Module) -> set[int]:
-    """Give the storages of all parameters and NF4 states."""
+    """Give the storages of all parameters, gathered gradients and NF4 states."""
     tensors: list[torch.Tensor] = list(model.parameters())
+    tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
     for module in model.modules():
         state = getattr(module, "quant_state", None)
         if state is not None:

@@ -179,8 +179,8 @@ def make_run(
     store: Store,
     *,
     tell: Tell,
-    dead: Run | None,
-    timeline: Timeline | None,
+    dead: Run | None = None,
+    timeline: Timeline | None = None,
 ) -> Run:
     """Put a run together; after a dead one, with the groups that it had finished."""
     clock = EngineClock()
