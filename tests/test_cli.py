@@ -16,16 +16,21 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from scripted_program import SMALL, learnt, play_with
 
-from trustee import __version__, launch, models
+from trustee import __version__, doctor, launch, models
 from trustee.cli import main, make_parser
 from trustee.commands import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.config import read_config
 from trustee.errors import EngineError, InputError, RunError
 from trustee.evaluate import Gain, Share
+from trustee.machine import GIB, Finding
 from trustee.outcome import Outcome
+from trustee.planning import cards, room
+from trustee.planning.cards import FoundCard, Holder
 from trustee.record import describe_run
 from trustee.store import EpisodeLine, Store, TaskLine
+from trustee.timeline import TRACKS
 from trustee.types import Stop, Trajectory
 
 ROOT = Path(__file__).parents[1]
@@ -70,15 +75,25 @@ def test_card_of_another_number(
     ) == refuse(capsys, "run", f"--gpu={index}")
 
 
+@pytest.mark.parametrize(
+    "command", [("run", "--config", TINY, "--out", "new"), ("doctor", "--config", TINY), ("eval",)]
+)
 def test_card_for_a_cpu_config(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: tuple[str, ...],
 ) -> None:
     """A card and a config for none contradict each other; nothing is chosen silently."""
     monkeypatch.setattr(models, "count_cards", lambda: 1)
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").write_bytes(msgspec.json.encode(describe_run(read_config(Path(TINY)))))
+    place = ("." for name in command if name == "eval")
     assert (
         "--gpu 0 was given but engine.device is cpu in the config; add --set engine.device=cuda or "
         "leave out --gpu"
-    ) == refuse(capsys, "run", "--config", TINY, "--gpu", "0", "--out", tmp_path / "new")
+    ) == refuse(capsys, *command, *place, "--gpu", "0")
+    assert not Path("new").exists()
 
 
 @pytest.mark.usefixtures("no_card")
@@ -421,6 +436,364 @@ def test_noise_goes_to_a_file(
     assert "a library speaks\nand warns\n" == (tmp_path / "engine.log").read_text()
 
 
+QWEN = str(ROOT / "configs" / "qwen3-8b.toml")
+
+
+def show_card(monkeypatch: pytest.MonkeyPatch, found: FoundCard | None) -> list[int]:
+    """Work as on a machine with a card of which the driver says this; give which one is used."""
+    used: list[int] = []
+    monkeypatch.setattr(models, "count_cards", lambda: 1)
+    monkeypatch.setattr(launch, "use_card", used.append)
+    for module in (cards, room):
+        monkeypatch.setattr(module, "read_card", lambda index: found)
+    return used
+
+
+def card_with(free: float, *holders: Holder, name: str = "NVIDIA GeForce RTX 3090") -> FoundCard:
+    """Give a card of 24 GiB of which so many are free."""
+    return FoundCard(
+        name=name, total=24 * GIB, free=int(free * GIB), driver="580.1", holders=holders
+    )
+
+
+OUTCOME = Outcome(
+    folder=Path("new"), steps=1, version=1, before=None, after=None, gain=None, seconds=1
+)
+
+
+def note_starts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Have `trustee run` do no more than to be started; give the folders it was started in."""
+    started: list[Path] = []
+
+    def start(folder: Path) -> Outcome:
+        started.append(folder)
+        return OUTCOME
+
+    train_as(monkeypatch, start)
+    return started
+
+
+@pytest.mark.parametrize("free", [11.5, 15.5])
+def test_run_on_a_card_that_is_too_full(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    free: float,
+) -> None:
+    """A run that cannot fit is refused with figures, with who holds memory and with what fits."""
+    folder = tmp_path / "new"
+    started = note_starts(monkeypatch)
+    show_card(monkeypatch, card_with(free, Holder(process=41, bytes=8 * GIB)))
+    told = refuse(capfd, "run", "--config", QWEN, "--out", folder)
+    figures, _, advice = told.partition("; it fits with: ")
+    assert re.fullmatch(
+        rf"this run needs 2\d\.\d GiB and NVIDIA GeForce RTX 3090 has {free} GiB free "
+        r"\(process 41 holds 8\.0 GiB\)",
+        figures,
+    )
+    command, _, rest = advice.partition("; ")
+    assert "trustee plan says where the memory goes, --force starts it all the same" == rest
+    assert ([], False) == (started, folder.exists())
+    changes = re.findall(r"--set (\S+)", command)
+    assert changes[0].startswith("model.path=")
+    again = [word for change in changes for word in ("--set", change.strip("'"))]
+    assert DONE == main(["run", "--config", QWEN, "--out", str(folder), *again])
+    assert [folder] == started
+
+
+def test_run_that_does_not_fit_is_forced(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With --force a run starts whatever the plan says, on the card that is meant."""
+    started = note_starts(monkeypatch)
+    used = show_card(monkeypatch, card_with(4.0))
+    folder = tmp_path / "new"
+    assert DONE == main(["run", "--config", QWEN, "--out", str(folder), "--force"])
+    assert ([folder], [0], "") == (started, used, capfd.readouterr().err)
+
+
+def test_run_on_a_card_that_has_no_room(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where so little is free that no model fits, no command is offered but room is asked for."""
+    show_card(monkeypatch, card_with(4.0))
+    told = refuse(capfd, "run", "--config", QWEN, "--out", tmp_path / "new")
+    assert "; no setting makes it fit what is free: close what else uses the card; tr" in told
+    assert "it fits with" not in told
+
+
+@pytest.mark.parametrize("found", [None, card_with(23.5)])
+def test_run_that_fits_needs_no_force(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: FoundCard | None
+) -> None:
+    """A free card is used; one that the driver tells nothing of is tried."""
+    started = note_starts(monkeypatch)
+    show_card(monkeypatch, found)
+    assert DONE == main(["run", "--config", QWEN, "--out", str(tmp_path / "new")])
+    assert [tmp_path / "new"] == started
+
+
+def test_resumed_run_must_fit_as_well(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What fitted yesterday may not fit beside what uses the card today."""
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(read_config(Path(QWEN)))))
+    started = note_starts(monkeypatch)
+    show_card(monkeypatch, card_with(4.0))
+    assert refuse(capfd, "run", "--resume", tmp_path).startswith("this run needs ")
+    assert DONE == main(["run", "--resume", str(tmp_path), "--force"])
+    assert [tmp_path] == started
+
+
+def test_run_on_a_card_that_is_too_old(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where nothing helps, no command is offered."""
+    show_card(monkeypatch, card_with(10.5, name="NVIDIA GeForce RTX 2080 Ti"))
+    told = refuse(capfd, "run", "--config", QWEN, "--out", tmp_path / "new")
+    assert "; no setting makes it fit: use a smaller model, or a larger card of gener" in told
+    assert "it fits with" not in told
+
+
+def read_tracks(path: Path) -> list[str]:
+    """Give the tracks of a timeline, each as often as it has boxes."""
+    events = json.loads(path.read_text())
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert set(TRACKS) <= set(names.values())
+    return [names[event["pid"]] for event in events if event["ph"] == "X"]
+
+
+def test_profiled_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """--profile draws a run into its folder; a resumed run draws beside, not over it."""
+    play_with(monkeypatch, learnt)
+    changes = [word for change in SMALL for word in ("--set", change)]
+    folder = tmp_path / "new"
+    assert DONE == main(["run", "--config", TINY, "--out", str(folder), *changes, "--profile"])
+    first = folder / "timeline-0.json"
+    drawn = read_tracks(first)
+    own = {"feed", "write", "groups", "episodes", "record", "learn", "train"}
+    assert own == set(drawn), "a scripted engine measures no requests"
+    episodes = (folder / "episodes.jsonl").read_text().count("\n")
+    assert episodes == drawn.count("episodes")
+    text = first.read_bytes()
+    assert DONE == main(["run", "--resume", str(folder), "--profile"])
+    assert {"train"} <= set(read_tracks(folder / "timeline-1.json"))
+    assert text == first.read_bytes()
+    assert DONE == main(["run", "--resume", str(folder)])
+    assert 2 == len(list(folder.glob("timeline-*.json")))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "verdict"),
+    [
+        (["--vram", "24"], DONE, "Qwen/Qwen3-8B fits RTX 3090: "),
+        (["--card", "RTX 4090"], DONE, "Qwen/Qwen3-8B fits RTX 4090: "),
+        (["--vram", "12"], FAILED, "Qwen/Qwen3-8B does not fit RTX 3060 12GB: "),
+        (["--vram", "24", "--model", "tiny"], DONE, "tiny fits RTX 3090: "),
+        (["--vram", "24", "--set", "model.path=tiny"], DONE, "tiny fits RTX 3090: "),
+        ([TINY, "--vram", "8"], DONE, "tiny fits RTX 4060 8GB: "),
+    ],
+)
+def test_plan(
+    capsys: pytest.CaptureFixture[str], options: list[str], code: int, verdict: str
+) -> None:
+    """A plan is printed whether it fits or not; the exit code says which."""
+    assert code == main(["plan", *options])
+    captured = capsys.readouterr()
+    assert (True, "") == (captured.out.startswith(verdict), captured.err)
+    assert (code == FAILED) == ("it fits with these changes" in captured.out)
+    assert code == main(["plan", "--json", *options])
+    plan = json.loads(capsys.readouterr().out)
+    verb = "fits" if plan["fits"] else "does not fit"
+    assert f"{plan['model']} {verb} {plan['card']}: " == verdict
+    assert (code == FAILED) == (plan["after"] is not None)
+
+
+def test_plan_for_the_card_that_is_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without options the plan is for this machine's card."""
+    monkeypatch.setattr(cards, "read_card", lambda index: card_with(23.5))
+    assert DONE == main(["plan"])
+    out = capsys.readouterr().out
+    assert out.startswith("Qwen/Qwen3-8B fits RTX 3090: ")
+    assert "- found NVIDIA GeForce RTX 3090, 24.00 GiB, driver 580.1" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (["--card", "Voodoo 2"], "'Voodoo 2' is no known card; give one of: RTX 2080 Ti, RTX 3060"),
+        (["--vram", "5"], "a card of 5 GiB is too small; at least 8 are needed (--vram)"),
+        (["--vram", "24", "--model", "owner/none"], "no config of model 'owner/none' is at hand"),
+        (["--vram", "24", "--set", "engine.contxt=9"], f"{QWEN}: unknown key engine.contxt; did "),
+        (["--vram", "24", "none.toml"], "none.toml: cannot be read ([Errno 2] No such file"),
+        ([], "no card was found in this machine; say for which to plan: --card 'RTX 3090' or"),
+    ],
+)
+def test_plan_of_what_is_not_known(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    start: str,
+) -> None:
+    """What cannot be planned is bad input, in one line."""
+    monkeypatch.setattr(cards, "read_card", lambda index: None)
+    monkeypatch.chdir("/")
+    assert start == refuse(capsys, "plan", *options)[: len(start)]
+
+
+def test_plan_of_a_config_with_an_unknown_key(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A mistyped key in the file itself is refused with the nearest one."""
+    path = tmp_path / "mine.toml"
+    path.write_text(Path(TINY).read_text().replace("context = 640", "contexts = 640"))
+    assert refuse(capsys, "plan", path, "--vram", "24").startswith(
+        f"{path}: unknown key engine.contexts; did you mean context? allowed are: "
+    )
+
+
+@pytest.mark.parametrize("options", [["--vram", "24"], ["--vram", "12", "--json"]])
+def test_plan_loads_nothing_heavy(options: list[str]) -> None:
+    """A plan is arithmetic: no torch, no vLLM, no transformers."""
+    code = (
+        f"import sys; from trustee.cli import main; main(['plan', *{options!r}]); "
+        "print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "[]" == ran.stdout.splitlines()[-1]
+
+
+WELL = Finding(name="disk", state="ok", why="50 GiB")
+ILL = Finding(name="judge", state="fail", why="it obeys", mend="a stronger base")
+
+
+def find_things(
+    monkeypatch: pytest.MonkeyPatch, *findings: Finding, noise: bytes = b""
+) -> list[tuple[Any, int]]:
+    """Have the doctor find these things and no others; give what it is asked to examine."""
+    asked: list[tuple[Any, int]] = []
+
+    async def examine(config: Any, *, extra: Any, soak: int, tell: Any) -> doctor.Examination:
+        asked.append((config, soak))
+        os.write(2, noise)
+        for finding in (*extra, *findings):
+            tell(finding)
+        return doctor.Examination(findings=(*extra, *findings))
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    return asked
+
+
+@pytest.fixture
+def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the place of temporary files."""
+    place = tmp_path / "scratch"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    return place
+
+
+NO_CARD = "ok    card               none is used (engine.device = cpu)"
+
+
+@pytest.mark.usefixtures("no_card")
+def test_doctor_says_that_all_is_well(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    """Without a card the built-in model is tried; findings are lines, and nothing is left."""
+    asked = find_things(monkeypatch, WELL, noise=b"a library speaks")
+    assert DONE == main(["doctor", "--soak", "3"])
+    captured = capfd.readouterr()
+    assert "" == captured.err
+    lines = [NO_CARD, "ok    disk               50 GiB", "all well"]
+    assert lines == captured.out.splitlines()
+    assert [(read_config(Path(TINY)), 3)] == asked
+    assert [] == list(scratch.iterdir())
+
+
+@pytest.mark.usefixtures("no_card", "scratch")
+@pytest.mark.parametrize(("findings", "code"), [((WELL,), DONE), ((WELL, ILL), FAILED)])
+def test_doctor_for_programs(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    findings: tuple[Finding, ...],
+    code: int,
+) -> None:
+    """With --json there is one document, and the exit code says the same."""
+    find_things(monkeypatch, *findings)
+    assert code == main(["doctor", "--json"])
+    captured = capfd.readouterr()
+    assert "" == captured.err
+    written = json.loads(captured.out)
+    assert ["healthy", "findings"] == list(written)
+    assert (code == DONE) is written["healthy"]
+    assert ["card", *(f.name for f in findings)] == [f["name"] for f in written["findings"]]
+
+
+@pytest.mark.usefixtures("no_card")
+def test_doctor_keeps_the_words_of_an_engine_that_failed(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, scratch: Path
+) -> None:
+    """Where something failed the engine's log is left, and the last line says where."""
+    find_things(monkeypatch, ILL, noise=b"CUDA error: out of memory")
+    assert FAILED == main(["doctor"])
+    captured = capfd.readouterr()
+    (log,) = scratch.glob("*/engine.log")
+    assert "CUDA error: out of memory" == log.read_text()
+    assert f"what the engine said is in {log}\n" == captured.err
+    assert "something failed; see above" == captured.out.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("no_card")
+def test_doctor_leaves_no_empty_log(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> None:
+    """Where no engine spoke there is nothing to keep."""
+    find_things(monkeypatch, ILL)
+    assert FAILED == main(["doctor"])
+    assert [] == list(scratch.iterdir())
+
+
+@pytest.mark.usefixtures("scratch")
+def test_doctor_on_a_card(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a card the default run is tried, and the plan is held against what is free."""
+    asked = find_things(monkeypatch, WELL)
+    used = show_card(monkeypatch, card_with(4.0, Holder(process=41, bytes=19 * GIB)))
+    assert FAILED == main(["doctor", "--set", "run.seed=9"])
+    lines = capfd.readouterr().out.splitlines()
+    assert [
+        "warn  card               NVIDIA GeForce RTX 3090, driver 580.1, 4.0 of 24.0 GiB free "
+        "(process 41 holds 19.0 GiB)",
+        "-> close what else uses the card",
+    ] == [line.strip() for line in lines[:2]]
+    assert lines[2].startswith("fail  plan               2")
+    assert [(read_config(Path(QWEN), ["run.seed=9"]), 0)] == asked
+    assert [0] == used
+
+
+@pytest.mark.usefixtures("no_card")
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        (["--gpu", "1"], "there is no CUDA device 1: no CUDA driver or no card was found; "),
+        (["--config", QWEN], "there is no CUDA device 0: no CUDA driver or no card was found; "),
+        (["--set", "run.stepps=3"], f"{TINY}: unknown key run.stepps; did you mean steps? "),
+    ],
+)
+def test_doctor_of_what_is_not_there(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    scratch: Path,
+    options: list[str],
+    start: str,
+) -> None:
+    """Bad input is no illness: it is refused before anything is examined."""
+    monkeypatch.chdir(scratch)
+    assert start == refuse(capsys, "doctor", *options)[: len(start)]
+
+
 def test_failed_comparison(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -512,7 +885,10 @@ def test_reading_a_run_loads_no_torch(run_folder: Path) -> None:
     assert "[]" == ran.stdout.splitlines()[-1]
 
 
-def test_every_option_has_help() -> None:
-    """Each option of `run` says what it does, in the help that users read."""
+COMMANDS = ("run", "eval", "plan", "doctor", "view", "tools")
+
+
+def test_every_command_has_help() -> None:
+    """Each command says what it does, in the help that users read."""
     help_text = make_parser().format_help()
-    assert all(re.search(rf"^    {name} +\w", help_text, re.M) for name in ("run", "eval", "view"))
+    assert all(re.search(rf"^    {name} +\w", help_text, re.M) for name in COMMANDS)

@@ -19,7 +19,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.loss import token_logprobs
 from trustee.models import TINY
-from trustee.planning.activations import count_head, count_hidden, count_kept, measure_layer
+from trustee.planning.activations import (
+    count_head,
+    count_hidden,
+    count_kept,
+    count_last_norm,
+    count_layer,
+    measure_layer,
+)
 from trustee.planning.ledger import (
     GIB,
     Budget,
@@ -27,6 +34,7 @@ from trustee.planning.ledger import (
     Ledger,
     base_bytes,
     count_kv_tokens,
+    count_opened,
     count_scales,
     count_states,
     kv_token_bytes,
@@ -281,39 +289,56 @@ def measure_pass(
 
 
 def plan_pass(
-    shape: Shape, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
+    shape: Shape, weights: str, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
 ) -> int:
     """Give what the ledger's parts say of such a pass, without a GPU kernel's own memory."""
-    layer = measure_layer(shape, rank=RANK, kernel=False).peak(positions, tile=tile)
+    sizes: Any = {"checkpointing": mode, "positions": positions, "tile": tile, "rank": RANK}
+    layer = count_layer(shape, **sizes, kernel=False) + count_opened(shape, weights=weights)
+    norm = count_last_norm(shape, positions=positions, trained=trained)
     head = count_head(shape, trained=trained, chunk=chunk)
     head += count_hidden(shape, positions=positions, trained=trained)
-    kept = count_kept(shape, checkpointing=mode, positions=positions, tile=tile, rank=RANK)
-    return kept + max(layer, head)
+    return count_kept(shape, **sizes) + max(layer, norm, head)
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("tile", [0, 64, 192])
+@pytest.mark.parametrize("tile", [0, 64, 128])
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_training_pass_is_bounded_closely(model_type: str, weights: str, tile: int) -> None:
-    """The live bytes of a whole pass stay below the plan, and within 10 % of it."""
+    """The live bytes of a whole pass stay below the plan, and close to it.
+
+    With NF4 the plan has the largest weight open at the worst moment, be it open there or not.
+    """
     model = build(model_type, weights)
     sizes: Any = {"positions": 256, "trained": 100, "chunk": 64, "mode": "recompute", "tile": tile}
     measured = measure_pass(model, **sizes)
-    planned = plan_pass(shape_of(model_type), **sizes)
-    assert measured <= planned <= 1.1 * measured
+    planned = plan_pass(shape_of(model_type), weights, **sizes)
+    assert measured <= planned <= (1.15 if weights == "nf4" else 1.1) * measured
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(("mode", "tile"), [("off", 0), ("off", 64), ("offload", 0)])
+@pytest.mark.parametrize("mode", ["off", "offload"])
+@pytest.mark.parametrize("tile", [0, 64])
 def test_other_ways_of_keeping_are_bounded(mode: Mode, tile: int) -> None:
-    """Without checkpointing, and with layer inputs parked, the plan holds within 15 %."""
-    model = build("qwen3", "nf4")
+    """Without checkpointing, and with layer inputs parked, the plan holds within 10 %."""
+    model = build("qwen3", "bf16")
     sizes: Any = {"positions": 256, "trained": 100, "chunk": 64, "mode": mode, "tile": tile}
     # Off a card the parked pages are seen too: one each for all layers but the last.
     parked = 2 * PAGE if mode == "offload" else 0
     measured = measure_pass(model, **sizes) - parked
-    assert measured <= plan_pass(shape_of("qwen3"), **sizes) <= 1.15 * measured
+    assert measured <= plan_pass(shape_of("qwen3"), "bf16", **sizes) <= 1.1 * measured
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("mode", ["recompute", "offload"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_many_tiles_are_bounded_closely(model_type: str, mode: Mode) -> None:
+    """Where tiles are short, attention or the last norm is the peak: the plan is within 10 %."""
+    model = build(model_type, "bf16")
+    sizes: Any = {"positions": 1024, "trained": 100, "chunk": 64, "mode": mode, "tile": 64}
+    parked = 2 * PAGE if mode == "offload" else 0
+    measured = measure_pass(model, **sizes) - parked
+    assert measured <= plan_pass(shape_of(model_type), "bf16", **sizes) <= 1.1 * measured
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -413,7 +438,8 @@ def test_adapter_versions_take_a_slot_each_and_a_spare() -> None:
 
 def test_moments_do_not_add_up() -> None:
     """The peak is what is always there, the worst moment, and what fragmentation may cost."""
-    sizes: Any = {"always": 100, "training": 10, "layer": 7, "head": 5, "sampling": 16, "moving": 3}
+    sizes: Any = {"always": 100, "training": 10, "layer": 7, "norm": 6, "head": 5}
+    sizes |= {"sampling": 16, "moving": 3}
     entries = tuple(
         Entry(name=when, bytes=size * GIB, when=when, exact=True, reason="")
         for when, size in sizes.items()

@@ -31,6 +31,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trustee.errors import InputError
+from trustee.worker.adoption import keep_input_types
 from trustee.worker.checkpointing import Mode, set_checkpointing
 from trustee.worker.tiling import tile_mlp, tile_norms
 
@@ -275,9 +276,7 @@ def test_tiled_norms_change_no_bit(family: str, mode: Mode) -> None:
 def test_no_float_copy_is_longer_than_a_tile() -> None:
     """With norms tiled, a layer makes no fp32 copy of all positions, forward or backward."""
     model = make_model()
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
+    keep_input_types(model)
     set_checkpointing(model, mode="recompute")
     layer, rotary = layers_of(model)[1], model.base_model.model.model.rotary_emb
     x = torch.ones(1, 128, WIDTH, dtype=torch.bfloat16, requires_grad=True)

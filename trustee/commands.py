@@ -55,10 +55,19 @@ def load_config(options: argparse.Namespace) -> Config:
 
 
 def choose_device(config: Config, gpu: int | None) -> None:
-    """Check that the card is there, and show the engine only that one."""
+    """Check that the card is there, and show the engine only that one.
+
+    Raises:
+        InputError: if it is not there, or the config wants none.
+    """
     from trustee.launch import use_card
     from trustee.models import require_card
 
+    if config.engine.device == "cpu" and gpu is not None:
+        raise InputError(
+            f"--gpu {gpu} was given but engine.device is cpu in the config; "
+            "add --set engine.device=cuda or leave out --gpu"
+        )
     if gpu is not None or config.engine.device == "cuda":
         require_card(gpu or 0)
         use_card(gpu or 0)
@@ -94,11 +103,6 @@ def run_command(options: argparse.Namespace) -> int:
             raise InputError(
                 f"{folder} holds a run already; continue it with --resume {folder} or name another"
             )
-    if config.engine.device == "cpu" and options.gpu is not None:
-        raise InputError(
-            f"--gpu {options.gpu} was given but engine.device is cpu in the config; "
-            "add --set engine.device=cuda or leave out --gpu"
-        )
     choose_device(config, options.gpu)
     check_tools(config)
     if config.engine.device == "cuda" and not options.force:
@@ -113,23 +117,18 @@ def check_plan(config: Config, gpu: int) -> None:
         InputError: with the changes that make it fit.
     """
     from trustee.machine import GIB
-    from trustee.models import find_model
-    from trustee.planning.cards import choose_card, read_card, resize_card
-    from trustee.planning.plan import make_plan
-    from trustee.planning.shapes import find_shape
+    from trustee.planning.cards import read_card
+    from trustee.planning.room import advise, plan_on, show_holders
 
     found = read_card(gpu)
     if found is None:
         return
-    free = found.free / GIB
-    shape = find_shape(str(find_model(config.model.path)))
-    plan = make_plan(config, shape, vram_gib=free, card=resize_card(choose_card(free), free))
+    plan = plan_on(found, config)
     if plan.fits:
         return
-    holders = ", ".join(f"process {h.process} holds {h.bytes / GIB:.1f} GiB" for h in found.holders)
     raise InputError(
-        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {free:.1f} GiB free"
-        f"{f' ({holders})' if holders else ''}; it fits with: {plan.command or 'a smaller model'}; "
+        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
+        f"free{show_holders(found)}; {advise(plan, found)}; "
         "trustee plan says where the memory goes, --force starts it all the same"
     )
 
@@ -256,22 +255,25 @@ def plan_command(options: argparse.Namespace) -> int:
 
 
 def doctor_command(options: argparse.Namespace) -> int:
-    """Try all that a run does; exit code 1 where something failed."""
-    from tempfile import TemporaryDirectory
+    """Try all that a run does; exit code 1 where something failed, and the engine's log is kept."""
+    from shutil import rmtree
+    from tempfile import mkdtemp
 
     import anyio
 
     from trustee.config import read_config
-    from trustee.doctor import examination_json, examine, finding_text, look_at_card
+    from trustee.doctor import examination_json, examine, finding_text
     from trustee.launch import until_interrupted
     from trustee.models import count_cards
     from trustee.noise import divert_noise
+    from trustee.planning.room import look_at_card
 
     on_card = options.gpu is not None or count_cards() > 0
     name = "qwen3-8b.toml" if on_card else "tiny.toml"
     config = read_config(options.config or find_default(name), options.changes)
     choose_device(config, options.gpu)
-    with TemporaryDirectory(prefix="trustee-doctor-") as scratch, divert_noise(Path(scratch)) as to:
+    folder = Path(mkdtemp(prefix="trustee-doctor-"))
+    with divert_noise(folder) as to:
 
         def tell(text: str) -> None:
             to.out.write(f"{text}\n")
@@ -290,6 +292,11 @@ def doctor_command(options: argparse.Namespace) -> int:
             tell(examination_json(found))
         else:
             tell("all well" if found.healthy else "something failed; see above")
+        kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
+        if kept:
+            to.err.write(f"what the engine said is in {folder / 'engine.log'}\n")
+    if not kept:
+        rmtree(folder)
     return DONE if found.healthy else FAILED
 
 

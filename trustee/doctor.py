@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -19,15 +20,11 @@ import msgspec
 from trustee.config import Config
 from trustee.engine import Sampling
 from trustee.engines.vllm import VllmEngine
-from trustee.errors import InputError, TrusteeError
+from trustee.errors import InputError, RunError, TrusteeError
 from trustee.gates import EffectGate, check_canaries
-from trustee.launch import make_ladder, make_simulator, prepare_model, trainer_spec
+from trustee.launch import find_death, make_ladder, make_simulator, prepare_model, trainer_spec
 from trustee.learner import FinishRequest, MicroRequest
-from trustee.machine import GIB, Finding, State, look_at_machine
-from trustee.models import find_model
-from trustee.planning.cards import choose_card, read_card, resize_card
-from trustee.planning.plan import make_plan
-from trustee.planning.shapes import find_shape
+from trustee.machine import GIB, Finding, is_ready, look_at_machine
 from trustee.rendering import Renderer
 from trustee.step import probe
 from trustee.types import Adapter, Completion, Message, Record, Sample
@@ -38,6 +35,14 @@ ANSWER_TOKENS = 64
 """Tokens that are sampled after the longest prompt."""
 SEVERAL = 16
 """Requests at once, for the rate of decoding."""
+GROWTH_GIB = 0.1
+"""By which the peak of memory may grow in a round."""
+
+SAME_LOGPROBS = "try --set engine.eager=true and report it with the model's name"
+"""What to do where engine and trainer differ."""
+
+STARTING = (RuntimeError, ValueError, OSError, ImportError)
+"""What vLLM and the libraries below it raise where an engine cannot start."""
 
 
 class Examination(Record, frozen=True):
@@ -68,10 +73,11 @@ async def examine(
         findings.append(finding)
         tell(finding)
 
-    for finding in look_at_machine(device=config.engine.device, folder=Path(config.run.folder)):
+    device = config.engine.device
+    for finding in (*look_at_machine(device=device, folder=Path(config.run.folder)), *extra):
         find(finding)
-    for finding in extra:
-        find(finding)
+    if not is_ready(findings, device=device):
+        return Examination(findings=tuple(findings))
     try:
         model, renderer = prepare_model(config)
     except InputError as error:
@@ -83,60 +89,42 @@ async def examine(
     why = f"prefixes stay, marks cannot be forged, a call is read back ({style})"
     find(Finding(name="template", state="ok", why=why))
     try:
-        with TemporaryDirectory(prefix="trustee-doctor-") as scratch:
-            begun = time.monotonic()
-            async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
-                why = f"engine and trainer are ready after {time.monotonic() - begun:.0f} s"
-                find(Finding(name="start", state="ok", why=why))
-                patient = Patient(config, engine, renderer, folder=Path(scratch))
-                for attempt in patient.attempts():
-                    find(await attempt())
-                for number in range(1, soak + 1):
-                    find(await patient.soak(number))
-    except TrusteeError as error:
-        mend = "trustee plan says what fits; for a smaller trial add --set engine.context=4096"
-        find(Finding(name="engine", state="fail", why=str(error), mend=mend))
+        await try_engine(config, model, renderer, soak=soak, find=find)
+    except* TrusteeError as errors:
+        mend = (
+            "trustee plan says what fits; for a smaller trial add "
+            f"--set engine.context={config.engine.context // 2}"
+        )
+        find(Finding(name="engine", state="fail", why=str(find_death(errors)), mend=mend))
     return Examination(findings=tuple(findings))
 
 
-def look_at_card(config: Config, index: int) -> list[Finding]:
-    """Look at the card and hold the plan against it; nothing where the config uses none."""
-    if config.engine.device == "cpu":
-        return [Finding(name="card", state="ok", why="none is used (engine.device = cpu)")]
-    found = read_card(index)
-    if found is None:
-        return [
-            Finding(
-                name="card",
-                state="warn",
-                why="the driver's management library gives no answer",
-                mend="nvidia-smi shows whether driver and card speak to each other",
+async def try_engine(
+    config: Config, model: Path, renderer: Renderer, *, soak: int, find: Tell
+) -> None:
+    """Start the engine and try all that a run does with it.
+
+    Raises:
+        TrusteeError: if it does not start, or cannot go on.
+    """
+    async with AsyncExitStack() as stack:
+        scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
+        begun = time.monotonic()
+        try:
+            engine = await stack.enter_async_context(
+                VllmEngine(config.engine, trainer_spec(config, model))
             )
-        ]
-    held = sum(holder.bytes for holder in found.holders)
-    why = (
-        f"{found.name}, driver {found.driver}, {found.free / GIB:.1f} of "
-        f"{found.total / GIB:.1f} GiB free"
-    )
-    mend = "close what else uses the card" if held > GIB else ""
-    findings = [Finding(name="card", state="warn" if mend else "ok", why=why, mend=mend)]
-    free = found.free / GIB
-    plan = make_plan(
-        config,
-        find_shape(str(find_model(config.model.path))),
-        vram_gib=free,
-        card=resize_card(choose_card(free), free),
-    )
-    findings.append(
-        Finding(
-            name="plan",
-            state="ok" if plan.fits else "fail",
-            why=f"{plan.peak_gib:.2f} GiB at the peak, {plan.kv_tokens} tokens of cache, "
-            f"{plan.train_length} tokens of training length",
-            mend="" if plan.fits else f"it fits with: {plan.command}",
-        )
-    )
-    return findings
+        except TrusteeError:
+            raise
+        except STARTING as error:
+            raise RunError(f"the engine does not start: {error}") from error
+        why = f"engine and trainer are ready after {time.monotonic() - begun:.0f} s"
+        find(Finding(name="start", state="ok", why=why))
+        patient = Patient(config, engine, renderer, folder=Path(scratch))
+        for attempt in patient.attempts():
+            find(await attempt())
+        for number in range(1, soak + 1):
+            find(await patient.soak(number))
 
 
 class Patient:
@@ -165,8 +153,10 @@ class Patient:
         )
 
     def prompt(self, length: int) -> tuple[int, ...]:
-        """Give a prompt of a length: a real one, repeated from its front."""
-        message = Message(role="user", content="please set the lamp in the hall to level 7")
+        """Give a prompt of a length: a real one, repeated, and in each version another one."""
+        # What was asked before is in the prefix cache and would not be read again.
+        content = f"please set the lamp in the hall to level {self._version}"
+        message = Message(role="user", content=content)
         ids = self._renderer.open((message,), ())
         whole = ids * (length // len(ids) + 1)
         return whole[-length:]
@@ -233,12 +223,12 @@ class Patient:
         gaps["adapter"] = await self.gap(adapter)
         limit = self._config.watch.mismatch
         why = ", ".join(f"{voice} {gap:.4f}" for voice, gap in gaps.items())
-        good = max(gaps.values()) <= limit
+        good = all(gap <= limit for gap in gaps.values())
         return Finding(
             name="same logprobs",
             state="ok" if good else "fail",
             why=f"mean |engine - trainer| in nats a token: {why}; at most {limit:g} is allowed",
-            mend="" if good else "try --set engine.eager=true and report it with the model's name",
+            mend="" if good else SAME_LOGPROBS,
         )
 
     async def speak_and_cut(self, adapter: Adapter | None) -> Sample:
@@ -293,7 +283,7 @@ class Patient:
         gate = EffectGate(self._engine, self._renderer, patience=1)
         try:
             await gate.check(self.adapter(self._version))
-        except TrusteeError:
+        except RunError:
             return Finding(
                 name="adapter's effect",
                 state="warn",
@@ -307,7 +297,7 @@ class Patient:
         simulator = make_simulator(self._config, self._engine, self._renderer)
         try:
             verdicts = await check_canaries(self._config.env, simulator, config=self._config.gates)
-        except TrusteeError as error:
+        except RunError as error:
             mend = "a stronger base (model.path)"
             return Finding(name="judge", state="fail", why=str(error), mend=mend)
         why = verdicts.count() if verdicts else "this world has none"
@@ -326,15 +316,22 @@ class Patient:
         """Do one more round of it all; memory must not grow, engine and trainer must agree."""
         before = self._peak
         await self.sample_longest()
-        await self.train_longest()
+        trained = await self.train_longest()
         await self.train(await self.speak_and_cut(self.adapter(self._version)))
         gap = await self.gap(await self.publish())
         await self.measure_memory()
-        limit = self._config.watch.mismatch
-        grown = (self._peak - before) / GIB
+        name, grown = f"round {number}", (self._peak - before) / GIB
         why = f"version {self._version}, mismatch {gap:.4f}, peak grown by {grown:.2f} GiB"
-        state: State = "fail" if gap > limit else "warn" if grown > 0.1 else "ok"
-        return Finding(name=f"round {number}", state=state, why=why)
+        # Not gap > limit: that lets a gap pass that is no number.
+        if not gap <= self._config.watch.mismatch:
+            return Finding(name=name, state="fail", why=why, mend=SAME_LOGPROBS)
+        if trained.state != "ok":
+            why = f"{why}; training: {trained.why}"
+            return Finding(name=name, state="warn", why=why, mend=trained.mend)
+        if grown > GROWTH_GIB:
+            mend = "see with a longer --soak whether it stops growing; if not, report it"
+            return Finding(name=name, state="warn", why=why, mend=mend)
+        return Finding(name=name, state="ok", why=why)
 
 
 def finding_text(finding: Finding) -> str:

@@ -32,6 +32,8 @@ class TrainerSpec(Record, frozen=True):
     """Positions per chunk of the logprob head."""
     mlp_tile: int
     """Positions of one tile of a layer's MLP and norms; 0 takes all at once."""
+    threads: int = 1
+    """CPU threads of a training step, where it runs on a CPU."""
     memory_gib: float = 0.0
     """Most that may be taken of the card; 0 is all of it."""
 

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -44,14 +45,23 @@ class Finding(Record, frozen=True):
 
 
 def look_at_machine(*, device: Literal["cpu", "cuda"], folder: Path) -> list[Finding]:
-    """Look at all that can be asked without loading a model."""
+    """Look at all that can be asked without loading a model; on Linux, for all else asks it."""
+    system = look_at_system()
+    if system.state == "fail":
+        return [system]
     return [
-        look_at_system(),
+        system,
         look_at_memory(),
         look_at_disk(folder, wanted_gib=40 if device == "cuda" else 1),
         *look_at_versions(device),
         look_at_sandbox(),
     ]
+
+
+def is_ready(findings: Sequence[Finding], *, device: Literal["cpu", "cuda"]) -> bool:
+    """Say whether an engine can be started at all: on Linux, with every package there."""
+    needed = {"system", *WANTED[device]}
+    return not any(found.state == "fail" and found.name in needed for found in findings)
 
 
 def look_at_system() -> Finding:
@@ -100,7 +110,7 @@ def look_at_disk(folder: Path, *, wanted_gib: float) -> Finding:
         place = place.parent
     free = shutil.disk_usage(place).free / GIB
     why = f"{free:.1f} GiB are free at {place}"
-    if not os.access(place, os.W_OK):
+    if not place.is_dir() or not os.access(place, os.W_OK):
         mend = "name another place with --set run.folder=DIR"
         return Finding(name="disk", state="fail", why=f"{place} cannot be written", mend=mend)
     if free < wanted_gib:

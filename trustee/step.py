@@ -55,6 +55,8 @@ class LearnConfig(Record, frozen=True):
     mlp_tile: Annotated[int, Meta(ge=0)] = 0
     """Positions of one tile of a layer's MLP and norms, which bounds their memory; 0 takes all at
     once."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """CPU threads of a training step on a CPU, where the engine waits for it; 0 is one a core."""
     head_chunk: Annotated[int, Meta(ge=1)] = 256
     """Positions of one chunk of the logprob head."""
 

@@ -40,6 +40,10 @@ class LayerWork(Record, frozen=True):
     adapter_tiled: int
     """The same while one tile of the MLP is at work."""
 
+    def keep(self, positions: int, *, tile: int) -> int:
+        """Give the bytes that autograd keeps of the layer; `tile` 0 takes all positions at once."""
+        return positions * (self.saved_tiled if is_tiled(positions, tile) else self.saved)
+
     def peak(self, positions: int, *, tile: int) -> int:
         """Give the bytes of the worst moment; `tile` 0 takes all positions at once."""
         if not is_tiled(positions, tile):
@@ -67,7 +71,7 @@ def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
     sums = 4 * shape.heads
     head_norms = (4 * (query + key) + 4 * (shape.heads + shape.kv_heads)) if shape.qk_norm else 0
     head_norms_tiled = 2 * (query + key) if shape.qk_norm else 0
-    # Both norms' outputs, queries, keys, values, the attention's output, what LoRA's A gave for them.
+    # Outputs of both norms and of the attention, queries, keys, values, and what LoRA's A gave.
     kept = 4 * hidden + 4 * query + 4 * key + sums + 8 * rank
     # A norm keeps an fp32 copy and a scale of each row; tiled, its input, here or as the layer's.
     saved_tiled = kept + 2 * hidden + head_norms_tiled
@@ -76,15 +80,16 @@ def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
     attention = 6 * hidden + 8 * (query + key) + sums + 6 * rank
     # The kernel sums dq in fp32, and dk and dv for each query head apart.
     attention += 8 * query if kernel else 0
+    # In the MLP, at the norm before it, at the product of queries and keys, at the queries' norm.
     whole = (
         saved + 4 * wide + 2 * hidden - 2 * rank,
         kept + 20 * hidden - 4,
         attention + 4 * hidden + 4 + head_norms,
         12 * hidden + 24 * query + 2 * rank + 4 if shape.qk_norm else 0,
     )
+    # At that product, and where the gradients of the attention's output and input are added up.
     around = (
         attention + head_norms_tiled,
-        # Where the gradient of the attention's output is added up, and that of its input.
         6 * hidden + 10 * query + 4 * key + head_norms_tiled + sums + 6 * rank,
         12 * hidden + 2 * (query + key) + head_norms_tiled + 4 * rank,
     )
@@ -105,7 +110,7 @@ def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
 
 
 def count_kept(shape: Shape, *, checkpointing: str, positions: int, tile: int, rank: int) -> int:
-    """Count the bytes that layers keep on the card for a backward pass that has reached another."""
+    """Count the bytes that layers keep on the card for their backward passes."""
     one = 2 * shape.hidden * positions
     match checkpointing:
         case "recompute":
@@ -114,11 +119,29 @@ def count_kept(shape: Shape, *, checkpointing: str, positions: int, tile: int, r
             # The one in use and the one on its way.
             return min(2, shape.layers) * one
         case _:
-            work = measure_layer(shape, rank=rank)
-            saved = work.saved_tiled if is_tiled(positions, tile) else work.saved
-            casts = 2 * sum(shape.adapter_linears(rank))
-            # Two more for the hidden states that enter and leave the whole stack.
-            return (shape.layers - 1) * (saved * positions + casts) + 2 * one
+            layer = measure_layer(shape, rank=rank).keep(positions, tile=tile)
+            layer += 2 * sum(shape.adapter_linears(rank))
+            # Tiled norms keep the layer's input too, of which there is an fp32 copy otherwise.
+            inputs = shape.layers if is_tiled(positions, tile) else 1
+            # One more for what leaves the whole stack.
+            return shape.layers * layer + (inputs + 1) * one
+
+
+def count_layer(
+    shape: Shape, *, checkpointing: str, positions: int, tile: int, rank: int, kernel: bool = True
+) -> int:
+    """Count the bytes of one layer's backward pass, beside what all layers keep."""
+    work = measure_layer(shape, rank=rank, kernel=kernel)
+    kept = work.keep(positions, tile=tile) if checkpointing == "off" else 0
+    return work.peak(positions, tile=tile) - kept
+
+
+def count_last_norm(shape: Shape, *, positions: int, trained: int) -> int:
+    """Count the bytes of the last norm's backward pass: six fp32 tensors of all positions.
+
+    Beside them are what all layers read of positions, and the logprobs with entropy and gradient.
+    """
+    return positions * (24 * shape.hidden + 4 * shape.head_dim + 16) + 12 * trained
 
 
 def count_parked(shape: Shape, positions: int, *, page: int = 4 << 20) -> int:

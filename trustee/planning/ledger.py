@@ -14,7 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from trustee.planning.activations import count_head, count_hidden, count_kept, measure_layer
+from trustee.planning.activations import (
+    count_head,
+    count_hidden,
+    count_kept,
+    count_last_norm,
+    count_layer,
+)
 from trustee.planning.shapes import Shape
 from trustee.types import Record
 
@@ -38,8 +44,8 @@ SLACK = 0.05
 """Share of what comes and goes that fragmentation may cost, beside `SLACK_BYTES`."""
 SLACK_BYTES = 192 * MIB
 
-When = Literal["always", "training", "layer", "head", "moving", "sampling"]
-"""`layer` and `head` are moments of `training`; `moving` is the optimiser's step."""
+When = Literal["always", "training", "layer", "norm", "head", "moving", "sampling"]
+"""`layer`, `norm` and `head` are moments of `training`; `moving` is the optimiser's step."""
 
 
 class Budget(Record, frozen=True):
@@ -102,7 +108,8 @@ class Ledger(Record, frozen=True):
     @property
     def training(self) -> int:
         """What comes and goes with a training pass, at its worst moment."""
-        return self.total("training") + max(self.total("layer"), self.total("head"))
+        worst = max(self.total("layer"), self.total("norm"), self.total("head"))
+        return self.total("training") + worst
 
     @property
     def transient(self) -> int:
@@ -292,16 +299,19 @@ def list_engine(shape: Shape, budget: Budget) -> Iterator[Entry]:
 def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
     """List what a training pass holds at the longest length."""
     positions, tile = budget.positions, budget.mlp_tile
-    work = measure_layer(shape, rank=budget.rank)
-    yield Entry(
-        name="layer inputs",
-        bytes=count_kept(
+    kept, work = (
+        count(
             shape,
             checkpointing=budget.checkpointing,
             positions=positions,
             tile=tile,
             rank=budget.rank,
-        ),
+        )
+        for count in (count_kept, count_layer)
+    )
+    yield Entry(
+        name="layer inputs",
+        bytes=kept,
         when="training",
         exact=True,
         reason=f"learn.checkpointing={budget.checkpointing}, {positions} positions",
@@ -309,18 +319,24 @@ def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
     tiled = f"MLP and norms by {tile}" if tile else "MLP and norms at once"
     yield Entry(
         name="layer at work",
-        bytes=work.peak(positions, tile=tile),
+        bytes=work,
         when="layer",
         exact=False,
         reason=f"one layer's backward pass, {positions} positions, {tiled} (learn.mlp_tile)",
     )
-    largest = max(rows * columns for rows, columns in shape.linears.values())
     yield Entry(
         name="opened weight",
-        bytes=2 * largest + 4 * largest // NF4_BLOCK if budget.weights == "nf4" else 0,
+        bytes=count_opened(shape, weights=budget.weights),
         when="layer",
         exact=False,
         reason="the largest linear layer in bf16, and its scales in fp32",
+    )
+    yield Entry(
+        name="last norm",
+        bytes=count_last_norm(shape, positions=positions, trained=budget.trained),
+        when="norm",
+        exact=False,
+        reason=f"its backward pass, {positions} positions, six fp32 tensors",
     )
     yield Entry(
         name="hidden states",
@@ -336,6 +352,12 @@ def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
         exact=True,
         reason=f"{budget.head_chunk} positions at a time (learn.head_chunk), five fp32 tensors",
     )
+
+
+def count_opened(shape: Shape, *, weights: str) -> int:
+    """Count the bytes of the largest linear layer while it is computed with."""
+    largest = max(rows * columns for rows, columns in shape.linears.values())
+    return 2 * largest + 4 * largest // NF4_BLOCK if weights == "nf4" else 0
 
 
 def count_graphs(sequences: int) -> int:

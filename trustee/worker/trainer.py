@@ -11,6 +11,8 @@ import gc
 import hashlib
 import math
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ from trustee.worker.sharing import (
 from trustee.worker.tiling import tile_mlp, tile_norms
 
 Tensors = dict[str, torch.Tensor]
+Gradients = tuple[torch.Tensor, ...]
 
 
 class TrainerExtension:
@@ -75,6 +78,7 @@ class TrainerExtension:
 
     def trustee_adjust(self, mode: Checkpointing) -> None:
         """Choose what is kept of a layer for the backward pass."""
+        self.trustee_mode = mode
         set_checkpointing(self.trustee_model, mode=mode)
 
     def trustee_forward(self, batch: Batch) -> TokenLogprobs:
@@ -119,8 +123,39 @@ class TrainerExtension:
         )
 
     def trustee_accumulate(self, micro: MicroRequest) -> MicroReport:
-        """Add one micro-batch's gradients; give the sums and counts of its loss."""
-        batch = collate(micro.samples)
+        """Add one micro-batch's gradients; give the sums and counts of its loss.
+
+        On a CPU each thread takes a share of the samples, for threads that share one product wait
+        for each other at its end, ten times as long where something else runs on the machine.
+        """
+        shares = share_out(micro.samples, self.trustee_shares(micro))
+        if len(shares) == 1:
+            report, loss = self.trustee_measure(micro, shares[0])
+            loss.backward()
+            return report
+
+        def differentiate(samples: Sequence[Sample]) -> tuple[MicroReport, Gradients]:
+            report, loss = self.trustee_measure(micro, samples)
+            return report, torch.autograd.grad(loss, self.trustee_params)
+
+        with ThreadPoolExecutor(len(shares)) as threads:
+            parts = list(threads.map(differentiate, shares))
+        for _, gradients in parts:
+            for parameter, gradient in zip(self.trustee_params, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return add_reports([report for report, _ in parts])
+
+    def trustee_shares(self, micro: MicroRequest) -> int:
+        """Say in how many shares a micro-batch may be differentiated at once."""
+        # Checkpoints share a shelf, and the reference pass switches the adapter off for all.
+        alone = self.device.type != "cpu" or self.trustee_mode != "off" or micro.loss.kl_coef
+        return 1 if alone else self.trustee_spec.threads
+
+    def trustee_measure(
+        self, micro: MicroRequest, samples: Sequence[Sample]
+    ) -> tuple[MicroReport, torch.Tensor]:
+        """Give the figures and the loss of samples of a micro-batch."""
+        batch = collate(samples)
         mask_BL = batch.mask_BL.to(self.device)
 
         def spread(values_N: torch.Tensor) -> torch.Tensor:
@@ -141,8 +176,7 @@ class TrainerExtension:
             normaliser=micro.normaliser,
             reference_logprobs=reference_BL,
         )
-        sums.loss.backward()
-        return MicroReport(
+        report = MicroReport(
             loss=sums.loss.item(),
             tokens=sums.tokens,
             clipped=sums.clipped_low + sums.clipped_high + sums.clipped_dual,
@@ -153,6 +187,7 @@ class TrainerExtension:
             ratio_max=sums.ratio_max,
             entropy_sum=tokens.entropy.sum().item(),
         )
+        return report, sums.loss
 
     def trustee_finish(self, request: bytes) -> bytes:
         """Move the adapter by the gathered gradients, unless they are not finite."""
@@ -279,6 +314,28 @@ def cap_memory(gib: float) -> None:
     outside = total - free - torch.cuda.memory_reserved()
     share = (gib * (1 << 30) - outside) / total
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
+
+
+def share_out(samples: Sequence[Sample], shares: int) -> list[Sequence[Sample]]:
+    """Split samples, longest first, into at most so many shares of about equal padded areas."""
+    ordered = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
+    parts: list[Sequence[Sample]] = []
+    while ordered:
+        left = shares - len(parts)
+        wanted = sum(len(sample.ids) for sample in ordered) / left
+        rows = max(1, round(wanted / max(1, len(ordered[0].ids)))) if left > 1 else len(ordered)
+        parts.append(ordered[:rows])
+        ordered = ordered[rows:]
+    return parts
+
+
+def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
+    """Give the figures of several shares together: sums, and the largest of maxima."""
+    whole = {
+        name: (max if name.endswith("_max") else sum)(getattr(report, name) for report in reports)
+        for name in MicroReport.__struct_fields__
+    }
+    return MicroReport(**whole)
 
 
 def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
