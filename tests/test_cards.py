@@ -242,3 +242,9 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert read_card(0) is None
+
+
+def test_too_large_a_card_is_refused() -> None:
+    """A size that no card has is a mistake of units."""
+    with pytest.raises(InputError, match="there is no card of inf GiB"):
+        choose_card(float("inf"))

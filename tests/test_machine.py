@@ -243,6 +243,7 @@ def test_packages_that_this_was_made_with(monkeypatch: pytest.MonkeyPatch) -> No
         ("vllm", "0.3.3", "warn"),
         ("vllm", "1.0", "warn"),
         ("torch", "2.14.1+cu130", "ok"),
+        ("torch", "2.14+cu130", "ok"),
         ("torch", "2.14a0", "warn"),
         ("torch", "2.1.4", "warn"),
         ("transformers", "5.0", "ok"),

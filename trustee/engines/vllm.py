@@ -25,7 +25,7 @@ from msgspec import Meta
 
 from trustee.engine import Sampling
 from trustee.engines.death import cancel_at_death
-from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory
+from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.learner import (
     Checkpointing,
     FinishReport,
@@ -150,7 +150,10 @@ class VllmEngine:
         self._request = LoRARequest
         config = self._config
         cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
-        self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
+        try:
+            self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RunError(f"the engine did not start ({error}); see engine.log") from error
         try:
             spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
             built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
@@ -218,11 +221,12 @@ class VllmEngine:
 
         Raises:
             EngineDied: if the engine is gone.
+            RunError: if the method failed there.
         """
         from vllm.v1.engine.exceptions import EngineDeadError
 
         answers: list[Any] = []
-        death: BaseException | None = None
+        death = failure = None
         # vLLM leaves a call to a process that has died without an answer.
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancel_at_death, self._process, tasks.cancel_scope)
@@ -230,7 +234,11 @@ class VllmEngine:
                 answers = await self._llm.collective_rpc(method, args=args)
             except EngineDeadError as error:
                 death = error
+            except Exception as error:  # noqa: BLE001 - vLLM gives its child's errors no class
+                failure = error
             tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise RunError(f"{method} failed in the engine's process: {failure}") from failure
         if not answers:
             text = f"the engine died during {method}; its last words are in engine.log"
             raise EngineDied(text) from death

@@ -93,6 +93,10 @@ TYPICAL = {
 """The card that a size of memory stands for: the slower one where there are several."""
 
 
+LARGEST = 1024
+"""GiB above which a size must be a mistake, such as bytes."""
+
+
 def choose_card(wanted: str | float) -> Card:
     """Find a card by name, or make one of a size in GiB like the nearest smaller known one.
 
@@ -105,6 +109,8 @@ def choose_card(wanted: str | float) -> Card:
         raise InputError(
             f"a card of {wanted:g} GiB is too small; at least {min(TYPICAL)} are needed (--vram)"
         )
+    if wanted > LARGEST:
+        raise InputError(f"there is no card of {wanted:g} GiB; --vram takes GiB, at most {LARGEST}")
     like = _find_named(TYPICAL[max(size for size in TYPICAL if size <= wanted)])
     if like.gib == wanted:
         return like
