@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from trustee.batch import collate, cut, pack
+from trustee.batch import collate, cut, pack, share_out
 from trustee.types import Completion, Message, Sample, Stop, Trajectory, Turn
 
 
@@ -193,3 +193,22 @@ def test_import_loads_no_torch() -> None:
     code = "import sys, trustee.advantage, trustee.batch; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=40), shares=st.integers(1, 6))
+def test_shares_hold_each_sample_once(lengths: list[int], shares: int) -> None:
+    """No more shares than asked for, none empty, longest first, each sample in exactly one."""
+    samples = [sample_of(length, name=str(number)) for number, length in enumerate(lengths)]
+    parts = share_out(samples, shares)
+    assert len(parts) <= shares
+    assert all(parts)
+    shared = [sample for part in parts for sample in part]
+    assert sorted(s.trajectory_id for s in samples) == sorted(s.trajectory_id for s in shared)
+    assert sorted(lengths, reverse=True) == [len(sample.ids) for sample in shared]
+
+
+def test_shares_of_equal_samples_are_equal() -> None:
+    """Equal samples are dealt out evenly."""
+    samples = [sample_of(10, name=str(number)) for number in range(32)]
+    assert [16, 16] == [len(part) for part in share_out(samples, 2)]
+    assert [8, 8, 8, 8] == [len(part) for part in share_out(samples, 4)]

@@ -79,6 +79,19 @@ def pack(samples: Sequence[Sample], *, token_budget: int) -> list[tuple[Sample, 
     return packed
 
 
+def share_out(samples: Sequence[Sample], shares: int) -> list[Sequence[Sample]]:
+    """Split samples, longest first, into at most so many shares of about equal padded areas."""
+    ordered = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
+    parts: list[Sequence[Sample]] = []
+    while ordered:
+        left = shares - len(parts)
+        wanted = sum(len(sample.ids) for sample in ordered) / left
+        rows = max(1, round(wanted / max(1, len(ordered[0].ids)))) if left > 1 else len(ordered)
+        parts.append(ordered[:rows])
+        ordered = ordered[rows:]
+    return parts
+
+
 def collate(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
     """Stack samples as rows, padded on the right to the longest.
 

@@ -6,6 +6,7 @@ learner of this program lives in the engine's process, over the engine's own wei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -79,6 +80,15 @@ class MicroReport(Record, frozen=True, tag="micro"):
     kl_sum: float
     ratio_max: float
     entropy_sum: float
+
+
+def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
+    """Give the figures of several shares together: sums, and the largest of maxima."""
+    whole = {
+        name: (max if name.endswith("_max") else sum)(getattr(report, name) for report in reports)
+        for name in MicroReport.__struct_fields__
+    }
+    return MicroReport(**whole)
 
 
 class FinishRequest(Record, frozen=True):

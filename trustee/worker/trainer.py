@@ -21,7 +21,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from trustee.batch import Batch, collate
+from trustee.batch import Batch, collate, share_out
 from trustee.learner import (
     Checkpointing,
     FinishReport,
@@ -30,6 +30,7 @@ from trustee.learner import (
     MicroReport,
     MicroRequest,
     TrainerSpec,
+    add_reports,
 )
 from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
@@ -314,28 +315,6 @@ def cap_memory(gib: float) -> None:
     outside = total - free - torch.cuda.memory_reserved()
     share = (gib * (1 << 30) - outside) / total
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
-
-
-def share_out(samples: Sequence[Sample], shares: int) -> list[Sequence[Sample]]:
-    """Split samples, longest first, into at most so many shares of about equal padded areas."""
-    ordered = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
-    parts: list[Sequence[Sample]] = []
-    while ordered:
-        left = shares - len(parts)
-        wanted = sum(len(sample.ids) for sample in ordered) / left
-        rows = max(1, round(wanted / max(1, len(ordered[0].ids)))) if left > 1 else len(ordered)
-        parts.append(ordered[:rows])
-        ordered = ordered[rows:]
-    return parts
-
-
-def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
-    """Give the figures of several shares together: sums, and the largest of maxima."""
-    whole = {
-        name: (max if name.endswith("_max") else sum)(getattr(report, name) for report in reports)
-        for name in MicroReport.__struct_fields__
-    }
-    return MicroReport(**whole)
 
 
 def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
