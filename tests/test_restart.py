@@ -29,6 +29,7 @@ SHORT = (
     "rollout.groups_per_step=2",
     "rollout.limits.turns=3",
     "eval.tasks=0",
+    "learn.threads=1",
 )
 
 

@@ -17,12 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[1]
 # One request at a time and no prefix cache: then no sum's order depends on what else was running.
+# Nothing written ahead: then no draft is drawn before the step that decides its difficulty.
 EXACT = {
     "run.steps": 10,
     "run.minutes": 0,
     "engine.max_sequences": 1,
     "engine.prefix_caching": "false",
     "rollout.max_lag": 0,
+    "rollout.write_ahead": 0,
     "rollout.group_size": 4,
     "rollout.groups_per_step": 2,
     "rollout.limits.turns": 3,
