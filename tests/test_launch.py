@@ -160,6 +160,7 @@ def test_trainer_is_built_from_the_config() -> None:
         "learn.head_chunk=77",
         "learn.checkpointing='offload'",
         "learn.mlp_tile=99",
+        "learn.threads=3",
     )
     assert TrainerSpec(
         folder="/models/base",
@@ -171,6 +172,7 @@ def test_trainer_is_built_from_the_config() -> None:
         checkpointing="offload",
         head_chunk=77,
         mlp_tile=99,
+        threads=3,
     ) == trainer_spec(config, BASE)
 
 
