@@ -22,7 +22,7 @@ from trustee.chat import Voice
 from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
-from trustee.errors import InputError
+from trustee.errors import InputError, RunError
 from trustee.evaluate import Share
 from trustee.launch import (
     is_terminal,
@@ -433,3 +433,22 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
 
     monkeypatch.setattr("sys.stdout", Out())
     assert answer == is_terminal()
+
+
+@pytest.mark.anyio
+async def test_a_judge_that_accepts_everything_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Episodes of known verdict are shown before anything is measured or trained."""
+
+    def say_yes(request: Request) -> str:
+        if request.request_id.startswith("judge"):
+            fields = json.loads(request.sampling.schema or "{}")["properties"]
+            return json.dumps(dict.fromkeys(fields, True) | {"evidence": "fine"})
+        return silent(request)
+
+    engine = play_with(monkeypatch, silent)
+    engine._script = lambda request: say_yes(request)
+    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 26"):
+        await run_training(small_config(), tmp_path, tell=lambda event: None)
+    assert not (tmp_path / "held-out-tasks.jsonl").exists()

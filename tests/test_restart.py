@@ -14,7 +14,7 @@ import pytest
 from trustee.config import Config, read_config
 from trustee.engines import vllm
 from trustee.engines.vllm import VllmEngine
-from trustee.errors import EngineDied
+from trustee.errors import EngineDied, RunError
 from trustee.launch import run_training
 from trustee.run import Event
 from trustee.store import EpisodeLine, read_lines
@@ -130,17 +130,49 @@ async def test_a_second_death_stops_the_run_resumable(
     assert "continuing after step 0" in said(events)
 
 
-async def test_a_step_that_does_not_fit_goes_down_the_ladder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+MICRO = [
+    "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)",
+    "micro-batches of 1024 instead of 2048 ids (learn.micro_tokens)",
+    "micro-batches of 640 instead of 1024 ids (learn.micro_tokens)",
+]
+MODES = [
+    "recompute layer inputs (learn.checkpointing)",
+    "offload layer inputs (learn.checkpointing)",
+]
+SHORTER = [
+    "episodes of at most 512 instead of 640 ids (engine.context)",
+    "micro-batches of 512 instead of 640 ids (learn.micro_tokens)",
+]
+
+
+@pytest.mark.parametrize(
+    ("room", "changes", "length"),
+    [(2000, MICRO[:2], 640), (700, MICRO + MODES, 640), (600, MICRO + MODES + SHORTER, 512)],
+)
+async def test_what_does_not_fit_goes_down_the_ladder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, changes: list[str], length: int
 ) -> None:
-    """The trainer's own error of memory gives up one thing after another; the run goes on."""
+    """Torch's own error in the engine's process gives up one thing after another."""
     monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowTrainer")
+    monkeypatch.setenv("TRUSTEE_TEST_ROOM", str(room))
     events, steps = await run(short_config("run.steps=1"), tmp_path)
     assert 1 == steps
-    rows = read_lines(tmp_path / "metrics.jsonl")
-    assert [True] == [row["rungs"] >= 2 for row in rows]
     state = tmp_path / "checkpoints" / "step-000001" / "state.json"
     ladder = msgspec.json.decode(state.read_bytes())["ladder"]
-    assert "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)" == ladder["changes"][0]
-    assert ladder["rung"]["micro_tokens"] <= 1300
-    assert "a training sample of 640 ids fits" in said(events)
+    assert changes == ladder["changes"]
+    assert [len(changes)] == [row["rungs"] for row in read_lines(tmp_path / "metrics.jsonl")]
+    assert f"a training sample of {length} ids fits" in said(events)
+
+
+async def test_the_bottom_of_the_ladder_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing helps, the run stops before its first step, with all that was tried."""
+    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowTrainer")
+    monkeypatch.setenv("TRUSTEE_TEST_ROOM", "100")
+    with pytest.raises(RunError) as caught:
+        await run(short_config(), tmp_path)
+    text = str(caught.value)
+    tried = [*MICRO, *MODES, *SHORTER, "1 instead of 2 episodes at once (rollout.parallel)"]
+    assert [] == [change for change in tried if change not in text]
+    assert "tried to hold 512 ids; torch held 0.00 GiB in tensors" in text

@@ -169,6 +169,8 @@ class Setup:
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
         ladder: Ladder | None = None,
+        effect_patience: int = 0,
+        renderer: Any = None,
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
@@ -191,13 +193,13 @@ class Setup:
                 folder=folder,
             ),
             clock=self.clock,
-            renderer=scripted_renderer(),
+            renderer=renderer or scripted_renderer(),
             simulator=make_simulator(self.engine, tries=4),
             versions=self.versions,
             store=self.store,
             watch=Watch(watch or WatchConfig()),
             gates=GateConfig(),
-            effect=EffectGate(self.engine, scripted_renderer(), patience=0),
+            effect=EffectGate(self.engine, scripted_renderer(), patience=effect_patience),
             ladder=ladder
             or Ladder(
                 Rung(
@@ -757,3 +759,37 @@ async def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     assert {"begin": 8, "task": 4, "episode": 8, "step": 2} == {
         kind: kinds.count(kind) for kind in sorted(set(kinds))
     }
+
+
+async def test_an_adapter_without_effect_stops_the_run(tmp_path: Path) -> None:
+    """An engine that answers alike with and without its adapter is found out by its second one."""
+    setup = Setup(tmp_path, gamble, steps=5, effect_patience=2)
+    with anyio.fail_after(20), raises_one(RunError) as caught:
+        await setup.train()
+    assert str(caught[0]).startswith("2 versions in a row, the last policy-000002, answered")
+    assert 2 == setup.run.versions.version
+
+
+class Deaf:
+    """A renderer whose parser hears no calls."""
+
+    def __init__(self) -> None:
+        self._inner = scripted_renderer()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def parse(self, ids: Sequence[int], **how: Any) -> Message:
+        """Leave the calls out."""
+        return msgspec.structs.replace(self._inner.parse(ids, **how), calls=())
+
+
+async def test_a_parser_that_loses_calls_stops_the_run(tmp_path: Path) -> None:
+    """A second reader counts the marks of calls that the first one has lost."""
+    world = Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=20))
+    setup = Setup(
+        tmp_path, cast(mixed), world=world, group_size=16, groups_per_step=4, renderer=Deaf()
+    )
+    with anyio.fail_after(60), raises_one(RunError) as caught:
+        await setup.train()
+    assert "the parser found other calls than there are marks of calls" in str(caught[0])

@@ -51,6 +51,17 @@ def test_good_steps_pass() -> None:
     assert [NOTHING] * 20 == [watch.observe(GOOD, play(0.5, n)) for n in range(20)]
 
 
+def test_few_tokens_that_are_far_off_stop_the_run() -> None:
+    """A mean difference under its limit may hide a divergence above its own."""
+    close = msgspec.structs.replace(GOOD, gap_abs_sum=40.0, gap_kl_sum=19.0)
+    assert NOTHING == Watch(WatchConfig()).observe(close, play(0.5, 1))
+    apart = msgspec.structs.replace(GOOD, gap_abs_sum=40.0, gap_kl_sum=21.0)
+    assert Watch(WatchConfig()).observe(apart, play(0.5, 1)).stop == (
+        "engine and trainer differ by a KL of 0.021 a token on fresh samples, more than 0.02 "
+        "(watch.mismatch_kl)"
+    )
+
+
 def test_clipping_that_lasts_rolls_back_to_the_best() -> None:
     """The third bad step in a row takes the best version up again, and says why."""
     watch = trained()
