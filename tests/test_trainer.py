@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
     trainer: Any = TrainerExtension()
     trainer.device = torch.device("cpu")
     trainer.trustee_spec = SimpleNamespace(head_chunk=7, threads=threads)
+    trainer.trustee_pool = ThreadPoolExecutor(threads)
     trainer.trustee_model = model.train()
     trainer.trustee_params = [p for p in model.parameters() if p.requires_grad]
     for parameter in trainer.trustee_params:

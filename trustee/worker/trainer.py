@@ -7,12 +7,14 @@ micro-batch, `finish`.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ class TrainerExtension:
         tile_norms(self.trustee_model, spec.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
         self.trustee_opt = make_optimizer(spec, self.trustee_params)
+        # Always the same threads: each new one would bring memory of its own that stays.
+        self.trustee_pool = ThreadPoolExecutor(spec.threads)
         return {
             "trainable": sum(p.numel() for p in self.trustee_params),
             "device": str(self.device),
@@ -139,8 +143,7 @@ class TrainerExtension:
             report, loss = self.trustee_measure(micro, samples)
             return report, torch.autograd.grad(loss, self.trustee_params)
 
-        with ThreadPoolExecutor(len(shares)) as threads:
-            parts = list(threads.map(differentiate, shares))
+        parts = list(self.trustee_pool.map(differentiate, shares))
         for _, gradients in parts:
             for parameter, gradient in zip(self.trustee_params, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
@@ -203,6 +206,8 @@ class TrainerExtension:
             self.trustee_opt.step()
             self.trustee_wait()
         self.trustee_opt.zero_grad(set_to_none=True)
+        if self.device.type == "cpu":
+            trim_heap()
         return msgspec.msgpack.encode(FinishReport(norm=norm, moved=moved))
 
     def trustee_wait(self) -> None:
@@ -315,6 +320,12 @@ def cap_memory(gib: float) -> None:
     outside = total - free - torch.cuda.memory_reserved()
     share = (gib * (1 << 30) - outside) / total
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
+
+
+def trim_heap() -> None:
+    """Give back to the system what the C library's heaps hold unused, where it can be asked to."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
