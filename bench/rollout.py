@@ -119,17 +119,8 @@ class IdleCore:
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Count the trained tokens."""
-        return MicroReport(
-            loss=0.0,
-            tokens=sum(sum(sample.mask) for sample in request.samples),
-            clipped=0,
-            gap_abs_sum=0.0,
-            gap_abs_max=0.0,
-            gap_kl_sum=0.0,
-            kl_sum=0.0,
-            ratio_max=1.0,
-            entropy_sum=0.0,
-        )
+        tokens = sum(sum(sample.mask) for sample in request.samples)
+        return MicroReport(tokens=tokens, ratio_max=1.0)
 
     async def finish(self, request: FinishRequest) -> FinishReport:
         """Leave the adapter where it is, so that no version is published."""

@@ -71,15 +71,15 @@ class MemoryReport(Record, frozen=True, tag="memory"):
 class MicroReport(Record, frozen=True, tag="micro"):
     """Sums and counts of a micro-batch, over its trained tokens; see `loss.LossSums`."""
 
-    loss: float
-    tokens: int
-    clipped: int
-    gap_abs_sum: float
-    gap_abs_max: float
-    gap_kl_sum: float
-    kl_sum: float
-    ratio_max: float
-    entropy_sum: float
+    loss: float = 0.0
+    tokens: int = 0
+    clipped: int = 0
+    gap_abs_sum: float = 0.0
+    gap_abs_max: float = 0.0
+    gap_kl_sum: float = 0.0
+    kl_sum: float = 0.0
+    ratio_max: float = 0.0
+    entropy_sum: float = 0.0
 
 
 def add_reports(reports: Sequence[MicroReport]) -> MicroReport:

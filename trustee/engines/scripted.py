@@ -188,17 +188,7 @@ class ScriptedLearner:
         self.finished: list[FinishRequest] = []
         self.adopted: list[Adapter] = []
         self.modes: list[Checkpointing] = []
-        self.report = MicroReport(
-            loss=0.0,
-            tokens=1,
-            clipped=0,
-            gap_abs_sum=0.0,
-            gap_abs_max=0.0,
-            gap_kl_sum=0.0,
-            kl_sum=0.0,
-            ratio_max=1.0,
-            entropy_sum=0.0,
-        )
+        self.report = MicroReport(tokens=1, ratio_max=1.0)
         """What each micro-batch reports."""
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -154,13 +154,12 @@ class VllmEngine:
             self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
         except (RuntimeError, ValueError, OSError) as error:
             raise RunError(f"the engine did not start ({error}); see engine.log") from error
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._llm.shutdown)
             spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
             built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
             await cache.keep(self.call)
-        except BaseException:
-            self._llm.shutdown()
-            raise
+            undo.pop_all()
         self._process = built["process"]
         log.info("engine_ready", **built)
         return self
