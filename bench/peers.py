@@ -1,17 +1,22 @@
-"""A whole training step beside TRL's GRPOTrainer: same model, tasks, group size and tokens.
+"""A whole training step beside TRL's GRPOTrainer: same model, tasks, group size and limits.
 
-    python bench/peers.py [--json] [--env FOLDER]
+    python bench/peers.py [--json] [--env FOLDER] [--plays tools one-turn] [--lag 0]
 
-One-turn tasks are what both can play: the opening prompts of the micro-world, and as reward the
-share of even ids, so that groups differ. Model and prompts are the same on both sides, also rank
-and layers of the LoRA, temperature and optimiser; a step is one batch of groups and one move of the
-adapter. The copy of the model that both load ends no turn, so every completion has exactly as many
-tokens as its limit, which is the best case of an engine that pads a batch to its longest; with
-`--natural` completions end where the model ends them, and seconds per token are what compares.
+Two plays (`peers/worlds.py`). `tools`, the main one, is what this program is for: episodes of
+several turns in the micro-world, whose tools run in code on both sides; TRL plays them with its own
+loop, through `environment_factory`, for which there is no user's turn. `one-turn` is one completion
+for each prompt of the same tasks, by a copy of the model that ends no turn: every completion has
+exactly as many tokens as its limit, the best case of an engine that pads a batch to its longest;
+with `--natural` it ends where the model ends it. Rewards make all groups differ, so both sides
+train on every episode. Model, prompts, rank and layers of the LoRA, temperature, optimiser, rate,
+turns and tokens of a turn are the same on both sides, and a step is one batch of groups and one
+move of the adapter. What is sampled differs, so seconds per generated token are what `ratio`
+compares; the tokens of a step stand beside it.
 
 The peer lives in an environment of its own, which is made on first use. It is given the best of the
-settings that are tried; then both take turns. Ours waits for each step (`max_lag = 0`), as the peer
-does, and stores a checkpoint in every one, which the peer does not. Beside the wall time stands the
+settings that are tried; then both take turns. Ours waits for each step (`--lag 0`) and stores a
+checkpoint in every one, which the peer does not. With `--lag 1` ours plays one step ahead, and TRL
+generates for two steps at once, which makes its samples as old. Beside the wall time stands the
 processor time, which a busy machine changes less.
 
 Tried with TRL 1.16 on a CPU and left out: continuous batching, which gave no four steps in four
@@ -34,7 +39,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -43,18 +48,19 @@ import psutil
 from trustee.config import Config, read_config
 from trustee.engine import Sampling
 from trustee.engines.vllm import TARGETS, VllmEngine
-from trustee.environment import Draft, Opening, Reply, Services, TaskSource
-from trustee.environments.microworld import Microworld
 from trustee.errors import InputError
 from trustee.launch import make_run, prepare_model, trainer_spec
 from trustee.rendering import Renderer
 from trustee.run import Event
 from trustee.store import Store
 from trustee.train import train
-from trustee.types import Adapter, Group, Message, Record, Score, Stop, Task, Turn
+from trustee.types import Adapter, Record, Task
 
 ROOT = Path(__file__).parents[1]
 PEER = Path(__file__).with_suffix("")
+sys.path.append(str(PEER))
+from worlds import OneTurn, Tools, write_tasks  # noqa: E402 - beside the peer, which reads it too
+
 REQUIREMENTS = PEER / "requirements.txt"
 WARMUP = 2
 """Steps of each run that are not counted."""
@@ -65,11 +71,23 @@ NO_STOP = "<|endoftext|>"
 PHASES = ("waited_s", "train_s", "publish_s", "checkpoint_s")
 
 
+Play = Literal["tools", "one-turn"]
+PLAYS: tuple[Play, ...] = ("tools", "one-turn")
+SETTINGS = (
+    *("float32/1", "float32/2", "bfloat16/1", "bfloat16/2"),
+    *("float32/2/eager", "float32/2/rows16", "float32/2/eager/rows16"),
+)
+
+
 class Setting(Record, frozen=True):
     """How the peer runs: what may differ without changing what is computed."""
 
     dtype: str
     threads: int
+    attention: str = "sdpa"
+    """How transformers computes attention."""
+    rows: int = 0
+    """Episodes of one backward pass; 0 takes all of a step."""
     continuous: bool = False
     """Generates with continuous batching."""
 
@@ -81,9 +99,14 @@ class Job(Record, frozen=True):
     groups: int
     group_size: int
     tokens: int
-    """Of one completion, at most."""
+    """Of one policy message, at most."""
     steps: int
     """Warm-up included."""
+    play: Play = "one-turn"
+    turns: int = 1
+    """Policy messages of an episode, at most."""
+    lag: int = 0
+    """Steps by which a sample may be older than the policy it trains."""
     rank: int = 16
     learning_rate: float = 1e-5
     seed: int = 0
@@ -95,6 +118,12 @@ class Timed(Record, frozen=True):
     seconds: tuple[float, ...]
     cpu: tuple[float, ...]
     tokens: tuple[int, ...]
+    """Sampled by the policy."""
+    turns: float
+    """Policy messages of an episode, or of the peer the most that a step took."""
+    reward: float
+    trained: float
+    """Episodes that a step trains on."""
     phases: dict[str, tuple[float, ...]]
 
     @property
@@ -114,96 +143,26 @@ class Timed(Record, frozen=True):
 
 
 def read_setting(text: str) -> Setting:
-    """Read a setting, `TYPE/THREADS` or `TYPE/THREADS/continuous`.
+    """Read a setting: type, threads and what else is chosen, with slashes between.
 
     Raises:
         InputError: if it is none.
     """
-    match = re.fullmatch(r"(float32|bfloat16)/([1-9]\d*)(/continuous)?", text)
+    match = re.fullmatch(
+        r"(float32|bfloat16)/([1-9]\d*)(/eager)?(?:/rows([1-9]\d*))?(/continuous)?", text
+    )
     if match is None:
         raise InputError(
-            f"a setting is float32 or bfloat16, a slash and a number of threads, perhaps with "
-            f"/continuous behind it, got {text!r} (--settings)"
+            f"a setting is float32 or bfloat16, a slash and a number of threads, then perhaps "
+            f"/eager, /rows and a number, /continuous, in this order, got {text!r} (--settings)"
         )
-    return Setting(dtype=match[1], threads=int(match[2]), continuous=match[3] is not None)
-
-
-def even_share(ids: Sequence[int]) -> float:
-    """Give the share of even ids: a reward that any two completions are likely to differ in."""
-    return sum(id % 2 == 0 for id in ids) / max(1, len(ids))
-
-
-class Prompts:
-    """A source of one-turn tasks: the same ones again and again."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = tasks
-        self._drawn = 0
-
-    def draw(self) -> Draft:
-        """Draw the next task's number."""
-        index = self._drawn % len(self._tasks)
-        self._drawn += 1
-        return Draft(id=f"prompt-{self._drawn}", seed=index, difficulty=1)
-
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Give the task."""
-        return self._tasks[draft.seed]
-
-    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Stay as it is."""
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        """Give the count."""
-        return {"drawn": self._drawn}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from the count."""
-        self._drawn = state["drawn"]
-
-
-class OneTurn:
-    """A world that ends with the policy's first message; also its own episode's environment."""
-
-    def __init__(self, tasks: Sequence[Task], task: Task | None = None) -> None:
-        self._tasks = tasks
-        self._task = task
-
-    def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
-        """Make the source."""
-        return Prompts(self._tasks)
-
-    def environment(self, task: Task, services: Services) -> OneTurn:
-        """Make the environment of one episode."""
-        return OneTurn(self._tasks, task)
-
-    async def open(self) -> Opening:
-        """Give the prompt."""
-        assert self._task is not None, "an episode has a task"
-        return Opening(messages=self._task.messages, tools=self._task.tools)
-
-    async def reply(self, message: Message) -> Reply:
-        """End the episode."""
-        return Reply(messages=(), done=True)
-
-    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Give the share of even ids."""
-        return Score(rewards={"even": even_share(turns[-1].completion.ids)})
-
-    async def aclose(self) -> None:
-        """Hold nothing."""
-
-
-def write_tasks(count: int) -> list[Task]:
-    """Draw tasks of the micro-world, whose source asks nobody."""
-    source = Microworld().source(seed=0)
-    nobody: Any = None
-
-    async def write() -> list[Task]:
-        return [await source.write(source.draw(), nobody) for _ in range(count)]
-
-    return anyio.run(write)
+    return Setting(
+        dtype=match[1],
+        threads=int(match[2]),
+        attention="eager" if match[3] else "sdpa",
+        rows=int(match[4] or 0),
+        continuous=match[5] is not None,
+    )
 
 
 def copy_endless(model: Path, folder: Path) -> Path:
@@ -230,8 +189,8 @@ def configure(path: Path, job: Job) -> Config:
         "run.seed": job.seed,
         "rollout.group_size": job.group_size,
         "rollout.groups_per_step": job.groups,
-        "rollout.max_lag": 0,
-        "rollout.limits.turns": 1,
+        "rollout.max_lag": job.lag,
+        "rollout.limits.turns": job.turns,
         "rollout.limits.tokens": job.tokens,
         "learn.learning_rate": job.learning_rate,
         "learn.rank": job.rank,
@@ -278,13 +237,17 @@ async def run_ours(
     config: Config, job: Job, tasks: Sequence[Task], renderer: Renderer
 ) -> tuple[Timed, float]:
     """Train a job with the real loop; give its steps and the seconds of generation alone."""
-    marks: list[tuple[float, float]] = []
+    marks: list[tuple[float, float, int]] = []
     steps: list[Event] = []
+    played: list[Event] = []
 
     def tell(event: Event) -> None:
+        if event["event"] == "episode":
+            played.append(event)
         if event["event"] == "step":
             steps.append(event)
-            marks.append((time.monotonic(), cpu_seconds()))
+            generated = sum(int(episode["tokens"]) for episode in played)
+            marks.append((time.monotonic(), cpu_seconds(), generated))
 
     with tempfile.TemporaryDirectory() as scratch:
         async with (
@@ -292,35 +255,45 @@ async def run_ours(
             VllmEngine(config.engine, trainer_spec(config, job.model)) as engine,
         ):
             run = make_run(config, engine, renderer, store, tell=tell, dead=None, timeline=None)
-            run.world = OneTurn(tasks)
+            run.world = OneTurn(tasks) if job.play == "one-turn" else Tools(tasks)
             run.source = run.world.source(seed=job.seed)
             await train(run)
-            prompts = [renderer.open(task.messages, task.tools) for task in tasks[: job.groups]]
-            alone = await generate_alone(engine, prompts, job, adapter=run.versions.current)
+            alone = 0.0
+            if job.play == "one-turn":
+                prompts = [renderer.open(task.messages, task.tools) for task in tasks[: job.groups]]
+                alone = await generate_alone(engine, prompts, job, adapter=run.versions.current)
     pairs = list(zip(marks[WARMUP - 1 :], marks[WARMUP:], strict=False))
     measured = steps[WARMUP:]
     timed = Timed(
         seconds=tuple(after[0] - before[0] for before, after in pairs),
         cpu=tuple(after[1] - before[1] for before, after in pairs),
-        tokens=tuple(int(step["trained_tokens"]) for step in measured),
+        tokens=tuple(after[2] - before[2] for before, after in pairs),
+        turns=sum(int(episode["turns"]) for episode in played) / len(played),
+        reward=statistics.mean(float(episode["reward"]) for episode in played),
+        trained=sum(int(step["samples"]) for step in measured) / len(measured),
         phases={name: tuple(step[name] for step in measured) for name in PHASES},
     )
     return timed, alone
 
 
 def run_peer(
-    python: Path, job: Job, setting: Setting, *, prompts: Sequence[Sequence[int]], texts: list[str]
+    python: Path, job: Job, setting: Setting, *, tasks: Sequence[Task], renderer: Renderer
 ) -> Timed | None:
     """Train a job with the peer; None where it took too long or could not."""
+    prompts = [renderer.open(task.messages, task.tools) for task in tasks]
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
         given = msgspec.to_builtins(job, enc_hook=str) | msgspec.to_builtins(setting)
-        given |= {"prompts": texts, "prompt_ids": prompts, "targets": TARGETS}
+        given |= {"targets": TARGETS, "tasks": msgspec.to_builtins(tasks)}
+        given |= {"prompts": [renderer.decode(ids) for ids in prompts], "prompt_ids": prompts}
         (Path(scratch) / "job.json").write_text(json.dumps(given))
         command = [python, PEER / "grpo.py", Path(scratch) / "job.json", result]
         # Before Python starts, for threads are counted when torch is loaded.
-        environment = os.environ | {"OMP_NUM_THREADS": str(setting.threads)}
-        environment.pop("PYTHONPATH", None)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(setting.threads),
+            "PYTHONPATH": str(ROOT),
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+        }
         try:
             subprocess.run(
                 command,
@@ -337,20 +310,23 @@ def run_peer(
         seconds=tuple(found["seconds"][WARMUP:]),
         cpu=tuple(found["cpu"][WARMUP:]),
         tokens=tuple(found["tokens"][WARMUP:]),
+        turns=statistics.mean(found["rounds"][WARMUP:]),
+        reward=statistics.mean(found["reward"]),
+        trained=float(job.groups * job.group_size),
         phases={"sample_s": tuple(found["sample"][WARMUP:])},
     )
 
 
 def choose(tried: dict[str, Timed | None]) -> str:
-    """Name the setting with the quickest median step.
+    """Name the setting with the fewest seconds per token.
 
     Raises:
         InputError: if none gave anything.
     """
-    steps = {name: timed.step for name, timed in tried.items() if timed is not None}
-    if not steps:
+    found = {name: timed.per_thousand for name, timed in tried.items() if timed is not None}
+    if not found:
         raise InputError(f"the peer ran with none of {sorted(tried)} (--settings)")
-    return min(steps, key=lambda name: steps[name])
+    return min(found, key=lambda name: found[name])
 
 
 def make_environment(folder: Path) -> Path:
@@ -377,7 +353,7 @@ def make_environment(folder: Path) -> Path:
 def summarise(
     ours: Sequence[Timed], peer: Sequence[Timed], alone: Sequence[float]
 ) -> dict[str, Any]:
-    """Give the bench's line; ratios are of medians over the repeats, per generated token."""
+    """Give a play's figures; ratios are of medians over the repeats, per generated token."""
 
     def middle(runs: Sequence[Timed], what: str) -> float:
         return statistics.median(getattr(run, what) for run in runs)
@@ -388,7 +364,6 @@ def summarise(
     }
     steps = [run.step for run in ours]
     return {
-        "bench": "peers",
         "ours_s_per_step": round(statistics.median(steps), 3),
         "trl_s_per_step": round(middle(peer, "step"), 3),
         "ours_tokens_per_step": round(statistics.mean(ours[0].tokens)),
@@ -408,30 +383,43 @@ def summarise(
         "trl_sample_s": round(
             statistics.median(statistics.median(run.phases["sample_s"]) for run in peer), 3
         ),
-        "ours_generate_alone_s": round(statistics.median(alone), 3),
+        "ours_generate_alone_s": round(statistics.median(alone), 3) or None,
+        "ours_turns_per_episode": round(middle(ours, "turns"), 2),
+        "trl_rounds_per_step": round(middle(peer, "turns"), 2),
+        "ours_trained_per_step": round(middle(ours, "trained"), 1),
+        "trl_trained_per_step": round(middle(peer, "trained"), 1),
+        "ours_reward": round(middle(ours, "reward"), 3),
+        "trl_reward": round(middle(peer, "reward"), 3),
     }
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Try the peer's settings, then let both run in turn."""
-    python = make_environment(options.env.resolve())
+def make_job(options: argparse.Namespace, play: Play, *, model: Path, scratch: Path) -> Job:
+    """Say what both sides are given for a play."""
+    tools = play == "tools"
+    endless = not (tools or options.natural)
+    return Job(
+        model=copy_endless(model, scratch / "endless") if endless else model,
+        groups=options.groups,
+        group_size=options.group_size,
+        tokens=options.tokens,
+        steps=WARMUP + options.steps,
+        play=play,
+        turns=options.turns if tools else 1,
+        lag=options.lag,
+    )
+
+
+def compare(options: argparse.Namespace, play: Play, *, python: Path) -> dict[str, Any]:
+    """Try the peer's settings, then let both play in turn."""
     with tempfile.TemporaryDirectory() as scratch:
         model, renderer = prepare_model(read_config(options.config))
-        job = Job(
-            model=model if options.natural else copy_endless(model, Path(scratch) / "endless"),
-            groups=options.groups,
-            group_size=options.group_size,
-            tokens=options.tokens,
-            steps=WARMUP + options.steps,
-        )
+        job = make_job(options, play, model=model, scratch=Path(scratch))
         tasks = write_tasks(job.groups * job.steps)
-        prompts = [renderer.open(task.messages, task.tools) for task in tasks]
-        texts = [renderer.decode(ids) for ids in prompts]
         tried: dict[str, Timed | None] = {}
-        for name in options.settings:
+        for name in options.settings if len(options.settings) > 1 else ():
             few = msgspec.structs.replace(job, steps=WARMUP + options.trial_steps)
-            tried[name] = run_peer(python, few, read_setting(name), prompts=prompts, texts=texts)
-        best = choose(tried)
+            tried[name] = run_peer(python, few, read_setting(name), tasks=tasks, renderer=renderer)
+        best = choose(tried) if tried else options.settings[0]
         ours: list[Timed] = []
         peer: list[Timed] = []
         alone: list[float] = []
@@ -440,15 +428,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             timed, generated = anyio.run(run_ours, config, job, tasks, renderer)
             ours.append(timed)
             alone.append(generated)
-            other = run_peer(python, job, read_setting(best), prompts=prompts, texts=texts)
+            other = run_peer(python, job, read_setting(best), tasks=tasks, renderer=renderer)
             if other is not None:
                 peer.append(other)
     return summarise(ours, peer, alone) | {
         "trl_setting": best,
-        "trl_tried_s_per_step": {
-            name: round(timed.step, 3) if timed else None for name, timed in tried.items()
+        "trl_tried_s_per_1000_tokens": {
+            name: round(timed.per_thousand, 3) if timed else None for name, timed in tried.items()
         },
     }
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare play by play; the first one's figures stand in the line itself."""
+    python = make_environment(options.env.resolve())
+    first, *others = (compare(options, play, python=python) for play in options.plays)
+    line: dict[str, Any] = {"bench": "peers", "play": options.plays[0], "lag": options.lag, **first}
+    return line | dict(zip(options.plays[1:], others, strict=True))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -458,16 +454,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "tiny.toml")
     parser.add_argument("--groups", type=int, default=8, help="prompts of a step")
     parser.add_argument("--group-size", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=64, help="of a completion")
+    parser.add_argument("--plays", nargs="+", choices=PLAYS, default=list(PLAYS))
+    parser.add_argument("--tokens", type=int, default=64, help="of a policy message")
+    parser.add_argument("--turns", type=int, default=7, help="of an episode that may have several")
+    parser.add_argument("--lag", type=int, default=0, help="steps that samples may be old")
     parser.add_argument("--steps", type=int, default=10, help="measured steps of a run")
     parser.add_argument("--trial-steps", type=int, default=3, help="the same while trying settings")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--settings",
         nargs="+",
-        default=["float32/1", "float32/2", "bfloat16/1", "bfloat16/2"],
-        metavar="TYPE/THREADS[/continuous]",
-        help="the peer's settings, of which the quickest is measured",
+        default=SETTINGS,
+        metavar="TYPE/THREADS[/eager][/rowsN][/continuous]",
+        help="the peer's settings, of which the quickest is measured; one is not tried",
     )
     parser.add_argument("--natural", action="store_true", help="let the model end its completions")
     parser.add_argument("--json", action="store_true", help="one line")

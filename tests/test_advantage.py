@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustee.advantage import Scale, advantages, is_constant
+from trustee.advantage import Scale, advantages, is_constant, whiten
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 TRL: list[dict[str, Any]] = json.loads((GOLDEN / "trl_advantages.json").read_text())
@@ -131,6 +131,54 @@ def test_group_scale_forgets_the_unit(group: list[float], factor: float) -> None
     [expected] = advantages([group], scale="group", epsilon=1e-4)
     [actual] = advantages([scaled], scale="group", epsilon=1e-4 * factor)
     assert expected == pytest.approx(actual, rel=1e-9, abs=1e-12)
+
+
+def test_whitened_values_by_hand() -> None:
+    """The batch's mean and unbiased deviation count each token once."""
+    even = whiten([[0.0, 2.0], [2.0, 0.0]], [[1, 1], [1, 1]], epsilon=0.0)
+    one = 0.75**0.5
+    assert [[-one, one], [one, -one]] == [
+        [pytest.approx(value, abs=1e-15) for value in group] for group in even
+    ]
+    # Tokens carry 0, 1, 1, 1: mean 3/4, variance (9/16 + 3/16) / 3 = 1/4.
+    assert [[-1.5, 0.5]] == whiten([[0.0, 1.0]], [[1, 3]], epsilon=0.0)
+    assert [[-0.75 / 1.25**0.5, 0.25 / 1.25**0.5]] == whiten([[0.0, 1.0]], [[1, 3]], epsilon=1.0)
+
+
+def test_constant_groups_teach_where_the_batch_is_the_baseline() -> None:
+    """A group that always succeeds is better than one that always fails."""
+    first, second = whiten([[1.0, 1.0], [0.0, 0.0]], [[5, 5], [5, 5]])
+    assert first[0] == first[1] > 0 > second[0] == second[1]
+    assert [[0.0, 0.0], [0.0, 0.0]] == advantages([[1.0, 1.0], [0.0, 0.0]], scale="group")
+
+
+def test_whitening_nothing() -> None:
+    """No members, one member, equal rewards and silent members give zeros."""
+    assert [] == whiten([], [])
+    assert [[], [0.0]] == whiten([[], [0.3]], [[], [7]])
+    assert [[0.0, 0.0], [0.0]] == whiten([[0.1, 0.1], [0.1]], [[3, 1], [2]])
+    assert [[0.0, 0.0]] == whiten([[0.1, 0.9]], [[3, 0]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches, st.randoms(use_true_random=False))
+def test_whitened_tokens_have_mean_zero_and_variance_one(
+    batch: list[list[float]], rng: Any
+) -> None:
+    """Over all tokens, and whatever the groups are."""
+    tokens = [[rng.randint(1, 9) for _ in group] for group in batch]
+    result = whiten(batch, tokens, epsilon=0.0)
+    carried = [
+        value
+        for values, counts in zip(result, tokens, strict=True)
+        for value, count in zip(values, counts, strict=True)
+        for _ in range(count)
+    ]
+    assert sum(carried) == pytest.approx(0.0, abs=1e-9)
+    if any(carried):
+        assert stdev(carried) == pytest.approx(1.0, rel=1e-9)
+    flat = whiten([[r for g in batch for r in g]], [[n for g in tokens for n in g]], epsilon=0.0)
+    assert [v for values in result for v in values] == flat[0]
 
 
 def test_is_constant() -> None:

@@ -20,7 +20,7 @@ from scripted_program import SMALL, learnt, play_with
 
 from trustee import __version__, doctor, launch, models
 from trustee.cli import main, make_parser
-from trustee.commands import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from trustee.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.config import read_config
 from trustee.errors import EngineError, InputError, RunError
 from trustee.evaluate import Gain, Share

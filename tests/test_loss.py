@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 TRL: list[dict[str, Any]] = json.loads((GOLDEN / "trl_grpo_loss.json").read_text())["cases"]
 VERL: list[dict[str, Any]] = json.loads((GOLDEN / "verl_grpo.json").read_text())["losses"]
 
-KINDS = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
+KINDS = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "nll")
 VERL_KINDS = {
     "token-mean": "dapo",
     "seq-mean-token-mean": "grpo",
@@ -178,8 +178,8 @@ def test_loss_and_gradient_are_those_of_verl(case: dict[str, Any]) -> None:
 
 
 def test_goldens_cover_what_they_should() -> None:
-    """The recorded cases exercise each kind, and clips on both sides and beyond."""
-    assert set(KINDS) == {config.kind for _, config in OFFERED}
+    """The recorded cases exercise each kind but imitation, and clips on both sides and beyond."""
+    assert set(KINDS) - {"nll"} == {config.kind for _, config in OFFERED}
     assert set(VERL_KINDS) == {case["loss_agg_mode"] for case in VERL}
     assert any(case["pg_clipfrac_lower"] > 0 for case in VERL)
 
@@ -324,7 +324,8 @@ def test_gradient_on_policy_is_the_advantage(kind: str) -> None:
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_nothing_outside_the_mask_is_read(kind: str, ratio: str) -> None:
     """Padding may hold anything, even what is no number, and gets no gradient."""
-    config = config_of(kind=kind, ratio=ratio, kl_coef=0.1, importance_cap=2.0)
+    cap = None if kind == "nll" else 2.0
+    config = config_of(kind=kind, ratio=ratio, kl_coef=0.1, importance_cap=cap)
     mask = torch.tensor([[True, False], [False, False]])
 
     def take(outside: float) -> tuple[float, list[list[float]]]:
@@ -350,7 +351,13 @@ def test_nothing_outside_the_mask_is_read(kind: str, ratio: str) -> None:
 
 
 CONFIGS = [
-    config_of(kind=kind, ratio=ratio, kl_coef=0.05, dual_clip=1.5, importance_cap=1.2)
+    config_of(
+        kind=kind,
+        ratio=ratio,
+        kl_coef=0.05,
+        dual_clip=1.5,
+        importance_cap=None if kind == "nll" else 1.2,
+    )
     for kind in KINDS
     for ratio in ("token", "sequence")
 ]
@@ -409,6 +416,36 @@ def figures(sums: LossSums) -> dict[str, float]:
     return {"loss": sums.loss.item(), **{name: getattr(sums, name) for name in names}}
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 10_000))
+def test_imitation_is_cross_entropy(lengths: list[int], seed: int) -> None:
+    """With advantages of 1, loss and gradient are those of torch's cross entropy over the step."""
+    rng = torch.Generator().manual_seed(seed)
+    shape = (len(lengths), 6)
+    logits = torch.randn((*shape, 7), generator=rng, dtype=torch.float64)
+    targets = torch.randint(7, shape, generator=rng)
+    mask = torch.arange(6).expand(shape) < torch.tensor(lengths)[:, None]
+    config = LossConfig(kind="nll")
+
+    ours = logits.clone().requires_grad_()
+    logprobs = ours.log_softmax(2).gather(2, targets[..., None])[..., 0]
+    sums = policy_loss(
+        logprobs,
+        torch.zeros(shape, dtype=torch.float64),
+        mask=mask,
+        advantages=torch.ones(shape[0], dtype=torch.float64),
+        config=config,
+        normaliser=normaliser_of(lengths, config),
+    )
+    theirs = logits.clone().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(theirs[mask], targets[mask], reduction="sum")
+    expected = expected / max(1, sum(lengths))
+    torch.testing.assert_close(sums.loss, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(slope(sums.loss, ours), slope(expected, theirs), rtol=0, atol=1e-12)
+    figures_of_ratio = (sums.gap_abs_sum, sums.gap_kl_sum, sums.clipped_low + sums.clipped_high)
+    assert (sum(lengths), (0.0, 0.0, 0)) == (sums.tokens, figures_of_ratio)
+
+
 def test_sum_of_losses_is_detached() -> None:
     """Adding up a step's figures keeps no graph alive."""
     logprobs = double([[-1.0]]).requires_grad_()
@@ -431,6 +468,7 @@ def test_sum_of_losses_is_detached() -> None:
         ("bnpo", [2, 0, 3], 5),
         ("dapo", [2, 0, 3], 5),
         ("cispo", [2, 0, 3], 5),
+        ("nll", [2, 0, 3], 5),
         ("dr_grpo", [2, 0, 3], 12),
         ("grpo", [], 1),
         ("dapo", [0], 1),
@@ -449,6 +487,10 @@ def test_normalisers(kind: str, trained_tokens: list[int], normaliser: float) ->
         ({"kind": "dr_grpo"}, "kind dr_grpo needs completion_limit, got none"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"importance_cap": 0.0}, "importance_cap"),
+        (
+            {"kind": "nll", "importance_cap": 2.0},
+            "kind nll knows no old logprobs, so importance_cap must be left out, got 2",
+        ),
     ],
 )
 def test_config_refuses(raw: dict[str, Any], message: str) -> None:

@@ -48,6 +48,7 @@ from trustee.learner import MicroReport, MicroRequest
 from trustee.rollout import Limits
 from trustee.run import RolloutConfig, Run
 from trustee.step import LearnConfig
+from trustee.sandbox.calls import NoSandbox
 from trustee.store import EpisodeLine, Store, TaskLine, read_lines
 from trustee.train import train
 from trustee.types import Adapter, Blame, Group, Message, Task
@@ -195,6 +196,7 @@ class Setup:
             clock=self.clock,
             renderer=renderer or scripted_renderer(),
             simulator=make_simulator(self.engine, tries=4),
+            sandbox=NoSandbox(),
             versions=self.versions,
             store=self.store,
             watch=Watch(watch or WatchConfig()),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from peft import get_peft_model
@@ -16,6 +17,7 @@ from trustee.learner import Checkpointing, MicroReport, MicroRequest, add_report
 from trustee.loss import LossConfig
 from trustee.types import Sample
 from trustee.worker.adoption import lora_config
+from trustee.worker.reference import keep_reference
 from trustee.worker.trainer import TrainerExtension
 
 
@@ -44,7 +46,7 @@ def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
     return trainer
 
 
-def make_micro(*, kl_coef: float = 0.0) -> MicroRequest:
+def make_micro(*, kl_coef: float = 0.0, **changes: Any) -> MicroRequest:
     """Make a micro-batch of samples of several lengths."""
     rng = random.Random(5)
     samples = []
@@ -59,7 +61,10 @@ def make_micro(*, kl_coef: float = 0.0) -> MicroRequest:
                 trajectory_id=str(number),
             )
         )
-    return MicroRequest(samples=tuple(samples), loss=LossConfig(kl_coef=kl_coef), normaliser=85.0)
+    request = MicroRequest(
+        samples=tuple(samples), loss=LossConfig(kl_coef=kl_coef), normaliser=85.0
+    )
+    return msgspec.structs.replace(request, **changes)
 
 
 def gradients(trainer: Any) -> list[torch.Tensor]:
@@ -91,6 +96,95 @@ def test_what_must_stay_together_does(mode: Checkpointing, kl_coef: float, share
     """Checkpoints and the reference pass have state for all: then one thread does it all."""
     trainer = make_trainer(threads=4, mode=mode)
     assert shares == trainer.trustee_shares(make_micro(kl_coef=kl_coef))
+
+
+def logprobs_of(trainer: Any, sample: Sample) -> torch.Tensor:
+    """Give what the trainer thinks of a sample's sampled ids, adapter on."""
+    request = msgspec.msgpack.encode(sample)
+    return torch.tensor(trainer.trustee_logprobs(request, True), dtype=torch.float64)
+
+
+def shift(trainer: Any, by: float) -> None:
+    """Move the adapter by hand."""
+    for parameter in trainer.trustee_params:
+        parameter.data = parameter.data + by
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_divergence_is_from_the_reference(kept: bool) -> None:
+    """The KL term is k3 between the trained policy and its start, or the base without one."""
+    trainer = make_trainer(threads=1)
+    if kept:
+        trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    sample = make_micro().samples[0]
+    start = logprobs_of(trainer, sample)
+    bare = torch.tensor(
+        trainer.trustee_logprobs(msgspec.msgpack.encode(sample), False), dtype=torch.float64
+    )
+    shift(trainer, 0.02)
+    trained = logprobs_of(trainer, sample)
+    difference = trained - (start if kept else bare)
+    expected = float(((-difference).exp() + difference - 1).sum())
+    report = trainer.trustee_accumulate(make_micro(kl_coef=0.1, samples=(sample,)))
+    assert expected == pytest.approx(report.kl_sum, rel=1e-4)
+    assert expected > 1e-3
+    without = make_micro(samples=(sample,), learn=False)
+    plain = trainer.trustee_accumulate(without)
+    assert plain.loss + 0.1 * expected / 85 == pytest.approx(report.loss, rel=1e-4)
+
+
+def test_divergence_from_the_start_is_nothing_at_the_start() -> None:
+    """In bf16, as both are used, the adapter and the reference made of it say the same."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    assert 0.0 == trainer.trustee_accumulate(make_micro(kl_coef=0.1)).kl_sum
+
+
+def test_reference_leaves_the_adapter_alone() -> None:
+    """After a step with a reference the parameters are the same tensors, with gradients."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    kept = [tensor.clone() for tensor in trainer.trustee_reference]
+    shift(trainer, 0.02)
+    before = [parameter.data for parameter in trainer.trustee_params]
+    for _ in range(2):
+        trainer.trustee_accumulate(make_micro(kl_coef=0.1))
+    assert [p.data_ptr() for p in trainer.trustee_params] == [p.data_ptr() for p in before]
+    assert {torch.float32} == {p.grad.dtype for p in trainer.trustee_params}
+    for expected, given in zip(kept, trainer.trustee_reference, strict=True):
+        assert torch.equal(expected, given)
+
+
+def test_measuring_gathers_nothing() -> None:
+    """A request that is only to be measured has the figures of one that learns, no gradients."""
+    trainer = make_trainer(threads=3)
+    nll = LossConfig(kind="nll")
+    report = trainer.trustee_accumulate(make_micro(loss=nll, learn=False))
+    assert {None} == {parameter.grad for parameter in trainer.trustee_params}
+    ones = [msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples]
+    total = -sum(float(logprobs_of(trainer, sample).sum()) for sample in ones)
+    signed = -sum(float(logprobs_of(trainer, s).sum()) * s.advantage for s in make_micro().samples)
+    assert signed / 85 == pytest.approx(report.loss, rel=2e-2, abs=1e-2)
+    learnt = make_micro(loss=nll, samples=tuple(ones), learn=False)
+    assert total / 85 == pytest.approx(trainer.trustee_accumulate(learnt).loss, rel=1e-2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_imitation_has_the_gradient_of_cross_entropy(threads: int) -> None:
+    """The whole path gives what torch's cross entropy gives through the model."""
+    trainer, other = make_trainer(threads=threads), make_trainer(threads=1)
+    ones = tuple(msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples)
+    trainer.trustee_accumulate(make_micro(loss=LossConfig(kind="nll"), samples=ones))
+    for sample in ones:
+        ids = torch.tensor([sample.ids])
+        targets = torch.tensor([sample.ids[2:]])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = other.trustee_model(input_ids=ids).logits[:, 1:-1]
+        loss = torch.nn.functional.cross_entropy(logits[0].float(), targets[0], reduction="sum")
+        (loss / 85).backward()
+    for left, right in zip(gradients(other), gradients(trainer), strict=True):
+        assert left.abs().sum() > 0
+        assert (left - right).norm() < 0.03 * left.norm()
 
 
 def test_reports_add_up() -> None:

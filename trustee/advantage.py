@@ -1,15 +1,20 @@
-"""From rewards to advantages: how much better each member did than its group.
+"""From rewards to advantages: how much better each member did than others.
 
-The one idea: the group's mean is the baseline, so a group whose members all got the same reward
-teaches nothing. Inner sequences hold the sound members of one task; nobody else's faults count.
+The one idea: with GRPO the group's mean is the baseline, so a group whose members all got the same
+reward teaches nothing; with REINFORCE++ the whole batch is, so such a group teaches too. Inner
+sequences hold the sound members of one task; nobody else's faults count.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from statistics import fmean, stdev
 from typing import Literal
+
+Estimator = Literal["grpo", "reinforce++"]
+"""Whose mean is the baseline: a member's own group's, or the batch's."""
 
 Scale = Literal["group", "batch", "none"]
 """What the centred reward is divided by: the unbiased standard deviation (n - 1) of its group, that
@@ -45,6 +50,38 @@ def advantages(
         divisor = 1.0 if scale == "none" else deviation + epsilon
         result.append([value / divisor for value in centred])
     return result
+
+
+def whiten(
+    rewards: Sequence[Sequence[float]],
+    tokens: Sequence[Sequence[int]],
+    *,
+    epsilon: float = 1e-8,
+) -> list[list[float]]:
+    """Give each reward its advantage over the batch, whatever its group, in the same order.
+
+    Mean and unbiased variance are taken over sampled tokens, each of which carries its episode's
+    reward (no discount), so a long episode weighs more. `epsilon` is added to the variance. A batch
+    of equal rewards gives exact zeros.
+
+    Args:
+        rewards: By group and member.
+        tokens: Sampled tokens of each of them.
+        epsilon: As in verl.
+
+    Source: REINFORCE++, arXiv 2501.03262; verl 0.3.1
+        `compute_reinforce_plus_plus_outcome_advantage`.
+    """
+    flat = list(chain.from_iterable(rewards))
+    weights = list(chain.from_iterable(tokens))
+    count = sum(weights)
+    spoken = [reward for reward, weight in zip(flat, weights, strict=True) if weight]
+    if is_constant(spoken):
+        return [[0.0] * len(group) for group in rewards]
+    mean = math.fsum(r * n for r, n in zip(flat, weights, strict=True)) / count
+    squares = math.fsum(n * (r - mean) ** 2 for r, n in zip(flat, weights, strict=True))
+    deviation = math.sqrt(squares / (count - 1) + epsilon)
+    return [[(reward - mean) / deviation for reward in group] for group in rewards]
 
 
 def is_constant(rewards: Sequence[float]) -> bool:

@@ -10,7 +10,7 @@ from trustee.deadlines import EngineClock
 from trustee.engines.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of
-from trustee.launch import make_simulator, prepare_model, trainer_spec
+from trustee.launch import make_simulator, open_sandbox, prepare_model, trainer_spec
 from trustee.outcome import evaluation_world, held_out_tasks, show_share
 from trustee.run import Event
 from trustee.store import Store
@@ -63,10 +63,11 @@ async def run_comparison(
     tell({"event": "stage", "name": f"starting the engine on {model.name}"})
     async with (
         Store(run) as store,
+        open_sandbox(config) as sandbox,
         VllmEngine(config.engine, trainer_spec(config, model)) as engine,
     ):
         simulator = make_simulator(config, engine, renderer)
-        tasks = await held_out_tasks(config, store, simulator)
+        tasks = await held_out_tasks(config, store, simulator, sandbox=sandbox)
         await engine.adopt(Adapter(version=1, path=folder))
         trained = Adapter(version=1, path=run / "adapters" / "compared")
         await engine.publish(trained)
@@ -80,6 +81,7 @@ async def run_comparison(
                 engine=engine,
                 renderer=renderer,
                 simulator=simulator,
+                sandbox=sandbox,
                 adapter=voice,
                 limits=config.rollout.limits,
                 label=label,

@@ -17,14 +17,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from trustee.building.workshop import BuildConfig
 from trustee.chat import Voice
+from trustee.collecting import CollectConfig
 from trustee.engines.vllm import VllmConfig
 from trustee.environments import WorldConfig
 from trustee.environments.simulated import Simulated
 from trustee.errors import InputError
 from trustee.evaluate import EvalConfig
 from trustee.gates import GateConfig
+from trustee.imitate import ImitateConfig
 from trustee.run import RolloutConfig
+from trustee.sandbox.calls import SandboxConfig
 from trustee.step import LearnConfig
 from trustee.types import Record
 from trustee.watch import WatchConfig
@@ -62,6 +66,7 @@ class SimulatorConfig(Record, frozen=True):
     user: Voice = Voice(temperature=0.7, max_tokens=320)
     tool: Voice = Voice(temperature=0.3, max_tokens=768)
     judge: Voice = Voice(temperature=0.0, max_tokens=512)
+    builder: Voice = Voice(temperature=0.8, max_tokens=2048)
     tries: Annotated[int, Meta(ge=1)] = 3
     """Answers asked for before an episode counts as spoiled."""
 
@@ -76,6 +81,10 @@ class Config(Record, frozen=True):
     learn: LearnConfig = LearnConfig()
     env: WorldConfig = Simulated()
     simulator: SimulatorConfig = SimulatorConfig()
+    sandbox: SandboxConfig = SandboxConfig()
+    build: BuildConfig = BuildConfig()
+    collect: CollectConfig = CollectConfig()
+    imitate: ImitateConfig = ImitateConfig()
     eval: EvalConfig = EvalConfig()
     eval_env: WorldConfig | Literal["same"] = "same"
     """World of the held-out tasks; `same` is that of training."""

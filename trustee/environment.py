@@ -12,16 +12,20 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trustee.chat import Simulator
+from trustee.sandbox.calls import NoSandbox, Sandbox
 from trustee.types import Group, Message, Record, Score, Stop, Task, Tool, Turn
 
 
 class Services:
     """All that an environment may touch."""
 
-    def __init__(self, *, simulator: Simulator, rng: random.Random) -> None:
+    def __init__(
+        self, *, simulator: Simulator, rng: random.Random, sandbox: Sandbox | None = None
+    ) -> None:
         self.simulator = simulator
         self.rng = rng
         """Seeded from the run's seed and the episode's or draft's id."""
+        self.sandbox: Sandbox = sandbox or NoSandbox()
 
 
 class Opening(Record, frozen=True):

@@ -20,6 +20,7 @@ from trustee.engine import Engine
 from trustee.environment import Services, TaskSource, World
 from trustee.errors import EpisodeError
 from trustee.rollout import Limits, Renderer, play_episode
+from trustee.sandbox.calls import Sandbox
 from trustee.types import Adapter, Record, Task, Trajectory
 
 Z95 = 1.959964
@@ -96,7 +97,11 @@ def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, s
 
 
 async def write_tasks(
-    source: TaskSource, config: EvalConfig, *, simulator: Simulator
+    source: TaskSource,
+    config: EvalConfig,
+    *,
+    simulator: Simulator,
+    sandbox: Sandbox | None = None,
 ) -> tuple[Task, ...]:
     """Write the held-out tasks; drafts that the writer fails on are left out."""
     written: dict[str, Task] = {}
@@ -107,7 +112,9 @@ async def write_tasks(
         if draft is None:
             return
         services = Services(
-            simulator=simulator, rng=random.Random(f"{config.seed} held-out {index}")
+            simulator=simulator,
+            rng=random.Random(f"{config.seed} held-out {index}"),
+            sandbox=sandbox,
         )
         async with places:
             try:
@@ -129,6 +136,7 @@ async def evaluate(
     engine: Engine,
     renderer: Renderer,
     simulator: Simulator,
+    sandbox: Sandbox | None = None,
     adapter: Adapter | None,
     limits: Limits,
     label: str,
@@ -143,7 +151,9 @@ async def evaluate(
         async with places:
             played[index] = await play_episode(
                 task,
-                lambda rng: world.environment(task, Services(simulator=simulator, rng=rng)),
+                lambda rng: world.environment(
+                    task, Services(simulator=simulator, rng=rng, sandbox=sandbox)
+                ),
                 trajectory_id=f"{label}/{index}",
                 engine=engine,
                 renderer=renderer,

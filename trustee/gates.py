@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import anyio
@@ -33,6 +33,8 @@ FEWEST_EPISODES = 30
 """Judged episodes below which a judge is not compared with the truth."""
 FEWEST_OF_A_KIND = 10
 """Truly good, or truly bad, episodes below which their share says nothing."""
+FEWEST_ANCHORED = 64
+"""Episodes of an anchor below which judge and proof are not compared."""
 FEWEST_MESSAGES = 50
 """Messages below which a parser is not compared with the second reader."""
 
@@ -48,6 +50,8 @@ class GateConfig(Record, frozen=True):
     """Good canaries that the judge may refuse; 1 allows all."""
     agreement: Share = 0.75
     """Least agreement of the judge with a world that knows the truth; 0 allows none."""
+    correlation: Share = 0.2
+    """Least correlation of the judge's verdicts with an anchor's verifiable rewards; 0 allows any."""
     unread: Share = 0.05
     """Messages of a step in which a simple count of calls differs from the parser's."""
 
@@ -273,6 +277,28 @@ def check_agreement(verdicts: Verdicts, *, config: GateConfig) -> None:
             f"(gates.agreement asks for {config.agreement:.0%}): it {verdicts.describe()}; the "
             "policy would learn to please the judge instead of serving users, so use a stronger "
             "base (model.path) or read held-out-*.jsonl for what it takes for success"
+        )
+
+
+def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
+    """Stop a run whose judge does not follow what an anchor's tools have proved.
+
+    `figures` are a source's, with or without an anchor.
+
+    Raises:
+        RunError: if they correlate too little over at least `FEWEST_ANCHORED` episodes.
+    """
+    found = figures.get("anchor_correlation")
+    count = int(figures.get("anchor_episodes", 0))
+    if not config.correlation or found is None or count < FEWEST_ANCHORED:
+        return
+    if found < config.correlation:
+        raise RunError(
+            f"over the anchor's last {count} episodes the judge's verdicts correlate by "
+            f"{found:.2f} with what the tools proved, and gates.correlation asks for "
+            f"{config.correlation:g}: judge and truth separate, so the simulated tasks would teach "
+            "to please the judge; read notes.judged beside the rewards in episodes.jsonl, use a "
+            "stronger base (model.path), or raise env.share to train on more proof"
         )
 
 

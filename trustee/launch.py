@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from trustee.deadlines import EngineClock
 from trustee.engine import Engine
 from trustee.engines.vllm import VllmEngine
 from trustee.environment import TaskSource
+from trustee.environments import runs_code
 from trustee.environments.simulated import Simulated
 from trustee.errors import EngineDied
 from trustee.gates import EffectGate, check_canaries
@@ -30,10 +31,12 @@ from trustee.ladder import Ladder, Rung
 from trustee.learn import store_checkpoint
 from trustee.learner import TrainerSpec
 from trustee.models import find_model
-from trustee.outcome import Outcome, conclude, measure
+from trustee.outcome import Outcome, conclude, evaluation_world, measure
 from trustee.record import describe_run
 from trustee.rendering import Renderer
 from trustee.run import Event, Run
+from trustee.sandbox.calls import NoSandbox, Sandbox
+from trustee.sandbox.host import ProcessSandbox
 from trustee.step import probe
 from trustee.store import Store, keep_lines
 from trustee.timeline import TimedLearner, TimedSource, TimedStore, Timeline
@@ -73,8 +76,23 @@ def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simula
         Blame.USER: config.simulator.user,
         Blame.TOOL: config.simulator.tool,
         Blame.JUDGE: config.simulator.judge,
+        Blame.BUILDER: config.simulator.builder,
     }
     return Simulator(engine, renderer, voices=voices, tries=config.simulator.tries)
+
+
+@asynccontextmanager
+async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
+    """Open the sandbox where a world of this run needs one.
+
+    Raises:
+        InputError: if nothing on this machine can hold foreign code.
+    """
+    if not (runs_code(config.env) or runs_code(evaluation_world(config))):
+        yield NoSandbox()
+        return
+    async with ProcessSandbox(config.sandbox) as sandbox:
+        yield sandbox
 
 
 def prepare_model(config: Config) -> tuple[Path, Renderer]:
@@ -117,6 +135,7 @@ async def run_training(
             (folder / "run.json").write_bytes(
                 msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
             )
+        sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
         for chance in range(2):
             tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
@@ -128,7 +147,14 @@ async def run_training(
                 ) as engine:
                     dead = run
                     run = make_run(
-                        config, engine, renderer, store, tell=tell, dead=dead, timeline=timeline
+                        config,
+                        engine,
+                        renderer,
+                        store,
+                        sandbox=sandbox,
+                        tell=tell,
+                        dead=dead,
+                        timeline=timeline,
                     )
                     return await run_stages(config, run, resume=resume, dead=dead, begun=begun)
             except (EngineDied, BaseExceptionGroup) as error:
@@ -180,6 +206,7 @@ def make_run(
     renderer: Renderer,
     store: Store,
     *,
+    sandbox: Sandbox | None = None,
     tell: Tell,
     dead: Run | None = None,
     timeline: Timeline | None = None,
@@ -202,6 +229,7 @@ def make_run(
         clock=clock,
         renderer=renderer,
         simulator=make_simulator(config, core, renderer),
+        sandbox=sandbox or NoSandbox(),
         versions=Versions(core, slots=config.engine.versions),
         store=store,
         watch=Watch(config.watch),

@@ -9,7 +9,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from trustee.checkpoint import RunState, write_checkpoint
 from trustee.errors import RunError
-from trustee.gates import check_reading, read_again
+from trustee.gates import check_anchor, check_reading, read_again
 from trustee.run import Places, Run
 from trustee.step import take_step
 from trustee.types import Blame, Group
@@ -67,6 +67,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     trained = time.monotonic()
     run.step += 1
     figures = run.source.observe(seen)
+    check_anchor(figures, config=run.gates)
     reading = read_again([t for group in seen for t in group.sound], run.renderer)
     check_reading(reading, config=run.gates)
     verdict = run.watch.observe(report, fresh)

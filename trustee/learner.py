@@ -37,6 +37,11 @@ class TrainerSpec(Record, frozen=True):
     """CPU threads of a training step, where it runs on a CPU."""
     memory_gib: float = 0.0
     """Most that may be taken of the card; 0 is all of it."""
+    start: str = ""
+    """PEFT folder that the adapter begins as; empty begins at the base."""
+    reference: bool = False
+    """Keep the start's weights: a KL term then keeps the policy near them. Without them the base
+    is the reference."""
 
 
 class MicroRequest(Record, frozen=True):
@@ -46,6 +51,8 @@ class MicroRequest(Record, frozen=True):
     loss: LossConfig
     normaliser: float
     """Denominator of the whole step's loss."""
+    learn: bool = True
+    """False only measures: no gradients are gathered, and those of the step stay."""
 
 
 class MemoryReport(Record, frozen=True, tag="memory"):

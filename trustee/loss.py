@@ -30,11 +30,12 @@ SAPO_TEMPERATURES = (1.0, 1.0499999523162842)
 class LossConfig(Record, frozen=True):
     """Which loss to take. The ratio is that of the trained policy to the one that sampled."""
 
-    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"] = "dapo"
+    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "nll"] = "dapo"
     """What is averaged and what holds the ratio back. `grpo`: rows, each its tokens' mean; a clip.
     `bnpo`, `dapo`: the step's tokens, both alike, for no micro-batch is averaged alone; a clip.
     `dr_grpo`: rows, each its tokens' sum by `completion_limit`; a clip. `cispo`: the step's tokens;
-    a clip of the gradient's weight. `sapo`: rows as `grpo`; a soft gate."""
+    a clip of the gradient's weight. `sapo`: rows as `grpo`; a soft gate. `nll`: the step's tokens;
+    no ratio at all, only the advantage times the negative logprob: imitation where it is 1."""
     ratio: Literal["token", "sequence"] = "token"
     """`sequence` gives every token its row's geometric mean. Source: GSPO, arXiv 2507.18071."""
     clip_low: Annotated[float, Meta(ge=0, le=1)] = 0.2
@@ -60,7 +61,8 @@ class LossConfig(Record, frozen=True):
         """Refuse values that contradict each other.
 
         Raises:
-            InputError: if `dual_clip` would cut into the clip, or `dr_grpo` has no limit.
+            InputError: if `dual_clip` would cut into the clip, `dr_grpo` has no limit, or `nll` is
+                to correct for a sampler that it does not know.
         """
         if self.dual_clip is not None and self.dual_clip < 1 + self.clip_high:
             raise InputError(
@@ -69,6 +71,11 @@ class LossConfig(Record, frozen=True):
             )
         if self.kind == "dr_grpo" and self.completion_limit is None:
             raise InputError("kind dr_grpo needs completion_limit, got none; set it to 1 or more")
+        if self.kind == "nll" and self.importance_cap is not None:
+            raise InputError(
+                f"kind nll knows no old logprobs, so importance_cap must be left out, "
+                f"got {self.importance_cap:g}"
+            )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -155,7 +162,8 @@ def policy_loss(
     if config.importance_cap is not None and engine_logprobs is None:
         raise InputError("importance_cap needs engine_logprobs beside the old ones; leave it out")
     known_BL = logprobs.where(mask, 0.0)
-    old_BL = old_logprobs.where(mask, 0.0)
+    # What is imitated was sampled by nobody whose logprobs could matter.
+    old_BL = known_BL.detach() if config.kind == "nll" else old_logprobs.where(mask, 0.0)
     engine_BL = old_BL if engine_logprobs is None else engine_logprobs.where(mask, 0.0)
     trainer_BL = known_BL.detach() if engine_logprobs is None else old_BL
     gap_BL = trainer_BL - engine_BL
@@ -211,6 +219,8 @@ def _ratio(log_ratio_BL: Tensor, mask_BL: Tensor, config: LossConfig) -> Tensor:
 def _surrogate(
     ratio_BL: Tensor, logprobs_BL: Tensor, advantages_B1: Tensor, config: LossConfig
 ) -> Tensor:
+    if config.kind == "nll":
+        return -advantages_B1 * logprobs_BL
     if config.kind == "cispo":
         weight_BL = ratio_BL.detach().clamp(max=1 + config.clip_high)
         return -weight_BL * advantages_B1 * logprobs_BL

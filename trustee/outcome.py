@@ -13,6 +13,7 @@ from trustee.environments import WorldConfig
 from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of, write_tasks
 from trustee.gates import check_agreement, compare_judge
 from trustee.run import Run
+from trustee.sandbox.calls import Sandbox
 from trustee.store import Store, read_lines
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -47,7 +48,7 @@ async def measure(
             return tuple(read_lines(kept, Trajectory))
         kept.unlink()
     run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
-    tasks = await held_out_tasks(config, run.store, run.simulator)
+    tasks = await held_out_tasks(config, run.store, run.simulator, sandbox=run.sandbox)
     played = await evaluate(
         tasks,
         world,
@@ -55,6 +56,7 @@ async def measure(
         engine=run.core,
         renderer=run.renderer,
         simulator=run.simulator,
+        sandbox=run.sandbox,
         adapter=adapter,
         limits=config.rollout.limits,
         label=label,
@@ -91,13 +93,15 @@ async def judge_the_judge(
         check_agreement(verdicts, config=config.gates)
 
 
-async def held_out_tasks(config: Config, store: Store, simulator: Simulator) -> tuple[Task, ...]:
+async def held_out_tasks(
+    config: Config, store: Store, simulator: Simulator, *, sandbox: Sandbox | None = None
+) -> tuple[Task, ...]:
     """Write the held-out tasks once; every policy of a run meets the same ones."""
     path = store.folder / "held-out-tasks.jsonl"
     if path.exists():
         return tuple(read_lines(path, Task))
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
-    tasks = await write_tasks(source, config.eval, simulator=simulator)
+    tasks = await write_tasks(source, config.eval, simulator=simulator, sandbox=sandbox)
     store.append(path.name, tasks)
     return tasks
 

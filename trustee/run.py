@@ -18,6 +18,7 @@ from trustee.gates import EffectGate, GateConfig
 from trustee.ladder import Ladder
 from trustee.rendering import Renderer
 from trustee.rollout import Limits
+from trustee.sandbox.calls import Sandbox
 from trustee.step import LearnConfig
 from trustee.store import Store
 from trustee.types import Group, Record
@@ -82,6 +83,7 @@ class Run:
     clock: EngineClock
     renderer: Renderer
     simulator: Simulator
+    sandbox: Sandbox
     versions: Versions
     store: Store
     watch: Watch
@@ -110,8 +112,12 @@ class Run:
         self.places = anyio.CapacityLimiter(self.ladder.rung.parallel)
 
     def services(self, key: str) -> Services:
-        """Give a draft or an episode all that it may touch; `key` alone decides its randomness."""
-        return Services(simulator=self.simulator, rng=random.Random(f"{self.seed} {key}"))
+        """Give a draft all that it may touch; `key` alone decides its randomness."""
+        return self.serve(random.Random(f"{self.seed} {key}"))
+
+    def serve(self, rng: random.Random) -> Services:
+        """Give all that an episode with this randomness may touch."""
+        return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     @property
     def spent(self) -> float:

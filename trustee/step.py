@@ -164,17 +164,19 @@ async def gather(
     *,
     version: int,
     ladder: Ladder,
+    learn: bool = True,
 ) -> tuple[list[MicroReport], list[MicroReport]] | None:
     """Gather the gradients of all samples; None where they did not fit and less was allowed.
 
-    Gives the reports of what `version` itself sampled, and those of the rest.
+    Gives the reports of what `version` itself sampled, and those of the rest. With `learn` off they
+    are only measured.
     """
     normaliser = normaliser_of([sum(sample.mask) for sample in samples], loss)
     reports: tuple[list[MicroReport], list[MicroReport]] = ([], [])
     for own, into in zip((True, False), reports, strict=True):
         chosen = [sample for sample in samples if (sample.version == version) is own]
         for micro in pack(chosen, token_budget=ladder.rung.micro_tokens):
-            request = MicroRequest(samples=micro, loss=loss, normaliser=normaliser)
+            request = MicroRequest(samples=micro, loss=loss, normaliser=normaliser, learn=learn)
             try:
                 into.append(await learner.accumulate(request))
             except OutOfMemory as error:

@@ -160,7 +160,7 @@ async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory
     async with run.places, run.versions.lease() as adapter:
         return await play_episode(
             task,
-            lambda rng: run.world.environment(task, Services(simulator=run.simulator, rng=rng)),
+            lambda rng: run.world.environment(task, run.serve(rng)),
             trajectory_id=key,
             engine=run.core,
             renderer=run.renderer,

@@ -152,6 +152,7 @@ class Blame(StrEnum):
     TOOL = "tool"
     JUDGE = "judge"
     WRITER = "writer"
+    BUILDER = "builder"
     ENGINE = "engine"
 
 

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from trustee.adapter_files import WEIGHTS, fingerprint_base
 from trustee.batch import Batch, collate, share_out
 from trustee.learner import (
     Checkpointing,
@@ -41,6 +42,7 @@ from trustee.worker.adoption import adopt_model
 from trustee.worker.base_cache import write_cache
 from trustee.worker.checkpointing import set_checkpointing
 from trustee.worker.cpu_lora import mend_cpu_lora
+from trustee.worker.reference import keep_reference, swapped
 from trustee.worker.sharing import (
     held_adapters,
     install_adapter,
@@ -57,6 +59,8 @@ class TrainerExtension:
     """Methods that vLLM's worker gains."""
 
     device: torch.device
+    trustee_reference: Sequence[torch.Tensor] = ()
+    """Weights of the reference policy, in the order of `trustee_params`; empty is the base."""
 
     def trustee_build(self, request: bytes) -> dict[str, Any]:
         """Build model, adapter and optimiser; give figures about them."""
@@ -67,11 +71,16 @@ class TrainerExtension:
         if spec.memory_gib and self.device.type == "cuda":
             cap_memory(spec.memory_gib)
         self.trustee_spec = spec
+        self.trustee_base = fingerprint_base(Path(spec.folder))
         self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
         self.trustee_adjust(spec.checkpointing)
         tile_mlp(self.trustee_model, spec.mlp_tile)
         tile_norms(self.trustee_model, spec.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
+        if spec.start:
+            self.trustee_take(spec.start)
+        if spec.start and spec.reference:
+            self.trustee_reference = keep_reference(self.trustee_params)
         self.trustee_opt = make_optimizer(spec, self.trustee_params)
         # Always the same threads: each new one would bring memory of its own that stays.
         self.trustee_pool = ThreadPoolExecutor(spec.threads)
@@ -128,11 +137,14 @@ class TrainerExtension:
         )
 
     def trustee_accumulate(self, micro: MicroRequest) -> MicroReport:
-        """Add one micro-batch's gradients; give the sums and counts of its loss.
+        """Add one micro-batch's gradients, if wanted; give the sums and counts of its loss.
 
         On a CPU each thread takes a share of the samples, for threads that share one product wait
         for each other at its end, ten times as long where something else runs on the machine.
         """
+        if not micro.learn:
+            with torch.no_grad():
+                return self.trustee_measure(micro, micro.samples)[0]
         shares = share_out(micro.samples, self.trustee_shares(micro))
         if len(shares) == 1:
             report, loss = self.trustee_measure(micro, shares[0])
@@ -151,7 +163,7 @@ class TrainerExtension:
 
     def trustee_shares(self, micro: MicroRequest) -> int:
         """Say in how many shares a micro-batch may be differentiated at once."""
-        # Checkpoints share a shelf, and the reference pass switches the adapter off for all.
+        # Checkpoints share a shelf, and the reference pass changes the adapter for all.
         alone = self.device.type != "cpu" or self.trustee_mode != "off" or micro.loss.kl_coef
         return 1 if alone else self.trustee_spec.threads
 
@@ -168,7 +180,7 @@ class TrainerExtension:
 
         reference_BL = None
         if micro.loss.kl_coef:
-            with torch.no_grad(), self.trustee_model.disable_adapter():
+            with torch.no_grad(), self.trustee_refer():
                 reference_BL = spread(self.trustee_forward(batch).logprobs)
         tokens = self.trustee_forward(batch)
         sums = policy_loss(
@@ -192,6 +204,13 @@ class TrainerExtension:
             entropy_sum=tokens.entropy.sum().item(),
         )
         return report, sums.loss
+
+    def trustee_refer(self) -> AbstractContextManager[None]:
+        """Let the model speak as the reference policy."""
+        if not self.trustee_reference:
+            base: AbstractContextManager[None] = self.trustee_model.disable_adapter()
+            return base
+        return swapped(self.trustee_params, self.trustee_reference)
 
     def trustee_finish(self, request: bytes) -> bytes:
         """Move the adapter by the gathered gradients, unless they are not finite."""
@@ -240,7 +259,8 @@ class TrainerExtension:
         path.mkdir(parents=True, exist_ok=True)
         tensors = get_peft_model_state_dict(self.trustee_model)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, path / "adapter_model.safetensors", metadata={"format": "pt"})
+        remarks = {"format": "pt", "base": self.trustee_base}
+        save_file(whole, path / WEIGHTS, metadata=remarks)
         config = self.trustee_model.peft_config["default"]
         config.inference_mode = True
         config.base_model_name_or_path = self.trustee_spec.folder
@@ -266,8 +286,7 @@ class TrainerExtension:
     def trustee_load(self, folder: str) -> None:
         """Continue from what `trustee_save` wrote."""
         path = Path(folder)
-        adapter = load_file(path / "adapter" / "adapter_model.safetensors", device=str(self.device))
-        set_peft_model_state_dict(self.trustee_model, adapter)
+        self.trustee_take(str(path / "adapter"))
         tensors = load_file(path / "optimizer.safetensors", device="cpu")
         torch.set_rng_state(tensors.pop("rng"))
         numbers = msgspec.json.decode((path / "optimizer.json").read_bytes())
@@ -277,9 +296,13 @@ class TrainerExtension:
 
     def trustee_adopt(self, folder: str) -> None:
         """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
-        file = Path(folder) / "adapter_model.safetensors"
-        set_peft_model_state_dict(self.trustee_model, load_file(file, device=str(self.device)))
+        self.trustee_take(folder)
         self.trustee_opt = make_optimizer(self.trustee_spec, self.trustee_params)
+
+    def trustee_take(self, folder: str) -> None:
+        """Take an adapter's weights."""
+        tensors = load_file(Path(folder) / WEIGHTS, device=str(self.device))
+        set_peft_model_state_dict(self.trustee_model, tensors)
 
     def trustee_logprobs(self, request: bytes, adapter: bool) -> list[float]:
         """Give the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""

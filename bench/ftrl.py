@@ -1,0 +1,147 @@
+"""Does a reward that can be verified teach? `trustee run` in environments that really run.
+
+    python bench/ftrl.py --seeds 3 --json
+
+The built-in model plays tool environments that `trustee build` made; they are built first where the
+config's path holds none. Training is paid by what the calls bring. Solve-F1 is measured before and
+after on environments that training never offers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from trustee.config import read_config
+from trustee.environments.executable import Executable
+from trustee.errors import InputError
+from trustee.store import read_lines
+from trustee.types import Trajectory
+
+ROOT = Path(__file__).parents[1]
+RESAMPLES = 2000
+
+
+def call_program(*arguments: str) -> None:
+    """Run `trustee` with its output beside the bench's line."""
+    subprocess.run(
+        [sys.executable, "-m", "trustee", *arguments], check=True, cwd=ROOT, stdout=sys.stderr
+    )
+
+
+def build(config: Path, changes: Sequence[str], *, count: int) -> float:
+    """Build environments where there are none; give the minutes that it took.
+
+    Raises:
+        InputError: if the config's world is not one of environments that run.
+    """
+    world = read_config(config, changes).env
+    if not isinstance(world, Executable):
+        raise InputError(f"{config}: env.kind must be executable, is {type(world).__name__}")
+    path = ROOT / world.path
+    if path.exists():
+        return 0.0
+    begun = time.monotonic()
+    call_program("build", "--config", str(config), "--out", str(path.parent), "--count", str(count))
+    return (time.monotonic() - begun) / 60
+
+
+def f1_by_task(path: Path) -> dict[str, float]:
+    """Give Solve-F1 of each soundly played task of a file of trajectories."""
+    return {
+        one.task_id: float(one.notes["f1"])
+        for one in read_lines(path, Trajectory)
+        if one.failure is None
+    }
+
+
+def compare(before: dict[str, float], after: dict[str, float], *, seed: int) -> dict[str, Any]:
+    """Give the mean F1 of tasks played both times, and the gain in points with its 95 % interval.
+
+    Raises:
+        InputError: if no task was played both times.
+    """
+    shared = sorted(before.keys() & after.keys())
+    if not shared:
+        raise InputError("no held-out task was played soundly before and after training")
+    gains = [after[task] - before[task] for task in shared]
+    rng = random.Random(seed)
+    means = sorted(fmean(rng.choices(gains, k=len(gains))) for _ in range(RESAMPLES))
+    return {
+        "f1_before": fmean(before[task] for task in shared),
+        "f1_after": fmean(after[task] for task in shared),
+        "gain_points": 100 * fmean(gains),
+        "gain_interval": [100 * means[round(share * (RESAMPLES - 1))] for share in (0.025, 0.975)],
+        "tasks": len(shared),
+    }
+
+
+def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str]) -> dict[str, Any]:
+    """Run `trustee run` once and read what it left."""
+    begun = time.monotonic()
+    sets = [f"run.seed={seed}", *changes]
+    call_program(
+        "run",
+        *("--config", str(config), "--out", str(folder)),
+        *(part for change in sets for part in ("--set", change)),
+    )
+    played = [f1_by_task(folder / f"held-out-{label}.jsonl") for label in ("before", "after")]
+    outcome = json.loads((folder / "outcome.json").read_text())
+    return {
+        **compare(*played, seed=seed),
+        "steps": outcome["steps"],
+        "minutes": (time.monotonic() - begun) / 60,
+    }
+
+
+def summarise(runs: Sequence[dict[str, Any]], *, build_minutes: float) -> dict[str, Any]:
+    """Give the bench's line: a list over seeds under each key."""
+    digits = {"f1_before": 4, "f1_after": 4, "gain_points": 1, "minutes": 1}
+    line: dict[str, Any] = {"bench": "ftrl"}
+    for key, places in digits.items():
+        line[key] = [round(run[key], places) for run in runs]
+    line["gain_interval"] = [[round(edge, 1) for edge in run["gain_interval"]] for run in runs]
+    line["steps"] = [run["steps"] for run in runs]
+    line["tasks"] = [run["tasks"] for run in runs]
+    line["build_minutes"] = round(build_minutes, 1)
+    return line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build, train and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "ftrl-tiny.toml")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--count", type=int, default=400, help="environments to build")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--json", action="store_true", help="one line")
+    options = parser.parse_args(arguments)
+    built = build(options.config, options.changes, count=options.count)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        runs = [
+            train_once(
+                folder / f"seed-{seed}", seed=seed, config=options.config, changes=options.changes
+            )
+            for seed in range(options.seeds)
+        ]
+    line = summarise(runs, build_minutes=built)
+    if options.json:
+        print(json.dumps(line))
+        return
+    for key, value in line.items():
+        print(f"{key:<14} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""`trustee build`: build tool environments that really run, with the base as their author."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from trustee.blueprint import Scenario
+from trustee.commands.options import (
+    DONE,
+    FAILED,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    choose_device,
+    find_default,
+    show_job,
+)
+from trustee.errors import InputError
+
+if TYPE_CHECKING:
+    from trustee.building.report import Report
+    from trustee.config import Config
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    build = commands.add_parser("build", help="build tool environments that really run")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--count", type=int, required=True, metavar="N", help="environments wanted")
+    build.add_argument("--config", type=Path, metavar="FILE", help="default: configs/ftrl.toml")
+    build.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    build.add_argument("--scenario", choices=get_args(Scenario), help="only this one")
+    build.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    build.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_shared(build)
+    build.set_defaults(act=build_command)
+
+
+def build_command(options: argparse.Namespace) -> int:
+    """Build environments; exit code 1 where fewer came than were wanted."""
+    from trustee.building.report import report_text
+    from trustee.config import read_config
+
+    if options.count < 1:
+        raise InputError(f"--count must be 1 or more, got {options.count}")
+    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    choose_device(config, options.gpu)
+    report = show_job(
+        options,
+        options.out,
+        lambda tell: build_here(options, config, tell),
+        text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
+    )
+    return DONE if report.accepted >= report.wanted else FAILED
+
+
+async def build_here(
+    options: argparse.Namespace, config: Config, tell: Callable[[dict[str, Any]], None]
+) -> Report:
+    """Build with the base of a config."""
+    from trustee.building.build import build
+    from trustee.engines.vllm import VllmEngine
+    from trustee.launch import make_simulator, prepare_model, show_place, trainer_spec
+    from trustee.sandbox.host import ProcessSandbox
+
+    model, renderer = prepare_model(config)
+    async with ProcessSandbox(config.sandbox) as sandbox:
+        tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+        async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+            return await build(
+                config.build,
+                count=options.count,
+                seed=options.seed,
+                folder=options.out,
+                simulator=make_simulator(config, engine, renderer),
+                sandbox=sandbox,
+                tell=tell,
+                scenario=options.scenario,
+                resume=options.resume,
+            )

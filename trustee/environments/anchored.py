@@ -1,0 +1,194 @@
+"""A simulated world with an anchor: a share of its tasks has tools that run and a reward by proof.
+
+The judge of the simulated world also looks at the anchor's episodes, where its verdict counts for
+nothing: how far it follows the verifiable reward says how far it can be believed elsewhere. That
+correlation is measured over a window of episodes, shown with each step, and watched by a gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import StatisticsError, correlation
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environment import Draft, Environment, Opening, Reply, Services, TaskSource
+from trustee.environments.executable import Executable
+from trustee.environments.simulated import Hidden, Simulated, judge_episode
+from trustee.errors import SimulatorError
+from trustee.roles import Criterion
+from trustee.types import Group, Message, Record, Score, Stop, Task, Trajectory, Turn
+
+SOFT, HARD = "soft", "hard"
+
+
+class Anchored(Record, frozen=True, tag="anchored", tag_field="kind"):
+    """The simulated world with an anchor."""
+
+    hard: Executable
+    """Where the anchor's tasks come from."""
+    soft: Simulated = Simulated()
+    """Where all others come from."""
+    share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+    """Share of tasks that come from the anchor."""
+    window: Annotated[int, Meta(ge=2)] = 256
+    """Episodes of the anchor over which judge and proof are compared."""
+
+    def source(self, *, seed: int, held_out: bool = False) -> AnchoredSource:
+        """Make the source of both kinds of tasks."""
+        return AnchoredSource(
+            self,
+            soft=self.soft.source(seed=seed, held_out=held_out),
+            hard=self.hard.source(seed=seed, held_out=held_out),
+        )
+
+    def environment(self, task: Task, services: Services) -> Environment:
+        """Make the environment of one episode, of the world that its task comes from."""
+        inner = unwrap(task)
+        if task.hidden["world"] == SOFT:
+            return self.soft.environment(inner, services)
+        return JudgedEnvironment(
+            inner,
+            self.hard.environment(inner, services),
+            services,
+            prompt_set=self.soft.prompts,
+        )
+
+
+def wrap(task: Task, world: str) -> Task:
+    """Write into a task which world it comes from."""
+    return msgspec.structs.replace(task, hidden={"world": world, "hidden": task.hidden})
+
+
+def unwrap(task: Task) -> Task:
+    """Give a task as its own world made it."""
+    return msgspec.structs.replace(task, hidden=task.hidden["hidden"])
+
+
+class AnchoredSource:
+    """Draws from two sources in a fixed rhythm, and compares judge and proof."""
+
+    def __init__(self, config: Anchored, *, soft: TaskSource, hard: TaskSource) -> None:
+        self._config = config
+        self._sources = {SOFT: soft, HARD: hard}
+        self._drawn = 0
+        self._opinions: list[tuple[float, float]] = []
+        """The judge's verdict and the verifiable reward of the anchor's last episodes."""
+
+    def draw(self) -> Draft | None:
+        """Draw the next draft, from the anchor as often as its share says."""
+        share, index = self._config.share, self._drawn
+        world = HARD if int((index + 1) * share) > int(index * share) else SOFT
+        draft = self._sources[world].draw()
+        self._drawn += 1
+        if draft is None:
+            return None
+        return msgspec.structs.replace(
+            draft,
+            id=f"{world}-{draft.id}",
+            data={"world": world, "id": draft.id, "data": draft.data},
+        )
+
+    async def write(self, draft: Draft, services: Services) -> Task:
+        """Turn a draft into a task of its world."""
+        world, own = draft.data["world"], draft.data
+        inner = msgspec.structs.replace(draft, id=own["id"], data=own["data"])
+        task = await self._sources[world].write(inner, services)
+        return msgspec.structs.replace(wrap(task, world), id=draft.id)
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Steer each source by its own groups; give how far the judge follows the proof."""
+        figures: dict[str, float] = {}
+        for world, source in self._sources.items():
+            own = [
+                msgspec.structs.replace(group, task=unwrap(group.task))
+                for group in groups
+                if group.task is not None and group.task.hidden["world"] == world
+            ]
+            figures |= source.observe(own)
+            if world == HARD:
+                self._opinions += [pair for group in own for pair in map(compare, group.sound) if pair]
+        self._opinions = self._opinions[-self._config.window :]
+        figures["anchor_episodes"] = len(self._opinions)
+        agreement = correlate(self._opinions)
+        return figures if agreement is None else figures | {"anchor_correlation": agreement}
+
+    def state(self) -> dict[str, Any]:
+        """Give the states of both sources, the count of drafts and the window."""
+        inner = {world: source.state() for world, source in self._sources.items()}
+        return inner | {"drawn": self._drawn, "opinions": [list(pair) for pair in self._opinions]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        for world, source in self._sources.items():
+            source.restore(state[world])
+        self._drawn = state["drawn"]
+        self._opinions = [(judged, proved) for judged, proved in state["opinions"]]
+
+
+def compare(trajectory: Trajectory) -> tuple[float, float] | None:
+    """Give the judge's verdict and the verifiable reward of an anchor's episode, if it has both."""
+    judged = trajectory.notes.get("judged")
+    return None if judged is None else (float(judged), trajectory.reward)
+
+
+def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Give Pearson's correlation; None where one side never varies."""
+    try:
+        return correlation([judged for judged, _ in pairs], [proved for _, proved in pairs])
+    except StatisticsError:
+        return None
+
+
+class JudgedEnvironment:
+    """An episode with a verifiable reward, at which the judge also looks."""
+
+    def __init__(
+        self, task: Task, inner: Environment, services: Services, *, prompt_set: str
+    ) -> None:
+        self._task = task
+        self._inner = inner
+        self._services = services
+        self._prompt_set = prompt_set
+
+    async def open(self) -> Opening:
+        """Open the inner environment."""
+        return await self._inner.open()
+
+    async def reply(self, message: Message) -> Reply:
+        """Let the inner environment answer."""
+        return await self._inner.reply(message)
+
+    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
+        """Score by proof; note what the judge would have said."""
+        score = await self._inner.score(turns, stop)
+        try:
+            opinion = await judge_episode(
+                as_simulated(self._task),
+                turns,
+                stop,
+                self._services,
+                prompt_set=self._prompt_set,
+            )
+        except SimulatorError as error:
+            # Its verdict pays nothing here: a judge without one spoils the comparison alone.
+            return msgspec.structs.replace(score, notes=score.notes | {"unjudged": str(error)})
+        judged = sum(opinion.rewards.values())
+        return msgspec.structs.replace(score, notes=score.notes | {"judged": judged})
+
+    async def aclose(self) -> None:
+        """Close the inner environment."""
+        await self._inner.aclose()
+
+
+def as_simulated(task: Task) -> Task:
+    """Give an anchor's task as the simulated world would hold it: what its judge is told."""
+    told = Hidden(
+        intent=task.messages[-1].content,
+        persona="expert",
+        expected_calls=(),
+        criteria=(Criterion.FULFILLED,),
+    )
+    return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))

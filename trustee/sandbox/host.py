@@ -1,0 +1,287 @@
+"""The sandbox as environments use it: warm workers, shared by all who bring the same tools.
+
+Whatever the code does, a call ends with an `Outcome` in bounded time, and no other call notices.
+A worker that ended is replaced, and calls that were under way in it are made once more: they are
+forks that keep nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from trustee.sandbox.calls import Isolation, Outcome, SandboxConfig, Worker
+from trustee.sandbox.isolation import Lock, find_locks, refuse
+from trustee.sandbox.process import Answer, WorkerDied, WorkerProcess, start_process
+
+log = structlog.get_logger()
+
+LONGEST_ARGUMENTS = 1 << 20
+"""Bytes of JSON that one call may bring."""
+LONGEST_SOURCE = 1 << 20
+"""Bytes of one tool's source: the compiler needs a second and 100 MiB for a MiB."""
+GRACE_SECONDS = 5.0
+"""How much later than the worker the host itself gives a call up."""
+TRIES = 2
+"""A worker that dies under a call is replaced; a call under which two die is what kills them."""
+
+Report = Callable[[str, str, str], None]
+"""Told of every breach: tool, what was broken, how."""
+Verdict = tuple[Outcome, str]
+"""An outcome, and for the log how its limit was broken."""
+Key = tuple[bool, tuple[tuple[str, str], ...]]
+
+
+def log_breach(tool: str, breach: str, why: str) -> None:
+    """Name a breach in the log."""
+    log.warning("sandbox_breach", tool=tool, breach=breach, why=why)
+
+
+class ProcessSandbox:
+    """Runs tools in locked worker processes."""
+
+    def __init__(self, config: SandboxConfig, *, report: Report = log_breach) -> None:
+        self._config = config
+        self._report = report
+        self._stack = AsyncExitStack()
+        self._tasks: TaskGroup | None = None
+        self._lock: Lock | None = None
+        self._warm: OrderedDict[Key, WarmWorker] = OrderedDict()
+        """Least recently lent first."""
+        # More calls at once than processors only make each of them slower than its limit.
+        self._places = anyio.CapacityLimiter(max(4, 2 * len(os.sched_getaffinity(0))))
+
+    @property
+    def isolation(self) -> Isolation:
+        """What holds here; known once the sandbox is open."""
+        assert self._lock is not None, "the sandbox is not open"
+        return self._lock.isolation
+
+    async def __aenter__(self) -> Self:
+        """Find the first lock that holds, by starting a worker in it.
+
+        Raises:
+            InputError: where none does.
+        """
+        locks = find_locks(self._config.isolation)
+        async with AsyncExitStack() as stack:
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.push_async_callback(self._end)
+            missing = []
+            for lock in locks:
+                trial = WarmWorker({}, published=False, sandbox=self)
+                self._lock = lock
+                missing.append(f"{lock.isolation} does not hold: {await trial.start()}")
+                if trial.process is not None:
+                    await trial.end()
+                    break
+            else:
+                raise refuse(self._config.isolation, missing)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End every worker."""
+        await self._stack.__aexit__(kind, error, trace)
+
+    @asynccontextmanager
+    async def open(
+        self, sources: Mapping[str, str], *, seed: int, published: bool = False
+    ) -> AsyncIterator[Worker]:
+        """Lend the worker of these tools; it starts with the first call and stays warm after."""
+        key = (published, tuple(sorted(sources.items())))
+        worker = self._warm.get(key)
+        if worker is None:
+            worker = self._warm[key] = WarmWorker(sources, published=published, sandbox=self)
+        self._warm.move_to_end(key)
+        worker.lent += 1
+        try:
+            yield LentWorker(worker, seed)
+        finally:
+            worker.lent -= 1
+            await self._cool()
+
+    async def _cool(self) -> None:
+        """End the workers that were longest not lent, down to the number to keep."""
+        idle = [key for key, worker in self._warm.items() if not worker.lent]
+        surplus = len(self._warm) - self._config.workers
+        cooled = [self._warm.pop(key) for key in idle[: max(0, surplus)]]
+        for worker in cooled:
+            await worker.end()
+
+    async def _end(self) -> None:
+        """End all workers at once."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as tasks:
+                for worker in self._warm.values():
+                    tasks.start_soon(worker.end)
+        self._warm.clear()
+
+
+class WarmWorker:
+    """The tools of one environment, with the process that runs them while there is one."""
+
+    def __init__(
+        self, sources: Mapping[str, str], *, published: bool, sandbox: ProcessSandbox
+    ) -> None:
+        self.names = frozenset(sources)
+        self.lent = 0
+        """How many hold it."""
+        self.process: WorkerProcess | None = None
+        self._sources = {
+            name: source for name, source in sources.items() if len(source) <= LONGEST_SOURCE
+        }
+        self._published = published
+        self._sandbox = sandbox
+        self._starting = anyio.Lock()
+        self._broken = ""
+        """Why these tools cannot be loaded; their source can make the compiler hang or crash."""
+
+    async def start(self) -> str:
+        """Start the process where there is none; give why that failed, or an empty text."""
+        sandbox = self._sandbox
+        assert sandbox._tasks is not None
+        assert sandbox._lock is not None
+        refused = ""
+        # A start that is cancelled half-way would leave a process that nobody ends.
+        with anyio.CancelScope(shield=True):
+            async with self._starting:
+                if self.process is None or not self.process.alive:
+                    await self.end()
+                    refused = await self._start(sandbox._lock, sandbox._tasks)
+        return refused
+
+    async def _start(self, lock: Lock, tasks: TaskGroup) -> str:
+        """Start the process; give why that failed, or an empty text."""
+        try:
+            process = await start_process(lock)
+        except OSError as error:
+            return str(error)
+        refused = await process.begin(
+            lock,
+            self._sources,
+            published=self._published,
+            config=self._sandbox._config,
+            tasks=tasks,
+        )
+        self.process = None if refused else process
+        return refused
+
+    async def end(self) -> None:
+        """End the process where there is one."""
+        process, self.process = self.process, None
+        if process is not None:
+            await process.end()
+
+    async def call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> Outcome:
+        """Make one call and report what it broke."""
+        outcome, why = await self._call(name, arguments, seed=seed)
+        if outcome.breach:
+            self._sandbox._report(name, outcome.breach, why)
+        return outcome
+
+    async def _call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> Verdict:
+        """Make one call if it can be made."""
+        if name not in self.names:
+            return fail(name, f"there is no tool of that name, only {sorted(self.names)}")
+        if name not in self._sources:
+            return fail(name, f"its source is longer than {LONGEST_SOURCE} bytes", breach="input")
+        try:
+            text = json.dumps(arguments)
+        except (RecursionError, TypeError, ValueError) as error:
+            return fail(name, f"its arguments are not JSON: {error}", breach="input")
+        if len(text) > LONGEST_ARGUMENTS:
+            why = f"its arguments are longer than {LONGEST_ARGUMENTS} bytes"
+            return fail(name, why, breach="input")
+        async with self._sandbox._places:
+            if not self._broken:
+                return await self._try(name, text, seed=seed)
+        return fail(name, self._broken, breach="died")
+
+    async def _try(self, name: str, arguments: str, *, seed: int) -> Verdict:
+        """Make one call, in a fresh process once more where the worker died under it."""
+        config = self._sandbox._config
+        why = ""
+        for chance in range(TRIES):
+            why = await self.start()
+            process = self.process
+            if process is None:
+                self._broken = f"it cannot be loaded: {why}" if chance else ""
+                continue
+            try:
+                answer = await process.call(
+                    name=name,
+                    arguments=arguments,
+                    seed=seed,
+                    seconds=config.seconds + GRACE_SECONDS,
+                )
+            except WorkerDied:
+                why = "its worker ended"
+                continue
+            if answer is not None:
+                return read_answer(name, answer, config)
+            await process.end(gently=False)
+            return fail(
+                name, f"its worker did not answer within {config.seconds:g} s", breach="time"
+            )
+        return fail(name, self._broken or why, breach="died")
+
+
+class LentWorker:
+    """A worker in the hands of one episode."""
+
+    def __init__(self, worker: WarmWorker, seed: int) -> None:
+        self._worker = worker
+        self._seed = seed
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
+        """Call one tool with JSON arguments; it never sees what an earlier call left behind."""
+        return await self._worker.call(name, arguments, seed=self._seed)
+
+
+def read_answer(name: str, answer: Answer, config: SandboxConfig) -> Verdict:
+    """Turn what a worker says of a call into what the policy reads."""
+    if answer.breach:
+        outcome, why = fail(name, explain(answer.breach, config), breach=answer.breach)
+        return outcome, answer.text or why
+    breach = "denied" if answer.denied else ""
+    if answer.ok:
+        return Outcome(text=answer.text, ok=True, breach=breach), answer.denied
+    return fail(name, answer.text, breach=breach)[0], answer.denied
+
+
+def explain(kind: str, config: SandboxConfig) -> str:
+    """Say on one line which limit was broken."""
+    match kind:
+        case "time":
+            return f"it ran longer than {config.seconds:g} s"
+        case "cpu":
+            return f"it took more than {config.cpu_seconds} s of processor time"
+        case "memory":
+            return f"it needed more than {config.memory_mib} MiB of memory"
+        case "output":
+            return f"its answer is longer than {config.output_bytes} bytes"
+        case "protocol":
+            return "it wrote to the channel of its answer"
+        case _:
+            return "it ended without an answer"
+
+
+def fail(name: str, why: str, *, breach: str = "") -> Verdict:
+    """Answer a call that gave no result."""
+    text = f"an error occurred when calling {name}: {why}"
+    return Outcome(text=text, ok=False, breach=breach), why

@@ -1,0 +1,76 @@
+"""What holds here: tools that try to do what no tool may, run in the sandbox itself.
+
+Locks are not believed because the kernel has them: each is asked to refuse something, and what is
+not refused is named.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trustee.errors import InputError
+from trustee.sandbox.calls import Isolation, SandboxConfig
+from trustee.sandbox.host import ProcessSandbox
+from trustee.types import Record
+
+ATTEMPTS = {
+    "read_a_file": "open(OWN_FILE).close()",
+    "write_a_file": "os.close(os.open(os.devnull, os.O_WRONLY))",
+    "list_processes": "os.listdir('/proc/1')",
+    "read_the_hosts_environment": "open('/proc/HOST/environ', 'rb').read(1)",
+    "read_the_hosts_memory": "open('/proc/HOST/mem', 'rb').close()",
+    "open_a_socket": "socket.socket().close()",
+    "open_a_local_socket": "socket.socket(socket.AF_UNIX).close()",
+    "start_a_program": "os.posix_spawn(sys.executable, [sys.executable, '-c', ''], {})",
+    "start_a_thread": "threading.Thread(target=int).start()",
+    "signal_the_host": "os.kill(HOST, 0)",
+    "trace_a_process": "assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
+    "see_the_environment": "assert os.environ",
+}
+"""By name, a statement that fails where it is refused."""
+
+
+class Probe(Record, frozen=True):
+    """What was found out."""
+
+    isolation: Isolation | None
+    """None where tools with code cannot be run at all."""
+    refused: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Attempts that went through; with a lock that holds there are none."""
+    why: str = ""
+    """What is missing, where nothing holds."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that was tried was refused."""
+        return self.isolation is not None and not self.allowed
+
+
+async def probe_isolation(isolation: Isolation = "auto") -> Probe:
+    """Try every denial in a worker of its own, and say which held."""
+    tools = {
+        name: f"import ctypes, os, socket, sys, threading\ndef {name}():\n    "
+        + body.replace("HOST", str(os.getpid())).replace("OWN_FILE", repr(str(Path(__file__))))
+        for name, body in ATTEMPTS.items()
+    }
+    refused: list[str] = []
+    allowed: list[str] = []
+    try:
+        async with (
+            ProcessSandbox(SandboxConfig(isolation=isolation), report=ignore) as sandbox,
+            sandbox.open(tools, seed=0) as worker,
+        ):
+            for name in tools:
+                outcome = await worker.call(name, {})
+                (allowed if outcome.ok else refused).append(name)
+            return Probe(
+                isolation=sandbox.isolation, refused=tuple(refused), allowed=tuple(allowed)
+            )
+    except InputError as error:
+        return Probe(isolation=None, why=str(error))
+
+
+def ignore(tool: str, breach: str, why: str) -> None:
+    """Keep the log clear of breaches that were asked for."""

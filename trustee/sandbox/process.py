@@ -1,0 +1,198 @@
+"""One worker process as its host sees it: frames out, frames in, an answer for every call.
+
+A reader task hands each answer to the call that waits for it. When the process ends, for whatever
+reason, every call that still waits is told so, and the next start is the owner's business.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import Process, TaskGroup
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from trustee.sandbox.calls import SandboxConfig
+from trustee.sandbox.isolation import Lock
+from trustee.types import Record
+
+HEADER = struct.Struct(">I")
+START_SECONDS = 30.0
+"""For a worker's start: it takes a tenth of a second, on a machine that is not busy."""
+END_SECONDS = 2.0
+"""For a worker to end its calls and itself, before it is killed."""
+SEND_SECONDS = 10.0
+
+
+class Answer(Record, frozen=True):
+    """What a worker says of a call."""
+
+    id: int
+    breach: str
+    ok: bool = False
+    text: str = ""
+    denied: str = ""
+
+
+class Hello(Record, frozen=True):
+    """What a worker says at its start."""
+
+    ready: bool = False
+    refused: str = ""
+
+
+class WorkerDied(ConnectionError):
+    """The worker ended before it answered. Never leaves this package."""
+
+
+class WorkerProcess:
+    """A started worker."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process = process
+        self._input = process.stdin
+        self._output = BufferedByteReceiveStream(process.stdout)
+        self._writing = anyio.Lock()
+        self._ids = count()
+        self._waiting: dict[int, tuple[anyio.Event, list[Answer]]] = {}
+        self.alive = True
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def begin(
+        self,
+        lock: Lock,
+        sources: Mapping[str, str],
+        *,
+        published: bool,
+        config: SandboxConfig,
+        tasks: TaskGroup,
+    ) -> str:
+        """Hand over the tools; give an empty text, or why the worker could not lock itself in."""
+        hello = Hello(refused="it did not start in time")
+        with anyio.move_on_after(START_SECONDS):
+            try:
+                await self._send(
+                    {
+                        **lock.frame(),
+                        "sources": dict(sources),
+                        "published": published,
+                        "seconds": config.seconds,
+                        "cpu_seconds": config.cpu_seconds,
+                        "memory_bytes": config.memory_mib << 20,
+                        "output_bytes": config.output_bytes,
+                    }
+                )
+                hello = msgspec.json.decode(await self._receive(), type=Hello)
+            except WorkerDied:
+                hello = Hello(refused="it ended before it was ready")
+        if hello.ready:
+            tasks.start_soon(self._read)
+        else:
+            await self.end()
+        return hello.refused
+
+    async def call(self, *, name: str, arguments: str, seed: int, seconds: float) -> Answer | None:
+        """Make one call; None where no answer comes in time.
+
+        Raises:
+            WorkerDied: if the worker ends first.
+        """
+        number, event = next(self._ids), anyio.Event()
+        answers: list[Answer] = []
+        self._waiting[number] = event, answers
+        try:
+            with anyio.move_on_after(seconds):
+                await self._send({"id": number, "seed": seed, "name": name, "arguments": arguments})
+                await event.wait()
+                if not answers:
+                    raise WorkerDied
+                return answers[0]
+            return None
+        finally:
+            del self._waiting[number]
+
+    async def end(self, *, gently: bool = True) -> None:
+        """Let the worker end its calls, if gently; kill it where it does not; bury it."""
+        self.alive = False
+        with anyio.CancelScope(shield=True):
+            with suppress(anyio.BrokenResourceError):
+                await self._input.aclose()
+            with anyio.move_on_after(END_SECONDS if gently else 0):
+                await self._process.wait()
+            if self._process.returncode is None:
+                self._process.kill()
+            await self._process.aclose()
+
+    async def _send(self, frame: dict[str, Any]) -> None:
+        """Write one frame, whole even where the caller is cancelled."""
+        body = json.dumps(frame).encode()
+        with anyio.CancelScope(shield=True):
+            async with self._writing:
+                with anyio.move_on_after(SEND_SECONDS):
+                    try:
+                        await self._input.send(HEADER.pack(len(body)) + body)
+                        return
+                    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+                        raise WorkerDied from error
+        self.alive = False
+        raise WorkerDied
+
+    async def _receive(self) -> bytes:
+        """Read one frame."""
+        try:
+            head = await self._output.receive_exactly(HEADER.size)
+            return await self._output.receive_exactly(HEADER.unpack(head)[0])
+        except (
+            anyio.IncompleteRead,
+            anyio.EndOfStream,
+            anyio.BrokenResourceError,
+            anyio.ClosedResourceError,
+        ) as error:
+            raise WorkerDied from error
+
+    async def _read(self) -> None:
+        """Hand out answers until the worker ends."""
+        try:
+            while True:
+                answer = msgspec.json.decode(await self._receive(), type=Answer)
+                event, answers = self._waiting.get(answer.id, (None, []))
+                if event is not None:
+                    answers.append(answer)
+                    event.set()
+        except WorkerDied:
+            return
+        finally:
+            self.alive = False
+            for event, _ in self._waiting.values():
+                event.set()
+
+
+async def start_process(lock: Lock) -> WorkerProcess:
+    """Start a worker that knows no tools yet; an interrupt of the terminal does not reach it.
+
+    Raises:
+        OSError: if its program cannot be started.
+    """
+    process = await anyio.open_process(
+        lock.command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=lock.environment,
+        cwd="/",
+        start_new_session=True,
+    )
+    return WorkerProcess(process)
