@@ -27,6 +27,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from trustee.arguments import check_arguments
 from trustee.blueprint import Blueprint
 from trustee.blueprint_files import read_blueprints, show_refused
 from trustee.chat import Simulator
@@ -171,6 +172,9 @@ async def search_tool(
     owed = list(blueprint.unsolved[tool.name])
     found: list[ToolCall] = []
     given = arguments_to_try(tool, blueprint.sources[tool.name], blueprint.question)
+    if not published:
+        # The default refuses what does not fit the schema before it runs.
+        given = (one for one in given if check_arguments(tool, one) is None)
     for arguments in itertools.islice(given, tries):
         outcome = await worker.call(tool.name, arguments)
         if published:

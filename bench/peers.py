@@ -342,7 +342,16 @@ def make_environment(folder: Path) -> Path:
     setup = (ROOT / "scripts" / "setup.sh").read_text()
     found = re.search(r"^torch_index=(\S+)$", setup, re.MULTILINE)
     assert found is not None, "scripts/setup.sh says where torch's CPU builds are"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ]
     if subprocess.run([*install, torch], stdout=sys.stderr, check=False).returncode:
         subprocess.run([*install, "--extra-index-url", found[1], torch], check=True)
     subprocess.run([*install, "-r", REQUIREMENTS], stdout=sys.stderr, check=True)
@@ -356,7 +365,7 @@ def summarise(
     """Give a play's figures; ratios are of medians over the repeats, per generated token."""
 
     def middle(runs: Sequence[Timed], what: str) -> float:
-        return statistics.median(getattr(run, what) for run in runs)
+        return float(statistics.median(getattr(run, what) for run in runs))
 
     phases = {
         name: statistics.median(statistics.median(run.phases[name]) for run in ours)

@@ -127,7 +127,7 @@ async def measure_sandbox(environments: int, calls: int, config: SandboxConfig) 
                 single.append(time.perf_counter() - begun)
         started = await play_all(1)
         seconds.clear()
-        wall = await play_all(calls // environments)
+        wall = await play_all(-(-calls // environments))
         isolation = sandbox.isolation
     return {
         "isolation": isolation,

@@ -42,8 +42,10 @@ def make_adapter(
     folder.mkdir(parents=True)
     shapes = adapter_shapes(base, rank=rank)
     tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    remarks = {"base": fingerprint_base(base) if fingerprint is None else fingerprint}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata=remarks)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if fingerprint != "":
+        mark = {"fingerprint": fingerprint or fingerprint_base(base)}
+        (folder / "base.json").write_text(json.dumps(mark))
     told = {"r": rank, "lora_alpha": 2 * rank, "base_model_name_or_path": str(base), **config}
     (folder / "adapter_config.json").write_text(json.dumps(told))
     return folder
@@ -113,6 +115,7 @@ def test_refused_adapters(tmp_path: Path) -> None:
         (lambda a: (a / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is miss"),
         (lambda a: (a / "adapter_config.json").write_text("{}"), "missing required field `r`"),
         (lambda a: (a / "adapter_model.safetensors").write_text("no"), "that can be read"),
+        (lambda a: (a / "base.json").write_text("{}"), "base.json cannot be read: Object missing"),
         (
             lambda a: (a / "adapter_config.json").write_text(
                 '{"r": 2, "lora_alpha": 4, "use_dora": true}'

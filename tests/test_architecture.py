@@ -13,23 +13,34 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trustee"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types", "errors"),
     (
+        "types",
+        "errors",
+    ),
+    (
+        "adapter_files",
         "advantage",
         "batch",
+        "blueprint",
         "curriculum",
         "deadlines",
         "engine",
         "learner",
         "loss",
+        "matching",
         "parsing",
         "prompts",
+        "published",
         "rendering",
+        "sandbox",
         "splits",
+        "states",
     ),
     (
         "arguments",
+        "blueprint_files",
         "chat",
+        "demonstrations",
         "environment",
         "facts",
         "roles",
@@ -38,14 +49,31 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "tiny.world",
         "tool_files",
         "tools",
+        "transforms",
+        "trial_metrics",
         "versions",
     ),
-    ("engines", "environments", "rollout", "tiny.lessons", "worker"),
+    (
+        "building",
+        "endpoint",
+        "engines",
+        "environments",
+        "hints",
+        "rollout",
+        "sifting",
+        "teacher",
+        "tiny.lessons",
+        "tiny.trials",
+        "worker",
+    ),
     (
         "canaries",
         "checkpoint",
+        "collecting",
         "evaluate",
+        "ftrl_suite",
         "gates",
+        "imitate",
         "ladder",
         "learn",
         "run",
@@ -55,9 +83,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "watchdog",
     ),
     ("config",),
-    ("outcome", "record"),
+    (
+        "outcome",
+        "record",
+    ),
     (
         "cli",
+        "collect",
         "commands",
         "compare",
         "doctor",
@@ -67,8 +99,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "noise",
         "planning",
         "progress",
+        "sft",
         "tiny.build",
         "view",
+        "watched",
     ),
 )
 """Modules and packages by layer; a module imports from its own layer or from below."""
@@ -202,7 +236,7 @@ def catchers(*wanted: str) -> set[str]:
 
 def test_spoiled_episodes_are_caught_where_one_is_played_or_written() -> None:
     """Nobody else may take a spoiled episode for something that went well."""
-    assert {"rollout", "train", "evaluate"} == catchers("EpisodeError", "EngineError") - {
+    assert {"rollout", "train", "evaluate", "collecting"} == catchers("EpisodeError", "EngineError") - {
         "engines.vllm"
     }
 

@@ -18,7 +18,14 @@ from trustee.blueprint import Blueprint, Scenario
 from trustee.blueprint_files import read_blueprints
 from trustee.building.build import build
 from trustee.building.folder import identity
-from trustee.building.micro import Read, draw_draft, hide_places, leave_out
+from trustee.building.micro import (
+    Read,
+    chain_reads,
+    draw_draft,
+    hide_places,
+    leave_out,
+    match_query,
+)
 from trustee.building.probes import Probe
 from trustee.building.report import Passage, Report
 from trustee.building.verification import run_probes
@@ -29,7 +36,7 @@ from trustee.sandbox.calls import Sandbox, SandboxConfig
 from trustee.sandbox.host import ProcessSandbox
 from trustee.splits import is_reserved
 from trustee.tiny.lessons import RESERVED_ONE_IN
-from trustee.tiny.world import PLACES, THINGS, TOOLS, VALUES, fact
+from trustee.tiny.world import PLACES, THINGS, TOOLS, VALUES, Goal, fact
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 TINY = BuildConfig(prompts="tiny", distractors=(1, 2), parallel=4)
@@ -218,6 +225,51 @@ async def test_environments_run_in_the_real_sandbox(tmp_path: Path) -> None:
         report, built = await run_build(tmp_path / "real", count=4, sandbox=sandbox)
     assert (4, 4) == (report.accepted, report.candidates)
     assert built == (await run_build(tmp_path / "plain", count=4))[1]
+
+
+def goals(*things: str) -> list[Goal]:
+    """Make reads of things of one place each."""
+    return [
+        Goal(thing=thing, place=place, value=None)
+        for thing, place in zip(things, PLACES["room"], strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "scenario", "things"),
+    [
+        ([0], "single_hop", ("lamp",)),
+        ([0, 0], "parallel_single_hop", ("lamp", "lamp")),
+        ([0, 1, 2], "multi_hop", ("lamp", "fan", "blind")),
+        (None, "multi_hop", ("lamp", "fan", "lamp")),
+        ([0, 0, 1], "parallel_multi_hop", ("lamp", "fan", "blind")),
+        ([0, 0, 2], "parallel_multi_hop", ("lamp", "fan", "lamp")),
+        ([0, 0, 1], "parallel_multi_hop", ("lamp", "fan", "fan")),
+        (None, "parallel_multi_hop", ("lamp", "lamp", "fan")),
+    ],
+)
+def test_place_is_told_by_one_result_alone(
+    told: list[int] | None, scenario: Scenario, things: tuple[str, ...]
+) -> None:
+    """Only a thing that is read once tells a place, so the question stays clear."""
+    reads = chain_reads(goals(*things), scenario)
+    assert told == (None if reads is None else [read.told_by for read in reads])
+
+
+@pytest.mark.parametrize(
+    ("place", "query"),
+    [
+        ("attic", "read lamp hall and read fan attic"),
+        ("study", "read lamp hall and read fan study"),
+        (None, "read lamp attic and read fan study"),
+        (None, "read lamp hall and read fan"),
+        (None, "please read the lamp in hall and read the fan in attic"),
+    ],
+)
+def test_query_may_name_any_place_that_is_told(place: str | None, query: str) -> None:
+    """The place that a result tells is left out anyway; all else must be as the calls say."""
+    asked = match_query(CHAIN, query, persona="expert")
+    assert place == (None if asked is None else asked[1].place)
 
 
 CHAIN = (

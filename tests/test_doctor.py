@@ -43,7 +43,7 @@ TRIED = (
     "judge",
     "card memory",
 )
-BEFORE = ("system", "card", "model", "template", "start")
+BEFORE = ("system", "card", "model", "template", "tools with code", "start")
 
 
 def learner(request: Request) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 from dice_world import Dice
+from plain_sandbox import PlainSandbox
 
 from scripts import MALFORMED, Policy, cast, make_simulator, mixed, perfect, silent, write_calls
 from trustee.curriculum import Curriculum
@@ -18,6 +19,7 @@ from trustee.deadlines import EngineClock
 from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environment import Environment, Services, World
 from trustee.environments import WorldConfig
+from trustee.environments.executable import Executable
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
 from trustee.rollout import Limits, play_episode
@@ -46,11 +48,22 @@ class Case(NamedTuple):
     solve: Policy
 
 
+def find_and_read(request: Request) -> str:
+    """Solve an environment of keys: find the place, read its label, say it."""
+    if label := re.search(r'"label": "?(\w+)', request.prompt):
+        return f"It says {label[1]}."
+    if place := re.search(r'"place": "(box \w+)"', request.prompt):
+        return write_calls([{"name": "read_label", "arguments": {"place": place[1]}}])
+    return write_calls([{"name": "find_thing", "arguments": {"thing": "blue key"}}])
+
+
+KEYS = Path(__file__).parent / "data" / "ftrl" / "keys.jsonl"
 CURRICULUM = Curriculum(start=60, tools=(1, 4))
 CASES = [
     Case(Simulated(prompts="tiny", tools="micro", curriculum=CURRICULUM), perfect),
     Case(Microworld(), perfect),
     Case(Dice(), look_and_keep),
+    Case(Executable(path=str(KEYS), reserve_one_in=4), find_and_read),
 ]
 every_world = pytest.mark.parametrize("case", CASES, ids=lambda case: type(case.world).__name__)
 
@@ -62,10 +75,15 @@ class Stage:
         self.world = case.world
         self.engine = ScriptedEngine(cast(policy))
         self.simulator = make_simulator(self.engine, tries=4)
+        self.sandbox = PlainSandbox()
 
     def services(self, key: object) -> Services:
         """Give services with a randomness of their own."""
-        return Services(simulator=self.simulator, rng=random.Random(f"{key}"))
+        return self.serve(random.Random(f"{key}"))
+
+    def serve(self, rng: random.Random) -> Services:
+        """Give services with this randomness."""
+        return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     async def tasks(self, seeds: Sequence[int] = SEEDS, *, held_out: bool = False) -> list[Task]:
         """Write a task of each seed."""
@@ -81,7 +99,7 @@ class Stage:
         """Play one episode with the script's policy."""
         return await play_episode(
             task,
-            lambda rng: self.world.environment(task, Services(simulator=self.simulator, rng=rng)),
+            lambda rng: self.world.environment(task, self.serve(rng)),
             trajectory_id=f"{number}/0",
             engine=self.engine,
             renderer=scripted_renderer(),

@@ -32,6 +32,9 @@ SOURCES = {
     "zone": "import datetime, zoneinfo\ndef zone():\n"
     "    at = datetime.datetime(2025, 7, 1, tzinfo=zoneinfo.ZoneInfo('UTC'))\n"
     "    return [isinstance(at, datetime.datetime), at.isoformat()]",
+    "one": "def one():\n    return 1\ndef two():\n    return 'taken'",
+    "two": "def two():\n    return 2",
+    "ends": "import os\nos._exit(3)\ndef ends():\n    return 1",
     "state": "seen = []\ndef state():\n    seen.append(1)\n    return len(seen)",
 }
 
@@ -116,6 +119,17 @@ async def test_published_quirk_hides_other_names(sandbox: ProcessSandbox) -> Non
         "an error occurred when calling visible: NameError: name 'LIMIT' is not defined",
         "OrderedDict([('a', 1)])",
     ] == texts
+
+
+async def test_sources_do_not_see_each_other(worker: Worker) -> None:
+    """A source that defines another tool's name does not take its place."""
+    assert ["1", "2"] == [(await worker.call(name, {})).text for name in ("one", "two")]
+
+
+async def test_top_of_a_source_runs_in_the_call(worker: Worker) -> None:
+    """Code beside the function is as locked in and as short-lived as the function."""
+    assert "died" == (await worker.call("ends", {})).breach
+    assert "1" == (await worker.call("one", {})).text
 
 
 async def test_no_call_sees_the_one_before(worker: Worker) -> None:

@@ -88,6 +88,18 @@ def test_constant_groups_are_not_cut() -> None:
     assert [1.0, -1.0] == [s.advantage for s in samples]
 
 
+def test_constant_groups_are_cut_where_the_step_is_the_baseline() -> None:
+    """With REINFORCE++ a group that always succeeds is better than the rest; it is not mixed."""
+    groups = [make_group(0, 1, 1), make_group(1, -1, -1), make_group(2, 1, -1)]
+    rewards = rewards_of(groups, shuffle=None)
+    samples, mixed = cut_groups(groups, rewards, scale="group", estimator="reinforce++")
+    assert (6, 1) == (len(samples), mixed)
+    assert [1, 1, -1, -1, 1, -1] == [math.copysign(1, s.advantage) for s in samples]
+    equal = [make_group(0, 1, 1), make_group(1, 1, 1)]
+    rewards = rewards_of(equal, shuffle=None)
+    assert ([], 0) == cut_groups(equal, rewards, scale="group", estimator="reinforce++")
+
+
 def test_spoiled_members_neither_train_nor_steer() -> None:
     """The mean is that of the sound members alone."""
     spoiled = make_trajectory("0/2", 0, failure=SPOILED)

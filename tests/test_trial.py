@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from dice_world import Dice
 
 from scripts import cast, make_simulator, perfect
 from trustee.curriculum import Curriculum
 from trustee.engines.scripted import ScriptedEngine
-from trustee.environment import Services
+from trustee.environment import Environment, Opening, Services, TaskSource
+from trustee.environments.executable import Executable
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
 from trustee.environments.trial import HiddenTrial, Trial, TrialEnvironment, reference_calls
@@ -329,7 +331,7 @@ async def test_unread_and_unknown_calls_count_in_the_phase_they_were_made_in() -
 
 async def test_true_name_of_a_disguised_tool_is_unknown() -> None:
     """Whoever guesses the name beneath is told that there is no such tool."""
-    episode = await begin(trial(transforms=(Opaque(style="words"),)))
+    episode = await begin(trial(transforms=(Opaque(),)))
     (answer,) = await episode.say("", episode.wanted)
     assert json.loads(answer.content)["error"].startswith(
         f"there is no tool '{episode.wanted.name}'; the tools are ["
@@ -370,6 +372,101 @@ async def test_source_refuses_what_would_make_a_task_unsolvable() -> None:
     assert episode.hidden.refused == episode.notes(score).refused
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+async def test_unseen_categories_are_kept_for_evaluation(held_out: bool) -> None:
+    """Training has no tool of them, evaluation nothing else."""
+    world = trial(unseen=("bank", "clinic"))
+    source = world.source(seed=0, held_out=held_out)
+    seen = set()
+    for _ in range(12):
+        draft = source.draw()
+        assert draft is not None
+        seen |= {tool.category for tool in (await source.write(draft, services())).tools}
+    assert held_out == (seen == {"bank", "clinic"})
+    assert held_out == bool(seen & {"bank", "clinic"})
+
+
+async def test_unseen_category_that_is_nowhere_is_refused() -> None:
+    """The error names the setting, and the categories that there are."""
+    world = trial(unseen=("kitchen",))
+    with pytest.raises(InputError, match=r"with tools of env\.unseen = \['kitchen'\] in 200 draws"):
+        await write_task(world, held_out=True)
+
+
+def test_turn_by_turn_world_cannot_be_tried() -> None:
+    """A trial needs whole episodes inside."""
+    with pytest.raises(InputError, match=r'env\.inner\.unit must be "episode" inside a trial'):
+        Trial(inner=Executable(path="x", unit="turn"))
+
+
+def test_reference_of_an_executable_task_is_what_its_tools_owe() -> None:
+    """Each owed answer stands for a call of its tool; other worlds tell nothing."""
+    hidden = {
+        "blueprint": "b",
+        "scenario": "single_hop",
+        "sources": {},
+        "unsolved": {"a": ["1", "2"], "b": ["3"]},
+        "answer": "3",
+        "unit": "episode",
+        "seed": 0,
+    }
+    task = Task(id="t", messages=(), tools=(), difficulty=1, hidden=hidden)
+    calls = reference_calls(Executable(path="x"), task)
+    assert ["a", "a", "b"] == [call.name for call in calls]
+    assert () == reference_calls(Dice(), task)
+
+
+class OneAtATime:
+    """A world that cannot be open twice, as one that borrows from a small supply."""
+
+    def __init__(self) -> None:
+        self.inner = Microworld(difficulty=1, curriculum=ONE_CALL)
+        self.open = 0
+        self.most = 0
+        self.opened = 0
+
+    def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
+        """Make the source."""
+        return self.inner.source(seed=seed, held_out=held_out)
+
+    def environment(self, task: Task, services: Services) -> Environment:
+        """Make an environment that counts."""
+        world, inner = self, self.inner.environment(task, services)
+
+        class Counted:
+            """Counts what is open."""
+
+            reply, score = inner.reply, inner.score
+
+            async def open(self) -> Opening:
+                """Open the inner one."""
+                world.open += 1
+                world.opened += 1
+                world.most = max(world.most, world.open)
+                return await inner.open()
+
+            async def aclose(self) -> None:
+                """Close the inner one."""
+                world.open -= 1
+                await inner.aclose()
+
+        return Counted()
+
+
+@pytest.mark.parametrize(("notes", "opened"), [(True, 2), (False, 1)])
+async def test_copy_is_closed_before_the_execution_opens(notes: bool, opened: int) -> None:
+    """One episode never holds two worlds, and in the end it holds none."""
+    counted = OneAtATime()
+    world = trial()
+    task = await write_task(world)
+    environment = TrialEnvironment(msgspec.structs.replace(world, inner=counted), task, services())
+    await environment.open()
+    if notes:
+        await environment.reply(Message(role="assistant", content="ok"))
+    await environment.aclose()
+    assert (0, 1, opened) == (counted.open, counted.most, counted.opened)
+
+
 async def test_observed_groups_give_the_figures_of_the_trial() -> None:
     """The inner source's figures and those of the trial are told together."""
     episode = await begin(trial())
@@ -391,7 +488,7 @@ async def test_observed_groups_give_the_figures_of_the_trial() -> None:
 
 async def test_disguised_task_is_told_in_true_names_to_the_inner_world() -> None:
     """The inner world's facts are about its own tools, whatever the policy calls them."""
-    episode = await begin(trial(transforms=(Opaque(style="words"),)))
+    episode = await begin(trial(transforms=(Opaque(),)))
     await episode.say("", episode.right)
     await episode.say(episode.note)
     await episode.say("", episode.right)

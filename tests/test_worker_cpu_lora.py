@@ -76,7 +76,7 @@ def test_fusing_twice_changes_nothing() -> None:
 
 
 def test_what_is_written_into_a_view_is_multiplied() -> None:
-    """vLLM writes and clears adapters part by part, slot by slot."""
+    """Adapters are written and cleared by vLLM part by part, slot by slot."""
     layer = make_layer((4, 4))
     fuse(layer)
     for stack in (layer.lora_a_stacked, layer.lora_b_stacked):

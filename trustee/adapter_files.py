@@ -18,7 +18,8 @@ import msgspec
 from trustee.errors import InputError
 from trustee.types import Record
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+"""The last is this program's own: remarks inside the weights would stand in a random order."""
 SAMPLE_BYTES = 256
 """Read of every tensor: any training changes some of the first weights of some layer."""
 SHOWN_DIGITS = 12
@@ -49,6 +50,12 @@ class PeftConfig(msgspec.Struct):
     alpha_pattern: dict[str, Any] = {}
 
 
+class BaseMark(Record, frozen=True):
+    """The file `base.json`: which weights an adapter was trained on."""
+
+    fingerprint: str
+
+
 class AdapterFile(Record, frozen=True):
     """What an adapter says about itself."""
 
@@ -63,8 +70,8 @@ class AdapterFile(Record, frozen=True):
     shapes: dict[str, tuple[int, ...]]
 
 
-def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
-    """Read the tensors and the remarks of a safetensors file; no weights are read.
+def read_header(path: Path) -> dict[str, Stored]:
+    """Read which tensors a safetensors file holds; no weights are read.
 
     Raises:
         InputError: if it is no such file.
@@ -75,7 +82,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
             if size > path.stat().st_size:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(size))
-        remarks = header.pop("__metadata__", {})
+        header.pop("__metadata__", None)
         return {
             name: Stored(
                 entry["dtype"],
@@ -84,7 +91,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
                 8 + size + entry["data_offsets"][1],
             )
             for name, entry in header.items()
-        }, remarks
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no safetensors file that can be read: {error}") from error
 
@@ -94,7 +101,7 @@ def read_base(folder: Path) -> Iterator[tuple[Path, str, Stored]]:
     found = [
         (path, name, stored)
         for path in sorted(folder.glob("*.safetensors"))
-        for name, stored in read_header(path)[0].items()
+        for name, stored in read_header(path).items()
     ]
     yield from sorted(found, key=lambda entry: entry[1])
 
@@ -153,14 +160,20 @@ def read_adapter(folder: Path) -> AdapterFile:
         raise InputError(
             f"{folder} is set to {', '.join(odd)}; only plain LoRA adapters can be trained on"
         )
-    tensors, remarks = read_header(folder / WEIGHTS)
+    fingerprint = ""
+    if (folder / BASE).is_file():
+        try:
+            mark = msgspec.json.decode((folder / BASE).read_bytes(), type=BaseMark)
+        except msgspec.DecodeError as error:
+            raise InputError(f"{folder / BASE} cannot be read: {error}") from error
+        fingerprint = mark.fingerprint
     return AdapterFile(
         folder=folder,
         rank=config.r,
         scale=config.lora_alpha / config.r,
         base=config.base_model_name_or_path or "",
-        fingerprint=remarks.get("base", ""),
-        shapes={name: stored.shape for name, stored in tensors.items()},
+        fingerprint=fingerprint,
+        shapes={name: stored.shape for name, stored in read_header(folder / WEIGHTS).items()},
     )
 
 

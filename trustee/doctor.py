@@ -26,6 +26,7 @@ from trustee.launch import find_death, make_ladder, make_simulator, prepare_mode
 from trustee.learner import FinishRequest, MicroRequest
 from trustee.machine import GIB, Finding, is_ready, look_at_machine
 from trustee.rendering import Renderer
+from trustee.sandbox.probe import probe_isolation
 from trustee.step import probe
 from trustee.types import Adapter, Completion, Message, Record, Sample
 
@@ -88,6 +89,7 @@ async def examine(
     style = renderer.call_format
     why = f"prefixes stay, marks cannot be forged, a call is read back ({style})"
     find(Finding(name="template", state="ok", why=why))
+    find(await try_sandbox(config))
     try:
         await try_engine(config, model, renderer, soak=soak, find=find)
     except* TrusteeError as errors:
@@ -97,6 +99,20 @@ async def examine(
         )
         find(Finding(name="engine", state="fail", why=str(find_death(errors)), mend=mend))
     return Examination(findings=tuple(findings))
+
+
+async def try_sandbox(config: Config) -> Finding:
+    """Have code in the sandbox attempt what it must not; only worlds that run code need one."""
+    probe = await probe_isolation(config.sandbox.isolation)
+    tried = len(probe.refused) + len(probe.allowed)
+    return Finding(
+        name="tools with code",
+        state="ok" if probe.holds else "warn",
+        why=f"{probe.isolation}: {len(probe.refused)} of {tried} forbidden attempts were refused"
+        if probe.isolation
+        else probe.why,
+        mend="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",
+    )
 
 
 async def try_engine(

@@ -1,7 +1,8 @@
 """Measuring a policy on held-out tasks: the same tasks, the same seeds, one attempt each.
 
 Tasks come from a world's source, hold a reserved pair of tools and are the same for every policy.
-Success is a positive reward. Intervals: Wilson's for a share, a paired bootstrap for a difference.
+Success is what the world notes as one, else a positive reward. Intervals: Wilson's for a share, a
+paired bootstrap for a difference.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Gain(Record, frozen=True):
 
 def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, seed: int) -> Gain:
     """Compare two policies on the tasks that both played soundly."""
-    before = {t.task_id: t.reward > 0 for t in first if t.failure is None}
-    after = {t.task_id: t.reward > 0 for t in second if t.failure is None}
+    before = {t.task_id: t.success for t in first if t.failure is None}
+    after = {t.task_id: t.success for t in second if t.failure is None}
     changes = [after[task] - before[task] for task in sorted(before.keys() & after.keys())]
     if not changes:
         return Gain(points=0.0, low=-100.0, high=100.0, better=0, worse=0)
@@ -174,4 +175,4 @@ async def evaluate(
 def success_of(trajectories: Sequence[Trajectory]) -> Share:
     """Give the share of successes among sound episodes."""
     sound = [t for t in trajectories if t.failure is None]
-    return share_of([t.reward > 0 for t in sound], failed=len(trajectories) - len(sound))
+    return share_of([t.success for t in sound], failed=len(trajectories) - len(sound))

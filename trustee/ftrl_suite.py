@@ -60,6 +60,12 @@ class SuiteReport(Record, frozen=True):
     """What needs no model: no call at all."""
 
 
+class SuiteReports(Record, frozen=True):
+    """The reports of several policies on the same file."""
+
+    reports: tuple[SuiteReport, ...]
+
+
 async def run_suite(
     world: Executable,
     *,

@@ -51,7 +51,7 @@ class GateConfig(Record, frozen=True):
     agreement: Share = 0.75
     """Least agreement of the judge with a world that knows the truth; 0 allows none."""
     correlation: Share = 0.2
-    """Least correlation of the judge's verdicts with an anchor's verifiable rewards; 0 allows any."""
+    """Least correlation of the judge's verdicts with an anchor's rewards; 0 allows any."""
     unread: Share = 0.05
     """Messages of a step in which a simple count of calls differs from the parser's."""
 

@@ -1,7 +1,8 @@
 """One optimiser step: groups to advantages, samples, micro-batches, and one move of the adapter.
 
 The engine's logprobs are the old logprobs, so a sample costs one forward and one backward pass.
-Groups whose rewards are all equal teach nothing and are dropped before anything is computed.
+What teaches nothing is dropped before anything is computed: with GRPO groups whose rewards are all
+equal, with REINFORCE++ a step whose rewards are.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Annotated, Literal
 import structlog
 from msgspec import Meta
 
-from trustee.advantage import Scale, advantages, is_constant
+from trustee.advantage import Estimator, Scale, advantages, is_constant, whiten
 from trustee.batch import cut, pack
 from trustee.errors import OutOfMemory
 from trustee.ladder import Ladder
 from trustee.learner import Checkpointing, FinishRequest, Learner, MicroReport, MicroRequest
 from trustee.loss import LossConfig, normaliser_of
 from trustee.store import Store
-from trustee.types import Group, Record, Sample
+from trustee.types import Group, Record, Sample, Trajectory
 
 log = structlog.get_logger()
 
@@ -42,8 +43,10 @@ class LearnConfig(Record, frozen=True):
     optimizer: Literal["adamw8bit", "adamw"] = "adamw8bit"
     rank: Literal[8, 16, 32, 64, 128] = 32
     """LoRA rank, on all linear layers; alpha is twice the rank."""
+    estimator: Estimator = "grpo"
+    """Whose mean is the baseline: the group's, or with `reinforce++` the step's, over tokens."""
     scale: Scale = "group"
-    """What advantages are divided by."""
+    """What GRPO's advantages are divided by; REINFORCE++ takes the deviation over the step."""
     shuffle_rewards: bool = False
     """A control experiment: each step's rewards are dealt out anew over its episodes, so that
     nothing can be learnt from them."""
@@ -134,22 +137,34 @@ def rewards_of(groups: Sequence[Group], *, shuffle: random.Random | None) -> lis
 
 
 def cut_groups(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]], *, scale: Scale
+    groups: Sequence[Group],
+    rewards: Sequence[Sequence[float]],
+    *,
+    scale: Scale,
+    estimator: Estimator = "grpo",
 ) -> tuple[list[Sample], int]:
-    """Cut the samples of groups that teach something; give them and the number of those groups."""
-    taught = advantages(rewards, scale=scale)
+    """Cut the samples of groups that teach something; give them and the number of mixed groups."""
+    if estimator == "grpo":
+        taught = advantages(rewards, scale=scale)
+    else:
+        taught = whiten(rewards, [[count_sampled(t) for t in g.sound] for g in groups])
     samples: list[Sample] = []
     mixed = 0
     for group, values, own in zip(groups, taught, rewards, strict=True):
-        if is_constant(own):
+        mixed += not is_constant(own)
+        if not any(values):
             continue
-        mixed += 1
         samples += [
             cut(trajectory, advantage=value)
             for trajectory, value in zip(group.sound, values, strict=True)
             if trajectory.turns
         ]
     return samples, mixed
+
+
+def count_sampled(trajectory: Trajectory) -> int:
+    """Count the ids of a trajectory that the policy sampled."""
+    return sum(len(turn.completion.ids) for turn in trajectory.turns)
 
 
 def is_finite(report: MicroReport) -> bool:
@@ -244,7 +259,12 @@ async def take_step(
         RunError: if nothing is left to give up.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
-    samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=shuffle), scale=config.scale)
+    samples, mixed = cut_groups(
+        groups,
+        rewards_of(groups, shuffle=shuffle),
+        scale=config.scale,
+        estimator=config.estimator,
+    )
     rate = rate_at(config, step=step, spent=spent)
     gathered = None
     while gathered is None:

@@ -17,7 +17,7 @@ import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from trustee.environment import Draft, Services
+from trustee.environment import Draft
 from trustee.errors import EpisodeError
 from trustee.learn import learn
 from trustee.rollout import play_episode

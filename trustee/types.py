@@ -190,7 +190,12 @@ class Trajectory(Record, frozen=True):
         """Who spoiled the episode, or the policy where it failed the task; None for a success."""
         if self.failure is not None:
             return self.failure.blame
-        return Blame.POLICY if self.reward <= 0 else None
+        return None if self.success else Blame.POLICY
+
+    @property
+    def success(self) -> bool:
+        """Whether the task was solved: what its environment notes, else a positive reward."""
+        return bool(self.notes.get("success", self.reward > 0))
 
     @property
     def reward(self) -> float:

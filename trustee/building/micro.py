@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import count
+from itertools import count, product
 
 import msgspec
 
@@ -30,7 +30,7 @@ from trustee.building.templates import (
     write_writer,
 )
 from trustee.building.workshop import Workshop
-from trustee.curriculum import PERSONAS, Aspects
+from trustee.curriculum import PERSONAS, Aspects, Persona
 from trustee.roles import WrittenTask, check_task, writer_prompt, writer_schema
 from trustee.splits import is_reserved
 from trustee.tiny.lessons import RESERVED_ONE_IN
@@ -42,7 +42,6 @@ from trustee.tiny.world import (
     ask_for,
     fact,
     goal_of,
-    write_intent,
 )
 from trustee.types import Blame, Record, Tool
 
@@ -112,8 +111,7 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
     distractors = rng.randint(*shop.config.distractors)
     draft = draw_draft(scenario, rng, distractors=distractors, reserved=shop.config.reserved)
     with shop.at(Stage.DECOMPOSITION):
-        goals, query = await ask_writer(shop, draft, scenario)
-        written = chain_reads(goals, scenario)
+        written, query = await ask_writer(shop, draft, scenario)
         question = leave_out(query, written)
         reads = hide_places(written, question, rng)
         answers = draw_answers([THINGS[read.thing].kind for read in reads], rng)
@@ -143,21 +141,22 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
 
 async def ask_writer(
     shop: Workshop, draft: Draft, scenario: Scenario
-) -> tuple[tuple[Goal, ...], str]:
+) -> tuple[tuple[Read, ...], str]:
     """Have the writer name what is to be read, and word the query."""
+    persona = draft.aspects.persona
 
     def check(task: WrittenTask) -> Flaw | None:
         reason = check_task(task, draft.offered, draft.aspects)
         if reason is not None:
             return Flaw(kind="task", text=reason)
-        if not all(is_known(goal_of(call)) for call in task.expected_calls):
-            return Flaw(kind="task", text="a place is none of the micro-world")
         goals = [goal_of(call) for call in task.expected_calls]
-        things = [goal.thing for goal in goals]
-        if "multi" in scenario and len({*things}) < len(things):
-            return Flaw(kind="same_thing", text=f"a chain reads {things}; each must be another")
-        wording = ask_for(goals, draft.aspects.persona)
-        if task.intent != write_intent(goals) or task.query != wording:
+        if not all(map(is_known, goals)):
+            return Flaw(kind="task", text="a place is none of the micro-world")
+        reads = chain_reads(goals, scenario)
+        if reads is None:
+            things = [goal.thing for goal in goals]
+            return Flaw(kind="same_thing", text=f"{things} make no {scenario}; things are repeated")
+        if match_query(reads, task.query, persona=persona) is None:
             return Flaw(kind="wording", text=f"the query {task.query!r} does not ask for its calls")
         return None
 
@@ -169,7 +168,26 @@ async def ask_writer(
         role=Blame.WRITER,
         tag="writer",
     )
-    return tuple(goal_of(call) for call in written.expected_calls), written.query
+    reads = chain_reads([goal_of(call) for call in written.expected_calls], scenario)
+    asked = None if reads is None else match_query(reads, written.query, persona=persona)
+    assert asked is not None, "an answer that passed its check has reads"
+    return asked, written.query
+
+
+def match_query(reads: Sequence[Read], query: str, *, persona: Persona) -> tuple[Read, ...] | None:
+    """Find the reads that a query asks for: as given, but for places that a result will tell."""
+    choices = [PLACES[THINGS[r.thing].place] if r.told_by else (r.place,) for r in reads]
+    for places in product(*choices):
+        goals = [
+            Goal(thing=read.thing, place=place, value=None)
+            for read, place in zip(reads, places, strict=True)
+        ]
+        if ask_for(goals, persona) == query:
+            return tuple(
+                Read(thing=read.thing, place=place, told_by=read.told_by)
+                for read, place in zip(reads, places, strict=True)
+            )
+    return None
 
 
 def is_known(goal: Goal) -> bool:
@@ -177,17 +195,26 @@ def is_known(goal: Goal) -> bool:
     return goal.place in PLACES[THINGS[goal.thing].place]
 
 
-def chain_reads(goals: Sequence[Goal], scenario: Scenario) -> tuple[Read, ...]:
-    """Decide which read tells the place of which: the one before it, or the first."""
-    told = {
-        "single_hop": (0,),
-        "parallel_single_hop": (0, 0, 0),
-        "multi_hop": (0, 1, 2),
-        "parallel_multi_hop": (0, 0, 1),
-    }[scenario]
+def chain_reads(goals: Sequence[Goal], scenario: Scenario) -> tuple[Read, ...] | None:
+    """Decide which read tells the place of which; None where repeated things leave it open.
+
+    In a chain each read tells that of the next. Beside a single read, the last place is told by the
+    first thing that is read only once, so that no two results could tell it.
+    """
+    things = [goal.thing for goal in goals]
+    told = [0] * len(goals)
+    if scenario == "multi_hop":
+        if len({*things}) < len(things):
+            return None
+        told = list(range(len(goals)))
+    elif scenario == "parallel_multi_hop":
+        once = [number for number, thing in enumerate(things[:-1], 1) if things.count(thing) == 1]
+        if not once:
+            return None
+        told[-1] = once[0]
     return tuple(
         Read(thing=goal.thing, place=goal.place, told_by=by)
-        for goal, by in zip(goals, told, strict=False)
+        for goal, by in zip(goals, told, strict=True)
     )
 
 

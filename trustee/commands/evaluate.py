@@ -1,55 +1,144 @@
-"""`trustee eval`: measure a run's adapter against its base."""
+"""`trustee eval`: measure a run's adapter against its base, or play a suite made by others."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trustee.commands.options import (
     DONE,
     Commands,
     add_shared,
+    allow_unsafe,
     choose_device,
-    choose_mode,
-    print_text,
+    find_default,
+    show_job,
 )
+from trustee.errors import InputError
+
+if TYPE_CHECKING:
+    from trustee.config import Config
+    from trustee.ftrl_suite import SuiteReport, SuiteReports
 
 
 def add(commands: Commands) -> None:
     """Describe the command."""
     evaluate = commands.add_parser("eval", help="measure a run's adapter against its base")
-    evaluate.add_argument("run", type=Path, metavar="RUN")
+    evaluate.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder; with --suite the suite's file"
+    )
     evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
-    evaluate.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
+    evaluate.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="default: the run's newest; with --suite none"
+    )
+    evaluate.add_argument("--suite", choices=("ftrl",), help="play every environment of a file")
+    evaluate.add_argument(
+        "--config", type=Path, metavar="FILE", help="of a suite; default: configs/ftrl.toml"
+    )
+    evaluate.add_argument(
+        "--published", action="store_true", help="compare answers exactly as FTRL's own code does"
+    )
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_shared(evaluate)
     evaluate.set_defaults(act=eval_command)
 
 
 def eval_command(options: argparse.Namespace) -> int:
-    """Measure a run's adapter against its base."""
-    import anyio
-
+    """Measure a run's adapter against its base, or play a suite."""
+    if options.suite is not None:
+        return suite_command(options)
     from trustee.compare import compare_text, run_comparison
     from trustee.config import apply_changes
-    from trustee.launch import until_interrupted
-    from trustee.noise import divert_noise
-    from trustee.progress import Progress
     from trustee.record import read_record
 
-    changes = list(options.changes)
+    if options.config or options.published or options.out:
+        raise InputError("--config, --published and --out belong to --suite; a run has its own")
+    changes = allow_unsafe(options)
     if options.tasks is not None:
         changes.append(f"eval.tasks={options.tasks}")
     config = apply_changes(read_record(options.run).config, changes)
     choose_device(config, options.gpu)
-    with divert_noise(options.run) as screen:
-        with Progress(screen.out, mode=choose_mode(options)) as progress:
-            comparison = anyio.run(
-                until_interrupted,
-                lambda: run_comparison(
-                    config, options.run, adapter=options.adapter, tell=progress.tell
-                ),
-            )
-        if not options.json:
-            print_text(compare_text(comparison), to_errors=False, screen=screen)
+    show_job(
+        options,
+        options.run,
+        lambda tell: run_comparison(config, options.run, adapter=options.adapter, tell=tell),
+        text=compare_text,
+    )
     return DONE
+
+
+def suite_command(options: argparse.Namespace) -> int:
+    """Play every environment of a file with the base, and with an adapter where one is given."""
+    from trustee.config import read_config
+    from trustee.ftrl_suite import suite_text
+    from trustee.record import name_folder
+
+    if options.tasks is not None:
+        raise InputError("--tasks belongs to a run; a suite is played whole")
+    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    choose_device(config, options.gpu)
+    folder = options.out or name_folder(config)
+    show_job(
+        options,
+        folder,
+        lambda tell: play_suite(options, config, folder, tell),
+        text=lambda result: "\n\n".join(map(suite_text, result.reports)),
+    )
+    return DONE
+
+
+async def play_suite(
+    options: argparse.Namespace,
+    config: Config,
+    folder: Path,
+    tell: Callable[[dict[str, Any]], None],
+) -> SuiteReports:
+    """Play a suite with the policies that the options name; keep every episode."""
+    from trustee.adapter_files import check_fit, find_adapter, read_adapter
+    from trustee.deadlines import EngineClock
+    from trustee.environments.executable import Executable
+    from trustee.ftrl_suite import SuiteReports, run_suite
+    from trustee.launch import make_simulator, prepare_model
+    from trustee.sandbox.host import ProcessSandbox
+    from trustee.store import Store
+    from trustee.types import Adapter
+    from trustee.watched import open_watched
+
+    model, renderer = prepare_model(config)
+    prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
+    world = Executable(path=str(options.run), published=options.published, prompts=prompts)
+    found = find_adapter(options.adapter) if options.adapter else None
+    if found is not None:
+        check_fit(read_adapter(found), model, rank=config.learn.rank)
+    reports: list[SuiteReport] = []
+    clock = EngineClock()
+    async with (
+        Store(folder) as store,
+        ProcessSandbox(config.sandbox) as sandbox,
+        open_watched(config, model, folder, clock=clock, tell=tell) as core,
+    ):
+        policies: list[tuple[str, Adapter | None]] = [("base", None)]
+        if found is not None:
+            await core.adopt(Adapter(version=1, path=found))
+            adapter = Adapter(version=1, path=folder / "adapters" / "compared")
+            await core.publish(adapter)
+            policies.append((str(found), adapter))
+        for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
+            tell({"event": "stage", "name": f"playing {options.run} with {name}"})
+            report, played = await run_suite(
+                world,
+                policy=name,
+                engine=core,
+                renderer=renderer,
+                simulator=make_simulator(config, core, renderer),
+                sandbox=sandbox,
+                adapter=voice,
+                limits=config.rollout.limits,
+                parallel=config.eval.parallel,
+            )
+            store.append(f"suite-{label}.jsonl", played)
+            reports.append(report)
+    return SuiteReports(reports=tuple(reports))

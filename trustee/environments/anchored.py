@@ -109,7 +109,9 @@ class AnchoredSource:
             ]
             figures |= source.observe(own)
             if world == HARD:
-                self._opinions += [pair for group in own for pair in map(compare, group.sound) if pair]
+                self._opinions += [
+                    pair for group in own for pair in map(compare, group.sound) if pair
+                ]
         self._opinions = self._opinions[-self._config.window :]
         figures["anchor_episodes"] = len(self._opinions)
         agreement = correlate(self._opinions)

@@ -92,11 +92,6 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
     prompts: str = "simulated"
     """Prompt set with the policy's system prompt; a published episode has none."""
 
-    @property
-    def runs_code(self) -> bool:
-        """Say that foreign code is run."""
-        return True
-
     def source(self, *, seed: int, held_out: bool = False) -> ExecutableSource:
         """Load the environments and make the source of those for training, or of the others.
 

@@ -9,13 +9,16 @@ Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not publ
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from trustee.environment import Draft, Environment, Opening, Reply, Services, TaskSource
+from trustee.environment import Draft, Environment, Opening, Reply, Services, TaskSource, World
+from trustee.environments.executable import Executable
+from trustee.environments.executable import Hidden as HiddenDebts
 from trustee.environments.microworld import HiddenGoals, Microworld
 from trustee.environments.simulated import Hidden, Simulated
 from trustee.errors import InputError
@@ -37,6 +40,8 @@ from trustee.types import (
     Turn,
 )
 
+DRAWS = 200
+"""Draws of an inner task before the split of tools by category is given up."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -55,7 +60,7 @@ class HiddenTrial(Record, frozen=True):
 class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
     """A world whose tools are unknown until they are tried."""
 
-    inner: Simulated | Microworld = Simulated()
+    inner: Simulated | Executable | Microworld = Simulated()
     transforms: tuple[Transform, ...] = ()
     """The first is nearest to the inner world's tools."""
     prompts: str = "simulated"
@@ -67,17 +72,23 @@ class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
     """Policy messages of the execution phase."""
     execution_calls: int = 6
     """A task whose reference solution has more calls is given as many as that."""
+    unseen: tuple[str, ...] = ()
+    """Categories of tools kept for evaluation: training never has a task with one of them."""
     strip_trial: bool = False
     """Begins with the execution phase, to measure what the trial is worth."""
     format_weight: Share = 0.1
     """What is taken off where the trial made no call, or its note names no tool: half for each."""
 
     def __post_init__(self) -> None:
-        """Refuse an empty budget.
+        """Refuse an empty budget, and an inner world without episodes.
 
         Raises:
-            InputError: naming the budget.
+            InputError: naming the setting.
         """
+        if isinstance(self.inner, Executable) and self.inner.unit != "episode":
+            raise InputError(
+                f'env.inner.unit must be "episode" inside a trial, got "{self.inner.unit}"'
+            )
         for name in ("trial_turns", "trial_calls", "execution_turns", "execution_calls"):
             if getattr(self, name) < 1:
                 instead = (
@@ -99,14 +110,19 @@ class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
         return TrialEnvironment(self, task, services)
 
 
-def reference_calls(inner: Simulated | Microworld, task: Task) -> tuple[ExpectedCall, ...]:
-    """Give the calls that solve a task of an inner world."""
+def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
+    """Give the calls that solve a task of an inner world; what it does not tell is left out."""
     match inner:
+        case Executable():
+            owed = msgspec.convert(task.hidden, HiddenDebts).unsolved
+            return tuple(ExpectedCall(name=name, arguments={}) for name in owed for _ in owed[name])
         case Simulated():
             return msgspec.convert(task.hidden, Hidden).expected_calls
         case Microworld():
             goals = msgspec.convert(task.hidden, HiddenGoals).goals
             return tuple(goal.call for goal in goals)
+        case _:
+            return ()
 
 
 class TrialSource:
@@ -123,7 +139,7 @@ class TrialSource:
 
     async def write(self, draft: Draft, services: Services) -> Task:
         """Write the inner task and draw its disguises."""
-        inner = await self._inner.write(draft, services)
+        inner = await self._write_inner(draft, services)
         reference = reference_calls(self._config.inner, inner)
         chain, refused = draw_chain(
             self._config.transforms,
@@ -139,6 +155,21 @@ class TrialSource:
             tools=shown_tools(inner.tools, chain),
             difficulty=inner.difficulty,
             hidden=msgspec.to_builtins(hidden),
+        )
+
+    async def _write_inner(self, draft: Draft, services: Services) -> Task:
+        """Write inner tasks until one has its tools on the right side of the split."""
+        seeds = random.Random(draft.seed)
+        for _ in range(DRAWS):
+            inner = await self._inner.write(draft, services)
+            kept = any(tool.category in self._config.unseen for tool in inner.tools)
+            if not self._config.unseen or kept == self._held_out:
+                return inner
+            draft = msgspec.structs.replace(draft, seed=seeds.randrange(1 << 31))
+        raise InputError(
+            f"no task {'with' if self._held_out else 'without'} tools of env.unseen = "
+            f"{list(self._config.unseen)} in {DRAWS} draws; the last had categories "
+            f"{sorted({tool.category for tool in inner.tools})}"
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -194,7 +225,8 @@ class TrialEnvironment:
         self._phase = Phase.EXECUTION if config.strip_trial else Phase.TRIAL
         self._turns = config.trial_turns
         self._calls = config.trial_calls
-        self._entered = False
+        self._held: Environment | None = None
+        """The world that is open; one at a time, for a world may hold what is scarce."""
         self._ran_out = False
         self._note = ""
         self._phases: list[Phase] = []
@@ -205,6 +237,7 @@ class TrialEnvironment:
     async def open(self) -> Opening:
         """Give the opening of the trial phase, or of execution where the trial is stripped."""
         if self._phase is Phase.TRIAL:
+            self._held = self._copy
             await self._copy.open()
         else:
             await self._enter()
@@ -215,7 +248,8 @@ class TrialEnvironment:
         self._phase = Phase.EXECUTION
         self._turns = self._config.execution_turns
         self._calls = max(self._config.execution_calls, self._hidden.calls)
-        self._entered = True
+        await self.aclose()
+        self._held = self._world
         await self._world.open()
 
     async def reply(self, message: Message) -> Reply:
@@ -309,13 +343,14 @@ class TrialEnvironment:
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Have the inner world score the execution phase; take off what the trial lacks."""
+        entered = self._held is self._world
         executed = [
             msgspec.structs.replace(turn, message=heard, replies=replies)
             for index, turn in enumerate(turns)
             for heard, replies in [self._played.get(index, (turn.message, ()))]
-            if index in self._played or (self._entered and index >= len(self._phases))
+            if index in self._played or (entered and index >= len(self._phases))
         ]
-        if not self._entered:
+        if not entered:
             await self._enter()
         inner = await self._world.score(executed, Stop.TURNS if self._ran_out else stop)
         notes = TrialNotes(
@@ -332,11 +367,10 @@ class TrialEnvironment:
         return Score(rewards=rewards, notes={**inner.notes, "trial": msgspec.to_builtins(notes)})
 
     async def aclose(self) -> None:
-        """Free both worlds."""
-        try:
-            await self._copy.aclose()
-        finally:
-            await self._world.aclose()
+        """Free the world that is open."""
+        held, self._held = self._held, None
+        if held is not None:
+            await held.aclose()
 
 
 def _tool_message(call: Call, content: str) -> Message:

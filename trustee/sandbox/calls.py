@@ -30,7 +30,7 @@ class SandboxConfig(Record, frozen=True):
     cpu_seconds: Annotated[int, Meta(ge=1)] = 3
     """Processor time of one call."""
     memory_mib: Annotated[int, Meta(ge=32)] = 256
-    """Address space of one call."""
+    """Address space that one call may add to what its worker holds."""
     output_bytes: Annotated[int, Meta(ge=64)] = 65536
     """Longest answer of one call; more is a breach."""
     workers: Annotated[int, Meta(ge=1)] = 64
@@ -45,7 +45,9 @@ class Outcome(Record, frozen=True):
     not `ok`, one line that says what went wrong."""
     ok: bool
     breach: str = ""
-    """The limit or rule that was broken, such as `time` or `memory`; empty for plain exceptions."""
+    """The limit or rule that was broken: `time`, `cpu`, `memory`, `output`, `input`, `died`,
+    `protocol` or `denied`; empty for plain exceptions. `denied` also stands beside a result, where
+    the code tried what no tool may and went on without it."""
 
 
 class Worker(Protocol):

@@ -1,7 +1,7 @@
 """What a worker does before it is locked in, and what each forked call does to itself and runs.
 
-Loaded by `worker.py` from the file beside it, and like it made of the standard library alone. From
-`Lock` on nothing here is trusted: a tool can rewrite all of it, in a process that can no longer
+Loaded by `worker.py` from the file beside it, and like it made of the standard library alone. After
+`Tools.lock` nothing here is trusted: a tool can rewrite all of it, in a process that can no longer
 reach anything and whose end the worker awaits.
 """
 
@@ -242,7 +242,8 @@ class Tools:
         """Run a forked call, write what came of it, and end."""
         self.lock(forked.pipe)
         denied: list[str] = []
-        watch(denied, (sys.prefix, sys.base_prefix, *self.start.readable))
+        if self.filter:
+            watch(denied, (sys.prefix, sys.base_prefix, *self.start.readable))
         kind, body = b"+", b""
         with Contained() as tried:
             body = self.run(forked.call)

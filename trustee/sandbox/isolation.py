@@ -41,6 +41,7 @@ class Lock(Record, frozen=True):
     library: str = ""
     """Folder from which the worker loads `sandlock`."""
     readable: tuple[str, ...] = ()
+    """What a call may read without being named for it; with Landlock also all that it can."""
     filter: bytes = b""
 
     def frame(self) -> dict[str, Any]:
@@ -128,6 +129,7 @@ def lock_by_bubblewrap() -> Lock:
         isolation="bubblewrap",
         command=(*command, real_python(), *FLAGS, "/worker.py"),
         environment={},
+        readable=tuple(readable_paths()),
         filter=make_filter(),
     )
 

@@ -178,8 +178,9 @@ def prove_solvable(
     """Replay a task's reference solution through a chain; give what is wrong, None where nothing.
 
     Each reference call must have a shown call that arrives as the same call, by a living tool whose
-    shown schema takes it or hides the parameter on purpose.
+    shown schema takes what the true one takes, or hides it on purpose.
     """
+    true = {tool.name: tool for tool in tools}
     shown = {tool.name: tool for tool in shown_tools(tools, chain)}
     if len(shown) != len(shown_tools(tools, chain)):
         return "two tools are shown under one name"
@@ -194,6 +195,7 @@ def prove_solvable(
             return f"{call.name} arrives as {arrived.name} with {shorten(arrived.arguments)}"
         documented = shown[worn.name].parameters.get("properties", {})
         rest = {name: value for name, value in worn.arguments.items() if name in documented}
-        if error := check_arguments(shown[worn.name], rest):
+        error = check_arguments(shown[worn.name], rest)
+        if error and check_arguments(true[call.name], call.arguments) is None:
             return f"the shown tool refuses the reference solution: {error}"
     return None

@@ -9,16 +9,13 @@ import random
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from trustee.tiny.world import PLACES
 from trustee.transforms.disguise import Disguise, Face
 from trustee.types import ExpectedCall, Record, Tool
 
-WORDS = tuple(place for places in PLACES.values() for place in places)
-"""Each is a word of the built-in model's vocabulary."""
 LETTERS = "bcdfghjklmnpqrstvwxz"
 RESERVED_ONE_IN = 4
 
@@ -33,8 +30,6 @@ class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
 
     tools: bool = True
     parameters: bool = False
-    style: Literal["letters", "words"] = "letters"
-    """`words` are of the built-in model's vocabulary."""
 
     def draw(
         self,
@@ -60,10 +55,7 @@ class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
 
     def _name(self, rng: random.Random, taken: set[str], held_out: bool) -> str:
         while True:
-            if self.style == "words":
-                name = "_".join(rng.sample(WORDS, 2))
-            else:
-                name = "f_" + "".join(rng.choices(LETTERS, k=4))
+            name = "f_" + "".join(rng.choices(LETTERS, k=4))
             if name not in taken and is_reserved_name(name) == held_out:
                 taken.add(name)
                 return name

@@ -15,16 +15,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.tiny.world import THINGS
 from trustee.transforms.disguise import Disguise, Face
 from trustee.types import ExpectedCall, Record, Tool
 
 NUMBER = re.compile(r"_\d+\Z")
 """What tells twins apart."""
-TwinNames = Literal["numbered", "borrowed"]
-"""How twins are called: as the tool with a number, or after some other thing of the micro-world."""
-UNSEEN = frozenset({"bank", "clinic"})
-"""Categories of the micro-world whose names are borrowed in evaluation only."""
 ANSWERS = {
     "error": '{"error": "down"}',
     "empty": "{}",
@@ -37,7 +32,6 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
     """Breaks one tool that the task needs, and says so nowhere."""
 
     how: Literal["error", "empty", "null"] = "error"
-    names: TwinNames = "numbered"
     alternative: bool = True
     """A second tool does the same; without one, tasks that need the tool are refused."""
 
@@ -56,7 +50,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         dead = Face(inner=broken, answer=ANSWERS[self.how])
         if not self.alternative:
             return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
-        twins = add_twins(tools, broken, rng, count=1, names=self.names, held_out=held_out)
+        twins = add_twins(tools, broken, count=1)
         names = [broken, *(twin.name for twin in twins)]
         faces |= {name: Face(inner=broken) for name in names} | {rng.choice(names): dead}
         return Disguise(kind="break", tools=(*tools, *twins), faces=faces)
@@ -67,7 +61,6 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
 
     count: Annotated[int, Meta(ge=1)] = 1
     how: Literal["error", "empty", "null"] = "null"
-    names: TwinNames = "numbered"
 
     def draw(
         self,
@@ -80,7 +73,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         """Draw the tool that they look like, and which name is the true one's."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         model = rng.choice(needed)
-        twins = add_twins(tools, model, rng, count=self.count, names=self.names, held_out=held_out)
+        twins = add_twins(tools, model, count=self.count)
         names = [model, *(twin.name for twin in twins)]
         living = rng.choice(names)
         dead = Face(inner=model, answer=ANSWERS[self.how])
@@ -89,26 +82,12 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         return Disguise(kind="lookalikes", tools=(*tools, *twins), faces=faces)
 
 
-def add_twins(
-    tools: Sequence[Tool],
-    name: str,
-    rng: random.Random,
-    *,
-    count: int,
-    names: TwinNames,
-    held_out: bool,
-) -> tuple[Tool, ...]:
-    """Give tools that differ from one only by name."""
+def add_twins(tools: Sequence[Tool], name: str, *, count: int) -> tuple[Tool, ...]:
+    """Give tools that differ from one only by a number behind its name."""
     (model,) = (tool for tool in tools if tool.name == name)
+    stem = NUMBER.sub("", name)
     taken = {tool.name for tool in tools}
-    if names == "numbered":
-        stem = NUMBER.sub("", name)
-        free = (f"{stem}_{n}" for n in itertools.count(2) if f"{stem}_{n}" not in taken)
-    else:
-        verb = name.split("_", 1)[0]
-        things = [t.name for t in THINGS.values() if (t.category in UNSEEN) == held_out]
-        drawn = rng.sample(things, len(things))
-        free = (f"{verb}_{thing}" for thing in drawn if f"{verb}_{thing}" not in taken)
+    free = (f"{stem}_{n}" for n in itertools.count(2) if f"{stem}_{n}" not in taken)
     return tuple(
         msgspec.structs.replace(model, name=twin) for twin in itertools.islice(free, count)
     )

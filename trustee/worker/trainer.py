@@ -23,7 +23,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from trustee.adapter_files import WEIGHTS, fingerprint_base
+from trustee.adapter_files import BASE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.batch import Batch, collate, share_out
 from trustee.learner import (
     Checkpointing,
@@ -259,8 +259,8 @@ class TrainerExtension:
         path.mkdir(parents=True, exist_ok=True)
         tensors = get_peft_model_state_dict(self.trustee_model)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        remarks = {"format": "pt", "base": self.trustee_base}
-        save_file(whole, path / WEIGHTS, metadata=remarks)
+        save_file(whole, path / WEIGHTS, metadata={"format": "pt"})
+        (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self.trustee_base)))
         config = self.trustee_model.peft_config["default"]
         config.inference_mode = True
         config.base_model_name_or_path = self.trustee_spec.folder
