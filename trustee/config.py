@@ -48,6 +48,9 @@ class RunConfig(Record, frozen=True):
     folder: str = "runs"
     """Where run folders are made."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
+    adapter: str = ""
+    """PEFT or run folder whose adapter training begins with; empty begins at the base. With
+    `learn.loss.kl_coef` it is also what the policy is kept near. The folder must stay there."""
 
 
 class ModelConfig(Record, frozen=True):

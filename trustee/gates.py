@@ -20,7 +20,8 @@ from trustee.canaries import Known, read_canaries
 from trustee.chat import ChatRenderer, Simulator
 from trustee.engine import Engine, Sampling
 from trustee.environment import Services, World
-from trustee.environments.simulated import Simulated, judge_episode
+from trustee.environments import judged_part
+from trustee.environments.simulated import judge_episode
 from trustee.errors import RunError, SimulatorError
 from trustee.parsing import CallFormat
 from trustee.roles import Criterion
@@ -201,10 +202,11 @@ async def check_canaries(
         InputError: if the world's prompt set has no canaries.
         RunError: if the judge accepts or refuses too many wrongly.
     """
-    if not isinstance(world, Simulated) or not config.shows_canaries:
+    judged = judged_part(world)
+    if judged is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(world.prompts), prompt_set=world.prompts, simulator=simulator
+        read_canaries(judged.prompts), prompt_set=judged.prompts, simulator=simulator
     )
     for names, count, limit, key in (
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
@@ -243,7 +245,8 @@ async def compare_judge(
     None where the held-out world does not know the truth, where training has no judge, or where
     there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
     """
-    if not (isinstance(held_out, TrueWorld) and isinstance(training, Simulated)):
+    judged = judged_part(training)
+    if not isinstance(held_out, TrueWorld) or judged is None:
         return None
     by_id = {task.id: task for task in tasks}
     sound = [t for t in trajectories if t.failure is None]
@@ -260,7 +263,7 @@ async def compare_judge(
             )
             for t in sound
         ],
-        prompt_set=training.prompts,
+        prompt_set=judged.prompts,
         simulator=simulator,
     )
 

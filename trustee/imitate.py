@@ -20,10 +20,10 @@ from msgspec import Meta
 from trustee.checkpoint import RunState, write_checkpoint
 from trustee.demonstrations import Lessons
 from trustee.ladder import Ladder
-from trustee.learner import FinishRequest, MicroReport
+from trustee.learner import FinishRequest
 from trustee.loss import LossConfig
 from trustee.run import Event
-from trustee.step import LearnConfig, gather, is_finite, rate_at
+from trustee.step import LearnConfig, gather_fitting, is_finite, rate_at
 from trustee.store import Store
 from trustee.types import Adapter, Record, Sample
 from trustee.watchdog import Watchdog
@@ -132,7 +132,7 @@ async def finish_step(job: Imitation) -> None:
     """Train on a step's demonstrations, measure where it is time, and record."""
     samples = job.samples_at(job.step)
     rate = rate_at(job.rates(), step=job.step, spent=job.step / job.steps)
-    reports, kept = await gather_all(job, samples, learn=True)
+    kept, (reports, _) = await gather_fitting(samples, job.core, NLL, version=0, ladder=job.ladder)
     finite = all(map(is_finite, reports))
     norm, moved = 0.0, False
     if kept:
@@ -165,20 +165,11 @@ async def finish_step(job: Imitation) -> None:
     job.tell({"event": "imitated", "of": job.steps, "spent": job.step / job.steps, **metrics})
 
 
-async def gather_all(
-    job: Imitation, samples: Sequence[Sample], *, learn: bool
-) -> tuple[list[MicroReport], int]:
-    """Take the loss of samples; give its parts, and how many samples were not too long."""
-    while True:
-        kept = [sample for sample in samples if len(sample.ids) <= job.ladder.rung.context]
-        gathered = await gather(kept, job.core, NLL, version=0, ladder=job.ladder, learn=learn)
-        if gathered is not None:
-            return gathered[0], len(kept)
-
-
 async def measure_loss(job: Imitation) -> float | None:
     """Give the mean negative logprob of the held-out tokens; None where nothing is held out."""
-    reports, kept = await gather_all(job, job.held_out, learn=False)
+    kept, (reports, _) = await gather_fitting(
+        job.held_out, job.core, NLL, version=0, ladder=job.ladder, learn=False
+    )
     return sum(report.loss for report in reports) if kept else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import msgspec
 
+from trustee.adapter_files import check_fit, find_adapter, read_adapter
 from trustee.canaries import read_canaries
 from trustee.chat import Simulator, Voice
 from trustee.checkpoint import RunState, find_checkpoints, open_checkpoint
@@ -23,12 +24,11 @@ from trustee.deadlines import EngineClock
 from trustee.engine import Engine
 from trustee.engines.vllm import VllmEngine
 from trustee.environment import TaskSource
-from trustee.environments import runs_code
-from trustee.environments.simulated import Simulated
+from trustee.environments import judged_part, runs_code
 from trustee.errors import EngineDied
 from trustee.gates import EffectGate, check_canaries
 from trustee.ladder import Ladder, Rung
-from trustee.learn import store_checkpoint
+from trustee.learn import publish, store_checkpoint
 from trustee.learner import TrainerSpec
 from trustee.models import find_model
 from trustee.outcome import Outcome, conclude, evaluation_world, measure
@@ -66,6 +66,8 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         head_chunk=learn.head_chunk,
         mlp_tile=learn.mlp_tile,
         threads=learn.threads or len(os.sched_getaffinity(0)),
+        start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
+        reference=bool(config.run.adapter and learn.loss.kl_coef),
     )
 
 
@@ -104,8 +106,12 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     folder = find_model(config.model.path)
     renderer = Renderer.load(folder, thinking=config.model.thinking)
     renderer.self_test()
-    if isinstance(config.env, Simulated) and config.gates.shows_canaries:
-        read_canaries(config.env.prompts)
+    if config.run.adapter:
+        start = read_adapter(find_adapter(Path(config.run.adapter)))
+        check_fit(start, folder, rank=config.learn.rank)
+    judged = judged_part(config.env)
+    if judged is not None and config.gates.shows_canaries:
+        read_canaries(judged.prompts)
     return folder, renderer
 
 
@@ -257,7 +263,9 @@ async def run_stages(
         run.tell(
             {"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"}
         )
-    before = await measure(config, run, None, label="before")
+    if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
+        await publish(run, 1)
+    before = await measure(config, run, run.versions.current, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
         await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)
     if run.step < run.steps:

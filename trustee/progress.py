@@ -106,8 +106,25 @@ class Progress:
                 return f"{event['name']}"
             case "note":
                 return str(event["text"])
+            case "built":
+                tenth = event["accepted"] * 10 // event["wanted"]
+                if tenth == (event["accepted"] - 1) * 10 // event["wanted"]:
+                    return None
+                return (
+                    f"built {event['accepted']:>4} of {event['wanted']} from "
+                    f"{event['candidates']} candidates"
+                )
             case "rolled_back":
                 return f"rolled back to version {event['to']}: {event['why']}"
+            case "imitated":
+                held_out = event["held_out_loss"]
+                measured = "" if held_out is None else f"  held-out loss {held_out:.4f}"
+                return (
+                    f"step {event['step']:>4} of {event['of']}  loss {event['loss']:.4f}"
+                    f"{measured}  left {self.left(event)}"
+                )
+            case "collected":
+                return f"task {event['tasks']} of {event['of']}  kept {event['kept']} episodes"
             case "step":
                 return (
                     f"step {event['step']:>4}  reward {event['reward']:+.2f}  "

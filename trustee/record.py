@@ -11,7 +11,7 @@ import msgspec
 
 from trustee import __version__
 from trustee.config import Config
-from trustee.environments.simulated import Simulated
+from trustee.environments import prompt_sets
 from trustee.errors import InputError
 from trustee.prompts import hash_prompts
 from trustee.types import Record
@@ -46,7 +46,11 @@ def describe_run(config: Config) -> RunRecord:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    prompts = hash_prompts(config.env.prompts) if isinstance(config.env, Simulated) else {}
+    prompts = {
+        f"{prompt_set}/{name}": digest
+        for prompt_set in prompt_sets(config.env)
+        for name, digest in hash_prompts(prompt_set).items()
+    }
     return RunRecord(
         config=config, versions=versions, prompts=prompts, platform=platform.platform()
     )

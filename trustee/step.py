@@ -201,6 +201,27 @@ async def gather(
     return reports
 
 
+async def gather_fitting(
+    samples: Sequence[Sample],
+    learner: Learner,
+    loss: LossConfig,
+    *,
+    version: int,
+    ladder: Ladder,
+    learn: bool = True,
+) -> tuple[int, tuple[list[MicroReport], list[MicroReport]]]:
+    """Gather the samples that are not too long, on whichever rung that goes; give their number too.
+
+    Raises:
+        RunError: if nothing is left to give up.
+    """
+    while True:
+        kept = [sample for sample in samples if len(sample.ids) <= ladder.rung.context]
+        gathered = await gather(kept, learner, loss, version=version, ladder=ladder, learn=learn)
+        if gathered is not None:
+            return len(kept), gathered
+
+
 async def give_up(error: OutOfMemory, learner: Learner, ladder: Ladder, *, longest: int) -> None:
     """Go one rung down the ladder."""
     before = ladder.rung.checkpointing
@@ -259,18 +280,12 @@ async def take_step(
         RunError: if nothing is left to give up.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
-    samples, mixed = cut_groups(
-        groups,
-        rewards_of(groups, shuffle=shuffle),
-        scale=config.scale,
-        estimator=config.estimator,
-    )
+    rewards = rewards_of(groups, shuffle=shuffle)
+    samples, mixed = cut_groups(groups, rewards, scale=config.scale, estimator=config.estimator)
     rate = rate_at(config, step=step, spent=spent)
-    gathered = None
-    while gathered is None:
-        kept = [sample for sample in samples if len(sample.ids) <= ladder.rung.context]
-        gathered = await gather(kept, learner, config.loss, version=version, ladder=ladder)
-    fresh, older = gathered
+    kept, (fresh, older) = await gather_fitting(
+        samples, learner, config.loss, version=version, ladder=ladder
+    )
     reports = fresh + older
     finite = all(map(is_finite, reports))
     norm, moved = 0.0, False
@@ -288,8 +303,8 @@ async def take_step(
         finite=finite,
         groups=len(groups),
         mixed=mixed,
-        samples=len(kept),
-        too_long=len(samples) - len(kept),
+        samples=kept,
+        too_long=len(samples) - kept,
         norm=norm,
         learning_rate=rate,
         loss=sum(report.loss for report in reports),

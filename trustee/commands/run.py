@@ -34,6 +34,9 @@ def add(commands: Commands) -> None:
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     run.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="begin with this adapter, or a run's newest"
+    )
+    run.add_argument(
         "--force", action="store_true", help="start although the plan says that it does not fit"
     )
     run.add_argument(
@@ -51,6 +54,8 @@ def load_config(options: argparse.Namespace) -> Config:
     changes = list(options.changes)
     if options.tools is not None:
         changes.append(f"env.tools='{options.tools}'")
+    if options.adapter is not None:
+        changes.append(f"run.adapter='{options.adapter.absolute()}'")
     return read_config(path, changes)
 
 
@@ -59,10 +64,10 @@ def run_command(options: argparse.Namespace) -> int:
     from trustee.record import name_folder, read_record
 
     if options.resume is not None:
-        if options.config or options.tools or options.out or options.changes:
+        if any((options.config, options.tools, options.adapter, options.out, options.changes)):
             raise InputError(
-                "--resume continues a run with its own config; leave out --config, --tools, --out "
-                "and --set"
+                "--resume continues a run with its own config; leave out --config, --tools, "
+                "--adapter, --out and --set"
             )
         folder: Path = options.resume
         config = read_record(folder).config
@@ -78,7 +83,7 @@ def run_command(options: argparse.Namespace) -> int:
                 f"{folder} holds a run already; continue it with --resume {folder} or name another"
             )
     choose_device(config, options.gpu)
-    check_tools(config)
+    check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
         check_plan(config, options.gpu or 0)
     return train_here(options, config, folder)
@@ -107,12 +112,13 @@ def check_plan(config: Config, gpu: int) -> None:
     )
 
 
-def check_tools(config: Config) -> None:
-    """Read the tools file before anything heavy starts."""
-    from trustee.environments.simulated import Simulated
+def check_worlds(config: Config) -> None:
+    """Read all that the worlds are made of before anything heavy starts."""
+    from trustee.outcome import evaluation_world
 
-    if isinstance(config.env, Simulated):
-        config.env.repository()
+    config.env.source(seed=config.run.seed)
+    if config.eval.tasks:
+        evaluation_world(config).source(seed=config.eval.seed, held_out=True)
 
 
 def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:

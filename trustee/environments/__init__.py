@@ -1,5 +1,6 @@
 """The worlds that a config may name. A new one is a file here and its name in this union."""
 
+from trustee.environment import World
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable import Executable
 from trustee.environments.microworld import Microworld
@@ -7,6 +8,32 @@ from trustee.environments.simulated import Simulated
 from trustee.environments.trial import Trial
 
 WorldConfig = Simulated | Executable | Trial | Anchored | Microworld
+
+
+def judged_part(world: World) -> Simulated | None:
+    """Give the simulated world whose judge pays in a world; None where no judge does."""
+    match world:
+        case Simulated():
+            return world
+        case Anchored():
+            return world.soft
+        case Trial():
+            return world.inner if isinstance(world.inner, Simulated) else None
+        case _:
+            return None
+
+
+def prompt_sets(world: World) -> tuple[str, ...]:
+    """Name the prompt sets that a world takes its words from."""
+    match world:
+        case Anchored():
+            return tuple(sorted({world.soft.prompts, world.hard.prompts}))
+        case Trial():
+            return tuple(sorted({world.prompts, *prompt_sets(world.inner)}))
+        case Simulated() | Executable():
+            return (world.prompts,)
+        case _:
+            return ()
 
 
 def runs_code(world: WorldConfig) -> bool:

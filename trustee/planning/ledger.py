@@ -68,6 +68,8 @@ class Budget(Record, frozen=True):
     checkpointing: str
     mlp_tile: int
     head_chunk: int
+    reference: bool = False
+    """The start adapter is kept beside the trained one, for the KL term."""
 
     @property
     def positions(self) -> int:
@@ -245,6 +247,14 @@ def list_adapter(shape: Shape, budget: Budget) -> Iterator[Entry]:
         exact=True,
         reason=f"{budget.slots} slots of the engine, one a spare, bf16",
     )
+    if budget.reference:
+        yield Entry(
+            name="reference adapter",
+            bytes=2 * numel,
+            when="always",
+            exact=True,
+            reason="the weights that the KL term keeps the policy near, bf16",
+        )
     yield Entry(
         name="optimiser step",
         bytes=8 * numel if budget.optimizer == "adamw" else 4 * numel // shape.layers,
