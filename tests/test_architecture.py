@@ -100,6 +100,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "planning",
         "progress",
         "sft",
+        "staged",
         "tiny.build",
         "view",
         "watched",
@@ -236,9 +237,9 @@ def catchers(*wanted: str) -> set[str]:
 
 def test_spoiled_episodes_are_caught_where_one_is_played_or_written() -> None:
     """Nobody else may take a spoiled episode for something that went well."""
-    assert {"rollout", "train", "evaluate", "collecting"} == catchers("EpisodeError", "EngineError") - {
-        "engines.vllm"
-    }
+    assert {"rollout", "train", "evaluate", "collecting"} == catchers(
+        "EpisodeError", "EngineError"
+    ) - {"engines.vllm"}
 
 
 def test_nobody_catches_bugs() -> None:

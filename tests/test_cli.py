@@ -123,8 +123,8 @@ def test_unknown_config_file(
 def test_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped key is answered with the nearest one."""
     assert (
-        f"{TINY}: unknown key run.stepps; did you mean steps? allowed are: folder, "
-        "keep_checkpoints, minutes, seed, steps"
+        f"{TINY}: unknown key run.stepps; did you mean steps? allowed are: adapter, "
+        "folder, keep_checkpoints, minutes, seed, steps"
     ) == refuse(capsys, "run", "--config", TINY, "--set", "run.stepps=3")
 
 
@@ -206,7 +206,7 @@ def test_resume_takes_no_changes(
     [
         (
             ["--blame", "nobody"],
-            "--blame 'nobody': give one of policy, user, tool, judge, writer, engine",
+            "--blame 'nobody': give one of policy, user, tool, judge, writer, builder, engine",
         ),
         (
             ["--reward", "high"],
@@ -885,7 +885,7 @@ def test_reading_a_run_loads_no_torch(run_folder: Path) -> None:
     assert "[]" == ran.stdout.splitlines()[-1]
 
 
-COMMANDS = ("run", "eval", "plan", "doctor", "view", "tools")
+COMMANDS = ("run", "eval", "plan", "doctor", "build", "collect", "sft", "view", "tools")
 
 
 def test_every_command_has_help() -> None:

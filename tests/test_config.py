@@ -32,9 +32,9 @@ def test_config_file_loads(path: Path) -> None:
     assert config == msgspec.json.decode(msgspec.json.encode(config), type=Config)
 
 
-def test_configs_are_the_three() -> None:
+def test_configs_are_those_that_users_know() -> None:
     """The files that the tests above read are those that users are told about."""
-    assert ["qwen3-8b", "tiny", "trustee-paper"] == [path.stem for path in CONFIGS]
+    assert ["ftrl-tiny", "qwen3-8b", "tiny", "trustee-paper"] == [path.stem for path in CONFIGS]
 
 
 def test_changes_are_toml_or_else_text() -> None:
@@ -81,8 +81,9 @@ def test_changes_of_a_finished_config() -> None:
         ),
         (
             "rollot.group_size=4",
-            "unknown key rollot; did you mean rollout? allowed are: engine, env, eval, eval_env, "
-            "gates, learn, model, rollout, run, simulator, watch, watchdog",
+            "unknown key rollot; did you mean rollout? allowed are: build, collect, engine, env, "
+            "eval, eval_env, gates, imitate, learn, model, rollout, run, sandbox, simulator, watch, "
+            "watchdog",
         ),
         (
             "simulator.judge.heat=1",
@@ -165,7 +166,8 @@ def test_out_of_range(change: str, message: str) -> None:
         ),
         (
             "env.kind=moon",
-            "env.kind: Invalid value 'moon'; given 'moon'; allowed are: simulated, microworld",
+            "env.kind: Invalid value 'moon'; given 'moon'; allowed are: simulated, executable, trial, "
+            "anchored, microworld",
         ),
         (
             "eval_env=other",

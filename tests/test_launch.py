@@ -74,7 +74,8 @@ def test_record_describes_the_run() -> None:
     config = small_config()
     record = describe_run(config)
     assert config == record.config
-    assert hash_prompts("tiny") == record.prompts
+    hashes = hash_prompts("tiny")
+    assert {f"tiny/{name}": digest for name, digest in hashes.items()} == record.prompts
     assert (__version__, platform.python_version()) == (
         record.versions["trustee"],
         record.versions["python"],

@@ -178,7 +178,11 @@ def test_levers_name_settings_of_the_config() -> None:
         changed = read_budget(apply_changes(config, [f"{KEYS[lever.field]}={value}"]))
         assert lever.value == getattr(changed, lever.field)
     assert set(FREE) <= set(MILD)
-    assert set(KEYS) == set(Budget.__struct_fields__) - {"trained_tokens", "block"}
+    assert set(KEYS) == set(Budget.__struct_fields__) - {
+        "trained_tokens",
+        "block",
+        "reference",
+    }
 
 
 def test_levers_never_raise() -> None:

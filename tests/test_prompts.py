@@ -29,7 +29,20 @@ from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Tur
 
 GOLDEN = Path(__file__).parent / "data" / "golden" / "prompts"
 SETS = ("simulated", "tiny")
-NAMES = ("agent_detailed", "agent_generic", "agent_plain", "judge", "tool", "user", "writer")
+NAMES = (
+    "agent_detailed",
+    "agent_execution",
+    "agent_ftrl",
+    "agent_generic",
+    "agent_note",
+    "agent_plain",
+    "agent_trial",
+    "judge",
+    "teacher",
+    "tool",
+    "user",
+    "writer",
+)
 INTENT = "You want to move 49.90 euros from account AC-4471 to AC-9023, and the balance of AC-9023."
 PERSONA = "Ines has just opened her first account."
 BALANCE = Tool(
@@ -122,6 +135,12 @@ def fill_example(prompt_set: str, name: str) -> str:
                 facts=fact_lines(gather_facts(executed, expected, malformed=0)),
                 criteria=tuple(Criterion)[:3],
             )
+        case "agent_trial" | "agent_execution":
+            return fill_prompt(
+                prompt_set, name, query=OPENING[-1].content, calls="8", turns="6"
+            )
+        case "teacher":
+            return fill_prompt(prompt_set, name, system=OPENING[0].content, hints=INTENT)
         case _:
             return fill_prompt(prompt_set, name)
 
@@ -185,9 +204,10 @@ def test_read_prompt_refuses_unknown_files(prompt_set: str, name: str) -> None:
     """An unknown set or role names what there is."""
     with pytest.raises(PromptError) as caught:
         read_prompt(prompt_set, name)
-    assert f"no prompt {name!r} in set {prompt_set!r}; the sets are ['simulated', 'tiny']" == str(
-        caught.value
-    )
+    assert (
+        f"no prompt {name!r} in set {prompt_set!r}; "
+        "the sets are ['builder', 'simulated', 'tiny']"
+    ) == str(caught.value)
 
 
 def test_hash_prompts_covers_the_bytes() -> None:

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio
 import msgspec
@@ -39,6 +39,11 @@ PLAYED = "played"
 class CollectConfig(Record, frozen=True):
     """How episodes are collected."""
 
+    tasks: Annotated[int, Meta(ge=0)] = 0
+    """Tasks that a teacher plays before `trustee run` trains, which imitates them first; 0 is none.
+    """
+    teacher: Literal["base", "script"] = "base"
+    """Who that teacher is: the base with hints, or the micro-world's script."""
     attempts: Annotated[int, Meta(ge=1)] = 4
     """Episodes of one task."""
     keep: Annotated[int, Meta(ge=1)] = 1

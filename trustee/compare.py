@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from trustee.config import Config
 from trustee.deadlines import EngineClock
@@ -11,9 +15,11 @@ from trustee.engines.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.evaluate import Gain, Share, evaluate, gain_between, success_of
 from trustee.launch import make_simulator, open_sandbox, prepare_model, trainer_spec
-from trustee.outcome import evaluation_world, held_out_tasks, show_share
+from trustee.outcome import HELD_OUT, evaluation_world, held_out_tasks, show_share
+from trustee.record import read_record
 from trustee.run import Event
 from trustee.store import Store
+from trustee.trial_metrics import figures_of
 from trustee.types import Adapter, Record, Task, Trajectory
 
 
@@ -26,6 +32,8 @@ class Comparison(Record, frozen=True):
     gain: Gain
     by_calls: dict[int, tuple[float, float]]
     """Success of base and adapter by the number of expected calls."""
+    trials: dict[str, tuple[float, float]] = {}
+    """Figures of a trial phase, of base and adapter."""
 
 
 def newest_adapter(run: Path) -> Path:
@@ -52,6 +60,16 @@ def check_adapter(folder: Path) -> Path:
     return folder
 
 
+def name_tasks(config: Config, run: Path) -> str:
+    """Name the file of the held-out tasks: the run's own, unless these are others."""
+    recorded = read_record(run).config
+    mine, own = ((evaluation_world(c), c.eval.seed, c.eval.tasks) for c in (config, recorded))
+    if mine == own:
+        return HELD_OUT
+    digest = hashlib.sha256(msgspec.json.encode(mine)).hexdigest()[:8]
+    return f"held-out-tasks-{digest}.jsonl"
+
+
 async def run_comparison(
     config: Config, run: Path, *, adapter: Path | None, tell: Callable[[Event], None]
 ) -> Comparison:
@@ -67,7 +85,9 @@ async def run_comparison(
         VllmEngine(config.engine, trainer_spec(config, model)) as engine,
     ):
         simulator = make_simulator(config, engine, renderer)
-        tasks = await held_out_tasks(config, store, simulator, sandbox=sandbox)
+        tasks = await held_out_tasks(
+            config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
+        )
         await engine.adopt(Adapter(version=1, path=folder))
         trained = Adapter(version=1, path=run / "adapters" / "compared")
         await engine.publish(trained)
@@ -95,6 +115,7 @@ async def run_comparison(
         trained=success_of(played["adapter"]),
         gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
         by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
+        trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
     )
     tell(
         {
@@ -111,15 +132,32 @@ def split_by_calls(
     tasks: Sequence[Task], base: Sequence[Trajectory], trained: Sequence[Trajectory]
 ) -> dict[int, tuple[float, float]]:
     """Give both shares of success for each number of expected calls."""
-    sizes = {
-        task.id: len(task.hidden.get("expected_calls", task.hidden.get("goals", ())))
-        for task in tasks
-    }
+    sizes = {task.id: count_calls(task.hidden) for task in tasks}
 
     def share(played: Sequence[Trajectory], size: int) -> float:
         return success_of([t for t in played if sizes[t.task_id] == size]).value
 
     return {size: (share(base, size), share(trained, size)) for size in sorted(set(sizes.values()))}
+
+
+def count_calls(hidden: dict[str, Any]) -> int:
+    """Count the calls that a task needs, by what its world hides; 0 where it does not say."""
+    match hidden:
+        case {"expected_calls": calls} | {"goals": calls}:
+            return len(calls)
+        case {"unsolved": owed}:
+            return sum(map(len, owed.values()))
+        case {"hidden": inner} | {"inner": {"hidden": inner}}:
+            return count_calls(inner)
+        case _:
+            return 0
+
+
+def pair_figures(
+    base: dict[str, float], trained: dict[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Put the figures of both policies side by side."""
+    return {name: (base[name], trained[name]) for name in base.keys() & trained.keys()}
 
 
 def compare_text(comparison: Comparison) -> str:
@@ -134,5 +172,9 @@ def compare_text(comparison: Comparison) -> str:
     lines += [
         f"  {size} expected calls: {base:.1%} -> {after:.1%}"
         for size, (base, after) in comparison.by_calls.items()
+    ]
+    lines += [
+        f"  {name.replace('_', ' ')}: {base:.2f} -> {after:.2f}"
+        for name, (base, after) in sorted(comparison.trials.items())
     ]
     return "\n".join(lines)

@@ -17,6 +17,8 @@ from trustee.sandbox.calls import Sandbox
 from trustee.store import Store, read_lines
 from trustee.types import Adapter, Record, Task, Trajectory
 
+HELD_OUT = "held-out-tasks.jsonl"
+
 
 class Outcome(Record, frozen=True):
     """What a run ends with."""
@@ -94,10 +96,15 @@ async def judge_the_judge(
 
 
 async def held_out_tasks(
-    config: Config, store: Store, simulator: Simulator, *, sandbox: Sandbox | None = None
+    config: Config,
+    store: Store,
+    simulator: Simulator,
+    *,
+    sandbox: Sandbox | None = None,
+    name: str = HELD_OUT,
 ) -> tuple[Task, ...]:
-    """Write the held-out tasks once; every policy of a run meets the same ones."""
-    path = store.folder / "held-out-tasks.jsonl"
+    """Write the held-out tasks once, into a file; every policy of a run meets the same ones."""
+    path = store.folder / name
     if path.exists():
         return tuple(read_lines(path, Task))
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)

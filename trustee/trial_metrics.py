@@ -112,7 +112,7 @@ def figures_of(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     `success_after_error` is the share of successes among episodes in which a call failed.
     """
     played = [
-        (trajectory.reward > 0, msgspec.convert(trajectory.notes["trial"], TrialNotes))
+        (trajectory.success, msgspec.convert(trajectory.notes["trial"], TrialNotes))
         for trajectory in trajectories
         if "trial" in trajectory.notes
     ]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trustee.commands.options import DONE, FAILED, Commands, add_shared, choose_device, find_default
+from trustee.commands.options import (
+    DONE,
+    FAILED,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    choose_device,
+    find_default,
+)
 
 
 def add(commands: Commands) -> None:
@@ -41,7 +49,7 @@ def doctor_command(options: argparse.Namespace) -> int:
 
     on_card = options.gpu is not None or count_cards() > 0
     name = "qwen3-8b.toml" if on_card else "tiny.toml"
-    config = read_config(options.config or find_default(name), options.changes)
+    config = read_config(options.config or find_default(name), allow_unsafe(options))
     choose_device(config, options.gpu)
     folder = Path(mkdtemp(prefix="trustee-doctor-"))
     with divert_noise(folder) as to:

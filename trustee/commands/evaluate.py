@@ -40,6 +40,15 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--published", action="store_true", help="compare answers exactly as FTRL's own code does"
     )
+    evaluate.add_argument(
+        "--strip-trial", action="store_true", help="trials: begin with the execution phase"
+    )
+    evaluate.add_argument(
+        "--permute-names", action="store_true", help="trials: give every tool another's name"
+    )
+    evaluate.add_argument(
+        "--break-tool", action="store_true", help="trials: break a tool that the task needs"
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_shared(evaluate)
@@ -59,7 +68,7 @@ def eval_command(options: argparse.Namespace) -> int:
     changes = allow_unsafe(options)
     if options.tasks is not None:
         changes.append(f"eval.tasks={options.tasks}")
-    config = apply_changes(read_record(options.run).config, changes)
+    config = falsify(apply_changes(read_record(options.run).config, changes), options)
     choose_device(config, options.gpu)
     show_job(
         options,
@@ -68,6 +77,35 @@ def eval_command(options: argparse.Namespace) -> int:
         text=compare_text,
     )
     return DONE
+
+
+def falsify(config: Config, options: argparse.Namespace) -> Config:
+    """Take away what a policy of a trial world may rest on.
+
+    Raises:
+        InputError: if that is asked for in a world without a trial phase.
+    """
+    import msgspec
+
+    from trustee.environments.trial import Trial
+    from trustee.outcome import evaluation_world
+    from trustee.transforms import Break, Permute
+
+    if not (options.strip_trial or options.permute_names or options.break_tool):
+        return config
+    world = evaluation_world(config)
+    if not isinstance(world, Trial):
+        raise InputError(
+            "--strip-trial, --permute-names and --break-tool ask for a world with a trial phase "
+            f"(env.kind = 'trial'), and the held-out tasks are of kind {type(world).__name__}"
+        )
+    more = (*[Permute()] * options.permute_names, *[Break()] * options.break_tool)
+    changed = msgspec.structs.replace(
+        world,
+        strip_trial=world.strip_trial or options.strip_trial,
+        transforms=(*world.transforms, *more),
+    )
+    return msgspec.structs.replace(config, eval_env=changed)
 
 
 def suite_command(options: argparse.Namespace) -> int:
@@ -81,6 +119,8 @@ def suite_command(options: argparse.Namespace) -> int:
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     folder = options.out or name_folder(config)
+    if (folder / "suite-base.jsonl").exists():
+        raise InputError(f"{folder} holds a suite's episodes already; name another with --out")
     show_job(
         options,
         folder,
@@ -98,6 +138,7 @@ async def play_suite(
 ) -> SuiteReports:
     """Play a suite with the policies that the options name; keep every episode."""
     from trustee.adapter_files import check_fit, find_adapter, read_adapter
+    from trustee.blueprint_files import read_blueprints, show_refused
     from trustee.deadlines import EngineClock
     from trustee.environments.executable import Executable
     from trustee.ftrl_suite import SuiteReports, run_suite
@@ -110,6 +151,9 @@ async def play_suite(
     model, renderer = prepare_model(config)
     prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
     world = Executable(path=str(options.run), published=options.published, prompts=prompts)
+    loaded = read_blueprints(options.run)
+    if loaded.refused:
+        tell({"event": "note", "text": show_refused(loaded.refused)})
     found = find_adapter(options.adapter) if options.adapter else None
     if found is not None:
         check_fit(read_adapter(found), model, rank=config.learn.rank)

@@ -81,7 +81,38 @@ def show_job(
     *,
     text: Callable[[T], str],
 ) -> T:
-    """Run a job that tells events, with its noise in `folder`, and show what came of it."""
+    """Run a job that tells events, with its noise in `folder`, and show what came of it.
+
+    A folder that bad input alone has made is taken away again.
+    """
+    is_new = not folder.exists()
+    try:
+        return show_events(options, folder, job, text=text)
+    except (InputError, BaseExceptionGroup) as error:
+        ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
+        if is_new and isinstance(ours, InputError):
+            drop_noise(folder)
+        raise
+
+
+def drop_noise(folder: Path) -> None:
+    """Remove a folder that holds nothing but the noise of a job that never began."""
+    from trustee.noise import NOISE
+
+    if {path.name for path in folder.iterdir()} <= set(NOISE):
+        for name in NOISE:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def show_events(
+    options: argparse.Namespace,
+    folder: Path,
+    job: Callable[[Callable[[dict[str, Any]], None]], Awaitable[T]],
+    *,
+    text: Callable[[T], str],
+) -> T:
+    """Run a job, show its events and then its result."""
     import anyio
 
     from trustee.launch import until_interrupted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from trustee.commands.options import (
     INTERRUPTED,
     Commands,
     add_shared,
+    allow_unsafe,
     choose_device,
     choose_mode,
     error_code,
@@ -51,12 +53,17 @@ def load_config(options: argparse.Namespace) -> Config:
     from trustee.config import read_config
 
     path = options.config or find_default("qwen3-8b.toml")
-    changes = list(options.changes)
+    changes = allow_unsafe(options)
     if options.tools is not None:
-        changes.append(f"env.tools='{options.tools}'")
+        changes.append(set_path("env.tools", options.tools))
     if options.adapter is not None:
-        changes.append(f"run.adapter='{options.adapter.absolute()}'")
+        changes.append(set_path("run.adapter", options.adapter.absolute()))
     return read_config(path, changes)
+
+
+def set_path(key: str, path: Path) -> str:
+    """Write a change that sets a key to a path, whatever signs are in it."""
+    return f"{key}={json.dumps(str(path))}"
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -64,10 +71,11 @@ def run_command(options: argparse.Namespace) -> int:
     from trustee.record import name_folder, read_record
 
     if options.resume is not None:
-        if any((options.config, options.tools, options.adapter, options.out, options.changes)):
+        given = (options.config, options.tools, options.adapter, options.out)
+        if any(given) or allow_unsafe(options):
             raise InputError(
                 "--resume continues a run with its own config; leave out --config, --tools, "
-                "--adapter, --out and --set"
+                "--adapter, --out, --set and --unsafe-local-tools"
             )
         folder: Path = options.resume
         config = read_record(folder).config
@@ -125,9 +133,10 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     """Train in this process and say what came of it."""
     import anyio
 
-    from trustee.launch import prepare_model, run_training, until_interrupted
+    from trustee.launch import prepare_model, until_interrupted
     from trustee.noise import divert_noise
     from trustee.progress import Progress
+    from trustee.staged import run_stages_of
 
     prepare_model(config)
     mode = choose_mode(options)
@@ -137,7 +146,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             with Progress(screen.out, mode=mode) as progress:
                 outcome = anyio.run(
                     until_interrupted,
-                    lambda: run_training(
+                    lambda: run_stages_of(
                         config,
                         folder,
                         tell=progress.tell,

@@ -37,10 +37,10 @@ def sft_command(options: argparse.Namespace) -> int:
     from trustee.sft import imitated_text, read_imitation, run_imitation
 
     if options.resume is not None:
-        if options.config or options.file or options.out or options.changes:
+        if options.config or options.file or options.out or allow_unsafe(options):
             raise InputError(
                 "--resume continues a run with its own config and file; leave out CONFIG, FILE, "
-                "--out and --set"
+                "--out, --set and --unsafe-local-tools"
             )
         folder: Path = options.resume
         config = read_record(folder).config

@@ -187,8 +187,10 @@ class JudgedEnvironment:
 
 def as_simulated(task: Task) -> Task:
     """Give an anchor's task as the simulated world would hold it: what its judge is told."""
+    # A task that begins in the middle of an episode ends with a tool's answer.
+    asked = [message.content for message in task.messages if message.role == "user"]
     told = Hidden(
-        intent=task.messages[-1].content,
+        intent=asked[-1],
         persona="expert",
         expected_calls=(),
         criteria=(Criterion.FULFILLED,),
