@@ -18,9 +18,10 @@ import msgspec
 import pytest
 from scripted_program import SMALL, learnt, play_with
 
-from trustee import __version__, doctor, launch, models
+from trustee import __version__, doctor, launch, models, staged
 from trustee.cli import main, make_parser
 from trustee.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from trustee.commands.run import load_config
 from trustee.config import read_config
 from trustee.errors import EngineError, InputError, RunError
 from trustee.evaluate import Gain, Share
@@ -36,6 +37,7 @@ from trustee.types import Stop, Trajectory
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "configs" / "tiny.toml")
 PYTHON = sys.executable
+COMMANDS = ("run", "eval", "plan", "doctor", "build", "collect", "sft", "view", "tools")
 
 
 @pytest.fixture
@@ -190,15 +192,42 @@ def test_folder_of_no_run(
 
 
 @pytest.mark.parametrize(
-    "more", [("--set", "run.steps=3"), ("--config", TINY), ("--tools", "x"), ("--out", "x")]
+    "more",
+    [
+        ("--set", "run.steps=3"),
+        ("--config", TINY),
+        ("--tools", "x"),
+        ("--adapter", "x"),
+        ("--out", "x"),
+        ("--unsafe-local-tools",),
+    ],
 )
 def test_resume_takes_no_changes(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: tuple[str, str]
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     """A continued run is the same run."""
     assert (
-        "--resume continues a run with its own config; leave out --config, --tools, --out and --set"
+        "--resume continues a run with its own config; leave out --config, --tools, --adapter, "
+        "--out, --set and --unsafe-local-tools"
     ) == refuse(capsys, "run", "--resume", tmp_path, *more)
+
+
+@pytest.mark.parametrize(
+    ("given", "section", "changes"),
+    [
+        (("--unsafe-local-tools",), "sandbox", {"isolation": "none"}),
+        (("--adapter", '/it\'s "here"'), "run", {"adapter": '/it\'s "here"'}),
+        (("--tools", "it's.json"), "env", {"tools": "it's.json"}),
+    ],
+)
+def test_options_of_a_run_are_changes_of_its_config(
+    given: tuple[str, ...], section: str, changes: dict[str, str]
+) -> None:
+    """What has an option of its own is written into the config, whatever signs a path has."""
+    options = make_parser().parse_args(["run", "--config", TINY, *given])
+    before = read_config(Path(TINY))
+    changed = msgspec.structs.replace(getattr(before, section), **changes)
+    assert msgspec.structs.replace(before, **{section: changed}) == load_config(options)
 
 
 @pytest.mark.parametrize(
@@ -314,11 +343,11 @@ SHARE = Share(value=0.5, low=0.4, high=0.6, count=10, failed=1)
 def train_as(monkeypatch: pytest.MonkeyPatch, job: Callable[[Path], Any]) -> None:
     """Have `trustee run` do this instead of training a model."""
 
-    async def run_training(config: Any, folder: Path, **more: Any) -> Any:
+    async def run_stages_of(config: Any, folder: Path, **more: Any) -> Any:
         return job(folder)
 
     monkeypatch.setattr(launch, "prepare_model", lambda config: None)
-    monkeypatch.setattr(launch, "run_training", run_training)
+    monkeypatch.setattr(staged, "run_stages_of", run_stages_of)
 
 
 def test_finished_run(
@@ -388,7 +417,7 @@ def test_interrupted_run(
     """An interrupt and a polite kill end the run at once, with 130 and the way to go on."""
     stopped: list[str] = []
 
-    async def run_training(config: Any, folder: Path, **more: Any) -> None:
+    async def run_stages_of(config: Any, folder: Path, **more: Any) -> None:
         try:
             await anyio.sleep(0.05)
             os.kill(os.getpid(), kind)
@@ -397,7 +426,7 @@ def test_interrupted_run(
             stopped.append("cleanly")
 
     monkeypatch.setattr(launch, "prepare_model", lambda config: None)
-    monkeypatch.setattr(launch, "run_training", run_training)
+    monkeypatch.setattr(staged, "run_stages_of", run_stages_of)
     assert INTERRUPTED == main(["run", "--config", TINY, "--out", str(tmp_path)])
     captured = capfd.readouterr()
     assert ["cleanly"] == stopped
@@ -704,12 +733,12 @@ def test_doctor_says_that_all_is_well(
 ) -> None:
     """Without a card the built-in model is tried; findings are lines, and nothing is left."""
     asked = find_things(monkeypatch, WELL, noise=b"a library speaks")
-    assert DONE == main(["doctor", "--soak", "3"])
+    assert DONE == main(["doctor", "--soak", "3", "--unsafe-local-tools"])
     captured = capfd.readouterr()
     assert "" == captured.err
     lines = [NO_CARD, "ok    disk               50 GiB", "all well"]
     assert lines == captured.out.splitlines()
-    assert [(read_config(Path(TINY)), 3)] == asked
+    assert [(read_config(Path(TINY), ["sandbox.isolation=none"]), 3)] == asked
     assert [] == list(scratch.iterdir())
 
 
@@ -874,6 +903,23 @@ def test_start_loads_nothing_heavy(code: str) -> None:
     assert "[]\n" == ran.stdout
 
 
+def test_help_of_no_command_loads_anything_heavy() -> None:
+    """Every command can be looked up at once."""
+    code = f"""
+import sys
+from trustee.cli import main
+for name in {COMMANDS}:
+    try:
+        main([name, "--help"])
+    except SystemExit:
+        pass
+print(sorted({{"torch", "vllm", "transformers", "anyio", "trustee.config"}} & set(sys.modules)))
+"""
+    ran = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert len(COMMANDS) == ran.stdout.count("usage: trustee")
+    assert "[]" == ran.stdout.splitlines()[-1]
+
+
 def test_reading_a_run_loads_no_torch(run_folder: Path) -> None:
     """`trustee view` is for looking, at once."""
     code = (
@@ -885,10 +931,18 @@ def test_reading_a_run_loads_no_torch(run_folder: Path) -> None:
     assert "[]" == ran.stdout.splitlines()[-1]
 
 
-COMMANDS = ("run", "eval", "plan", "doctor", "build", "collect", "sft", "view", "tools")
-
-
 def test_every_command_has_help() -> None:
     """Each command says what it does, in the help that users read."""
     help_text = make_parser().format_help()
-    assert all(re.search(rf"^    {name} +\w", help_text, re.M) for name in COMMANDS)
+    told = re.findall(r"^    (\w+) +\w", help_text, re.M)
+    assert sorted(COMMANDS) == sorted(told)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Each command explains its own options."""
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    captured = capsys.readouterr()
+    assert (DONE, "") == (caught.value.code, captured.err)
+    assert captured.out.startswith(f"usage: trustee {name} ")

@@ -27,6 +27,7 @@ from trustee.launch import SHORTEST_CONTEXT, prepare_model, trainer_spec
 from trustee.learner import MicroReport, MicroRequest
 from trustee.machine import GIB, Finding
 from trustee.models import TINY
+from trustee.sandbox.probe import Probe
 from trustee.types import Adapter, Completion, Sample
 
 pytestmark = pytest.mark.anyio
@@ -308,6 +309,38 @@ async def test_judge_without_judgement(
     assert named(found, "judge").why.startswith("the judge fails on canaries: it accepted ")
     assert text in named(found, "judge").why
     assert "card memory" == found.findings[-1].name
+
+
+@pytest.mark.parametrize(
+    ("probe", "state", "why"),
+    [
+        (
+            Probe(isolation="landlock", refused=("a", "b")),
+            "ok",
+            "landlock: 2 of 2 forbidden attempts were refused",
+        ),
+        (
+            Probe(isolation="none", refused=("a",), allowed=("b", "c")),
+            "warn",
+            "none: 1 of 3 forbidden attempts were refused",
+        ),
+        (Probe(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
+    ],
+    ids=["holds", "leaks", "nothing"],
+)
+async def test_sandbox(monkeypatch: pytest.MonkeyPatch, probe: Probe, state: str, why: str) -> None:
+    """What the sandbox refuses is counted; one that does not hold is no illness of a run."""
+    asked: list[str] = []
+
+    async def probe_isolation(isolation: Any) -> Probe:
+        asked.append(isolation)
+        return probe
+
+    monkeypatch.setattr(doctor, "probe_isolation", probe_isolation)
+    found = await examined(monkeypatch, Patient(), config=small_config("sandbox.isolation=none"))
+    finding = named(found, "tools with code")
+    assert (["none"], True) == (asked, found.healthy)
+    assert (state, why) == (finding.state, finding.why)
 
 
 async def test_world_without_a_judge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,28 @@ import pytest
 from dice_world import Dice
 from plain_sandbox import PlainSandbox
 
-from scripts import MALFORMED, Policy, cast, make_simulator, mixed, perfect, silent, write_calls
+from scripts import (
+    CALL,
+    MALFORMED,
+    TURN,
+    Policy,
+    cast,
+    make_simulator,
+    mixed,
+    perfect,
+    silent,
+    write_calls,
+)
 from trustee.curriculum import Curriculum
 from trustee.deadlines import EngineClock
 from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environment import Environment, Services, World
-from trustee.environments import WorldConfig
+from trustee.environments import WorldConfig, judged_part, prompt_sets, runs_code
+from trustee.environments.anchored import Anchored
 from trustee.environments.executable import Executable
 from trustee.environments.microworld import Microworld
 from trustee.environments.simulated import Simulated
+from trustee.environments.trial import Trial
 from trustee.rollout import Limits, play_episode
 from trustee.types import BadCall, Message, Stop, Task, ToolCall, Trajectory
 
@@ -57,13 +70,32 @@ def find_and_read(request: Request) -> str:
     return write_calls([{"name": "find_thing", "arguments": {"thing": "blue key"}}])
 
 
+def solve_either(request: Request) -> str:
+    """Solve an environment of keys or a task of the micro-world."""
+    return (find_and_read if "blue key" in request.prompt else perfect)(request)
+
+
+def try_and_do(request: Request) -> str:
+    """Make the wanted call in the trial, note its tool, make it again and report."""
+    said = [text for role, text in TURN.findall(request.prompt) if role == "assistant"]
+    if len(said) != 1:
+        return perfect(request)
+    return f"ok , call {json.loads(CALL.findall(said[0])[0])['name']}"
+
+
 KEYS = Path(__file__).parent / "data" / "ftrl" / "keys.jsonl"
 CURRICULUM = Curriculum(start=60, tools=(1, 4))
+SIMPLE = Curriculum(tools=(2, 3), calls=(1, 1), turns=(1, 1))
+SOFT = Simulated(prompts="tiny", tools="micro", curriculum=CURRICULUM)
+HARD = Executable(path=str(KEYS), reserve_one_in=4)
+TRIAL = Trial(inner=Microworld(difficulty=1, curriculum=SIMPLE), prompts="tiny")
 CASES = [
-    Case(Simulated(prompts="tiny", tools="micro", curriculum=CURRICULUM), perfect),
+    Case(SOFT, perfect),
     Case(Microworld(), perfect),
     Case(Dice(), look_and_keep),
-    Case(Executable(path=str(KEYS), reserve_one_in=4), find_and_read),
+    Case(HARD, find_and_read),
+    Case(Anchored(hard=HARD, soft=SOFT, share=0.5), solve_either),
+    Case(TRIAL, try_and_do),
 ]
 every_world = pytest.mark.parametrize("case", CASES, ids=lambda case: type(case.world).__name__)
 
@@ -86,11 +118,12 @@ class Stage:
         return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     async def tasks(self, seeds: Sequence[int] = SEEDS, *, held_out: bool = False) -> list[Task]:
-        """Write a task of each seed."""
+        """Write a task of each seed: the first of every second, the second of the others."""
         tasks = []
         for seed in seeds:
             source = self.world.source(seed=seed, held_out=held_out)
-            draft = source.draw()
+            for _ in range(1 + seed % 2):
+                draft = source.draw()
             assert draft is not None
             tasks.append(await source.write(draft, self.services(f"draft {seed}")))
         return tasks
@@ -140,6 +173,33 @@ def test_new_environment_is_one_file() -> None:
         "msgspec",
         "trustee",
     }
+
+
+async def test_either_world_of_an_anchor_is_played() -> None:
+    """The tasks below are of both kinds."""
+    case = next(case for case in CASES if isinstance(case.world, Anchored))
+    tasks = await Stage(case, silent).tasks()
+    assert ["soft", "hard"] * 3 == [task.hidden["world"] for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("world", "judged", "names", "runs"),
+    [
+        (SOFT, SOFT, ("tiny",), False),
+        (HARD, None, ("simulated",), True),
+        (Microworld(), None, (), False),
+        (Anchored(hard=HARD, soft=SOFT), SOFT, ("simulated", "tiny"), True),
+        (TRIAL, None, ("tiny",), False),
+        (Trial(inner=SOFT), SOFT, ("simulated", "tiny"), False),
+        (Trial(inner=HARD), None, ("simulated",), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_parts_of_a_world(
+    world: WorldConfig, judged: Simulated | None, names: tuple[str, ...], runs: bool
+) -> None:
+    """Whose judge pays, whose words are used and whether code runs is known of every world."""
+    assert (judged, names, runs) == (judged_part(world), prompt_sets(world), runs_code(world))
 
 
 @every_world

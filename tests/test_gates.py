@@ -24,9 +24,12 @@ from trustee.config import read_config
 from trustee.engine import Sampling
 from trustee.engines.scripted import ByteTokenizer, Request, ScriptedEngine, scripted_renderer
 from trustee.engines.vllm import VllmEngine
-from trustee.environment import Services
+from trustee.environment import Services, World
+from trustee.environments.anchored import Anchored
+from trustee.environments.executable import Executable
 from trustee.environments.microworld import HiddenGoals, Microworld
 from trustee.environments.simulated import Simulated
+from trustee.environments.trial import Trial
 from trustee.errors import RunError
 from trustee.gates import (
     PROBE_TOKENS,
@@ -35,6 +38,7 @@ from trustee.gates import (
     Reading,
     Verdicts,
     check_agreement,
+    check_anchor,
     check_canaries,
     check_reading,
     compare_judge,
@@ -55,6 +59,7 @@ from trustee.types import (
     Blame,
     Completion,
     Failure,
+    Group,
     Message,
     Sample,
     Stop,
@@ -67,6 +72,7 @@ from trustee.types import (
 CONFIG = str(Path(__file__).parents[1] / "configs" / "tiny.toml")
 WORLD = Simulated(prompts="tiny", tools="micro")
 SIMULATED = Simulated()
+KEYS = Path(__file__).parent / "data" / "ftrl" / "keys.jsonl"
 SILENCE = Completion(ids=(), logprobs=(), stop="stop", version=0)
 Script = Callable[[Request], str]
 
@@ -248,11 +254,25 @@ async def test_judge_that_obeys_the_policy_stops_the_run(world: Simulated) -> No
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(
+    "world",
+    [Anchored(hard=Executable(path="none"), soft=WORLD), Trial(inner=WORLD)],
+    ids=["anchored", "trial"],
+)
+async def test_judge_inside_another_world_is_shown_the_canaries(world: World) -> None:
+    """Where a simulated world is a part, its judge pays and is tried as ever."""
+    engine = ScriptedEngine(always(True), context=20_000)
+    with pytest.raises(RunError, match=r"gates\.false_accepts allows 25% wrong"):
+        await check_canaries(world, make_simulator(engine), config=GateConfig())
+
+
+@pytest.mark.anyio
 async def test_worlds_without_a_judge_have_no_canaries() -> None:
-    """The micro-world is scored by code; limits of 1 leave the check out."""
+    """The micro-world and tools that run are scored by code; limits of 1 leave the check out."""
     engine = ScriptedEngine(always(True))
     simulator = make_simulator(engine)
-    assert await check_canaries(Microworld(), simulator, config=GateConfig()) is None
+    for world in (Microworld(), Trial(inner=Microworld()), Executable(path="none")):
+        assert await check_canaries(world, simulator, config=GateConfig()) is None
     lenient = GateConfig(false_accepts=1, false_refuses=1)
     assert await check_canaries(WORLD, simulator, config=lenient) is None
     assert [] == engine.requests
@@ -370,6 +390,86 @@ async def test_comparison_needs_the_truth_a_judge_and_enough_episodes() -> None:
     assert await compare(tasks, trajectories, lie, training=Microworld()) is None
     assert await compare(tasks, spoiled, lie) is None
     assert await compare(tasks, trajectories, lie, agreement=0) is None
+
+
+@pytest.mark.anyio
+async def test_judge_inside_an_anchored_world_is_compared() -> None:
+    """The judge that pays for the simulated tasks is the one that is asked."""
+    tasks, trajectories = await played(good=15, bad=15)
+    training = Anchored(hard=Executable(path="none"), soft=WORLD)
+    verdicts = await compare(tasks, trajectories, judge, training=training)
+    assert Verdicts(good=15, bad=15, false_accepts=(), false_refuses=()) == verdicts
+
+
+def anchor_figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Give what an anchored source says after episodes of these verdicts and rewards."""
+    hard = Executable(path=str(KEYS), reserve_one_in=4)
+    source = Anchored(hard=hard, soft=WORLD).source(seed=0)
+    group = Group(
+        id=0,
+        version=0,
+        task=Task(
+            id="hard-t",
+            messages=(),
+            tools=(),
+            difficulty=1,
+            hidden={"world": "hard", "hidden": {}},
+        ),
+        trajectories=tuple(
+            Trajectory(
+                id=f"0/{index}",
+                task_id="hard-t",
+                turns=(),
+                stop=Stop.DONE,
+                rewards={"f1": proved},
+                notes={"judged": judged},
+            )
+            for index, (judged, proved) in enumerate(pairs)
+        ),
+    )
+    return source.observe([group])
+
+
+FOLLOWS, OPPOSES = [(1.0, 1.0), (-1.0, 0.0)], [(1.0, 0.0), (-1.0, 1.0)]
+
+
+def test_judge_that_leaves_the_truth_stops_the_run() -> None:
+    """Verdicts that say the opposite of what tools proved end the run with what to look at."""
+    with pytest.raises(RunError) as caught:
+        check_anchor(anchor_figures(OPPOSES * 32), config=GateConfig())
+    assert (
+        "over the anchor's last 64 episodes the judge's verdicts correlate by -1.00 with what the "
+        "tools proved, and gates.correlation asks for 0.2: judge and truth separate, so the "
+        "simulated tasks would teach to please the judge; read notes.judged beside the rewards in "
+        "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
+        "proof"
+    ) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "correlation"),
+    [
+        (FOLLOWS * 32, 0.2),
+        ([*FOLLOWS * 20, *OPPOSES * 12], 0.2),
+        (OPPOSES * 31, 0.2),
+        (OPPOSES * 32, 0.0),
+        ([(1.0, 1.0), (1.0, 0.0)] * 32, 0.2),
+        ([], 0.2),
+    ],
+    ids=["follows", "mostly", "too few", "not asked", "never varies", "nothing"],
+)
+def test_judge_that_follows_or_is_not_known_passes(
+    pairs: list[tuple[float, float]], correlation: float
+) -> None:
+    """Only a correlation that was measured over enough episodes, and is too low, stops a run."""
+    figures = anchor_figures(pairs)
+    assert len(pairs) == figures["anchor_episodes"]
+    check_anchor(figures, config=GateConfig(correlation=correlation))
+
+
+def test_worlds_without_an_anchor_pass() -> None:
+    """Other sources say nothing of it."""
+    check_anchor({"difficulty": 40}, config=GateConfig())
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from trustee.planning.ledger import (
     count_scales,
     count_states,
     kv_token_bytes,
+    list_adapter,
     list_weights,
     make_ledger,
 )
@@ -466,6 +467,7 @@ def test_moments_do_not_add_up() -> None:
         {"micro_tokens": 20000},
         {"max_sequences": 64},
         {"head_chunk": 1024, "mlp_tile": 2048, "trained_tokens": 12000},
+        {"reference": True},
     ],
     ids=str,
 )
@@ -475,6 +477,20 @@ def test_more_takes_more(change: dict[str, Any]) -> None:
     less = msgspec.structs.replace(BUDGET, **{k: v for k, v in change.items() if k == "mlp_tile"})
     more = msgspec.structs.replace(BUDGET, **change)
     assert make_ledger(shape, less).peak < make_ledger(shape, more).peak
+
+
+def test_reference_adapter_lies_beside_the_trained_one() -> None:
+    """What the KL term keeps the policy near takes two bytes a weight, all the time."""
+    shape = find_shape("Qwen/Qwen3-8B")
+    without = list_adapter(shape, BUDGET)
+    added = list_adapter(shape, msgspec.structs.replace(BUDGET, reference=True))
+    (entry,) = set(added) - set(without)
+    assert ("reference adapter", 2 * shape.adapter_numel(BUDGET.rank), "always", True) == (
+        entry.name,
+        entry.bytes,
+        entry.when,
+        entry.exact,
+    )
 
 
 def test_tiles_and_smaller_chunks_take_less() -> None:

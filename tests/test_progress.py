@@ -32,6 +32,15 @@ STEP: Event = {
 STAGE: Event = {"event": "stage", "name": "training, 80 steps"}
 NOTE: Event = {"event": "note", "text": "held-out success before: 12.0%"}
 ROLLED_BACK: Event = {"event": "rolled_back", "to": 3, "why": "no group with different rewards"}
+COLLECTED: Event = {"event": "collected", "tasks": 3, "of": 20, "kept": 5}
+IMITATED: Event = {
+    "event": "imitated",
+    "step": 7,
+    "of": 14,
+    "loss": 0.51239,
+    "held_out_loss": None,
+    "spent": 0.5,
+}
 BEGIN: Event = {"event": "begin", "group": 0, "member": 0}
 
 
@@ -95,6 +104,8 @@ def rows_of(shown: Progress) -> dict[str, str]:
         (episode(), ""),
         ({"event": "task", "group": 0, "blame": None, "spoiled": False}, ""),
         ({"event": "compared", "base": 0.1, "adapter": 0.2, "gain_points": 10.0}, ""),
+        ({"event": "rejected", "accepted": 3, "wanted": 20, "candidates": 9}, ""),
+        (COLLECTED, "task 3 of 20  kept 5 episodes\n"),
     ],
     ids=lambda value: value["event"] if isinstance(value, dict) else "",
 )
@@ -119,6 +130,38 @@ def test_line_of_a_step(clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("held_out", "more"), [(None, ""), (0.4, "  held-out loss 0.4000")], ids=["off", "on"]
+)
+def test_line_of_imitation(clock: Clock, held_out: float | None, more: str) -> None:
+    """A step of imitation tells its loss, that of the held-out rows where it was measured."""
+    out = StringIO()
+    with Progress(out, mode="lines") as shown:
+        clock.now += 20
+        shown.tell(IMITATED | {"held_out_loss": held_out})
+    assert f"step    7 of 14  loss 0.5124{more}  left 0:20\n" == out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (5, [1, 2, 3, 4, 5]),
+        (20, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
+        (25, [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]),
+        (1, [1]),
+    ],
+)
+def test_build_is_told_by_tenths(wanted: int, told: list[int]) -> None:
+    """A line for every tenth of what is wanted, and always one at the end."""
+    events = [
+        {"event": "built", "accepted": count, "wanted": wanted, "candidates": 2 * count}
+        for count in range(1, wanted + 1)
+    ]
+    assert "".join(
+        f"built {count:>4} of {wanted} from {2 * count} candidates\n" for count in told
+    ) == show("lines", *events)
+
+
 def test_line_of_a_bare_step() -> None:
     """No fresh sample is a dash, a world without difficulty a 0, a run just begun has no end."""
     bare = STEP | {"mismatch_abs": None, "spent": 0.0, "reward": -1.0, "step": 1}

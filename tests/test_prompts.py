@@ -136,9 +136,7 @@ def fill_example(prompt_set: str, name: str) -> str:
                 criteria=tuple(Criterion)[:3],
             )
         case "agent_trial" | "agent_execution":
-            return fill_prompt(
-                prompt_set, name, query=OPENING[-1].content, calls="8", turns="6"
-            )
+            return fill_prompt(prompt_set, name, query=OPENING[-1].content, calls="8", turns="6")
         case "teacher":
             return fill_prompt(prompt_set, name, system=OPENING[0].content, hints=INTENT)
         case _:
@@ -205,8 +203,7 @@ def test_read_prompt_refuses_unknown_files(prompt_set: str, name: str) -> None:
     with pytest.raises(PromptError) as caught:
         read_prompt(prompt_set, name)
     assert (
-        f"no prompt {name!r} in set {prompt_set!r}; "
-        "the sets are ['builder', 'simulated', 'tiny']"
+        f"no prompt {name!r} in set {prompt_set!r}; the sets are ['builder', 'simulated', 'tiny']"
     ) == str(caught.value)
 
 

@@ -405,3 +405,14 @@ def test_equal_seeds_give_equal_lessons() -> None:
     first, again = ([teach(random.Random(seed)) for seed in range(20)] for _ in range(2))
     assert first == again
     assert first[0] != first[1]
+
+
+def test_truth_takes_a_call_by_what_it_means() -> None:
+    """A place in other letters is the expected call too, and its own result tells what is so."""
+    goal = Goal(thing="heater", place="porch", value=None)
+    call = ToolCall(id="1", name="read_heater", arguments={"room": " Porch"})
+    executed = [Executed(call=call, result='{"hour": 7}', ok=True)]
+    facts = gather_facts(executed, [goal.call], malformed=0)
+    opening = (Message(role="user", content="read heater porch"),)
+    truth = judge_truly(opening, (), executed, facts)
+    assert "heater porch told made 7 said none no" == truth.evidence

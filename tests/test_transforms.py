@@ -28,7 +28,7 @@ from trustee.transforms.disguise import (
 from trustee.transforms.documents import Describe, Recode, Undocument, draw_codes
 from trustee.transforms.drawing import draw_chain
 from trustee.transforms.names import Opaque, Permute, is_reserved_name
-from trustee.transforms.supply import ANSWERS, Break, Lookalikes
+from trustee.transforms.supply import ANSWERS, SUFFIXES, Break, Lookalikes
 from trustee.types import ExpectedCall, Tool, ToolCall
 
 HOME = tuple(tool for tool in TOOLS if tool.category == "home")
@@ -252,23 +252,24 @@ def test_broken_tool_has_a_twin_that_works() -> None:
     dead = set()
     for seed in range(8):
         disguise = draw(Break(how="empty"), HOME, reference, seed=seed)
-        twins = [n for n, face in disguise.faces.items() if face.inner == "read_lamp"]
-        assert ["read_lamp", "read_lamp_2"] == twins
-        (name,) = (n for n in twins if disguise.faces[n].answer)
+        first, twin = (n for n, face in disguise.faces.items() if face.inner == "read_lamp")
+        assert ("read_lamp", True) == (first, twin.removeprefix("read_lamp_") in SUFFIXES)
+        (name,) = (n for n in (first, twin) if disguise.faces[n].answer)
         assert "{}" == disguise.undo(call(name, room="hall"))
-        dead.add(name)
+        dead.add(name == first)
         assert None is prove_solvable(HOME, [disguise], reference)
-    assert {"read_lamp", "read_lamp_2"} == dead
+    assert {True, False} == dead
 
 
-def test_lookalikes_are_numbered_on() -> None:
-    """Further twins get the next free numbers, and exactly one of all works."""
+def test_lookalikes_are_named_on() -> None:
+    """Further twins get further words, then numbers, and exactly one of all works."""
     reference = [ExpectedCall(name="read_lamp", arguments={"room": "hall"})]
     chain, refused = draw_chain(
-        (Break(), Lookalikes(count=2)), HOME, reference, seed=1, held_out=False
+        (Break(), Lookalikes(count=7)), HOME, reference, seed=1, held_out=False
     )
     names = [t.name for t in shown_tools(HOME, chain) if t.name.startswith("read_lamp")]
-    assert ["read_lamp", "read_lamp_2", "read_lamp_3", "read_lamp_4"] == names
+    words = {f"read_lamp_{word}" for word in (*SUFFIXES, "2", "3")}
+    assert (9, {"read_lamp"} | words) == (len(names), set(names))
     arrived = [undo_call(chain, call(name, room="hall")) for name in names]
     assert 1 == sum(isinstance(beneath, ToolCall) for beneath in arrived)
     assert () == refused

@@ -43,6 +43,8 @@ class RunState(Record, frozen=True):
     """State of the gate that looks for the adapter's effect."""
     ladder: dict[str, Any]
     """What was given up for want of memory."""
+    said: int = 0
+    """Tokens that the policy has said."""
 
 
 async def write_checkpoint(

@@ -26,6 +26,7 @@ from trustee.run import Event, RolloutConfig
 from trustee.sifting import Fault, SiftConfig, find_fault
 from trustee.store import EpisodeLine, Store, TaskLine, read_lines
 from trustee.teacher import Seat
+from trustee.tiny.trials import TrialHabits
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 KEPT = "kept"
@@ -44,6 +45,8 @@ class CollectConfig(Record, frozen=True):
     """
     teacher: Literal["base", "script"] = "base"
     """Who that teacher is: the base with hints, or the micro-world's script."""
+    script: TrialHabits = TrialHabits()
+    """How careless that script is."""
     attempts: Annotated[int, Meta(ge=1)] = 4
     """Episodes of one task."""
     keep: Annotated[int, Meta(ge=1)] = 1

@@ -44,6 +44,8 @@ class RunConfig(Record, frozen=True):
     """Optimiser steps."""
     minutes: Annotated[float, Meta(ge=0)] = 0.0
     """Wall time of training after which the run ends; 0 is no limit."""
+    tokens: Annotated[int, Meta(ge=0)] = 0
+    """Tokens that the policy has said in training after which the run ends; 0 is no limit."""
     seed: int = 0
     folder: str = "runs"
     """Where run folders are made."""

@@ -247,6 +247,7 @@ def make_run(
         seed=config.run.seed,
         steps=config.run.steps,
         minutes=config.run.minutes,
+        tokens=config.run.tokens,
         keep_checkpoints=config.run.keep_checkpoints,
         tell=tell,
         begun=time.monotonic() if dead is None else dead.begun,
@@ -296,7 +297,7 @@ async def restore(run: Run, path: Path, state: RunState, *, dead: Run | None = N
     run.ladder.restore(state.ladder)
     await run.core.adjust(run.ladder.rung.checkpointing)
     run.places.total_tokens = run.ladder.rung.parallel
-    run.step, run.next_group = state.step, state.next_group
+    run.step, run.next_group, run.said = state.step, state.next_group, state.said
     if dead is not None:
         run.waiting = [group for group in dead.waiting if group.version <= state.version]
         while run.next_group < dead.next_group and run.source.draw() is not None:

@@ -66,6 +66,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     run.places.total_tokens = run.ladder.rung.parallel
     trained = time.monotonic()
     run.step += 1
+    run.said += sum(len(u.completion.ids) for g in seen for t in g.trajectories for u in t.turns)
     figures = run.source.observe(seen)
     check_anchor(figures, config=run.gates)
     reading = read_again([t for group in seen for t in group.sound], run.renderer)
@@ -112,6 +113,7 @@ async def store_checkpoint(run: Run) -> None:
         step=run.step,
         version=run.versions.version,
         next_group=run.next_group,
+        said=run.said,
         source=run.source.state(),
         watch=run.watch.state(),
         effect=run.effect.state(),

@@ -101,6 +101,10 @@ class Run:
     """Takes progress events."""
     step: int = 0
     next_group: int = 0
+    tokens: int = 0
+    """Stop after this many tokens of the policy; 0 is no limit."""
+    said: int = 0
+    """Tokens that the policy has said in the groups of all steps."""
     begun: float = field(default_factory=time.monotonic)
     waiting: list[Group] = field(default_factory=list)
     """Groups that were finished but not trained on when an engine died."""
@@ -121,6 +125,7 @@ class Run:
 
     @property
     def spent(self) -> float:
-        """The share of the run that is done, by steps or by time, whichever is more."""
+        """The share of the run that is done, by steps, time or tokens, whichever is most."""
         by_time = (time.monotonic() - self.begun) / 60 / self.minutes if self.minutes else 0.0
-        return max(self.step / self.steps, by_time)
+        by_tokens = self.said / self.tokens if self.tokens else 0.0
+        return max(self.step / self.steps, by_time, by_tokens)

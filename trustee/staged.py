@@ -110,7 +110,7 @@ async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
         rng = random.Random(f"{config.run.seed} script {draft.id}")
         services = Services(simulator=silent, rng=rng)
         task = await source.write(draft, services)
-        played = await play_demonstration(world, task, services)
+        played = await play_demonstration(world, task, services, habits=config.collect.script)
         shown = Demonstration(
             task_id=task.id,
             tools=played.lesson.tools,

@@ -48,6 +48,7 @@ def build_command(options: argparse.Namespace) -> int:
         raise InputError(f"--count must be 1 or more, got {options.count}")
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    check_folder(options, config)
     report = show_job(
         options,
         options.out,
@@ -55,6 +56,19 @@ def build_command(options: argparse.Namespace) -> int:
         text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
     )
     return DONE if report.accepted >= report.wanted else FAILED
+
+
+def check_folder(options: argparse.Namespace, config: Config) -> None:
+    """Refuse the folder of another build before anything heavy starts.
+
+    Raises:
+        InputError: as `build` does.
+    """
+    from trustee.building.folder import Folder, make_recipe
+
+    if (options.out / "build.json").exists():
+        recipe = make_recipe(config.build, seed=options.seed, scenario=options.scenario)
+        Folder(options.out, recipe, wanted=options.count).open(resume=options.resume)
 
 
 async def build_here(

@@ -89,7 +89,8 @@ def falsify(config: Config, options: argparse.Namespace) -> Config:
 
     from trustee.environments.trial import Trial
     from trustee.outcome import evaluation_world
-    from trustee.transforms import Break, Permute
+    from trustee.transforms.names import Permute
+    from trustee.transforms.supply import Break
 
     if not (options.strip_trial or options.permute_names or options.break_tool):
         return config
@@ -116,6 +117,10 @@ def suite_command(options: argparse.Namespace) -> int:
 
     if options.tasks is not None:
         raise InputError("--tasks belongs to a run; a suite is played whole")
+    if options.strip_trial or options.permute_names or options.break_tool:
+        raise InputError(
+            "--strip-trial, --permute-names and --break-tool belong to a run; a suite has no trials"
+        )
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     folder = options.out or name_folder(config)
@@ -151,9 +156,10 @@ async def play_suite(
     model, renderer = prepare_model(config)
     prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
     world = Executable(path=str(options.run), published=options.published, prompts=prompts)
-    loaded = read_blueprints(options.run)
-    if loaded.refused:
-        tell({"event": "note", "text": show_refused(loaded.refused)})
+    refused = read_blueprints(options.run).refused
+    if refused:
+        text = f"{len(refused)} rows of {options.run} are refused: {show_refused(refused)}"
+        tell({"event": "note", "text": text})
     found = find_adapter(options.adapter) if options.adapter else None
     if found is not None:
         check_fit(read_adapter(found), model, rank=config.learn.rank)
@@ -164,6 +170,7 @@ async def play_suite(
         ProcessSandbox(config.sandbox) as sandbox,
         open_watched(config, model, folder, clock=clock, tell=tell) as core,
     ):
+        store.append("refused.jsonl", refused)
         policies: list[tuple[str, Adapter | None]] = [("base", None)]
         if found is not None:
             await core.adopt(Adapter(version=1, path=found))

@@ -21,6 +21,8 @@ Commands = Any
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done, failed, bad input, interrupted and resumable."""
+NOISE = ("engine.log", "log.jsonl")
+"""What `divert_noise` writes."""
 
 
 def error_code(error: TrusteeError) -> int:
@@ -97,8 +99,6 @@ def show_job(
 
 def drop_noise(folder: Path) -> None:
     """Remove a folder that holds nothing but the noise of a job that never began."""
-    from trustee.noise import NOISE
-
     if {path.name for path in folder.iterdir()} <= set(NOISE):
         for name in NOISE:
             (folder / name).unlink(missing_ok=True)

@@ -104,7 +104,7 @@ def read_budget(config: Config) -> Budget:
         checkpointing=learn.checkpointing,
         mlp_tile=learn.mlp_tile,
         head_chunk=learn.head_chunk,
-        reference=bool(config.run.adapter and learn.loss.kl_coef),
+        reference=bool((config.run.adapter or config.collect.tasks) and learn.loss.kl_coef),
     )
 
 

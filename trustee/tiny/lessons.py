@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trustee.curriculum import AMBIGUITIES, GUIDANCE, PERSONAS, Aspects
-from trustee.facts import Executed, Facts, fact_lines, gather_facts
+from trustee.facts import Executed, Facts, fact_lines, fits, gather_facts
 from trustee.prompts import fill_prompt
 from trustee.roles import (
     Criterion,
@@ -371,11 +371,8 @@ def judge_truly(
         if message.role == "user"
     ).split()
     said = said_facts([turn.message for turn in turns])
-    results = {
-        call_line(entry.call.name, entry.call.arguments): json.loads(entry.result)
-        for entry in executed
-        if entry.ok
-    }
+    # The last of equal calls tells what is so now.
+    answered = [(entry.call, json.loads(entry.result)) for entry in reversed(executed) if entry.ok]
     parts, fulfilled, invented = [], True, False
     for wanted, made in zip(facts.expected, facts.made, strict=True):
         thing = THINGS[wanted.name.split("_", 1)[1]]
@@ -383,7 +380,7 @@ def judge_truly(
         known = all(str(value) in told for value in wanted.arguments.values())
         value = "none"
         if made:
-            result = results[call_line(wanted.name, wanted.arguments)]
+            result = next(result for call, result in answered if fits(call, wanted))
             value = str(wanted.arguments.get(thing.kind, result.get(thing.kind)))
         claim = said.get(state_key(thing.name, place), "none")
         good = made and claim == value

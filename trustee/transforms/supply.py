@@ -18,8 +18,9 @@ from msgspec import Meta
 from trustee.transforms.disguise import Disguise, Face
 from trustee.types import ExpectedCall, Record, Tool
 
-NUMBER = re.compile(r"_\d+\Z")
-"""What tells twins apart."""
+SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
+"""What tells twins apart, words of the built-in model; where they are used up, numbers do."""
+SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES)}|\d+)\Z")
 ANSWERS = {
     "error": '{"error": "down"}',
     "empty": "{}",
@@ -50,7 +51,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         dead = Face(inner=broken, answer=ANSWERS[self.how])
         if not self.alternative:
             return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
-        twins = add_twins(tools, broken, count=1)
+        twins = add_twins(tools, broken, rng, count=1)
         names = [broken, *(twin.name for twin in twins)]
         faces |= {name: Face(inner=broken) for name in names} | {rng.choice(names): dead}
         return Disguise(kind="break", tools=(*tools, *twins), faces=faces)
@@ -73,7 +74,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         """Draw the tool that they look like, and which name is the true one's."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         model = rng.choice(needed)
-        twins = add_twins(tools, model, count=self.count)
+        twins = add_twins(tools, model, rng, count=self.count)
         names = [model, *(twin.name for twin in twins)]
         living = rng.choice(names)
         dead = Face(inner=model, answer=ANSWERS[self.how])
@@ -82,12 +83,16 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         return Disguise(kind="lookalikes", tools=(*tools, *twins), faces=faces)
 
 
-def add_twins(tools: Sequence[Tool], name: str, *, count: int) -> tuple[Tool, ...]:
-    """Give tools that differ from one only by a number behind its name."""
+def add_twins(
+    tools: Sequence[Tool], name: str, rng: random.Random, *, count: int
+) -> tuple[Tool, ...]:
+    """Give tools that differ from one only by a word behind its name."""
     (model,) = (tool for tool in tools if tool.name == name)
-    stem = NUMBER.sub("", name)
+    stem = SUFFIX.sub("", name)
     taken = {tool.name for tool in tools}
-    free = (f"{stem}_{n}" for n in itertools.count(2) if f"{stem}_{n}" not in taken)
+    words = rng.sample(SUFFIXES, len(SUFFIXES))
+    endings = itertools.chain(words, map(str, itertools.count(2)))
+    free = (f"{stem}_{end}" for end in endings if f"{stem}_{end}" not in taken)
     return tuple(
         msgspec.structs.replace(model, name=twin) for twin in itertools.islice(free, count)
     )
