@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from command_line import write_adapter
 from scripted_program import SMALL, learnt, play_with
 
 from trustee import __version__, doctor, launch, models, staged
@@ -126,7 +127,7 @@ def test_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped key is answered with the nearest one."""
     assert (
         f"{TINY}: unknown key run.stepps; did you mean steps? allowed are: adapter, "
-        "folder, keep_checkpoints, minutes, seed, steps"
+        "folder, keep_checkpoints, minutes, seed, steps, tokens"
     ) == refuse(capsys, "run", "--config", TINY, "--set", "run.stepps=3")
 
 
@@ -170,6 +171,46 @@ def test_unreadable_tools_file(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (
         f"{path}: cannot be read (No such file or directory); give a JSON, JSONL or Python file"
     ) == refuse(capsys, "run", "--config", TINY, "--tools", path, "--out", folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("rank", [None, 8])
+def test_adapter_that_cannot_be_begun_with(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rank: int | None
+) -> None:
+    """A folder without an adapter, or with one of another rank, makes no run folder."""
+    folder, start = tmp_path / "new", tmp_path / "start"
+    told = (
+        f"{start} holds no adapter: neither adapter_config.json nor adapters/policy-*; give a PEFT "
+        "folder or a run folder"
+    )
+    if rank is not None:
+        write_adapter(start, rank=rank)
+        told = (
+            f"adapter {start} has rank 8 and learn.rank is 16; set learn.rank=8 or give another "
+            "adapter"
+        )
+    assert told == refuse(capsys, "run", "--config", TINY, "--adapter", start, "--out", folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        "env={kind='executable', path='none.jsonl'}",
+        "eval_env={kind='executable', path='none.jsonl'}",
+        "env={kind='anchored', hard={path='none.jsonl'}}",
+        "env={kind='trial', inner={kind='executable', path='none.jsonl'}}",
+    ],
+)
+def test_world_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, world: str
+) -> None:
+    """Environments that are not there are refused before anything heavy starts."""
+    folder = tmp_path / "new"
+    assert refuse(
+        capsys, "run", "--config", TINY, "--set", world, "--set", "eval.tasks=3", "--out", folder
+    ).startswith("none.jsonl: cannot be read (No such file or directory); give a folder of JSON")
     assert not folder.exists()
 
 

@@ -16,7 +16,16 @@ from trustee.errors import InputError
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 TINY = ROOT / "configs" / "tiny.toml"
-KNOWN = ["ftrl-tiny", "qwen3-8b", "tiny", "toolmaster-tiny", "trustee-paper"]
+KNOWN = [
+    "ftrl",
+    "ftrl-paper",
+    "ftrl-tiny",
+    "qwen3-8b",
+    "tiny",
+    "toolmaster",
+    "toolmaster-tiny",
+    "trustee-paper",
+]
 
 
 def refusal(*changes: str) -> str:
@@ -35,7 +44,7 @@ def test_config_file_loads(path: Path) -> None:
 
 def test_configs_are_those_that_users_know() -> None:
     """The files that the tests above read are those that users are told about."""
-    assert KNOWN == [path.stem for path in CONFIGS]
+    assert KNOWN == sorted(path.stem for path in CONFIGS)
 
 
 def test_changes_are_toml_or_else_text() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from command_line import write_adapter
 from scripted_program import BASE, learnt, play_with, small_config
 
 from scripts import cast, make_simulator, mixed, silent
@@ -307,6 +308,43 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "held-out success after: 100.0% (95 % interval 61.0% to 100.0%, 6 tasks)",
     ] == [event.get("name") or event["text"] for event in events if event["event"] in SAID]
     assert [1, 2] == [event["step"] for event in events if event["event"] == "step"]
+
+
+@pytest.mark.anyio
+async def test_run_begins_with_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter is where the trainer starts and the first version that plays and is measured."""
+    engine = play_with(monkeypatch, learnt)
+    start = write_adapter(tmp_path / "start", rank=16)
+    config = small_config(f"run.adapter={start}", "learn.loss.kl_coef=0.1")
+    outcome = await run_training(config, tmp_path / "run", tell=lambda event: None)
+    ((_, spec),) = engine.built
+    assert (str(start), True) == (spec.start, spec.reference)
+    before = read_lines(tmp_path / "run" / "held-out-before.jsonl", Trajectory)
+    assert [(1, 1.0)] * 6 == [(played.version, played.reward) for played in before]
+    assert 2 == outcome.steps
+    assert not [r for r in engine.requests if r.request_id.startswith("0/") and r.adapter is None]
+
+
+@pytest.mark.parametrize(
+    ("change", "reference"), [("learn.loss.kl_coef=0.1", True), ("learn.loss.kl_coef=0", False)]
+)
+def test_reference_is_kept_where_a_kl_term_needs_it(
+    tmp_path: Path, change: str, reference: bool
+) -> None:
+    """The start adapter of a run folder is its newest; without a KL term none is kept beside."""
+    write_adapter(tmp_path / "adapters" / "policy-000002", rank=16)
+    newest = write_adapter(tmp_path / "adapters" / "policy-000014", rank=16)
+    spec = trainer_spec(small_config(f"run.adapter={tmp_path}", change), BASE)
+    assert (str(newest), reference) == (spec.start, spec.reference)
+    bare = trainer_spec(small_config(change), BASE)
+    assert ("", False) == (bare.start, bare.reference)
+
+
+def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
+    """An adapter that cannot be trained on is refused before anything heavy is loaded."""
+    start = write_adapter(tmp_path / "start", rank=8)
+    with pytest.raises(InputError, match=r"has rank 8 and learn\.rank is 16; set learn\.rank=8 or"):
+        prepare_model(small_config(f"run.adapter={start}"))
 
 
 @pytest.mark.anyio

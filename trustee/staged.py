@@ -117,7 +117,7 @@ async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
             messages=played.lesson.messages,
             notes={"reward": played.reward},
         )
-        if played.reward > 0:
+        if played.reward > config.collect.sift.reward:
             rows.append(shown)
     async with Store(folder) as store:
         path = store.folder / "demonstrations.jsonl"

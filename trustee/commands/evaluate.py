@@ -41,6 +41,9 @@ def add(commands: Commands) -> None:
         "--published", action="store_true", help="compare answers exactly as FTRL's own code does"
     )
     evaluate.add_argument(
+        "--world", type=Path, metavar="CONFIG", help="held-out tasks of this config's world"
+    )
+    evaluate.add_argument(
         "--strip-trial", action="store_true", help="trials: begin with the execution phase"
     )
     evaluate.add_argument(
@@ -65,10 +68,12 @@ def eval_command(options: argparse.Namespace) -> int:
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out belong to --suite; a run has its own")
-    changes = allow_unsafe(options)
-    if options.tasks is not None:
-        changes.append(f"eval.tasks={options.tasks}")
-    config = falsify(apply_changes(read_record(options.run).config, changes), options)
+    config = read_record(options.run).config
+    if options.world is not None:
+        config = move_to(config, options.world)
+    tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
+    config = apply_changes(config, [*allow_unsafe(options), *tasks])
+    config = falsify(config, options)
     choose_device(config, options.gpu)
     show_job(
         options,
@@ -77,6 +82,20 @@ def eval_command(options: argparse.Namespace) -> int:
         text=compare_text,
     )
     return DONE
+
+
+def move_to(config: Config, path: Path) -> Config:
+    """Give a run's config with the held-out tasks, and the limits, of another one."""
+    import msgspec
+
+    from trustee.config import read_config
+    from trustee.outcome import evaluation_world
+
+    other = read_config(path)
+    rollout = msgspec.structs.replace(config.rollout, limits=other.rollout.limits)
+    return msgspec.structs.replace(
+        config, eval_env=evaluation_world(other), eval=other.eval, rollout=rollout
+    )
 
 
 def falsify(config: Config, options: argparse.Namespace) -> Config:
@@ -117,9 +136,10 @@ def suite_command(options: argparse.Namespace) -> int:
 
     if options.tasks is not None:
         raise InputError("--tasks belongs to a run; a suite is played whole")
-    if options.strip_trial or options.permute_names or options.break_tool:
+    if options.world or options.strip_trial or options.permute_names or options.break_tool:
         raise InputError(
-            "--strip-trial, --permute-names and --break-tool belong to a run; a suite has no trials"
+            "--world, --strip-trial, --permute-names and --break-tool belong to a run; a suite is "
+            "a world of its own, without trials"
         )
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)

@@ -1,0 +1,110 @@
+"""Does trying first pay? Imitation, reinforcement learning, both, and the trial taken away.
+
+    python bench/toolmaster.py --seeds 3 --json
+
+Success is measured on held-out tasks: tools of categories that training never offered, and ways of
+being broken that training never showed. `base` and `rl_only` come from a run without imitation,
+`sft` and `sft_rl` from one with it, `no_trial_at_test` from its last adapter where the episode
+begins with the execution phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+KEYS = ("base", "sft", "sft_rl", "rl_only", "no_trial_at_test")
+
+
+def call_program(*arguments: str) -> None:
+    """Run `trustee` with its output beside the bench's line."""
+    subprocess.run(
+        [sys.executable, "-m", "trustee", *arguments], check=True, cwd=ROOT, stdout=sys.stderr
+    )
+
+
+def read_event(*arguments: str) -> dict[str, Any]:
+    """Run `trustee ... --json` and give its last event, the result."""
+    told = subprocess.run(
+        [sys.executable, "-m", "trustee", *arguments, "--json"],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout.splitlines()
+    result: dict[str, Any] = json.loads(told[-1])
+    return result
+
+
+def train(folder: Path, config: Path, changes: Sequence[str]) -> dict[str, Any]:
+    """Run `trustee run` once and give its outcome."""
+    sets = [part for change in changes for part in ("--set", change)]
+    call_program("run", "--config", str(config), "--out", str(folder), *sets)
+    outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+    return outcome
+
+
+def measure_seed(
+    folder: Path, *, seed: int, config: Path, changes: Sequence[str]
+) -> dict[str, float]:
+    """Train with and without imitation, and take the trial away."""
+    begun = time.monotonic()
+    sets = [f"run.seed={seed}", *changes]
+    both = train(folder / "both", config, sets)
+    alone = train(folder / "alone", config, ["collect.tasks=0", *sets])
+    stripped = read_event("eval", str(folder / "both"), "--strip-trial")
+    return {
+        "base": alone["before"]["value"],
+        "sft": both["before"]["value"],
+        "sft_rl": both["after"]["value"],
+        "rl_only": alone["after"]["value"],
+        "no_trial_at_test": stripped["trained"]["value"],
+        "tasks": both["after"]["count"],
+        "minutes": (time.monotonic() - begun) / 60,
+    }
+
+
+def summarise(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Give the bench's line: a list over seeds under each key."""
+    line: dict[str, Any] = {"bench": "toolmaster"}
+    line |= {key: [round(run[key], 4) for run in runs] for key in KEYS}
+    line["tasks"] = [run["tasks"] for run in runs]
+    line["minutes"] = [round(run["minutes"], 1) for run in runs]
+    return line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train each seed and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "toolmaster-tiny.toml")
+    parser.add_argument("--set", action="append", default=[], dest="changes")
+    parser.add_argument("--keep", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--json", action="store_true", help="one line")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        runs = [
+            measure_seed(
+                folder / f"seed-{seed}", seed=seed, config=options.config, changes=options.changes
+            )
+            for seed in range(options.seeds)
+        ]
+    line = summarise(runs)
+    if options.json:
+        print(json.dumps(line))
+        return
+    for key, value in line.items():
+        print(f"{key:<17} {value}")
+
+
+if __name__ == "__main__":
+    main()

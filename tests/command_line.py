@@ -1,0 +1,96 @@
+"""What the tests of commands share: refusals, and the program's parts that scripts replace.
+
+The one idea: a command is run as a user runs it, with arguments and an exit code; only the engine
+and the renderer behind it are scripted.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripted_program import BASE, Both
+
+from scripts import Policy
+from trustee import collect, launch, sft, watched
+from trustee.cli import main
+from trustee.commands.options import BAD_INPUT, DONE
+from trustee.config import Config
+from trustee.engines import vllm
+from trustee.engines.scripted import scripted_renderer
+from trustee.rendering import Renderer
+
+ROOT = Path(__file__).parents[1]
+TINY = str(ROOT / "configs" / "tiny.toml")
+FTRL = str(ROOT / "configs" / "ftrl-tiny.toml")
+ROOMY = [
+    word
+    for change in (
+        "engine.context=8192",
+        "rollout.limits.tokens=600",
+        "rollout.limits.seconds=60",
+        *(
+            f"simulator.{role}={{temperature=0.5, max_tokens=900}}"
+            for role in ("writer", "user", "tool", "judge")
+        ),
+    )
+    for word in ("--set", change)
+]
+"""Options with which a config has room for a renderer of bytes."""
+
+
+def refuse(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must be refused; give what it says, without the program's name."""
+    code = main([str(argument) for argument in arguments])
+    captured = capfd.readouterr()
+    error = captured.err.splitlines()
+    assert (BAD_INPUT, 1) == (code, len(error)), "an error is one line"
+    assert error[0].startswith("trustee: ")
+    return error[0].removeprefix("trustee: ")
+
+
+def succeed(capfd: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
+    """Run a command that must end well; give the lines that it prints."""
+    code = main([str(argument) for argument in arguments])
+    captured = capfd.readouterr()
+    assert (DONE, "") == (code, captured.err)
+    return captured.out.splitlines()
+
+
+def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
+    """Put a scripted engine into the place of the real one, for every command."""
+    engine = Both(policy)
+
+    def prepare_model(config: Config) -> tuple[Path, Renderer]:
+        return BASE, scripted_renderer()
+
+    for module in (watched, vllm):
+        monkeypatch.setattr(module, "VllmEngine", engine)
+    for module in (launch, collect, sft):
+        monkeypatch.setattr(module, "prepare_model", prepare_model)
+    return engine
+
+
+def never_start(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Have no engine started; give what was asked for nevertheless."""
+    started: list[object] = []
+
+    def start(*given: object, **more: object) -> None:
+        started.append(given)
+        raise AssertionError("an engine was started")
+
+    for module in (watched, vllm):
+        monkeypatch.setattr(module, "VllmEngine", start)
+    return started
+
+
+def write_adapter(folder: Path, *, rank: int) -> Path:
+    """Write a PEFT folder of a rank, without any weights."""
+    folder.mkdir(parents=True)
+    config = {"r": rank, "lora_alpha": 2 * rank}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    header = b"{}"
+    data = len(header).to_bytes(8, "little") + header
+    (folder / "adapter_model.safetensors").write_bytes(data)
+    return folder
