@@ -13,7 +13,7 @@ import pytest
 from scripted_program import BASE, Both
 
 from scripts import Policy
-from trustee import collect, launch, sft, watched
+from trustee import collect, compare, launch, sft, watched
 from trustee.cli import main
 from trustee.commands.options import BAD_INPUT, DONE
 from trustee.config import Config
@@ -80,7 +80,7 @@ def never_start(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         started.append(given)
         raise AssertionError("an engine was started")
 
-    for module in (watched, vllm):
+    for module in (watched, vllm, launch, compare):
         monkeypatch.setattr(module, "VllmEngine", start)
     return started
 

@@ -33,7 +33,7 @@ from trustee.environments.executable import Executable
 from trustee.environments.simulated import Hidden, Simulated
 from trustee.roles import Criterion
 from trustee.rollout import Limits, play_episode
-from trustee.types import Group, Message, Stop, Task, Trajectory
+from trustee.types import ExpectedCall, Group, Message, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
 
@@ -345,16 +345,21 @@ async def test_policy_is_not_told_what_the_user_wants() -> None:
     )
 
 
-async def test_nobody_is_told_what_pays() -> None:
-    """Of an anchor's task neither policy nor judge sees sources, sub-answers or the answer."""
+@pytest.mark.parametrize(("gold", "asked"), [(True, 1), (False, 2)])
+async def test_nobody_is_told_what_pays(gold: bool, asked: int) -> None:
+    """Of an anchor's task neither policy nor judge sees sources, sub-answers or the answer.
+
+    Where the calls that solve it are known, code sees that none was made and asks no judge.
+    """
     stage = Stage(lambda request: NO if role_of(request) == "judge" else "ok")
     task = await stage.write(HARD)
-    hidden = task.hidden["hidden"]
+    hidden = task.hidden["hidden"] | ({} if gold else {"gold": []})
+    task = msgspec.structs.replace(task, hidden=task.hidden | {"hidden": hidden})
     played = await stage.play(task)
     prompts = [request.prompt for request in stage.engine.requests]
     owed = [answer for answers in hidden["unsolved"].values() for answer in answers]
     secrets = (*hidden["sources"].values(), *owed, hidden["answer"], "unsolved", '"world"')
-    assert (2, 0.0, 3, []) == (
+    assert (asked, 0.0, 3, []) == (
         len(prompts),
         played.reward,
         len(owed) + 1,
@@ -376,6 +381,9 @@ async def test_judge_is_told_what_the_user_asked() -> None:
         assert Hidden(
             intent=task.messages[-1].content,
             persona="expert",
-            expected_calls=(),
+            expected_calls=tuple(
+                ExpectedCall(name=call["name"], arguments=call["arguments"])
+                for call in task.hidden["gold"]
+            ),
             criteria=(Criterion.FULFILLED,),
         ) == msgspec.convert(told.hidden, Hidden)

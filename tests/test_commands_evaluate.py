@@ -182,6 +182,28 @@ def test_options_of_a_suite_alone(
     )
 
 
+@pytest.mark.parametrize("rank", [None, 64])
+def test_run_is_measured_with_an_adapter_that_fits(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int | None,
+) -> None:
+    """What is no adapter, or one of another rank, is refused before an engine starts."""
+    started = never_start(monkeypatch)
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config())))
+    folder = tmp_path / "adapter"
+    told = f"{folder} is no PEFT adapter: adapter_config.json is missing"
+    if rank is not None:
+        write_adapter(folder, rank=rank)
+        told = (
+            f"adapter {folder} has rank 64 and learn.rank is 16; set learn.rank=64 or give another "
+            "adapter"
+        )
+    assert told == refuse(capfd, "eval", tmp_path, "--adapter", folder)
+    assert [] == started
+
+
 def test_world_of_another_config(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

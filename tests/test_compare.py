@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from scripted_program import BASE, learnt, play_with, small_config
 
@@ -20,6 +21,7 @@ from trustee.compare import (
 from trustee.errors import InputError
 from trustee.evaluate import Gain, Share
 from trustee.launch import trainer_spec
+from trustee.record import describe_run
 from trustee.store import read_lines
 from trustee.types import Adapter, Blame, Failure, Stop, Task, Trajectory
 
@@ -73,6 +75,13 @@ def test_folder_that_is_no_adapter(tmp_path: Path, kept: list[str], missing: str
     with pytest.raises(InputError) as caught:
         check_adapter(tmp_path)
     assert f"{tmp_path} is no PEFT adapter: {missing} is missing" == str(caught.value)
+
+
+def make_run(folder: Path) -> Path:
+    """Make the folder of a run of the small config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config())))
+    return folder
 
 
 COMPARISON = Comparison(
@@ -156,7 +165,7 @@ async def test_comparison_without_tasks(tmp_path: Path) -> None:
 async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool) -> None:
     """Base and adapter play the same tasks; the newest adapter, or the one that was named."""
     engine = play_with(monkeypatch, learnt)
-    run, config = tmp_path / "run", small_config()
+    run, config = make_run(tmp_path / "run"), small_config()
     newest = make_adapter(run / "adapters" / "policy-000002")
     other = make_adapter(tmp_path / "other")
     events: list[dict[str, Any]] = []
@@ -192,7 +201,7 @@ async def test_comparison_leaves_the_adapters_of_the_run(
 ) -> None:
     """Comparing twice compares the same: what the first wrote is no newer adapter."""
     play_with(monkeypatch, learnt)
-    make_adapter(tmp_path / "adapters" / "policy-000002")
+    make_adapter(make_run(tmp_path) / "adapters" / "policy-000002")
     found = [
         (
             await run_comparison(small_config(), tmp_path, adapter=None, tell=lambda event: None)

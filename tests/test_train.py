@@ -47,8 +47,8 @@ from trustee.launch import restore
 from trustee.learner import MicroReport, MicroRequest
 from trustee.rollout import Limits
 from trustee.run import RolloutConfig, Run
-from trustee.step import LearnConfig
 from trustee.sandbox.calls import NoSandbox
+from trustee.step import LearnConfig
 from trustee.store import EpisodeLine, Store, TaskLine, read_lines
 from trustee.train import train
 from trustee.types import Adapter, Blame, Group, Message, Task

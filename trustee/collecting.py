@@ -90,6 +90,8 @@ class Collection:
     """Tasks."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
     tasks: dict[int, TaskLine] = field(default_factory=dict)
+    played: int = 0
+    """Tasks of which all episodes are played."""
     episodes: dict[tuple[int, int], Trajectory] = field(default_factory=dict)
     """By group and member."""
     sound: int = 0
@@ -138,12 +140,12 @@ async def play_task(
             job.tasks[number] = await write_task(job, number, draft)
             job.store.append("tasks.jsonl", [job.tasks[number]])
         task = job.tasks[number].task
-        if task is None or not missing:
-            return
         async with anyio.create_task_group() as members:
-            for member in missing:
-                members.start_soon(play_member, job, task, number, member)
-    job.tell({"event": NOTE, "tasks": len(job.tasks), "of": job.count, "kept": job.kept})
+            if task is not None:
+                for member in missing:
+                    members.start_soon(play_member, job, task, number, member)
+    job.played += 1
+    job.tell({"event": NOTE, "tasks": job.played, "of": job.count, "kept": job.kept})
 
 
 async def write_task(job: Collection, number: int, draft: Draft) -> TaskLine:

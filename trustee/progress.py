@@ -163,5 +163,8 @@ class Progress:
             table.add_row("tokens/s", rates)
             table.add_row("lag", f"{last['lag_mean']:.1f}, at most {last['lag_max']}")
             table.add_row("mismatch", f"{show_mismatch(last)} nats a token")
+            if "anchor_correlation" in last:
+                followed = f"{last['anchor_correlation']:.2f} over {last['anchor_episodes']}"
+                table.add_row("judge follows proof", followed)
             table.add_row("time left", self.left(last))
         return table

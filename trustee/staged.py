@@ -79,13 +79,17 @@ async def imitate_teacher(config: Config, folder: Path, *, tell: Tell) -> Path:
             tell=tell,
         )
         tell({"event": "note", "text": counts_text(counts, folder / TEACHING)})
+    begun = bool(find_checkpoints(imitation / "checkpoints"))
+    if not begun:
+        # Killed before its first step: there is nothing to continue.
+        (imitation / "run.json").unlink(missing_ok=True)
     imitated = await run_imitation(
         config,
         config.imitate,
         folder / TEACHING,
         imitation,
         tell=tell,
-        resume=bool(find_checkpoints(imitation / "checkpoints")),
+        resume=begun,
     )
     return imitated.adapter.absolute()
 

@@ -62,8 +62,10 @@ def eval_command(options: argparse.Namespace) -> int:
     """Measure a run's adapter against its base, or play a suite."""
     if options.suite is not None:
         return suite_command(options)
+    from trustee.adapter_files import check_fit, read_adapter
     from trustee.compare import compare_text, run_comparison
     from trustee.config import apply_changes
+    from trustee.models import find_model
     from trustee.record import read_record
 
     if options.config or options.published or options.out:
@@ -75,6 +77,9 @@ def eval_command(options: argparse.Namespace) -> int:
     config = apply_changes(config, [*allow_unsafe(options), *tasks])
     config = falsify(config, options)
     choose_device(config, options.gpu)
+    if options.adapter is not None:
+        adapter = read_adapter(options.adapter)
+        check_fit(adapter, find_model(config.model.path), rank=config.learn.rank)
     show_job(
         options,
         options.run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,10 +122,15 @@ def check_plan(config: Config, gpu: int) -> None:
 
 
 def check_worlds(config: Config) -> None:
-    """Read all that the worlds are made of before anything heavy starts."""
+    """Read all that the worlds are made of before anything heavy starts; say what is left out."""
+    from trustee.blueprint_files import show_refused
+    from trustee.environments.executable import ExecutableSource
     from trustee.outcome import evaluation_world
 
-    config.env.source(seed=config.run.seed)
+    source = config.env.source(seed=config.run.seed)
+    if isinstance(source, ExecutableSource) and source.refused:
+        rows = f"{len(source.refused)} rows are not used: {show_refused(source.refused)}"
+        sys.stderr.write(f"trustee: {rows}\n")
     if config.eval.tasks:
         evaluation_world(config).source(seed=config.eval.seed, held_out=True)
 

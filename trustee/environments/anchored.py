@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from trustee.environment import Draft, Environment, Opening, Reply, Services, TaskSource
 from trustee.environments.executable import Executable
+from trustee.environments.executable import Hidden as Proved
 from trustee.environments.simulated import Hidden, Simulated, judge_episode
 from trustee.errors import SimulatorError
 from trustee.roles import Criterion
@@ -192,7 +193,7 @@ def as_simulated(task: Task) -> Task:
     told = Hidden(
         intent=asked[-1],
         persona="expert",
-        expected_calls=(),
+        expected_calls=msgspec.convert(task.hidden, Proved).gold,
         criteria=(Criterion.FULFILLED,),
     )
     return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))

@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from trustee.arguments import check_arguments
 from trustee.blueprint import Blueprint, State
-from trustee.blueprint_files import read_blueprints, read_states
+from trustee.blueprint_files import Refused, read_blueprints, read_states
 from trustee.environment import Draft, Opening, Reply, Services
 from trustee.errors import InputError
 from trustee.matching import (
@@ -38,7 +38,19 @@ from trustee.matching import (
 from trustee.prompts import fill_prompt
 from trustee.sandbox.calls import Outcome, Worker
 from trustee.states import open_state
-from trustee.types import BadCall, Blame, Call, Group, Message, Record, Score, Stop, Task, Turn
+from trustee.types import (
+    BadCall,
+    Blame,
+    Call,
+    ExpectedCall,
+    Group,
+    Message,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
 
 FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
 """What the sandbox says of a call that raised; FTRL tells the error without its class."""
@@ -59,6 +71,8 @@ class Hidden(Record, frozen=True):
     unit: Unit
     seed: int
     """Of the tools' randomness and clock; equal for all members of a group."""
+    gold: tuple[ExpectedCall, ...] = ()
+    """Calls that solve all; none where the environment's maker gave none."""
 
 
 class Called(Record, frozen=True):
@@ -120,7 +134,9 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
                 f"no state of an environment for training in {self.states or self.path}; write "
                 "some with trustee collect and name the file in env.states"
             )
-        return ExecutableSource(self, blueprints, states, seed=seed, held_out=held_out)
+        return ExecutableSource(
+            self, blueprints, states, seed=seed, held_out=held_out, refused=loaded.refused
+        )
 
     def _begin(self, blueprint: Blueprint) -> State:
         return open_state(blueprint, published=self.published)
@@ -146,7 +162,10 @@ class ExecutableSource:
         *,
         seed: int,
         held_out: bool,
+        refused: tuple[Refused, ...] = (),
     ) -> None:
+        self.refused = refused
+        """Rows of the path that are not used."""
         self._config = config
         self._blueprints = blueprints
         self._states = states
@@ -183,6 +202,9 @@ class ExecutableSource:
             answer=blueprint.answer,
             unit="episode" if self._held_out else config.unit,
             seed=draft.seed,
+            gold=tuple(
+                ExpectedCall(name=call.name, arguments=call.arguments) for call in blueprint.gold
+            ),
         )
         guidance: tuple[Message, ...] = ()
         if not config.published and state.messages[0].role != "system":
