@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,15 @@ def measure_seed(
     """Train with and without imitation, and take the trial away."""
     begun = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
-    both = train(folder / "both", config, sets)
-    alone = train(folder / "alone", config, ["collect.tasks=0", *sets])
+    # Side by side: each engine takes one core.
+    with ThreadPool(2) as pool:
+        both, alone = pool.starmap(
+            train,
+            [
+                (folder / "both", config, sets),
+                (folder / "alone", config, ["collect.tasks=0", *sets]),
+            ],
+        )
     stripped = read_event("eval", str(folder / "both"), "--strip-trial")
     return {
         "base": alone["before"]["value"],

@@ -21,7 +21,8 @@ from trustee.types import ExpectedCall, Record, Tool
 SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
 """What tells twins apart, words of the built-in model; where they are used up, numbers do."""
 SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES)}|\d+)\Z")
-ANSWERS = {
+Way = Literal["error", "empty", "null"]
+ANSWERS: dict[Way, str] = {
     "error": '{"error": "down"}',
     "empty": "{}",
     "null": '{"result": null}',
@@ -32,7 +33,9 @@ ANSWERS = {
 class Break(Record, frozen=True, tag="break", tag_field="kind"):
     """Breaks one tool that the task needs, and says so nowhere."""
 
-    how: Literal["error", "empty", "null"] = "error"
+    how: Way = "error"
+    ways: tuple[Way, ...] = ()
+    """Instead of `how`: one of these, drawn for each task."""
     alternative: bool = True
     """A second tool does the same; without one, tasks that need the tool are refused."""
 
@@ -48,7 +51,8 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         broken = rng.choice(needed)
         faces = {tool.name: Face(inner=tool.name) for tool in tools}
-        dead = Face(inner=broken, answer=ANSWERS[self.how])
+        how = rng.choice(self.ways) if self.ways else self.how
+        dead = Face(inner=broken, answer=ANSWERS[how])
         if not self.alternative:
             return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
         twins = add_twins(tools, broken, rng, count=1)
@@ -61,7 +65,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
     """Adds tools that look like a needed one and do nothing of use."""
 
     count: Annotated[int, Meta(ge=1)] = 1
-    how: Literal["error", "empty", "null"] = "null"
+    how: Way = "null"
 
     def draw(
         self,
