@@ -28,7 +28,7 @@ from trustee.transforms.disguise import (
 from trustee.transforms.documents import Describe, Recode, Undocument, draw_codes
 from trustee.transforms.drawing import draw_chain
 from trustee.transforms.names import Opaque, Permute, is_reserved_name
-from trustee.transforms.supply import ANSWERS, SUFFIXES, Break, Lookalikes
+from trustee.transforms.supply import ANSWERS, SUFFIXES, Break, Lookalikes, Way
 from trustee.types import ExpectedCall, Tool, ToolCall
 
 HOME = tuple(tool for tool in TOOLS if tool.category == "home")
@@ -385,7 +385,7 @@ def test_equal_seeds_give_equal_disguises(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize("how", sorted(ANSWERS))
-def test_dead_answers_bring_nothing(how: str) -> None:
+def test_dead_answers_bring_nothing(how: Way) -> None:
     """Whatever a dead tool says, it is no result."""
     result = json.loads(ANSWERS[how])
     assert result.get("error") or all(value is None for value in result.values())

@@ -159,7 +159,7 @@ def test_unknown_blame(blame: str) -> None:
     """A blame that nobody can have is refused with those that there are."""
     with pytest.raises(InputError) as caught:
         Filter(blame=blame)
-    assert (f"--blame {blame!r}: give one of policy, user, tool, judge, writer, engine") == str(
+    assert (f"--blame {blame!r}: give one of policy, user, tool, judge, writer, builder, engine") == str(
         caught.value
     )
 

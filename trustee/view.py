@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -134,6 +135,10 @@ def read_tasks(folder: Path, groups: set[int]) -> dict[int, Task]:
     return tasks
 
 
+MOST_SHOWN = 400
+"""Characters of one hidden value or note that are shown."""
+
+
 def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: bool) -> None:
     """Print the wanted episodes with what only the world knew and the judge's reasons."""
     episodes = list(find_episodes(folder, wanted))
@@ -165,17 +170,28 @@ def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None
         tools = ", ".join(tool.signature for tool in task.tools)
         console.print(f"[dim]difficulty {task.difficulty}, tools: {escape(tools)}[/dim]")
         for key, value in task.hidden.items():
-            console.print(f"[dim]hidden {key}: {escape(str(value))}[/dim]")
+            console.print(f"[dim]hidden {key}: {escape(shorten(value))}[/dim]")
         for message in task.messages:
             show_message(console, message)
-    for turn in trajectory.turns:
+    phases = trajectory.notes.get("trial", {}).get("phases", ())
+    for turn, (before, phase) in zip(
+        trajectory.turns, pairwise(["", *phases, *[""] * len(trajectory.turns)]), strict=False
+    ):
+        if phase not in ("", before):
+            console.print(f"  [cyan]{phase}[/cyan]")
         show_message(console, turn.message)
         for reply in turn.replies:
             show_message(console, reply)
     if trajectory.failure is not None:
         console.print(f"[red]void: {escape(trajectory.failure.message)}[/red]")
     for key, value in trajectory.notes.items():
-        console.print(f"[cyan]{key}[/cyan]: {escape(str(value))}")
+        console.print(f"[cyan]{key}[/cyan]: {escape(shorten(value))}")
+
+
+def shorten(value: object) -> str:
+    """Write a value, or the beginning of a long one; `--json` has it whole."""
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text)} characters)"
 
 
 def show_message(console: Console, message: Message) -> None:

@@ -76,7 +76,7 @@ class MicroworldSource:
         """Draw the next draft."""
         rng = random.Random(f"{self._seed} microworld {self._drawn}")
         draft = Draft(
-            id=f"held-out-{self._drawn:06d}",
+            id=f"{'held-out' if self._held_out else 'task'}-{self._drawn:06d}",
             seed=rng.randrange(1 << 31),
             difficulty=self._config.difficulty,
         )
