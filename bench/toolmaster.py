@@ -2,8 +2,8 @@
 
     python bench/toolmaster.py --seeds 3 --json
 
-Success is measured on held-out tasks: tools of categories that training never offered, and ways of
-being broken that training never showed. `base` and `rl_only` come from a run without imitation,
+Success is measured on held-out tasks: tools of categories that training never offered, and twins of
+them under names that training never showed. `base` and `rl_only` come from a run without imitation,
 `sft` and `sft_rl` from one with it, `no_trial_at_test` from its last adapter where the episode
 begins with the execution phase.
 """

@@ -159,9 +159,9 @@ def test_unknown_blame(blame: str) -> None:
     """A blame that nobody can have is refused with those that there are."""
     with pytest.raises(InputError) as caught:
         Filter(blame=blame)
-    assert (f"--blame {blame!r}: give one of policy, user, tool, judge, writer, builder, engine") == str(
-        caught.value
-    )
+    assert (
+        f"--blame {blame!r}: give one of policy, user, tool, judge, writer, builder, engine"
+    ) == str(caught.value)
 
 
 @pytest.mark.parametrize("reward", ["", "x", "> ", "=>1", "1 2", "nan", "!=0"])

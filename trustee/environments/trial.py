@@ -114,8 +114,11 @@ def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
     """Give the calls that solve a task of an inner world; what it does not tell is left out."""
     match inner:
         case Executable():
-            owed = msgspec.convert(task.hidden, HiddenDebts).unsolved
-            return tuple(ExpectedCall(name=name, arguments={}) for name in owed for _ in owed[name])
+            known = msgspec.convert(task.hidden, HiddenDebts)
+            owed = known.unsolved
+            return known.gold or tuple(
+                ExpectedCall(name=name, arguments={}) for name in owed for _ in owed[name]
+            )
         case Simulated():
             return msgspec.convert(task.hidden, Hidden).expected_calls
         case Microworld():
