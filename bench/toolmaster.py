@@ -2,10 +2,10 @@
 
     python bench/toolmaster.py --seeds 3 --json
 
-Success is measured on held-out tasks: tools of categories that training never offered, and twins of
-them under names that training never showed. `base` and `rl_only` come from a run without imitation,
-`sft` and `sft_rl` from one with it, `no_trial_at_test` from its last adapter where the episode
-begins with the execution phase.
+Success is measured on held-out tasks: tools of categories that training never offered. `base` and
+`rl_only` come from a run without imitation, `sft` and `sft_rl` from one with it, `no_trial_at_test`
+from its last adapter where the episode begins with the execution phase, and `unseen_way` from it
+where a dead tool answers nothing instead of an error, which it never met.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+from trustee.errors import InputError
+
 ROOT = Path(__file__).parents[1]
-KEYS = ("base", "sft", "sft_rl", "rl_only", "no_trial_at_test")
+KEYS = ("base", "sft", "sft_rl", "rl_only", "no_trial_at_test", "unseen_way")
 
 
 def call_program(*arguments: str) -> None:
@@ -53,6 +55,16 @@ def train(folder: Path, config: Path, changes: Sequence[str]) -> dict[str, Any]:
     return outcome
 
 
+def write_other_world(path: Path, config: Path) -> Path:
+    """Write the config with tools that are dead in a way which training never shows."""
+    text = config.read_text(encoding="utf-8")
+    changed = text.replace('kind = "break"', 'how = "empty"\nkind = "break"')
+    if text == changed:
+        raise InputError(f"{config} has no transform of kind break, whose way could be changed")
+    path.write_text(changed, encoding="utf-8")
+    return path
+
+
 def measure_seed(
     folder: Path, *, seed: int, config: Path, changes: Sequence[str]
 ) -> dict[str, float]:
@@ -69,12 +81,15 @@ def measure_seed(
             ],
         )
     stripped = read_event("eval", str(folder / "both"), "--strip-trial")
+    other = write_other_world(folder / "other.toml", config)
+    unseen = read_event("eval", str(folder / "both"), "--world", str(other))
     return {
         "base": alone["before"]["value"],
         "sft": both["before"]["value"],
         "sft_rl": both["after"]["value"],
         "rl_only": alone["after"]["value"],
         "no_trial_at_test": stripped["trained"]["value"],
+        "unseen_way": unseen["trained"]["value"],
         "tasks": both["after"]["count"],
         "minutes": (time.monotonic() - begun) / 60,
     }

@@ -28,7 +28,7 @@ from trustee.transforms.disguise import (
 from trustee.transforms.documents import Describe, Recode, Undocument, draw_codes
 from trustee.transforms.drawing import draw_chain
 from trustee.transforms.names import Opaque, Permute, is_reserved_name
-from trustee.transforms.supply import ANSWERS, RESERVED_SUFFIXES, SUFFIXES, Break, Lookalikes, Way
+from trustee.transforms.supply import ANSWERS, SUFFIXES, Break, Lookalikes, Way
 from trustee.types import ExpectedCall, Tool, ToolCall
 
 HOME = tuple(tool for tool in TOOLS if tool.category == "home")
@@ -261,16 +261,15 @@ def test_broken_tool_has_a_twin_that_works() -> None:
     assert {True, False} == dead
 
 
-@pytest.mark.parametrize(("held_out", "own"), [(False, SUFFIXES), (True, RESERVED_SUFFIXES)])
-def test_lookalikes_are_named_on(held_out: bool, own: tuple[str, ...]) -> None:
-    """Further twins get further words, other ones in evaluation, then numbers; one of all works."""
+def test_lookalikes_are_named_on() -> None:
+    """Further twins get further words, then numbers, and exactly one of all works."""
     reference = [ExpectedCall(name="read_lamp", arguments={"room": "hall"})]
     chain, refused = draw_chain(
-        (Break(), Lookalikes(count=4)), HOME, reference, seed=1, held_out=held_out
+        (Break(), Lookalikes(count=7)), HOME, reference, seed=1, held_out=False
     )
     names = [t.name for t in shown_tools(HOME, chain) if t.name.startswith("read_lamp")]
-    words = {f"read_lamp_{word}" for word in (*own, "2", "3")}
-    assert (6, {"read_lamp"} | words) == (len(names), set(names))
+    words = {f"read_lamp_{word}" for word in (*SUFFIXES, "2", "3")}
+    assert (9, {"read_lamp"} | words) == (len(names), set(names))
     arrived = [undo_call(chain, call(name, room="hall")) for name in names]
     assert 1 == sum(isinstance(beneath, ToolCall) for beneath in arrived)
     assert () == refused

@@ -18,11 +18,9 @@ from msgspec import Meta
 from trustee.transforms.disguise import Disguise, Face
 from trustee.types import ExpectedCall, Record, Tool
 
-SUFFIXES = ("alpha", "bravo", "delta")
+SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
 """What tells twins apart, words of the built-in model; where they are used up, numbers do."""
-RESERVED_SUFFIXES = ("echo", "tango", "zulu")
-"""The same for tasks of evaluation: training never shows these names."""
-SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES + RESERVED_SUFFIXES)}|\d+)\Z")
+SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES)}|\d+)\Z")
 Way = Literal["error", "empty", "null"]
 ANSWERS: dict[Way, str] = {
     "error": '{"error": "down"}',
@@ -57,7 +55,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         dead = Face(inner=broken, answer=ANSWERS[how])
         if not self.alternative:
             return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
-        twins = add_twins(tools, broken, rng, count=1, held_out=held_out)
+        twins = add_twins(tools, broken, rng, count=1)
         names = [broken, *(twin.name for twin in twins)]
         faces |= {name: Face(inner=broken) for name in names} | {rng.choice(names): dead}
         return Disguise(kind="break", tools=(*tools, *twins), faces=faces)
@@ -80,7 +78,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         """Draw the tool that they look like, and which name is the true one's."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         model = rng.choice(needed)
-        twins = add_twins(tools, model, rng, count=self.count, held_out=held_out)
+        twins = add_twins(tools, model, rng, count=self.count)
         names = [model, *(twin.name for twin in twins)]
         living = rng.choice(names)
         dead = Face(inner=model, answer=ANSWERS[self.how])
@@ -90,14 +88,13 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
 
 
 def add_twins(
-    tools: Sequence[Tool], name: str, rng: random.Random, *, count: int, held_out: bool
+    tools: Sequence[Tool], name: str, rng: random.Random, *, count: int
 ) -> tuple[Tool, ...]:
     """Give tools that differ from one only by a word behind its name."""
     (model,) = (tool for tool in tools if tool.name == name)
     stem = SUFFIX.sub("", name)
     taken = {tool.name for tool in tools}
-    own = RESERVED_SUFFIXES if held_out else SUFFIXES
-    words = rng.sample(own, len(own))
+    words = rng.sample(SUFFIXES, len(SUFFIXES))
     endings = itertools.chain(words, map(str, itertools.count(2)))
     free = (f"{stem}_{end}" for end in endings if f"{stem}_{end}" not in taken)
     return tuple(
