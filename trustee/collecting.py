@@ -27,6 +27,7 @@ from trustee.sifting import Fault, SiftConfig, find_fault
 from trustee.store import EpisodeLine, Store, TaskLine, read_lines
 from trustee.teacher import Seat
 from trustee.tiny.trials import TrialHabits
+from trustee.train import describe
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 KEPT = "kept"
@@ -180,7 +181,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
     job.episodes[number, member] = trajectory
     line = EpisodeLine(group=number, member=member, trajectory=trajectory)
     job.store.append("episodes.jsonl", [line])
-    job.tell(describe_episode(line))
+    job.tell({**describe(line), NOTE: trajectory.notes[NOTE]})
     job.sound += trajectory.failure is None
     job.kept += is_kept(trajectory)
     if not job.sound and len(job.episodes) >= HOPELESS and trajectory.failure is not None:
@@ -206,22 +207,6 @@ def judge_worth(job: Collection, task: Task, trajectory: Trajectory) -> Trajecto
 def is_kept(trajectory: Trajectory) -> bool:
     """Say whether an episode is kept."""
     return trajectory.failure is None and trajectory.notes.get(NOTE) in (KEPT, PLAYED)
-
-
-def describe_episode(line: EpisodeLine) -> Event:
-    """Give the progress event of a finished episode."""
-    trajectory = line.trajectory
-    return {
-        "event": "episode",
-        "group": line.group,
-        "member": line.member,
-        "reward": trajectory.reward,
-        "turns": len(trajectory.turns),
-        "tokens": sum(len(turn.completion.ids) for turn in trajectory.turns),
-        "blame": trajectory.blame,
-        "spoiled": trajectory.failure is not None,
-        NOTE: trajectory.notes[NOTE],
-    }
 
 
 def write_results(job: Collection) -> Counts:
