@@ -48,7 +48,7 @@ def test_line_has_a_list_over_seeds() -> None:
 
 def test_table_has_a_row_per_recipe() -> None:
     """Rows are policies, columns worlds; the base was not trained."""
-    shares = {world: 0.5 for world in recipes.RECIPES}
+    shares = dict.fromkeys(recipes.RECIPES, 0.5)
     text = recipes.show_table(
         {
             "success": {"base": shares, "ftrl": shares | {"ftrl": 0.25}},
