@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ftrl import build
-from toolmaster import call_program, read_event
+from ftrl import build, call_program
+from toolmaster import read_event
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {

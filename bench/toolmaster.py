@@ -21,17 +21,12 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+from ftrl import call_program
+
 from trustee.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 KEYS = ("base", "sft", "sft_rl", "rl_only", "no_trial_at_test", "unseen_way")
-
-
-def call_program(*arguments: str) -> None:
-    """Run `trustee` with its output beside the bench's line."""
-    subprocess.run(
-        [sys.executable, "-m", "trustee", *arguments], check=True, cwd=ROOT, stdout=sys.stderr
-    )
 
 
 def read_event(*arguments: str) -> dict[str, Any]:

@@ -34,8 +34,6 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
     """Breaks one tool that the task needs, and says so nowhere."""
 
     how: Way = "error"
-    ways: tuple[Way, ...] = ()
-    """Instead of `how`: one of these, drawn for each task."""
     alternative: bool = True
     """A second tool does the same; without one, tasks that need the tool are refused."""
 
@@ -51,8 +49,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         broken = rng.choice(needed)
         faces = {tool.name: Face(inner=tool.name) for tool in tools}
-        how = rng.choice(self.ways) if self.ways else self.how
-        dead = Face(inner=broken, answer=ANSWERS[how])
+        dead = Face(inner=broken, answer=ANSWERS[self.how])
         if not self.alternative:
             return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
         twins = add_twins(tools, broken, rng, count=1)
