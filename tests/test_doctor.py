@@ -27,6 +27,8 @@ from trustee.launch import SHORTEST_CONTEXT, prepare_model, trainer_spec
 from trustee.learner import MicroReport, MicroRequest
 from trustee.machine import GIB, Finding
 from trustee.models import TINY
+from trustee.planning.hours import Hours, Range, Speeds, Workload
+from trustee.planning.plan import read_workload
 from trustee.sandbox.probe import Probe
 from trustee.types import Adapter, Completion, Sample
 
@@ -43,6 +45,7 @@ TRIED = (
     "adapter's effect",
     "judge",
     "card memory",
+    "hours",
 )
 BEFORE = ("system", "card", "model", "template", "tools with code", "start")
 
@@ -145,7 +148,8 @@ async def test_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Patient()
     config = small_config("learn.micro_tokens=16384", "learn.max_norm=0.25")
     await examined(monkeypatch, engine, config=config)
-    longest = engine.requests[0]
+    reading, longest = engine.requests[:2]
+    assert (1, longest.prompt) == (reading.sampling.max_tokens, reading.prompt)
     assert 8192 == len(engine._tokenizer.encode(longest.prompt)) + longest.sampling.max_tokens
     assert longest.prompt.endswith("<|im_start|>assistant\n")
     assert [8192, 8192] == [len(sample.ids) for sample in engine.learner.requests[0].samples]
@@ -155,6 +159,28 @@ async def test_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     (sample,) = engine.learner.requests[1].samples
     assert (*b"ok", STOP) == tuple(i for i, on in zip(sample.ids, sample.mask, strict=True) if on)
     assert {1} == set(engine.known)
+
+
+async def test_hours_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each speed is that of its own attempt, for as many episodes as a run would play."""
+    measured: list[tuple[Workload, Speeds]] = []
+
+    def count(work: Workload, speeds: Speeds) -> Hours:
+        measured.append((work, speeds))
+        return Hours(rollout=Range(low=1.0, high=2.0), training=Range(low=0.25, high=0.5))
+
+    monkeypatch.setattr(doctor, "measured_hours", count)
+    engine, config = Patient(), small_config()
+    found = await examined(monkeypatch, engine, config=config)
+    ((work, speeds),) = measured
+    assert read_workload(config) == work
+    assert all(0 < speed < math.inf for speed in (speeds.reading, speeds.decoding, speeds.training))
+    several = min(config.rollout.episodes, config.engine.max_sequences)
+    rate = named(found, "decoding").why
+    assert f"{speeds.decoding:.0f} tokens/s, {several} at once" == rate
+    parts = "1 to 2 playing, 0.25 to 0.5 training"
+    text = f"100 steps take about 1.2 to 2.5 hours at these speeds: {parts}"
+    assert text == named(found, "hours").why
 
 
 async def test_small_context(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +334,7 @@ async def test_judge_without_judgement(
     assert {"judge": "fail"} == unwell(found)
     assert named(found, "judge").why.startswith("the judge fails on canaries: it accepted ")
     assert text in named(found, "judge").why
-    assert "card memory" == found.findings[-1].name
+    assert TRIED[-1] == found.findings[-1].name
 
 
 @pytest.mark.parametrize(
@@ -403,11 +429,12 @@ async def test_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_every_round_reads_a_new_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt that was read before lies in the prefix cache and would try nothing."""
+    """A prompt of an earlier round lies in the prefix cache; each is read, then answered."""
     engine = Patient()
     await examined(monkeypatch, engine, soak=3)
     prompts = [request.prompt for request in engine.requests if len(request.prompt) > 4096]
-    assert 4 == len(prompts) == len({prompt[:256] for prompt in prompts})
+    assert prompts[0::2] == prompts[1::2]
+    assert 4 == len(prompts[0::2]) == len({prompt[:256] for prompt in prompts})
 
 
 async def test_memory_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,7 +532,7 @@ async def test_other_faults_of_the_machine_stop_nothing(monkeypatch: pytest.Monk
     monkeypatch.setattr(doctor, "look_at_machine", lambda *, device, folder: [full])
     found = await examined(monkeypatch, Patient())
     assert ({"disk": "fail"}, False) == (unwell(found), found.healthy)
-    assert "card memory" == found.findings[-1].name
+    assert TRIED[-1] == found.findings[-1].name
 
 
 WELL = Finding(name="disk", state="ok", why="50 GiB")
@@ -548,5 +575,5 @@ def test_this_machine(tmp_path: Path) -> None:
     states = {finding["name"]: finding["state"] for finding in written["findings"]}
     assert written["healthy"] is True
     assert set(states.values()) <= {"ok", "warn"}
-    assert ["start", *TRIED, "round 1"] == list(states)[-9:]
+    assert ["start", *TRIED, "round 1"] == list(states)[-len(TRIED) - 2 :]
     assert {"ok"} == {states[name] for name in ("same logprobs", "longest training", "round 1")}

@@ -16,7 +16,15 @@ from trustee.errors import InputError
 from trustee.planning import cards, plan
 from trustee.planning.cards import FoundCard, Holder, choose_card
 from trustee.planning.fitting import FREE, HARSH, KEYS, MILD, name_changes, raise_cache
-from trustee.planning.hours import Range, count_episodes, estimate_hours, forward_operations
+from trustee.planning.hours import (
+    Range,
+    Speeds,
+    Workload,
+    count_episodes,
+    estimate_hours,
+    forward_operations,
+    measured_hours,
+)
 from trustee.planning.ledger import GIB, Budget, count_kv_tokens, make_ledger
 from trustee.planning.plan import Plan, make_plan, read_budget, read_workload, run_plan
 from trustee.planning.shapes import find_shape, known_models
@@ -293,6 +301,22 @@ def test_hours_are_ranges_that_follow_the_card() -> None:
     assert slow.total == Range(
         low=slow.rollout.low + slow.training.low, high=slow.rollout.high + slow.training.high
     )
+
+
+def test_hours_at_measured_speeds() -> None:
+    """A step's tokens over the speeds, with the assumed shares at both ends, by hand."""
+    work = Workload(episodes=36, at_once=8, turns=2.0, message_tokens=80.0, context=16384)
+    hours = measured_hours(work, Speeds(reading=5400.0, decoding=600.0, training=2200.0))
+    assert (2200.0, 1600.0, 600.0) == (
+        work.policy_tokens,
+        work.simulator_tokens,
+        work.generated_tokens,
+    )
+    assert pytest.approx((1 + 3800 / 5400, 1 + 2 * 3800 / 5400)) == (
+        hours.rollout.low,
+        hours.rollout.high,
+    )
+    assert pytest.approx((0.3, 0.7)) == (hours.training.low, hours.training.high)
 
 
 def test_twice_the_episodes_take_twice_the_hours() -> None:

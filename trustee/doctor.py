@@ -25,6 +25,8 @@ from trustee.gates import EffectGate, check_canaries
 from trustee.launch import find_death, make_ladder, make_simulator, prepare_model, trainer_spec
 from trustee.learner import FinishRequest, MicroRequest
 from trustee.machine import GIB, Finding, is_ready, look_at_machine
+from trustee.planning.hours import Speeds, measured_hours
+from trustee.planning.plan import read_workload, show_range
 from trustee.rendering import Renderer
 from trustee.sandbox.probe import probe_isolation
 from trustee.step import probe
@@ -34,8 +36,6 @@ Tell = Callable[[Finding], None]
 
 ANSWER_TOKENS = 64
 """Tokens that are sampled after the longest prompt."""
-SEVERAL = 16
-"""Requests at once, for the rate of decoding."""
 GROWTH_GIB = 0.1
 """By which the peak of memory may grow in a round."""
 
@@ -155,6 +155,8 @@ class Patient:
         self._folder = folder
         self._version = 0
         self._peak = 0
+        self._reading = self._decoding = self._training = 0.0
+        """Tokens a second."""
 
     def attempts(self) -> tuple[Callable[[], Awaitable[Finding]], ...]:
         """Give each thing that a run does, in the order in which it can be tried."""
@@ -166,6 +168,7 @@ class Patient:
             self.see_effect,
             self.ask_judge,
             self.measure_memory,
+            self.count_hours,
         )
 
     def prompt(self, length: int) -> tuple[int, ...]:
@@ -192,14 +195,18 @@ class Patient:
         """Read the longest prompt and answer it."""
         context = self._config.engine.context
         tokens = min(ANSWER_TOKENS, context // 4)
+        prompt = self.prompt(context - tokens)
         begun = time.monotonic()
-        await self.speak(self.prompt(context - tokens), adapter=None, seed=0, tokens=tokens)
+        await self.speak(prompt, adapter=None, seed=1, tokens=1)
+        self._reading = len(prompt) / (time.monotonic() - begun)
+        await self.speak(prompt, adapter=None, seed=0, tokens=tokens)
         seconds = time.monotonic() - begun
         why = f"{context - tokens} ids read and up to {tokens} sampled in {seconds:.1f} s"
         return Finding(name="longest rollout", state="ok", why=why)
 
     async def sample_several(self) -> Finding:
-        """Answer several requests at once."""
+        """Answer as many requests at once as a run has episodes under way."""
+        several = min(self._config.rollout.episodes, self._config.engine.max_sequences)
         lengths: list[int] = []
         prompt = self.prompt(min(256, self._config.engine.context // 2))
 
@@ -209,18 +216,20 @@ class Patient:
 
         begun = time.monotonic()
         async with anyio.create_task_group() as tasks:
-            for seed in range(SEVERAL):
+            for seed in range(several):
                 tasks.start_soon(ask, seed)
-        rate = sum(lengths) / (time.monotonic() - begun)
-        return Finding(name="decoding", state="ok", why=f"{rate:.0f} tokens/s, {SEVERAL} at once")
+        self._decoding = sum(lengths) / (time.monotonic() - begun)
+        why = f"{self._decoding:.0f} tokens/s, {several} at once"
+        return Finding(name="decoding", state="ok", why=why)
 
     async def train_longest(self) -> Finding:
         """Take the gradients of the largest micro-batch."""
         ladder = make_ladder(self._config)
-        rows = max(1, ladder.rung.micro_tokens // ladder.rung.context)
         begun = time.monotonic()
         length = await probe(self._engine, self._config.learn.loss, ladder=ladder)
         seconds = time.monotonic() - begun
+        rows = max(1, ladder.rung.micro_tokens // length)
+        self._training = rows * length / seconds
         if ladder.changes:
             return Finding(
                 name="longest training",
@@ -327,6 +336,16 @@ class Patient:
         self._peak = max(self._peak, held["peak"])
         why = f"{held['allocated'] / GIB:.2f} GiB held, {held['peak'] / GIB:.2f} GiB at the peak"
         return Finding(name="card memory", state="ok", why=why)
+
+    async def count_hours(self) -> Finding:
+        """Say how long a run takes at the speeds that were measured."""
+        speeds = Speeds(reading=self._reading, decoding=self._decoding, training=self._training)
+        hours = measured_hours(read_workload(self._config), speeds)
+        why = (
+            f"100 steps take about {show_range(hours.total)} hours at these speeds: "
+            f"{show_range(hours.rollout)} playing, {show_range(hours.training)} training"
+        )
+        return Finding(name="hours", state="ok", why=why)
 
     async def soak(self, number: int) -> Finding:
         """Do one more round of it all; memory must not grow, engine and trainer must agree."""

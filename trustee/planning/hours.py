@@ -2,8 +2,9 @@
 
 The one idea: training is bound by arithmetic and decoding by memory, so a card's speed and
 bandwidth give both, within a factor that is said openly: every figure is a range. The two add up,
-for trainer and engine take turns on the one card. What an episode looks like is assumed, and the
-assumptions are printed; a run's own `timing.jsonl` tells better after ten steps.
+for trainer and engine take turns on the one card. `trustee doctor` puts measured speeds in the
+place of a card's. What an episode looks like is assumed, and the assumptions are printed; a run's
+own `timing.jsonl` tells better after ten steps.
 """
 
 from __future__ import annotations
@@ -102,6 +103,17 @@ class Hours(Record, frozen=True):
         return self.rollout + self.training
 
 
+class Speeds(Record, frozen=True):
+    """What a machine did when it was tried, in tokens a second."""
+
+    reading: float
+    """Of prompts."""
+    decoding: float
+    """Of all requests together."""
+    training: float
+    """Forward and back."""
+
+
 def count_episodes(shape: Shape, budget: Budget, work: Workload) -> int:
     """Count the episodes that run well at once; never less than one."""
     fitting = int(OVERBOOKING * count_kv_tokens(shape, budget) / work.episode_tokens)
@@ -140,6 +152,17 @@ def estimate_hours(shape: Shape, budget: Budget, card: Card, work: Workload) -> 
             low=_training_seconds(shape, budget, card, work, end=0) / 36,
             high=_training_seconds(shape, budget, card, work, end=1) / 36,
         ),
+    )
+
+
+def measured_hours(work: Workload, speeds: Speeds) -> Hours:
+    """Give the hours of a hundred steps at measured speeds; what an episode is stays assumed."""
+    decode = work.generated_tokens / speeds.decoding
+    low, high = (decode + reads * work.episode_tokens / speeds.reading for reads in READS)
+    train = work.policy_tokens / speeds.training
+    return Hours(
+        rollout=Range(low=low, high=high).times(work.episodes / 36),
+        training=Range(low=MIXED[0], high=MIXED[1]).times(train * work.episodes / 36),
     )
 
 
