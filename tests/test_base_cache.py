@@ -144,7 +144,7 @@ def test_a_sound_cache_is_ready(model: Path, place: Path) -> None:
     """It holds the tensors in several files, is found again, and vLLM is told where it is."""
     with capture_logs() as logs:
         cache = open_cache(model, weights="nf4", device="cpu")
-    assert BaseCache(place=place, ready=True) == cache
+    assert BaseCache(place=place, ready=True, origin=f"{model} on cpu") == cache
     assert [("base_from_cache", str(place))] == [(line["event"], line["folder"]) for line in logs]
     assert len(read_manifest(place).files) > 1
     assert_same(some_tensors(), dict(read_tensors(place)))
@@ -234,7 +234,7 @@ def test_a_spoiled_cache_is_deleted_with_a_reason(
     spoil(place)
     with capture_logs() as logs:
         cache = open_cache(model, weights="nf4", device="cpu")
-    assert BaseCache(place=place, ready=False) == cache
+    assert BaseCache(place=place, ready=False, origin=f"{model} on cpu") == cache
     (line,) = logs
     assert (line["event"], line["log_level"]) == ("cache_deleted", "warning")
     assert reason in line["reason"]
@@ -377,6 +377,26 @@ def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     assert write_cache(place, some_tensors(), spare_bytes=0) == "another run was quicker"
 
 
+def test_a_new_cache_replaces_those_of_the_same_origin(tmp_path: Path) -> None:
+    """A model that has changed leaves no 5 GB behind; other models and unknown ones keep theirs."""
+
+    def write(name: str, origin: str, spare_bytes: int = 0) -> str:
+        place = tmp_path / name
+        return write_cache(place, some_tensors(), origin=origin, spare_bytes=spare_bytes)
+
+    assert ["", "", ""] == [write("old", "a"), write("other", "b"), write("nameless", "")]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / MANIFEST).write_text("{")
+    kept = ["foreign", "nameless", "old", "other"]
+    assert write("failed", "a", 1 << 60)
+    assert kept == names_under(tmp_path), "the old one goes when the new one is whole"
+    assert write("new", "a") == ""
+    assert sorted({*kept, "new"} - {"old"}) == names_under(tmp_path)
+    assert write("second_nameless", "") == ""
+    assert "nameless" in names_under(tmp_path)
+    assert [""] * 2 == [find_fault(tmp_path / name, key=name) for name in ("new", "other")]
+
+
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     """The lock file stays, and does not stop the next writer once its holder has closed it."""
     with (tmp_path / "key.lock").open("wb") as held:
@@ -394,18 +414,18 @@ async def test_keeping_a_base_says_how_it_went(
     tmp_path: Path, failure: str, expected: tuple[str, str]
 ) -> None:
     """The engine's process is asked once, where there is no sound cache, and its answer logged."""
-    calls: list[tuple[str, str]] = []
+    calls: list[tuple[str, str, str]] = []
 
-    async def call(method: str, place: str) -> str:
-        calls.append((method, place))
+    async def call(method: str, place: str, origin: str) -> str:
+        calls.append((method, place, origin))
         return failure
 
     await BaseCache(place=None).keep(call)
     await BaseCache(place=tmp_path, ready=True).keep(call)
     assert calls == []
     with capture_logs() as logs:
-        await BaseCache(place=tmp_path).keep(call)
-    assert calls == [("trustee_cache_base", str(tmp_path))]
+        await BaseCache(place=tmp_path, origin="a model").keep(call)
+    assert calls == [("trustee_cache_base", str(tmp_path), "a model")]
     assert [expected] == [(line["event"], line["log_level"]) for line in logs]
 
 
@@ -452,7 +472,7 @@ async def test_the_second_start_reads_the_cache_and_says_the_same(
                 said.append(await bench.sample(None))
                 if start == 1:
                     again = tmp_path / "again"
-                    assert await engine.call("trustee_cache_base", str(again)) == ""
+                    assert await engine.call("trustee_cache_base", str(again), "") == ""
         events.append([line["event"] for line in logs if "cache" in line["event"]])
         empty_between_samples(folder / "model.safetensors")
     assert events == [["cache_deleted", "base_cached"], ["base_from_cache"]]

@@ -2,7 +2,8 @@
 
 A cache is a folder of safetensors and, written last, a manifest of their hashes. It gets its name
 only when it is whole, and it is read only when every hash fits: a cache is right or it is deleted.
-Which base it holds is its name. Files alone: which tensors there are is known in `sharing.py`.
+Which base it holds is its name; a new one replaces what the same model folder had before. Files
+alone: which tensors there are is known in `sharing.py`.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Manifest(Record, frozen=True):
 
     key: str
     files: Annotated[tuple[CachedFile, ...], Meta(min_length=1)]
+    origin: str = ""
+    """Model folder and device; one cache of each is kept."""
 
 
 class BaseCache(Record, frozen=True):
@@ -82,6 +85,8 @@ class BaseCache(Record, frozen=True):
     """None for weights that are not quantised."""
     ready: bool = False
     """It is there, and every hash fits."""
+    origin: str = ""
+    """What its manifest is to say of where it came from."""
 
     @property
     def engine_arguments(self) -> dict[str, Any]:
@@ -93,7 +98,7 @@ class BaseCache(Record, frozen=True):
             "model_loader_extra_config": {"folder": str(self.place)},
         }
 
-    async def keep(self, call: Callable[[str, str], Awaitable[str]]) -> None:
+    async def keep(self, call: Callable[[str, str, str], Awaitable[str]]) -> None:
         """Have the engine's process write it where it is not ready; failing costs only time.
 
         Args:
@@ -101,7 +106,7 @@ class BaseCache(Record, frozen=True):
         """
         if self.place is None or self.ready:
             return
-        failure = await call("trustee_cache_base", str(self.place))
+        failure = await call("trustee_cache_base", str(self.place), self.origin)
         if failure:
             log.warning("base_not_cached", folder=str(self.place), reason=failure)
         else:
@@ -121,8 +126,9 @@ def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
     quantiser = f"bitsandbytes {version('bitsandbytes')} on {device}"
     key = cache_key(folder, quantiser=quantiser)
     place = cache_root() / key
+    origin = f"{folder.resolve()} on {device}"
     if not os.path.exists(place):
-        return BaseCache(place=place)
+        return BaseCache(place=place, origin=origin)
     try:
         fault = find_fault(place, key=key)
     except OSError as error:
@@ -132,7 +138,7 @@ def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
         delete_cache(place)
     else:
         log.info("base_from_cache", folder=str(place))
-    return BaseCache(place=place, ready=not fault)
+    return BaseCache(place=place, ready=not fault, origin=origin)
 
 
 def cache_root() -> Path:
@@ -226,10 +232,13 @@ def write_cache(
     place: Path,
     tensors: Iterable[tuple[str, torch.Tensor]],
     *,
+    origin: str = "",
     file_bytes: int = FILE_BYTES,
     spare_bytes: int = SPARE_BYTES,
 ) -> str:
     """Write a cache beside its place and move it there when it is whole.
+
+    Earlier caches of the same origin are deleted then: their base or its quantiser has changed.
 
     Returns:
         What was in the way, or nothing: a cache is never worth the run.
@@ -247,9 +256,12 @@ def write_cache(
                 part.mkdir()
                 whole = list(tensors)
                 leave_room(part, sum(tensor.nbytes for _, tensor in whole) + spare_bytes)
-                fill_folder(part, group_tensors(whole, limit=file_bytes), key=place.name)
+                fill_folder(
+                    part, group_tensors(whole, limit=file_bytes), key=place.name, origin=origin
+                )
                 part.rename(place)
                 sync_folder(place.parent)
+                delete_older(place, origin)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except BlockingIOError:
@@ -257,6 +269,16 @@ def write_cache(
     except OSError as error:
         return str(error)
     return ""
+
+
+def delete_older(place: Path, origin: str) -> None:
+    """Delete the other caches of an origin; one without an origin replaces none."""
+    for path in place.parent.glob(f"*/{MANIFEST}") if origin else ():
+        # What cannot be read is looked at when it is wanted.
+        with suppress(OSError, msgspec.DecodeError):
+            other = path.parent
+            if other != place and not other.suffix and read_manifest(other).origin == origin:
+                delete_cache(other)
 
 
 def leave_room(folder: Path, size: int) -> None:
@@ -270,7 +292,7 @@ def leave_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{free} bytes are free, {size} are needed", str(folder))
 
 
-def fill_folder(folder: Path, groups: Iterable[Tensors], *, key: str) -> None:
+def fill_folder(folder: Path, groups: Iterable[Tensors], *, key: str, origin: str) -> None:
     """Write a file for each group, then the manifest, all synced."""
     files = [
         write_file(folder / f"base-{number:05d}.safetensors", group)
@@ -278,7 +300,7 @@ def fill_folder(folder: Path, groups: Iterable[Tensors], *, key: str) -> None:
     ]
     sync_folder(folder)
     with (folder / MANIFEST).open("wb") as file:
-        file.write(msgspec.json.encode(Manifest(key=key, files=tuple(files))))
+        file.write(msgspec.json.encode(Manifest(key=key, origin=origin, files=tuple(files))))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)

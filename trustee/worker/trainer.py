@@ -266,9 +266,9 @@ class TrainerExtension:
         config.base_model_name_or_path = self.trustee_spec.folder
         config.save_pretrained(folder)
 
-    def trustee_cache_base(self, place: str) -> str:
+    def trustee_cache_base(self, place: str, origin: str) -> str:
         """Write the quantised base for the next start; give what was in the way, or nothing."""
-        return write_cache(Path(place), tensors_of_base(self))
+        return write_cache(Path(place), tensors_of_base(self), origin=origin)
 
     def trustee_retire(self, version: int) -> bool:
         """Forget a version."""
