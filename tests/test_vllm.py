@@ -6,9 +6,11 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -20,7 +22,8 @@ from safetensors.torch import load_file
 
 from trustee.chat import Simulator, Voice
 from trustee.engine import Sampling
-from trustee.engines.vllm import VllmConfig, VllmEngine, json_grammar
+from trustee.engines.grammar import json_grammar
+from trustee.engines.vllm import VllmConfig, VllmEngine
 from trustee.environment import Services
 from trustee.environments.simulated import Simulated
 from trustee.errors import ContextError, RunError
@@ -485,7 +488,12 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("ending", ["shutdown", "SIGTERM", "SIGKILL"])
 def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
-    """Shutdown, a polite kill and a hard kill of the parent all end the engine's child."""
+    """Shutdown, a polite kill and a hard kill of the parent all end the engine's child.
+
+    A shutdown leaves none of the engine's sockets either.
+    """
+    # A socket's path may have 107 characters.
+    temporary = Path(tempfile.mkdtemp())
     script = tmp_path / "alone.py"
     waits = ending != "shutdown"
     script.write_text(ALONE.format(tests=str(Path(__file__).parent), wait=waits))
@@ -494,7 +502,7 @@ def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "TMPDIR": str(temporary)},
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -502,6 +510,7 @@ def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
         line = process.stdout.readline()
     children = children_of(process.pid)
     assert children
+    assert [path for path in temporary.rglob("*") if path.is_socket()]
     if waits:
         process.send_signal(getattr(signal, ending))
     process.wait(timeout=60)
@@ -510,3 +519,6 @@ def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
     while any(is_alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in children if is_alive(pid)] == []
+    if not waits:
+        assert [] == [path for path in temporary.rglob("*") if path.is_socket()]
+    shutil.rmtree(temporary)

@@ -13,8 +13,8 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from trustee.engine import Sampling
 from trustee.engines.death import cancel_at_death
+from trustee.engines.grammar import json_grammar
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.learner import (
     Checkpointing,
@@ -69,18 +70,6 @@ ENVIRONMENT = {
 }
 
 
-@lru_cache(maxsize=4096)
-def json_grammar(schema: str) -> str:
-    """Turn a JSON Schema into a grammar with the separators that models write, `, ` and `: `.
-
-    vLLM's own choice is between any blanks, on which a weak model spends its whole budget, and none
-    at all, which no model was trained on.
-    """
-    from xgrammar import Grammar
-
-    return str(Grammar.from_json_schema(schema, any_whitespace=False, separators=(", ", ": ")))
-
-
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """The vLLM engine."""
 
@@ -119,6 +108,8 @@ class VllmEngine:
         self._observer = observer
         """Told of every finished request; with none vLLM keeps no times."""
         self._llm: Any = None
+        self._sockets = ExitStack()
+        """Ends with the folder of its sockets, which vLLM leaves behind."""
         self._process = 0
         """Id of the engine's process."""
         self._known: set[int] = set()
@@ -150,16 +141,19 @@ class VllmEngine:
         self._request = LoRARequest
         config = self._config
         cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
-        try:
-            self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise RunError(f"the engine did not start ({error}); see engine.log") from error
-        with ExitStack() as undo:
+        with ExitStack() as sockets, ExitStack() as undo:
+            folder = sockets.enter_context(TemporaryDirectory(prefix="trustee-"))
+            os.environ["VLLM_RPC_BASE_PATH"] = folder
+            try:
+                self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
+            except (RuntimeError, ValueError, OSError) as error:
+                raise RunError(f"the engine did not start ({error}); see engine.log") from error
             undo.callback(self._llm.shutdown)
             spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
             built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
             await cache.keep(self.call)
             undo.pop_all()
+            self._sockets = sockets.pop_all()
         self._process = built["process"]
         log.info("engine_ready", **built)
         return self
@@ -214,6 +208,7 @@ class VllmEngine:
         # Collected now, for its finaliser fails noisily at interpreter exit.
         self._llm = None
         gc.collect()
+        self._sockets.close()
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call a method of the trainer in the engine's process.
