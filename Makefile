@@ -3,6 +3,8 @@
 .PHONY: help setup setup-dev run test lint types check clean
 
 BIN := .venv/bin
+# Without bytecode on disk every start of the engine compiles its libraries anew, for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 CONFIG ?= configs/tiny.toml
 
 help: ## Show these lines.
@@ -17,8 +19,8 @@ setup-dev: ## The same, with the tools for checks and tests.
 run: setup ## Train; CONFIG=configs/tiny.toml unless given.
 	@$(BIN)/trustee run --config $(CONFIG)
 
-test: setup-dev ## Run the whole test suite; ARGS="-k batch -x" goes to pytest.
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup-dev ## Run the whole test suite; ARGS="-k batch -n 0 --pdb" goes to pytest.
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: setup-dev ## Check format and style.
 	@$(BIN)/ruff format --check .

@@ -26,9 +26,11 @@ EXACT = {
     "rollout.max_lag": 0,
     "rollout.write_ahead": 0,
     "rollout.group_size": 4,
-    "rollout.groups_per_step": 2,
+    "rollout.groups_per_step": 1,
     "rollout.limits.turns": 3,
     "eval.tasks": 0,
+    "gates.false_accepts": 1,
+    "gates.false_refuses": 1,
 }
 
 
