@@ -15,6 +15,7 @@ jobs on the machine took.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import tempfile
@@ -399,6 +400,9 @@ async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[st
         async with VllmEngine(
             config.engine, trainer_spec(config, model), observer=timings.append
         ) as engine:
+            # As a run does before it trains: else a collection stops all for half a second.
+            gc.collect()
+            gc.freeze()
             for number, lag in enumerate(lags, 1):
                 count = steps + (lag + 2 if lag else 0)
                 adapter = Adapter(version=number, path=folder / f"adapter-{number}")

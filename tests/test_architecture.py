@@ -111,7 +111,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 FREE = ("", "__main__", "tiny")
 """The version, the way into the command line, and a package without a line of code."""
 
-ONLY_VLLM = {"engines.vllm", "worker.cpu_lora", "worker.sharing"}
+ONLY_VLLM = {"engines.vllm", "worker.cpu_lora", "worker.packing", "worker.sharing"}
 LONG = {"rendering": 530, "roles": 480, "tiny.lessons": 480}
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 

@@ -116,9 +116,16 @@ def test_ten_steps_equal_five_and_a_kill_and_five(tmp_path: Path) -> None:
     assert any(weights[key].any() for key in weights if "lora_B" in key)
 
 
-def test_an_interrupt_ends_cleanly_and_can_be_continued(tmp_path: Path) -> None:
-    """Ctrl-C gives exit code 130 and the command that continues; no process stays."""
+def test_an_interrupt_ends_cleanly_and_can_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C gives exit code 130 and the command that continues; no process stays.
+
+    Nor is anything compiled on the way, for which a fresh machine may have no compiler.
+    """
     folder = tmp_path / "run"
+    compiled = tmp_path / "compiled"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled))
     changes = EXACT | {"engine.max_sequences": 32, "run.steps": 3}
     process = start(command(folder, "--config", "configs/tiny.toml", **changes))
     wait_for(folder / "checkpoints" / "step-000001", process)
@@ -130,3 +137,4 @@ def test_an_interrupt_ends_cleanly_and_can_be_continued(tmp_path: Path) -> None:
     code, output = finish(start(command(folder, "--resume", str(folder))))
     assert code == 0, output
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert [] == [path for path in compiled.rglob("*") if path.is_file()]

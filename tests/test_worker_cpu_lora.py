@@ -76,10 +76,12 @@ def test_fusing_twice_changes_nothing() -> None:
 
 
 def test_what_is_written_into_a_view_is_multiplied() -> None:
-    """Adapters are written and cleared by vLLM part by part, slot by slot."""
+    """Adapters are written and cleared by vLLM part by part, slot by slot, also after a use."""
     layer = make_layer((4, 4))
     fuse(layer)
     for stack in (layer.lora_a_stacked, layer.lora_b_stacked):
+        stack.multiply(torch.ones(1, stack.whole.shape[2], dtype=torch.bfloat16), 1)
+        stack.forget(1)
         for view in stack:
             view[1] = 0
     layer.lora_a_stacked[1][1, 0, 0, 0] = 1.0

@@ -53,9 +53,11 @@ CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
 }
 """One thread: with more, a busy neighbour makes each barrier spin and steps 7 to 10 times slower.
-The last keeps the worker inside the engine's child instead of a third process."""
+The third keeps the worker inside the engine's child instead of a third process. Without the last
+vLLM compiles a part of its sampler at the first token, which takes seconds and a C++ compiler."""
 
 START_SHARE = 0.3
 """Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing

@@ -16,19 +16,34 @@ from typing import Any
 import torch
 from vllm.platforms import current_platform
 
+from trustee.worker.packing import Packed
+
 
 class Stack(tuple[torch.Tensor, ...]):
     """The A or B of a layer's parts as vLLM holds them, all of them views of one tensor."""
 
     whole: torch.Tensor
     """[slots, rank of all parts, in] of A, [slots, out of all parts, rank of all parts] of B."""
+    packed: dict[int, Packed]
+    """Of slots that were multiplied since they were last written."""
 
     @classmethod
     def over(cls, whole: torch.Tensor, parts: Iterable[torch.Tensor]) -> Stack:
         """Make one of views of `whole`."""
         stack = cls(parts)
         stack.whole = whole
+        stack.packed = {}
         return stack
+
+    def multiply(self, rows: torch.Tensor, slot: int) -> torch.Tensor:
+        """Give rows [N, in] times the transpose of a slot's matrix."""
+        if slot not in self.packed:
+            self.packed[slot] = Packed(self.whole[slot])
+        return self.packed[slot].multiply(rows)
+
+    def forget(self, slot: int) -> None:
+        """Pack a slot anew when it is next multiplied; must come before it is written."""
+        self.packed.pop(slot, None)
 
 
 def fuse(layer: Any) -> None:
@@ -75,7 +90,7 @@ def add_products(
     """Add to each row what the adapter of its slot makes of it."""
     for slot, rows in found:
         taken = rows_NI if rows is None else rows_NI[rows]
-        high = (taken @ a.whole[slot].t()) @ b.whole[slot].t()
+        high = b.multiply(a.multiply(taken, slot), slot)
         if rows is None:
             into_NO += high
         else:
@@ -86,7 +101,8 @@ def add_products(
 def mend_cpu_lora() -> None:
     """Replace vLLM's CPU LoRA product by two matrix products per layer and adapter, once a process.
 
-    Layers are fused when an adapter is first written into them: before that no row has one.
+    Layers are fused when an adapter is first written into them: before that no row has one. vLLM
+    resets a slot before each writing.
     """
     if not current_platform.is_cpu():
         return
@@ -98,6 +114,8 @@ def mend_cpu_lora() -> None:
 
     def reset_lora(self: Any, index: int) -> None:
         fuse(self)
+        for stack in (self.lora_a_stacked, self.lora_b_stacked):
+            stack.forget(index)
         stock_reset(self, index)
 
     def update_metadata(self: Any, *args: Any, **kwargs: Any) -> None:

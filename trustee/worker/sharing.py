@@ -30,6 +30,7 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from trustee.worker.base_cache import LOADER, read_tensors
+from trustee.worker.packing import Packed
 
 NF4_BLOCK = 64
 """Weights per scale; the QLoRA paper's choice."""
@@ -218,7 +219,10 @@ class BaseCacheLoader(BaseModelLoader):
 
 
 class PlainLinear(LinearMethodBase):
-    """Keeps a bf16 weight as it is; vLLM's CPU method would pack it and drop the original."""
+    """Keeps a bf16 weight as it is; vLLM's CPU method would pack it and drop the original.
+
+    On a CPU a packed copy lies beside it. The base is frozen, so the copy stays right.
+    """
 
     def create_weights(
         self,
@@ -245,10 +249,12 @@ class PlainLinear(LinearMethodBase):
     def process_weights_after_loading(self, layer: Any) -> None:
         """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
         layer.weight = Parameter(layer.weight.data, requires_grad=False)
+        layer.trustee_packed = Packed(layer.weight)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply."""
-        return torch.nn.functional.linear(x, layer.weight, bias)
+        packed: Packed = layer.trustee_packed
+        return packed.multiply(x, bias)
 
 
 class _SharedConfig(QuantizationConfig):
