@@ -29,7 +29,8 @@ class Packed:
         """Give `rows` [..., in] times the transpose, [..., out]."""
         if self._handle is None:
             return torch.nn.functional.linear(rows, self._matrix, bias)
-        return _custom_ops.onednn_mm(self._handle, rows, bias)
+        product: torch.Tensor = _custom_ops.onednn_mm(self._handle, rows, bias)
+        return product
 
 
 def can_pack(matrix: torch.Tensor) -> bool:
