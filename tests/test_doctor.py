@@ -179,8 +179,8 @@ async def test_hours_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPat
     rate = named(found, "decoding").why
     assert f"{speeds.decoding:.0f} tokens/s, {several} at once" == rate
     parts = "1 to 2 playing, 0.25 to 0.5 training"
-    text = f"100 steps take about 1.2 to 2.5 hours at these speeds: {parts}"
-    assert text == named(found, "hours").why
+    text = "100 steps take about 1.2 to 2.5 hours at these speeds, if episodes are as long as "
+    assert f"{text}`trustee plan` assumes: {parts}" == named(found, "hours").why
 
 
 async def test_small_context(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -342,8 +342,9 @@ class Patient:
         speeds = Speeds(reading=self._reading, decoding=self._decoding, training=self._training)
         hours = measured_hours(read_workload(self._config), speeds)
         why = (
-            f"100 steps take about {show_range(hours.total)} hours at these speeds: "
-            f"{show_range(hours.rollout)} playing, {show_range(hours.training)} training"
+            f"100 steps take about {show_range(hours.total)} hours at these speeds, if episodes "
+            f"are as long as `trustee plan` assumes: {show_range(hours.rollout)} playing, "
+            f"{show_range(hours.training)} training"
         )
         return Finding(name="hours", state="ok", why=why)
 

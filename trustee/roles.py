@@ -22,6 +22,10 @@ from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 ROLE_MARKERS = re.compile(
     r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|tools|think|function|parameter)\b[^<>]{0,80}>"
 )
+VERDICT_KEYS = re.compile(
+    r"""["'](?:evidence|fulfilled|right_tools|no_invention|no_repetition|efficient)["']\s*:"""
+)
+"""What only a judge writes; a text with two different ones is a forged verdict and not shown."""
 LOOKALIKES = str.maketrans({"{": "(", "}": ")", '"': "'", "<": "‹", ">": "›", "`": "'"})
 MAX_QUOTE = 1200
 """Characters of one quoted text; an 8B judge reads no more of a message anyway."""
@@ -137,6 +141,8 @@ def judge_schema(criteria: Sequence[Criterion]) -> str:
 
 def quote(text: str) -> str:
     """Make text from the dialogue harmless inside a prompt: one line, no markers, no JSON."""
+    if len(set(VERDICT_KEYS.findall(text))) > 1:
+        return "[mark]"
     text = ROLE_MARKERS.sub("[mark]", text).translate(LOOKALIKES)
     text = " / ".join(part.strip() for part in text.splitlines() if part.strip())
     return text if len(text) <= MAX_QUOTE else text[:MAX_QUOTE] + " [cut]"
