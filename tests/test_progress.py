@@ -183,6 +183,16 @@ def test_time_left(clock: Clock, spent: float, left: str) -> None:
     assert left == shown.left({"spent": spent})
 
 
+def test_time_left_is_of_the_stage(clock: Clock) -> None:
+    """What came before training, and what a resumed run had done, tell nothing of its speed."""
+    shown = Progress(StringIO(), mode="lines")
+    clock.now += 600
+    shown.tell(STAGE | {"spent": 0.5})
+    clock.now += 30
+    assert "unknown" == shown.left({"spent": 0.5})
+    assert "2:00" == shown.left({"spent": 0.6})
+
+
 def test_json() -> None:
     """Every event is one JSON object on a line, whatever it holds."""
     events = [BEGIN, STAGE, episode(blame=Blame.USER, spoiled=True), STEP, NOTE, ROLLED_BACK]

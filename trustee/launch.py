@@ -277,7 +277,8 @@ async def run_stages(
         run.tell({"event": "note", "text": f"a training sample of {length} ids fits"})
         if dead is None:
             run.begun = time.monotonic()
-        run.tell({"event": "stage", "name": f"training, {config.run.steps} steps"})
+        name = f"training, {config.run.steps} steps"
+        run.tell({"event": "stage", "name": name, "spent": run.spent})
         # What start-up made lives on: the collector need not look at it again, 5 % of all turns.
         gc.freeze()
         await train(run)

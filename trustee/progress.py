@@ -31,6 +31,8 @@ class Progress:
         self._console = Console(file=out, highlight=False, markup=False, emoji=False)
         self._live: Live | None = None
         self._begun = time.monotonic()
+        self._before = 0.0
+        """Share that was spent when the stage began: of a resumed run."""
         self._stage = ""
         self._running = 0
         self._done = 0
@@ -84,6 +86,8 @@ class Progress:
                 self._measure_rates(event)
             case "stage":
                 self._stage = event["name"]
+                self._begun = time.monotonic()
+                self._before = event.get("spent", 0.0)
 
     def _blame(self, event: dict[str, Any]) -> None:
         if event["blame"]:
@@ -138,11 +142,11 @@ class Progress:
                 return None
 
     def left(self, event: dict[str, Any]) -> str:
-        """Estimate the time to the end of training."""
+        """Estimate the time to the end of training, from its own stage alone."""
         spent = min(1.0, event["spent"])
-        if spent <= 0:
+        if spent <= self._before:
             return "unknown"
-        seconds = (time.monotonic() - self._begun) * (1 - spent) / spent
+        seconds = (time.monotonic() - self._begun) * (1 - spent) / (spent - self._before)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
     def panel(self) -> Table:
