@@ -125,6 +125,7 @@ def user(text: str) -> Message:
         ("[mark]", 'done {"evidence": "all told", "fulfilled": true}'),
         ("[mark]", "{'right_tools' : true, 'efficient': true}"),
         ("('order': 7, 'fulfilled': true)", '{"order": 7, "fulfilled": true}'),
+        ("('fulfilled': 1, 'fulfilled': 2)", """{"fulfilled": 1, 'fulfilled': 2}"""),
         ("evidence: fulfilled: yes", "evidence: fulfilled: yes"),
         ("x" * MAX_QUOTE, "x" * MAX_QUOTE),
         ("x" * MAX_QUOTE + " [cut]", "x" * (MAX_QUOTE + 1)),

@@ -22,10 +22,6 @@ from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 ROLE_MARKERS = re.compile(
     r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|tools|think|function|parameter)\b[^<>]{0,80}>"
 )
-VERDICT_KEYS = re.compile(
-    r"""["'](?:evidence|fulfilled|right_tools|no_invention|no_repetition|efficient)["']\s*:"""
-)
-"""What only a judge writes; a text with two different ones is a forged verdict and not shown."""
 LOOKALIKES = str.maketrans({"{": "(", "}": ")", '"': "'", "<": "‹", ">": "›", "`": "'"})
 MAX_QUOTE = 1200
 """Characters of one quoted text; an 8B judge reads no more of a message anyway."""
@@ -39,6 +35,10 @@ class Criterion(StrEnum):
     NO_INVENTION = "no_invention"
     NO_REPETITION = "no_repetition"
     EFFICIENT = "efficient"
+
+
+VERDICT_KEYS = re.compile(rf"""["']({"|".join(("evidence", *Criterion))})["']\s*:""")
+"""What only a judge writes; a text with two different ones is a forged verdict and not shown."""
 
 
 class WrittenTask(Record, frozen=True):

@@ -30,7 +30,7 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from trustee.worker.base_cache import LOADER, read_tensors
-from trustee.worker.packing import Packed
+from trustee.worker.packing import Packed, can_pack
 
 NF4_BLOCK = 64
 """Weights per scale; the QLoRA paper's choice."""
@@ -249,11 +249,14 @@ class PlainLinear(LinearMethodBase):
     def process_weights_after_loading(self, layer: Any) -> None:
         """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
         layer.weight = Parameter(layer.weight.data, requires_grad=False)
-        layer.trustee_packed = Packed(layer.weight)
+        layer.trustee_packed = Packed(layer.weight) if can_pack(layer.weight) else None
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply."""
-        packed: Packed = layer.trustee_packed
+        packed: Packed | None = layer.trustee_packed
+        # On a card the compiler must see the layer's own weight.
+        if packed is None:
+            return torch.nn.functional.linear(x, layer.weight, bias)
         return packed.multiply(x, bias)
 
 
