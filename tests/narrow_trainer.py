@@ -11,7 +11,7 @@ from trustee.loss import TokenLogprobs
 from trustee.worker.trainer import TrainerExtension
 
 ROOM = "TRUSTEE_TEST_ROOM"
-"""Variable that holds how many padded ids of a pass fit with layer inputs elsewhere."""
+"""Variable that holds how many ids of a pass fit with layer inputs elsewhere."""
 SHARES = {"off": 0.5, "recompute": 0.75, "offload": 1.0}
 """How many of them fit in each mode."""
 
@@ -22,6 +22,6 @@ class NarrowTrainer(TrainerExtension):
     def trustee_forward(self, batch: Batch) -> TokenLogprobs:
         """Fail as an allocator does where a pass is too large."""
         room = int(os.environ[ROOM]) * SHARES[self.trustee_mode]
-        if batch.ids_BL.numel() > room:
-            raise torch.OutOfMemoryError(f"tried to hold {batch.ids_BL.numel()} ids")
+        if len(batch.ids_T) > room:
+            raise torch.OutOfMemoryError(f"tried to hold {len(batch.ids_T)} ids")
         return super().trustee_forward(batch)

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "loss",
         "matching",
         "parsing",
+        "prefix_tree",
         "prompts",
         "published",
         "rendering",

@@ -29,9 +29,9 @@ TOP = Rung(micro_tokens=12, checkpointing="off", context=50, parallel=4)
 
 
 def make_sample(name: str, length: int = 5) -> Sample:
-    """Make a sample that learns all ids but the first."""
+    """Make a sample that learns all ids but the first, which no other has."""
     return Sample(
-        ids=(1,) * length,
+        ids=(int.from_bytes(name.encode()), *(1,) * (length - 1)),
         mask=(False, *(True,) * (length - 1)),
         logprobs=(0.0,) * length,
         advantage=1.0,

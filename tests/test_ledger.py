@@ -13,13 +13,18 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from peft import get_peft_model
 from safetensors import safe_open
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from trustee.batch import Attention
 from trustee.loss import token_logprobs
 from trustee.models import TINY
 from trustee.planning.activations import (
+    TREE_KEY_BYTES,
+    TREE_QUERY_BYTES,
     count_head,
     count_hidden,
     count_kept,
@@ -43,6 +48,7 @@ from trustee.planning.ledger import (
     make_ledger,
 )
 from trustee.planning.shapes import Shape, find_shape, read_shape
+from trustee.worker import tree_attention
 from trustee.worker.adoption import _adopt_nf4, keep_input_types, lora_config
 from trustee.worker.checkpointing import PAGE, Mode, set_checkpointing
 from trustee.worker.tiling import tile_mlp, tile_norms
@@ -509,3 +515,39 @@ def test_short_batches_hold_several_rows_of_sampled_ids() -> None:
     short = msgspec.structs.replace(BUDGET, context=4096, trained_tokens=1000)
     assert (16384, 4000) == (short.positions, short.trained)
     assert 10240 == BUDGET.trained
+
+
+def attend_like_a_card(
+    query: Tensor, key: Tensor, value: Tensor, *, scaling: float, hidden_RR: Tensor | None = None
+) -> Tensor:
+    """Keep what a card's kernel keeps; a mask, which it does not have, would take memory here."""
+    return scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=True)
+
+
+def measure_attention(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> int:
+    """Give the peak bytes of an attention's passes where blocks of these sizes follow a first."""
+    monkeypatch.setattr(tree_attention, "attend", attend_like_a_card)
+    blocks = [Attention(size, (0,) if at else (), None) for at, size in enumerate(sizes)]
+    heads, key_heads = SIZES["num_attention_heads"], SIZES["num_key_value_heads"]
+    given = [
+        torch.randn(1, own, sum(sizes), SIZES["head_dim"], dtype=torch.bfloat16, requires_grad=True)
+        for own in (heads, key_heads, key_heads)
+    ]
+    with LiveBytes({tensor.untyped_storage()._cdata for tensor in given}) as live:
+        if len(blocks) == 1:
+            out = attend_like_a_card(*given, scaling=1.0)
+        else:
+            out = tree_attention.Walk.apply(blocks, 1.0, *given)  # type: ignore[no-untyped-call]
+        torch.autograd.grad(out.sum(), given)
+    return int(live.peak)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("sizes", [(200, 56), (254, 1, 1), (100, *(12,) * 13)])
+def test_tree_is_within_its_part_of_the_plan(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+) -> None:
+    """A walk over blocks needs no more than the plan adds to what one sample needs."""
+    shape = shape_of("qwen3")
+    more = measure_attention(monkeypatch, *sizes) - measure_attention(monkeypatch, 256)
+    assert more <= 256 * (TREE_QUERY_BYTES * shape.query + TREE_KEY_BYTES * shape.key)

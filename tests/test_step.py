@@ -18,6 +18,7 @@ from trustee.errors import OutOfMemory, RunError
 from trustee.ladder import Ladder, Rung
 from trustee.learner import Checkpointing, FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.loss import LossConfig
+from trustee.prefix_tree import grow_tree
 from trustee.step import (
     LearnConfig,
     StepReport,
@@ -48,9 +49,12 @@ SPOILED = Failure(blame=Blame.TOOL, kind="SimulatorError", message="said nothing
 def make_trajectory(
     name: str, reward: float, *, turns: int = 1, version: int = 0, failure: Failure | None = None
 ) -> Trajectory:
-    """Make a trajectory of turns with two prompt ids and three sampled ones each."""
+    """Make a trajectory of turns with two prompt ids and three sampled ones each.
+
+    Its ids begin like no other's.
+    """
     turn = Turn(
-        rendered_ids=(1, 2),
+        rendered_ids=(10 + int(name.replace("/", "")), 2),
         completion=Completion(
             ids=(3, 4, 5), logprobs=(-1.0, -2.0, -3.0), stop="stop", version=version
         ),
@@ -348,7 +352,7 @@ class Card(ScriptedLearner):
         self.gathered: list[str] = []
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
-        area = len(request.samples) * max(len(sample.ids) for sample in request.samples)
+        area = len(grow_tree(request.samples).ids)
         if self.SHARE[self._mode] * area > self._room:
             self.gathered.clear()
             raise OutOfMemory(f"{area} ids do not fit")

@@ -13,12 +13,14 @@ import torch
 from peft import get_peft_model
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from trustee.batch import Batch
 from trustee.learner import Checkpointing, MicroReport, MicroRequest, add_reports
-from trustee.loss import LossConfig
+from trustee.loss import LossConfig, TokenLogprobs
 from trustee.types import Sample
 from trustee.worker.adoption import lora_config
 from trustee.worker.reference import keep_reference
 from trustee.worker.trainer import TrainerExtension
+from trustee.worker.tree_attention import register_tree_attention
 
 
 def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
@@ -32,6 +34,7 @@ def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=16,
+        attn_implementation=register_tree_attention(),
     )
     model = get_peft_model(Qwen3ForCausalLM(shape).to(torch.bfloat16), lora_config(8))
     trainer: Any = TrainerExtension()
@@ -85,6 +88,56 @@ def test_threads_gather_the_same_gradients(threads: int) -> None:
     for left, right in zip(gradients(alone), gradients(shared), strict=True):
         assert left.abs().sum() > 0
         # bf16 products of other shapes round otherwise, by about one part in a hundred.
+        assert (left - right).norm() < 0.03 * left.norm()
+
+
+def make_group(*, length: int = 16) -> tuple[Sample, ...]:
+    """Make five samples with a prompt of so many ids in common, three with a first turn too."""
+    rng = random.Random(9)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(97) for _ in range(count))
+
+    prompt, turn = draw(length), draw(5)
+    rows = [(*turn, *draw(3)), (*turn, *draw(8)), (*turn, *draw(2)), draw(6), draw(9)]
+    return tuple(
+        Sample(
+            ids=prompt + row,
+            mask=(*(False,) * length, *(True,) * len(row)),
+            logprobs=(*(0.0,) * length, *(-4.0 - rng.random() for _ in row)),
+            advantage=rng.choice((-1.0, 1.0)),
+            version=1,
+            trajectory_id=str(number),
+        )
+        for number, row in enumerate(rows)
+    )
+
+
+@pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
+@pytest.mark.parametrize("block", [0, 20, 1000])
+def test_what_members_have_in_common_is_computed_once(block: int, mode: Checkpointing) -> None:
+    """A group gives the figures and gradients of its members one by one, from fewer ids."""
+    alone, together = make_trainer(threads=1), make_trainer(threads=1, mode=mode)
+    together.trustee_block = block
+    group = make_group()
+    seen: list[int] = []
+    forward = together.trustee_forward
+
+    def count(batch: Batch) -> TokenLogprobs:
+        seen.append(len(batch.ids_T))
+        given: TokenLogprobs = forward(batch)
+        return given
+
+    together.trustee_forward = count
+    apart = [alone.trustee_accumulate(make_micro(samples=(sample,))) for sample in group]
+    report = together.trustee_accumulate(make_micro(samples=group))
+    assert [16 + 5 + 3 + 8 + 2 + 6 + 9] == seen
+    expected = add_reports(apart)
+    assert (43, expected.tokens) == (report.tokens, 43)
+    for name in ("loss", "gap_abs_sum", "gap_kl_sum", "entropy_sum"):
+        assert getattr(expected, name) == pytest.approx(getattr(report, name), rel=1e-2, abs=1e-2)
+    for left, right in zip(gradients(alone), gradients(together), strict=True):
+        # What several members say of one key is added up in bf16.
         assert (left - right).norm() < 0.03 * left.norm()
 
 

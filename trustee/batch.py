@@ -1,8 +1,12 @@
 """From trajectories to tensors: cut samples, pack them into micro-batches, collate each one.
 
 The one idea: masks are by position. A sample is the ids in the order in which the engine saw and
-sampled them, and its mask is True exactly where it sampled; no id's value ever decides anything.
-Importing this module loads no torch; only `collate` needs it.
+sampled them, and its mask is True exactly where it sampled; an id's value decides nothing but which
+samples begin alike. A micro-batch is the prefix tree of its samples: one row of ids without
+padding, each common beginning once, and for each sample the offsets where its ids stand.
+
+Letters: `T` ids of the tree, `B` samples, `L` ids of the longest one. Importing this module loads
+no torch; only `collate` needs it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trustee.prefix_tree import Node, count_overlaps, cut_blocks, grow_tree
 from trustee.types import Sample, Trajectory
 
 if TYPE_CHECKING:
@@ -18,23 +23,46 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True, frozen=True)
-class Batch:
-    """A micro-batch, padded on the right.
+class Attention:
+    """Ids that attend together: to all of the blocks above, and to what they may see of their own.
 
-    A causal model needs no attention mask for it: no real position can see the padding after it,
-    and what padded positions compute is masked out of the loss.
+    Blocks follow each other; `above` gives their numbers, from the root down.
     """
 
-    ids_BL: torch.Tensor
+    size: int
+    above: tuple[int, ...]
+    hidden_RR: torch.Tensor | None
+    """bool; True where an id must not see the one of the column. None hides those after it."""
+
+
+@dataclass(slots=True, frozen=True)
+class Batch:
+    """A micro-batch: the ids to compute, and where each sample finds its own."""
+
+    attention: tuple[Attention, ...]
+    ids_T: torch.Tensor
     """int64"""
+    positions_T: torch.Tensor
+    """int64; of the id in its samples."""
+    before_T: torch.Tensor
+    """int64; offset of the id before, whose hidden state foretells this one; 0 at position 0."""
+    trained_T: torch.Tensor
+    """bool; True where a sample's id was sampled. Nowhere at position 0: nothing precedes it."""
+    offsets_BL: torch.Tensor
+    """int64; offset of each id of a sample, 0 after its last."""
     mask_BL: torch.Tensor
-    """bool; True where the id was sampled. Column 0 is never True: nothing precedes it."""
+    """bool; True where the id was sampled."""
     logprobs_BL: torch.Tensor
     """float32; the engine's logprob of the id in the same column where masked, else 0."""
     advantages_B: torch.Tensor
     """float32"""
-    lengths_B: torch.Tensor
-    """int64; ids before the padding."""
+
+    def spread(self, values_N: torch.Tensor) -> torch.Tensor:
+        """Give the samples' values [B, L] of those of all trained ids; 0 where not trained."""
+        trained_T = self.trained_T.to(values_N.device)
+        values_T = values_N.new_zeros(trained_T.shape).masked_scatter(trained_T, values_N)
+        values_BL = values_T[self.offsets_BL.to(values_N.device)]
+        return values_BL.where(self.mask_BL.to(values_N.device), 0.0)
 
 
 def cut(trajectory: Trajectory, *, advantage: float) -> Sample:
@@ -63,55 +91,103 @@ def cut(trajectory: Trajectory, *, advantage: float) -> Sample:
 
 
 def pack(samples: Sequence[Sample], *, token_budget: int) -> list[tuple[Sample, ...]]:
-    """Split samples into micro-batches whose padded area is at most `token_budget` ids.
+    """Split samples into micro-batches whose trees have at most `token_budget` ids.
 
-    The longest come first, so that a step which does not fit into memory fails at once. A sample
-    longer than the budget gets a micro-batch of its own.
+    Samples that begin alike come together. The largest tree comes first, so that a step which does
+    not fit into memory fails at once. A sample longer than the budget gets a micro-batch of its
+    own.
     """
-    ordered = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
-    packed = []
-    start = 0
-    while start < len(ordered):
-        longest = max(1, len(ordered[start].ids))
-        rows = max(1, token_budget // longest)
-        packed.append(tuple(ordered[start : start + rows]))
-        start += rows
-    return packed
+    ordered, overlaps = _put_in_order(samples)
+    filled = _fill(ordered, overlaps, token_budget)
+    return [micro for _, micro in sorted(filled, key=lambda part: part[0], reverse=True)]
 
 
-def share_out(samples: Sequence[Sample], shares: int) -> list[Sequence[Sample]]:
-    """Split samples, longest first, into at most so many shares of about equal padded areas."""
-    ordered = sorted(samples, key=lambda sample: len(sample.ids), reverse=True)
-    parts: list[Sequence[Sample]] = []
-    while ordered:
-        left = shares - len(parts)
-        wanted = sum(len(sample.ids) for sample in ordered) / left
-        rows = max(1, round(wanted / max(1, len(ordered[0].ids)))) if left > 1 else len(ordered)
-        parts.append(ordered[:rows])
-        ordered = ordered[rows:]
+def share_out(samples: Sequence[Sample], shares: int) -> list[tuple[Sample, ...]]:
+    """Split samples into at most so many shares, the largest tree of them as small as can be."""
+    ordered, overlaps = _put_in_order(samples)
+    least, most = 1, sum(len(sample.ids) for sample in ordered)
+    while least < most:
+        middle = (least + most) // 2
+        if len(_fill(ordered, overlaps, middle)) > shares:
+            least = middle + 1
+        else:
+            most = middle
+    return [share for _, share in _fill(ordered, overlaps, least)]
+
+
+def _put_in_order(samples: Sequence[Sample]) -> tuple[list[Sample], list[int]]:
+    ordered = sorted(samples, key=lambda sample: sample.ids)
+    return ordered, count_overlaps(ordered)
+
+
+def _fill(
+    ordered: Sequence[Sample], overlaps: Sequence[int], budget: int
+) -> list[tuple[int, tuple[Sample, ...]]]:
+    """Give parts of neighbours, each with the ids of its tree."""
+    parts: list[tuple[int, tuple[Sample, ...]]] = []
+    held, begun = 0, 0
+    for at, (sample, overlap) in enumerate(zip(ordered, overlaps, strict=True)):
+        added = len(sample.ids) - overlap
+        if at > begun and held + added > budget:
+            parts.append((held, tuple(ordered[begun:at])))
+            held, begun, added = 0, at, len(sample.ids)
+        held += added if at > begun else len(sample.ids)
+    if ordered:
+        parts.append((held, tuple(ordered[begun:])))
     return parts
 
 
-def collate(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
-    """Stack samples as rows, padded on the right to the longest.
+def hide(nodes: Sequence[Node]) -> torch.Tensor | None:
+    """Say which ids of a block each must not see: those after it, and those of other branches."""
+    import torch
 
-    `pad_id` may be any id of the vocabulary: only positions tell padding apart.
+    if len(nodes) == 1:
+        return None
+    start, stop = nodes[0].start, nodes[-1].stop
+    hidden_RR = torch.ones(stop - start, stop - start, dtype=torch.bool).triu_(1)
+    for node in nodes:
+        hidden_RR[node.end - start :, node.start - start : node.stop - start] = True
+    return hidden_RR
+
+
+def collate(samples: Sequence[Sample], *, block: int = 0) -> Batch:
+    """Make the tensors of samples' tree.
+
+    Nodes of up to `block` ids together attend in one call; 0 gives each node its own.
     """
     import torch
 
+    tree = grow_tree(samples)
+    nodes = tree.nodes
+    attention = []
+    for part in cut_blocks(nodes, most=block):
+        own = [nodes[index] for index in part.nodes]
+        attention.append(Attention(sum(map(len, own)), part.above, hide(own)))
+    runs = [torch.arange(node.start, node.stop) for node in nodes]
+    depths = [torch.arange(node.depth, node.depth + len(node)) for node in nodes]
+    ids_T = torch.tensor(tree.ids, dtype=torch.int64)
+    before_T = torch.arange(len(tree.ids)).sub_(1).clamp_(min=0)
+    for node in nodes:
+        before_T[node.start] = nodes[node.path[-2]].stop - 1 if len(node.path) > 1 else 0
     lengths = [len(sample.ids) for sample in samples]
     shape = (len(samples), max(lengths, default=0))
-    ids_BL = torch.full(shape, pad_id, dtype=torch.int64)
+    offsets_BL = torch.zeros(shape, dtype=torch.int64)
     mask_BL = torch.zeros(shape, dtype=torch.bool)
     logprobs_BL = torch.zeros(shape, dtype=torch.float32)
-    for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-        ids_BL[row, :length] = torch.tensor(sample.ids, dtype=torch.int64)
+    for row, (sample, length, leaf) in enumerate(zip(samples, lengths, tree.leaves, strict=True)):
+        torch.cat([runs[node] for node in nodes[leaf].path], out=offsets_BL[row, :length])
         mask_BL[row, :length] = torch.tensor(sample.mask, dtype=torch.bool)
         logprobs_BL[row, :length] = torch.tensor(sample.logprobs, dtype=torch.float32)
+    trained_T = torch.zeros(len(tree.ids), dtype=torch.bool)
+    trained_T[offsets_BL[mask_BL]] = True
     return Batch(
-        ids_BL=ids_BL,
+        attention=tuple(attention),
+        ids_T=ids_T,
+        positions_T=torch.cat(depths) if depths else ids_T,
+        before_T=before_T,
+        trained_T=trained_T,
+        offsets_BL=offsets_BL,
         mask_BL=mask_BL,
         logprobs_BL=logprobs_BL,
         advantages_B=torch.tensor([s.advantage for s in samples], dtype=torch.float32),
-        lengths_B=torch.tensor(lengths, dtype=torch.int64),
     )

@@ -52,7 +52,7 @@ class LearnConfig(Record, frozen=True):
     nothing can be learnt from them."""
     loss: LossConfig = LossConfig()
     micro_tokens: Annotated[int, Meta(ge=1)] = 16384
-    """Padded ids of one forward pass."""
+    """Ids of one forward pass, those that samples have in common counted once."""
     checkpointing: Checkpointing = "recompute"
     """What is kept of a layer for the backward pass."""
     mlp_tile: Annotated[int, Meta(ge=0)] = 0
@@ -242,15 +242,19 @@ async def probe(learner: Learner, loss: LossConfig, *, ladder: Ladder) -> int:
     while True:
         length = ladder.rung.context
         rows = max(1, ladder.rung.micro_tokens // length)
-        sample = Sample(
-            ids=(0,) * length,
-            mask=(False, *(True,) * (length - 1)),
-            logprobs=(0.0,) * length,
-            advantage=1.0,
-            version=0,
-            trajectory_id="probe",
+        samples = tuple(
+            Sample(
+                # Another first id for each: nothing that they have in common is computed once.
+                ids=(row, *(0,) * (length - 1)),
+                mask=(False, *(True,) * (length - 1)),
+                logprobs=(0.0,) * length,
+                advantage=1.0,
+                version=0,
+                trajectory_id="probe",
+            )
+            for row in range(rows)
         )
-        request = MicroRequest(samples=(sample,) * rows, loss=loss, normaliser=float(rows * length))
+        request = MicroRequest(samples=samples, loss=loss, normaliser=float(rows * length))
         try:
             await learner.accumulate(request)
         except OutOfMemory as error:

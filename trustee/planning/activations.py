@@ -18,6 +18,12 @@ ADAPTER_BYTES = 6
 """Of one LoRA parameter of the layer at work: a bf16 copy for autocast, a fresh fp32 gradient."""
 TILED_BYTES = 12
 """Of one LoRA parameter of a tiled MLP: fp32 gradients of a tile, of those before it, their sum."""
+TREE_QUERY_BYTES = 4
+"""Of one query value where a micro-batch is a tree of blocks: a block's output again, and its dq
+beside those of all."""
+TREE_KEY_BYTES = 16
+"""Of one key value there: dk and dv summed in fp32, copies of the path's keys and values, and what
+the block says of them."""
 
 
 class LayerWork(Record, frozen=True):
@@ -79,7 +85,7 @@ def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
     saved = kept + 8 * wide + 6 * rank
     attention = 6 * hidden + 8 * (query + key) + sums + 6 * rank
     # The kernel sums dq in fp32, and dk and dv for each query head apart.
-    attention += 8 * query if kernel else 0
+    attention += 8 * query + TREE_QUERY_BYTES * query + TREE_KEY_BYTES * key if kernel else 0
     # In the MLP, at the norm before it, at the product of queries and keys, at the queries' norm.
     whole = (
         saved + 4 * wide + 2 * hidden - 2 * rank,

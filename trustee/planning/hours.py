@@ -52,12 +52,20 @@ class Workload(Record, frozen=True):
     message_tokens: float
     context: int
     """Longest context."""
+    group_size: int = 1
+    """Episodes that have one prompt in common."""
 
     @property
     def policy_tokens(self) -> float:
         """Of an episode's whole context."""
         grown = PROMPT_TOKENS + self.turns * (self.message_tokens + REPLY_TOKENS)
         return min(float(self.context), grown)
+
+    @property
+    def trained_tokens(self) -> float:
+        """Of an episode, what training computes: its share of the prompt, and the rest."""
+        prompt = min(float(self.context), PROMPT_TOKENS)
+        return prompt / self.group_size + self.policy_tokens - prompt
 
     @property
     def simulator_tokens(self) -> float:
@@ -159,7 +167,7 @@ def measured_hours(work: Workload, speeds: Speeds) -> Hours:
     """Give the hours of a hundred steps at measured speeds; what an episode is stays assumed."""
     decode = work.generated_tokens / speeds.decoding
     low, high = (decode + reads * work.episode_tokens / speeds.reading for reads in READS)
-    train = work.policy_tokens / speeds.training
+    train = work.trained_tokens / speeds.training
     return Hours(
         rollout=Range(low=low, high=high).times(work.episodes / 36),
         training=Range(low=MIXED[0], high=MIXED[1]).times(train * work.episodes / 36),
@@ -185,15 +193,15 @@ def _rollout_seconds(
 def _training_seconds(
     shape: Shape, budget: Budget, card: Card, work: Workload, *, end: int
 ) -> float:
-    length = work.policy_tokens
+    tokens = work.trained_tokens
     operations = training_operations(
         shape,
         budget,
-        length=length,
-        sampled_share=work.turns * work.message_tokens / length,
+        length=work.policy_tokens,
+        sampled_share=min(1.0, work.turns * work.message_tokens / tokens),
     )
     return (
-        MIXED[end] * work.episodes * length * operations / (card.tflops * 1e12 * TRAIN_SHARE[end])
+        MIXED[end] * work.episodes * tokens * operations / (card.tflops * 1e12 * TRAIN_SHARE[end])
     )
 
 
@@ -204,7 +212,8 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
         f"answered with {REPLY_TOKENS}",
         f"its context ends at {work.policy_tokens:.0f} tokens, the simulator's at "
         f"{work.simulator_tokens:.0f}",
-        f"{MIXED[0]:.0%} to {MIXED[1]:.0%} of the groups differ in reward and are trained on",
+        f"{MIXED[0]:.0%} to {MIXED[1]:.0%} of the groups differ in reward and are trained on, each "
+        f"prompt once",
         f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the card's bf16 speed, "
         f"decoding {DECODE_SHARE[1]:.0%} to {DECODE_SHARE[0]:.0%} of its bandwidth",
         "held-out tasks before and after the run are not included",

@@ -73,7 +73,7 @@ class Budget(Record, frozen=True):
 
     @property
     def positions(self) -> int:
-        """Most padded ids of one forward pass of the trainer."""
+        """Most ids of one forward pass of the trainer."""
         return max(self.context, self.micro_tokens)
 
     @property

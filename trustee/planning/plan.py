@@ -116,6 +116,7 @@ def read_workload(config: Config) -> Workload:
         at_once=rollout.episodes,
         turns=max(1.0, TURN_SHARE * rollout.limits.turns),
         message_tokens=MESSAGE_SHARE * rollout.limits.tokens,
+        group_size=rollout.group_size,
         context=config.engine.context,
     )
 

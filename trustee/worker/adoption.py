@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.errors import RunError
 from trustee.worker.sharing import bias_shards_of, shards_of
+from trustee.worker.tree_attention import register_tree_attention
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED = {
@@ -112,11 +113,9 @@ def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
         RunError: if a part of this architecture has no counterpart in the engine.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # Torch's fused attention is slow on CPUs in its backward pass: 24 % of a step of short samples.
-    attention = "eager" if worker.device.type == "cpu" else "sdpa"
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention
+            config, dtype=torch.bfloat16, attn_implementation=register_tree_attention()
         )
     engine: Any = worker.model_runner.model
     for ours, theirs in zip(model.model.layers, engine.model.layers, strict=True):
