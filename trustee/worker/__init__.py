@@ -13,11 +13,12 @@ DEATH_SIGNAL = 1
 def register() -> None:
     """Make our linear methods known to vLLM, which calls this in each of its processes."""
     # Importing it registers our linear methods and our loader.
-    from trustee.worker import cpu_lora, sharing  # noqa: F401
+    from trustee.worker import cpu_lora, cpu_norm, sharing  # noqa: F401
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
     cpu_lora.mend_cpu_lora()
+    cpu_norm.mend_cpu_norm()
 
 
 def follow_parent() -> None:
