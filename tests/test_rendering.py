@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -103,8 +104,10 @@ def by_template(
 
 
 def encode(renderer: Renderer, text: str) -> list[int]:
-    """Encode as a policy would sample it, marks as ids."""
-    return renderer._tokenizer.encode(text)
+    """Encode as a policy would sample it, marks as ids, in one go."""
+    tokenizer: Any = renderer._tokenizer
+    ids: list[int] = tokenizer._backend.encode(text, add_special_tokens=False).ids
+    return ids
 
 
 def without_thoughts(text: str) -> str:
@@ -189,6 +192,45 @@ def write_small_model(folder: Path, *, chat_template: str | None) -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+PIECES = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</think>", "a", " b", "\n", " ", "<|", "é")
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=14))
+def test_pieces_between_marks_give_the_ids_of_the_whole(models: Models, pieces: list[str]) -> None:
+    """Whatever stands beside a mark, and whatever was encoded before."""
+    renderer = models.load("qwen3")
+    text = "".join(pieces)
+    assert encode(renderer, text) == renderer._tokenizer.encode(text)
+
+
+def test_what_stands_between_marks_is_encoded_once(models: Models) -> None:
+    """A second prompt with the same instructions brings one new text."""
+    tokenizer: Any = Renderer.load(models.path("qwen3"))._tokenizer
+    before = tokenizer._encode_known.cache_info().misses
+    for question in ("why?", "how?", "why?"):
+        tokenizer.encode(
+            f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>{question}<|im_end|>"
+        )
+    # Nothing, system, a line's end and the mark were met when the marks were tried; then two more.
+    assert tokenizer._encode_known.cache_info().misses - before <= 6
+
+
+@pytest.mark.parametrize("swallows", ["lstrip", "rstrip"])
+def test_mark_that_swallows_blanks_is_not_cut_at(models: Models, swallows: str) -> None:
+    """Where a mark reaches over its own text the whole is encoded at once."""
+    folder = models.folder / swallows
+    shutil.copytree(models.path("qwen3"), folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token[swallows] = True
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    renderer = Renderer.load(folder)
+    text = "a  <|im_end|>  b"
+    assert encode(renderer, text) == renderer._tokenizer.encode(text)
+    assert renderer.decode(encode(renderer, text)) != text
 
 
 def test_stop_ids_come_from_both_files(tmp_path: Path) -> None:

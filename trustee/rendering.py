@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -319,6 +319,10 @@ class Renderer:
         return written
 
 
+REMEMBERED = 2048
+"""Texts between marks whose ids are kept."""
+
+
 class _FolderTokenizer:
     """A tokenizer and chat template from a Hugging Face model folder."""
 
@@ -352,6 +356,13 @@ class _FolderTokenizer:
             for token in tokenizer.added_tokens_decoder.values()
             if len(token.content) > 1 and _NO_WORD.search(token.content)
         )
+        longest_first = sorted(self._marks, key=len, reverse=True)
+        self._cut = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._encode_known = lru_cache(REMEMBERED)(self._encode_whole)
+        probe = "\n".join(f" a {mark}  b\n{mark}{mark}" for mark in longest_first)
+        if self.encode(probe) != list(self._encode_whole(probe)):
+            # Something reaches over a mark: blanks that it swallows, or a sign of a text's start.
+            self._cut = re.compile("((?!))")
 
     @property
     def marks(self) -> frozenset[str]:
@@ -364,9 +375,18 @@ class _FolderTokenizer:
         return self._stop_ids
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text`, adding nothing; marks become their ids."""
-        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        """Encode `text`, adding nothing; marks become their ids.
+
+        What stands between two marks is encoded apart and remembered: instructions, tools and
+        earlier messages come again in the prompts of a group, and of a role in every turn.
+        """
+        ids: list[int] = []
+        for piece in self._cut.split(text):
+            ids += self._encode_known(piece)
         return ids
+
+    def _encode_whole(self, text: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode `ids`, leaving nothing out."""
