@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sandbox",
         "splits",
         "states",
+        "tokenizer",
     ),
     (
         "arguments",
@@ -112,8 +113,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 FREE = ("", "__main__", "tiny")
 """The version, the way into the command line, and a package without a line of code."""
 
-ONLY_VLLM = {"engines.vllm", "worker.cpu_lora", "worker.packing", "worker.sharing"}
-LONG = {"rendering": 530, "roles": 480, "tiny.lessons": 480}
+ONLY_VLLM = {
+    "engines.vllm",
+    "worker.cpu_lora",
+    "worker.cpu_norm",
+    "worker.packing",
+    "worker.sharing",
+}
+LONG = {"rendering": 430, "roles": 480, "tiny.lessons": 480}
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
 MOST_LINES = 400
@@ -195,7 +202,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 def test_few_modules_touch_vllm() -> None:
-    """The engine has one door on each side of its process border, and one mended part."""
+    """The engine has one door on each side of its process border, and two mended parts."""
     assert {name for name in MODULES if "vllm" in foreign_imports(name)} == ONLY_VLLM
 
 

@@ -1,0 +1,132 @@
+"""A model folder's tokenizer and chat template.
+
+Importing it loads no torch; a folder's tokenizer does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustee.errors import InputError
+
+REMEMBERED = 2048
+"""Texts between marks whose ids are kept."""
+
+
+class FolderTokenizer:
+    """A tokenizer and chat template from a Hugging Face model folder."""
+
+    def __init__(self, folder: Path, *, thinking: bool) -> None:
+        if not (folder / "tokenizer.json").is_file():
+            raise InputError(
+                f"no tokenizer.json in {folder} (model); a Hugging Face model folder is needed"
+            )
+        # Imported here because it loads torch, which most of this program does without.
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            stop_ids = _read_stop_ids(folder)
+        except (OSError, ValueError, KeyError, msgspec.MsgspecError) as error:
+            raise InputError(f"the tokenizer in {folder} (model) cannot be read: {error}") from None
+        if not tokenizer.is_fast or tokenizer.chat_template is None:
+            lack = "chat template" if tokenizer.is_fast else "fast tokenizer"
+            raise InputError(f"the model in {folder} (model) has no {lack}; it needs one")
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._tokenizer = tokenizer
+        self._template = tokenizer.get_chat_template(tools=[{"type": "function"}])
+        self._thinking = thinking
+        self._stop_ids = tuple(sorted({tokenizer.eos_token_id, *stop_ids} - {None}))
+        self._marks = frozenset(
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if len(token.content) > 1 and _NO_WORD.search(token.content)
+        )
+        longest_first = sorted(self._marks, key=len, reverse=True)
+        self._cut = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._encode_known = lru_cache(REMEMBERED)(self._encode_whole)
+        probe = "\n".join(f" a {mark}  b\n{mark}{mark}" for mark in longest_first)
+        if self.encode(probe) != list(self._encode_whole(probe)):
+            # Something reaches over a mark: blanks that it swallows, or a sign of a text's start.
+            self._cut = re.compile("((?!))")
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Added tokens; blanks, words and single characters are no marks."""
+        return self._marks
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokenizer's end of sequence and those of `generation_config.json`."""
+        return self._stop_ids
+
+    def encode(self, text: str) -> list[int]:
+        """Encode `text`, adding nothing; marks become their ids.
+
+        What stands between two marks is encoded apart and remembered: instructions, tools and
+        earlier messages come again in the prompts of a group, and of a role in every turn.
+        """
+        ids: list[int] = []
+        for piece in self._cut.split(text):
+            ids += self._encode_known(piece)
+        return ids
+
+    def _encode_whole(self, text: str) -> tuple[int, ...]:
+        return tuple(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode `ids`, leaving nothing out."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def apply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+    ) -> str:
+        """Render by the model's own template."""
+        from jinja2 import TemplateError
+
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=self._thinking,
+            )
+        except (TemplateError, TypeError) as error:
+            roles = [message["role"] for message in messages]
+            raise InputError(
+                f"the model's chat template refuses messages of roles {roles}: {error}"
+            ) from None
+        return str(text)
+
+
+_NO_WORD = re.compile(r"[^\w\s]")
+
+
+class _Generation(msgspec.Struct):
+    """The one field of `generation_config.json` that is read here."""
+
+    eos_token_id: int | tuple[int, ...] | None = None
+
+
+def _read_stop_ids(folder: Path) -> tuple[int, ...]:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return ()
+    ids = msgspec.json.decode(path.read_bytes(), type=_Generation).eos_token_id
+    return () if ids is None else (ids,) if isinstance(ids, int) else ids
