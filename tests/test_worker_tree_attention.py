@@ -22,7 +22,6 @@ from trustee.worker.tree_attention import (
     attend_fused,
     attend_tree,
     register_tree_attention,
-    walk,
 )
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
@@ -86,11 +85,6 @@ def attend_by_tree(query: Tensor, key: Tensor, value: Tensor, *, batch: Batch) -
     return out.transpose(1, 2)
 
 
-def attend_by_graph(query: Tensor, key: Tensor, value: Tensor, *, batch: Batch) -> Tensor:
-    """Attend as on a CPU."""
-    return walk(query, key, value, blocks=batch.attention, scaling=SCALING)
-
-
 def attend_by_walk(query: Tensor, key: Tensor, value: Tensor, *, batch: Batch) -> Tensor:
     """Attend as on a card."""
     out: Tensor = Walk.apply(  # type: ignore[no-untyped-call]
@@ -102,7 +96,7 @@ def attend_by_walk(query: Tensor, key: Tensor, value: Tensor, *, batch: Batch) -
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("attend", [attend_by_tree, attend_by_walk])
 def test_each_sample_gets_what_it_gets_alone(attend: Callable[..., Tensor], block: int) -> None:
-    """Values and gradients, as exact as the fp32 in which a walk adds up."""
+    """Values and gradients, by a graph that is kept or run again, as exact as sums in fp32."""
     batch = collate(make_samples(), block=block)
     *given, weight = draw_tensors(len(batch.ids_T))
     found = []
@@ -112,20 +106,6 @@ def test_each_sample_gets_what_it_gets_alone(attend: Callable[..., Tensor], bloc
         found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
     for alone, together in zip(*found, strict=True):
         torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_gradients_of_a_walk_are_those_of_its_graph(block: int) -> None:
-    """What is run again in the backward pass gives the same as a graph that is kept."""
-    batch = collate(make_samples(), block=block)
-    *given, weight = draw_tensors(len(batch.ids_T), torch.float32)
-    found = []
-    for way in (attend_by_graph, attend_by_walk):
-        leaves = [part.clone().requires_grad_() for part in given]
-        out = way(*leaves, batch=batch)
-        found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
-    for kept, again in zip(*found, strict=True):
-        torch.testing.assert_close(kept, again, rtol=0, atol=1e-5)
 
 
 def test_kernels_agree() -> None:
