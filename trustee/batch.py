@@ -130,7 +130,7 @@ def _fill(
         added = len(sample.ids) - overlap
         if at > begun and held + added > budget:
             parts.append((held, tuple(ordered[begun:at])))
-            held, begun, added = 0, at, len(sample.ids)
+            held, begun = 0, at
         held += added if at > begun else len(sample.ids)
     if ordered:
         parts.append((held, tuple(ordered[begun:])))
