@@ -41,7 +41,6 @@ from trustee.worker.adoption import adopt_model
 from trustee.worker.base_cache import write_cache
 from trustee.worker.checkpointing import set_checkpointing
 from trustee.worker.cpu_lora import mend_cpu_lora
-from trustee.worker.cpu_norm import mend_cpu_norm
 from trustee.worker.heap import Heap
 from trustee.worker.reference import keep_reference, swapped
 from trustee.worker.sharing import (
@@ -72,7 +71,6 @@ class TrainerExtension:
         """Build model, adapter and optimiser; give figures about them."""
         follow_parent()
         mend_cpu_lora()
-        mend_cpu_norm()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
         if spec.memory_gib and self.device.type == "cuda":
