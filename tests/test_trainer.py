@@ -10,11 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trustee.batch import Batch
-from trustee.learner import Checkpointing, MicroReport, MicroRequest, add_reports
+from trustee.learner import (
+    Checkpointing,
+    MemoryReport,
+    MicroReport,
+    MicroRequest,
+    add_reports,
+)
 from trustee.loss import LossConfig, TokenLogprobs
 from trustee.types import Sample
 from trustee.worker.adoption import lora_config
@@ -89,6 +95,62 @@ def test_threads_gather_the_same_gradients(threads: int) -> None:
         assert left.abs().sum() > 0
         # bf16 products of other shapes round otherwise, by about one part in a hundred.
         assert (left - right).norm() < 0.03 * left.norm()
+
+
+def test_warming_up_leaves_nothing_behind() -> None:
+    """Kernels have run, both kinds of attention among them, and no gradient is left."""
+    trainer, untouched = make_trainer(threads=1), make_trainer(threads=1)
+    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
+    trainer.trustee_warm()
+    assert [None] * len(trainer.trustee_params) == gradients(trainer)
+    trainer.trustee_accumulate(make_micro())
+    untouched.trustee_accumulate(make_micro())
+    for left, right in zip(gradients(trainer), gradients(untouched), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("tried"), RuntimeError("CUDA error: out of memory\nfor so many bytes")],
+)
+def test_a_pass_that_does_not_fit_is_reported(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """Whoever ran out, the step's gradients are dropped and the answer says what was asked."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
+    trainer.trustee_accumulate(make_micro())
+
+    def fail(batch: Batch) -> TokenLogprobs:
+        raise error
+
+    monkeypatch.setattr(trainer, "trustee_forward", fail)
+    answer = trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+    report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
+    assert isinstance(report, MemoryReport)
+    assert report.asked == str(error).partition("\n")[0]
+    assert [None] * len(trainer.trustee_params) == gradients(trainer)
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other error of torch's goes its way."""
+    trainer = make_trainer(threads=1)
+
+    def fail(batch: Batch) -> TokenLogprobs:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trainer, "trustee_forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+
+
+def test_an_adapter_is_named_as_peft_names_it() -> None:
+    """What is published has PEFT's own names and values."""
+    trainer = make_trainer(threads=1)
+    given = trainer.trustee_tensors()
+    expected = get_peft_model_state_dict(trainer.trustee_model)
+    assert sorted(expected) == sorted(given)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
 def make_group(*, length: int = 16) -> tuple[Sample, ...]:

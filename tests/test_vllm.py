@@ -26,7 +26,7 @@ from trustee.engines.grammar import json_grammar
 from trustee.engines.vllm import VllmConfig, VllmEngine
 from trustee.environment import Services
 from trustee.environments.simulated import Simulated
-from trustee.errors import ContextError, RunError
+from trustee.errors import ContextError, EngineError, RunError
 from trustee.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.loss import LossConfig
 from trustee.models import TINY
@@ -304,6 +304,13 @@ async def test_too_long_a_prompt_is_refused(bench: Bench) -> None:
     """Prompt and new tokens beyond the context are a ContextError, not a dead engine."""
     with pytest.raises(ContextError, match=r"exceed the context of 512"):
         await bench.sample(None, prompt=[300] * 500, tokens=24)
+
+
+async def test_what_vllm_refuses_spoils_one_episode_and_no_more(bench: Bench) -> None:
+    """Errors of vLLM's own classes, which are no ValueErrors, become an EngineError."""
+    with pytest.raises(EngineError, match="out of vocabulary"):
+        await bench.sample(None, prompt=[*bench.prompt, 1 << 20])
+    assert (await bench.sample(None)).ids
 
 
 async def test_a_published_folder_is_a_peft_adapter(bench: Bench) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +55,7 @@ def look_at_machine(*, device: Literal["cpu", "cuda"], folder: Path) -> list[Fin
         look_at_memory(),
         look_at_disk(folder, wanted_gib=40 if device == "cuda" else 1),
         *look_at_versions(device),
+        *([look_at_compiler()] if device == "cuda" else []),
         look_at_sandbox(),
     ]
 
@@ -148,6 +150,22 @@ def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
             )
         )
     return findings
+
+
+def look_at_compiler() -> Finding:
+    """Look for what Triton builds the launchers of its kernels with, on every new machine."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    missing = ["a C compiler"] * (not compiler) + [str(header)] * (not header.is_file())
+    if missing:
+        return Finding(
+            name="compiler",
+            state="warn",
+            why=f"{' and '.join(missing)} not found: the engine's kernels cannot be started",
+            mend=f"sudo apt install gcc python3.{sys.version_info.minor}-dev, or what your system "
+            "calls them; CC=PATH names a compiler",
+        )
+    return Finding(name="compiler", state="ok", why=f"{compiler}, {header}")
 
 
 def look_at_sandbox() -> Finding:

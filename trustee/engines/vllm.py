@@ -59,6 +59,9 @@ CPU_ENVIRONMENT = {
 The third keeps the worker inside the engine's child instead of a third process. Without the last
 vLLM compiles a part of its sampler at the first token, which takes seconds and a C++ compiler."""
 
+CUDA_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+"""The other sampler wants nvcc at its first start, and serves top-k and top-p, which none asks."""
+
 START_SHARE = 0.3
 """Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
 else reads it, and its own 0.92 would refuse a card that also drives a display."""
@@ -125,7 +128,7 @@ class VllmEngine:
     async def __aenter__(self) -> Self:
         """Start the child, load the weights and build the trainer over them."""
         on_cpu = self._config.device == "cpu"
-        os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else {}))
+        os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else CUDA_ENVIRONMENT))
         if not on_cpu:
             os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from vllm import SamplingParams
@@ -179,6 +182,7 @@ class VllmEngine:
             max_cpu_loras=slots,
             lora_target_modules=list(TARGETS),
             enforce_eager=on_cpu or config.eager,
+            enable_flashinfer_autotune=False,  # of kernels that this engine does not use
             max_num_seqs=config.max_sequences,
             max_num_batched_tokens=max(
                 config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
@@ -244,7 +248,8 @@ class VllmEngine:
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
         """Complete `ids`; see `engine.Engine.generate`."""
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.exceptions import VLLMError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         if len(ids) + sampling.max_tokens > self.context:
             raise ContextError(
@@ -267,8 +272,7 @@ class VllmEngine:
         lora = None
         if adapter is not None:
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
-        final = None
-        arrived = time.monotonic() if self._observer is not None else 0.0
+        final, arrived = None, time.monotonic()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
@@ -280,7 +284,7 @@ class VllmEngine:
                 final = output
         except EngineDeadError as error:
             raise EngineDied("the engine died; its last words are in engine.log") from error
-        except (EngineGenerateError, ValueError) as error:
+        except (VLLMError, ValueError) as error:
             raise EngineError(f"request {request_id} failed: {error}") from error
         assert final is not None, "a final-only request ends with one output"
         (choice,) = final.outputs

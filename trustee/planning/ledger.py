@@ -371,9 +371,8 @@ def count_opened(shape: Shape, *, weights: str) -> int:
 
 
 def count_graphs(sequences: int) -> int:
-    """Count the graphs that the engine captures: every size with and without attention."""
-    largest = min(2 * sequences, 512)
-    return 2 * (3 + -(-largest // 8))
+    """Count the engine's graphs: of decoding, and in pieces of twice the tokens; all twice."""
+    return 2 * sum(3 + -(-min(most, 512) // 8) for most in (sequences, 2 * sequences))
 
 
 def count_engine_step(shape: Shape, budget: Budget) -> int:

@@ -5,6 +5,8 @@ The one idea: what the card can do follows from its name, what a run may have fr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from trustee.config import Config
 from trustee.errors import InputError
 from trustee.machine import GIB, Finding
@@ -19,6 +21,9 @@ from trustee.planning.cards import (
 )
 from trustee.planning.plan import Plan, make_plan
 from trustee.planning.shapes import Shape, find_shape
+
+OLDEST_DRIVER = 580
+"""Of Linux; the first release with CUDA 13, for which the pinned packages are built."""
 
 
 def look_at_card(config: Config, index: int) -> list[Finding]:
@@ -39,7 +44,7 @@ def look_at_card(config: Config, index: int) -> list[Finding]:
         f"{found.name}, driver {found.driver}, {found.free / GIB:.1f} of "
         f"{found.total / GIB:.1f} GiB free{show_holders(found)}"
     )
-    mend = "close what else uses the card" if is_shared(found) else ""
+    mend = "; ".join(advise_on_card(found))
     card = Finding(name="card", state="warn" if mend else "ok", why=why, mend=mend)
     return [card, look_at_plan(config, found)]
 
@@ -70,6 +75,15 @@ def plan_on(found: FoundCard, config: Config) -> Plan:
     gib = min(found.total / GIB, found.free / GIB + DRIVER_GIB)
     card = resize_card(know_card(found), gib)
     return make_plan(config, know_shape(config.model.path), vram_gib=gib, card=card)
+
+
+def advise_on_card(found: FoundCard) -> Iterator[str]:
+    """Say what to do about a card that is there but not ready."""
+    if is_shared(found):
+        yield "close what else uses the card"
+    release = found.driver.partition(".")[0]
+    if release.isdigit() and int(release) < OLDEST_DRIVER:
+        yield f"update the driver to {OLDEST_DRIVER} or later, which CUDA 13 wants"
 
 
 def is_shared(found: FoundCard) -> bool:

@@ -24,11 +24,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import structlog
 import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trustee.errors import InputError
+
+log = structlog.get_logger()
 
 Mode = Literal["off", "recompute", "offload"]
 """`off` keeps what each layer's backward pass needs; `recompute` keeps each layer's input on the
@@ -103,7 +106,18 @@ class Copies:
 
     def __init__(self, device: torch.device) -> None:
         self.pinned = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.pinned else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def make_page(self) -> Tensor:
+        """Take a page of host memory; an ordinary one, slower, where no more can be pinned."""
+        if self.pinned:
+            try:
+                return torch.empty(PAGE, dtype=torch.uint8, device="cpu", pin_memory=True)
+            except RuntimeError as error:
+                # WSL and containers allow but little.
+                self.pinned = False
+                log.warning("pages_not_pinned", why=str(error).partition("\n")[0])
+        return torch.empty(PAGE, dtype=torch.uint8, device="cpu")
 
     def begin(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> torch.cuda.Event | None:
         """Copy each second tensor into its first, after all that the computation was told so far.
@@ -212,9 +226,7 @@ class Shelf:
 
     def _take(self, count: int) -> list[Tensor]:
         while len(self.free) < count:
-            self.free.append(
-                torch.empty(PAGE, dtype=torch.uint8, device="cpu", pin_memory=self.copies.pinned)
-            )
+            self.free.append(self.copies.make_page())
             self.pages += 1
         return [self.free.pop() for _ in range(count)]
 

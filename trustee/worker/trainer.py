@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from trustee.adapter_files import BASE, WEIGHTS, BaseMark, fingerprint_base
@@ -34,7 +34,7 @@ from trustee.learner import (
     TrainerSpec,
     add_reports,
 )
-from trustee.loss import TokenLogprobs, policy_loss, token_logprobs
+from trustee.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
 from trustee.types import Sample
 from trustee.worker import follow_parent
 from trustee.worker.adoption import adopt_model
@@ -42,6 +42,8 @@ from trustee.worker.base_cache import write_cache
 from trustee.worker.checkpointing import set_checkpointing
 from trustee.worker.cpu_lora import mend_cpu_lora
 from trustee.worker.heap import Heap
+from trustee.worker.memory import cap_memory, ran_out
+from trustee.worker.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
 from trustee.worker.reference import keep_reference, swapped
 from trustee.worker.sharing import (
     held_adapters,
@@ -51,7 +53,6 @@ from trustee.worker.sharing import (
 )
 from trustee.worker.tiling import tile_mlp, tile_norms
 
-Tensors = dict[str, torch.Tensor]
 Gradients = tuple[torch.Tensor, ...]
 
 CPU_BLOCK = 256
@@ -73,8 +74,6 @@ class TrainerExtension:
         mend_cpu_lora()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
-        if spec.memory_gib and self.device.type == "cuda":
-            cap_memory(spec.memory_gib)
         self.trustee_spec = spec
         self.trustee_base = fingerprint_base(Path(spec.folder))
         self.trustee_block = CPU_BLOCK if self.device.type == "cpu" else 0
@@ -91,11 +90,30 @@ class TrainerExtension:
         # Always the same threads: each new one would bring memory of its own that stays.
         self.trustee_pool = ThreadPoolExecutor(spec.threads)
         self.trustee_heap = Heap()
+        self.trustee_warm()
+        if self.device.type == "cuda":
+            cap_memory(spec.memory_gib)
         return {
             "trainable": sum(p.numel() for p in self.trustee_params),
             "device": str(self.device),
             "process": os.getpid(),
         }
+
+    def trustee_warm(self) -> None:
+        """Differentiate two short samples, for what libraries then take they keep."""
+        samples = tuple(
+            Sample(
+                ids=(0, 1, last),
+                mask=(False, False, True),
+                logprobs=(0.0, 0.0, 0.0),
+                advantage=1.0,
+                version=0,
+                trajectory_id="",
+            )
+            for last in (2, 3)
+        )
+        self.trustee_accumulate(MicroRequest(samples=samples, loss=LossConfig(), normaliser=1.0))
+        self.trustee_opt.zero_grad(set_to_none=True)
 
     def trustee_adjust(self, mode: Checkpointing) -> None:
         """Choose what is kept of a layer for the backward pass."""
@@ -129,7 +147,9 @@ class TrainerExtension:
         micro = msgspec.msgpack.decode(request, type=MicroRequest)
         try:
             return msgspec.msgpack.encode(self.trustee_accumulate(micro))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             asked = str(error).partition("\n")[0][:500]
         # Outside the handler, whose traceback keeps the tensors of the failed pass alive.
         return msgspec.msgpack.encode(self.trustee_forget(asked))
@@ -160,6 +180,8 @@ class TrainerExtension:
         if len(shares) == 1:
             report, loss = self.trustee_measure(micro, shares[0])
             loss.backward()
+            # So that what fails on a card fails here, and what is measured here is all of it.
+            self.trustee_wait()
             return report
 
         def differentiate(samples: Sequence[Sample]) -> tuple[MicroReport, Gradients]:
@@ -244,12 +266,10 @@ class TrainerExtension:
 
         The folder is written first: it is where the engine looks should it ever evict the adapter.
         """
-        self.trustee_write(folder)
-        tensors = {
-            name: tensor.detach().to(torch.bfloat16).cpu()
-            for name, tensor in get_peft_model_state_dict(self.trustee_model).items()
-        }
-        install_adapter(self, version, tensors, self.trustee_config())
+        tensors = self.trustee_tensors()
+        self.trustee_write(folder, tensors)
+        rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        install_adapter(self, version, rounded, self.trustee_config())
         return held_adapters(self)
 
     def trustee_config(self) -> dict[str, Any]:
@@ -258,13 +278,22 @@ class TrainerExtension:
         config["target_modules"] = sorted(config["target_modules"])
         return config
 
-    def trustee_write(self, folder: str) -> None:
+    def trustee_tensors(self) -> Tensors:
+        """Give the adapter in host memory, named as in a PEFT file.
+
+        PEFT's own function has every quantised layer of the base tell its state.
+        """
+        return {
+            name.replace(".default.", "."): parameter.detach().cpu().contiguous()
+            for name, parameter in self.trustee_model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def trustee_write(self, folder: str, tensors: Tensors) -> None:
         """Write the adapter as PEFT, vLLM and others read it."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        tensors = get_peft_model_state_dict(self.trustee_model)
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, path / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
         (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self.trustee_base)))
         config = self.trustee_model.peft_config["default"]
         config.inference_mode = True
@@ -282,7 +311,7 @@ class TrainerExtension:
     def trustee_save(self, folder: str) -> None:
         """Write adapter, optimiser and generator states as safetensors."""
         path = Path(folder)
-        self.trustee_write(str(path / "adapter"))
+        self.trustee_write(str(path / "adapter"), self.trustee_tensors())
         tensors, numbers = flatten_state(self.trustee_opt.state_dict()["state"])
         tensors["rng"] = torch.get_rng_state()
         save_file(tensors, path / "optimizer.safetensors")
@@ -337,55 +366,3 @@ class TrainerExtension:
             "allocated": torch.cuda.memory_allocated(),
             "peak": torch.cuda.max_memory_allocated(),
         }
-
-
-def cap_memory(gib: float) -> None:
-    """Let torch take no more than a card of this size would leave it.
-
-    What lies outside torch counts: the CUDA context, and what other processes hold.
-    """
-    free, total = torch.cuda.mem_get_info()
-    outside = total - free - torch.cuda.memory_reserved()
-    share = (gib * (1 << 30) - outside) / total
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
-
-
-def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
-    """Make the optimiser of a spec; its learning rate is set at each step."""
-    if spec.optimizer == "adamw8bit":
-        import bitsandbytes
-
-        kind: Any = bitsandbytes.optim.AdamW8bit
-    else:
-        kind = torch.optim.AdamW
-    return kind(params, lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay)
-
-
-def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:
-    """Split a nested optimiser state into tensors and plain numbers, by `<parameter>/<field>`."""
-    tensors: Tensors = {}
-    numbers: dict[str, Any] = {}
-    for key, value in state.items():
-        path = f"{under}{key}"
-        if isinstance(value, dict):
-            inner_tensors, inner_numbers = flatten_state(value, under=f"{path}/")
-            tensors |= inner_tensors
-            numbers |= inner_numbers
-        elif isinstance(value, torch.Tensor):
-            # Cloned, for bitsandbytes shares its quantisation map between parameters.
-            tensors[path] = value.detach().cpu().clone()
-        else:
-            numbers[path] = value
-    return tensors, numbers
-
-
-def unflatten_state(tensors: Tensors, numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Undo `flatten_state`."""
-    state: dict[int, dict[str, Any]] = {}
-    for path, value in [*tensors.items(), *numbers.items()]:
-        index, *fields, last = path.split("/")
-        at: dict[Any, Any] = state.setdefault(int(index), {})
-        for field in fields:
-            at = at.setdefault(field, {})
-        at[last] = value
-    return state
