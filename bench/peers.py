@@ -44,6 +44,7 @@ from typing import Any, Literal
 import anyio
 import msgspec
 import psutil
+import structlog
 
 from trustee.config import Config, read_config
 from trustee.engine import Sampling
@@ -494,4 +495,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Standard output is for the figures alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     main()

@@ -12,12 +12,14 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
+import structlog
 
 from trustee.chat import Simulator
 from trustee.config import Config, read_config
@@ -223,4 +225,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Standard output is for the figures alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     main()

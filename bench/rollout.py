@@ -18,6 +18,7 @@ import argparse
 import gc
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -28,6 +29,7 @@ from typing import Any
 
 import anyio
 import msgspec
+import structlog
 
 from trustee.config import Config, apply_changes, read_config
 from trustee.engine import Sampling
@@ -483,4 +485,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Standard output is for the figures alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     main()

@@ -26,13 +26,13 @@ import anyio
 import anyio.to_thread
 from step import count_operations, make_samples, time_step
 
-import trustee.engines.vllm as engine_module
 from gpu.models import FULL, ROOT, make_full, make_small, read_full
 from gpu.nf4 import measure_card
 from gpu.report import Figures, Setting, report, round_all
 from gpu.subject import BASE, FRESH, TRAINED, Subject, name_gaps
 from trustee.config import Config, apply_changes, read_config
 from trustee.engine import Sampling
+from trustee.engines import variables
 from trustee.engines.vllm import VllmEngine
 from trustee.launch import trainer_spec
 from trustee.planning.cards import choose_card, read_card
@@ -132,7 +132,7 @@ async def check_full(setting: Setting) -> None:
     await anyio.to_thread.run_sync(make_full if on_card else make_small, model)
     os.environ.setdefault("TRUSTEE_CACHE", str(setting.scratch / "cache"))
     # What vLLM says of loading and of graphs is worth having in the log.
-    engine_module.ENVIRONMENT["VLLM_LOGGING_LEVEL"] = "INFO"
+    variables.ALWAYS["VLLM_LOGGING_LEVEL"] = "INFO"
     speed = await anyio.to_thread.run_sync(measure_in_child) if on_card else {}
     if setting.wants(*FIRST):
         if setting.wants("load_8b"):

@@ -26,6 +26,7 @@ from msgspec import Meta
 from trustee.engine import Sampling
 from trustee.engines.death import cancel_at_death
 from trustee.engines.grammar import json_grammar
+from trustee.engines.variables import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.learner import (
     Checkpointing,
@@ -49,30 +50,9 @@ EXTENSION = "trustee.worker.trainer.TrainerExtension"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers with a LoRA: all linear ones, but neither embedding nor head."""
 
-CPU_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "TORCHDYNAMO_DISABLE": "1",
-}
-"""One thread: with more, a busy neighbour makes each barrier spin and steps 7 to 10 times slower.
-The third keeps the worker inside the engine's child instead of a third process. Without the last
-vLLM compiles a part of its sampler at the first token, which takes seconds and a C++ compiler."""
-
-CUDA_ENVIRONMENT = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-"""The other sampler wants nvcc at its first start, and serves top-k and top-p, which none asks."""
-
 START_SHARE = 0.3
 """Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
 else reads it, and its own 0.92 would refuse a card that also drives a display."""
-
-ENVIRONMENT = {
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -127,10 +107,7 @@ class VllmEngine:
 
     async def __aenter__(self) -> Self:
         """Start the child, load the weights and build the trainer over them."""
-        on_cpu = self._config.device == "cpu"
-        os.environ.update(ENVIRONMENT | (CPU_ENVIRONMENT if on_cpu else CUDA_ENVIRONMENT))
-        if not on_cpu:
-            os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        set_variables(self._config.device)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
