@@ -17,6 +17,7 @@ from trustee.planning import cards, plan
 from trustee.planning.cards import FoundCard, Holder, choose_card
 from trustee.planning.fitting import FREE, HARSH, KEYS, MILD, name_changes, raise_cache
 from trustee.planning.hours import (
+    USUAL,
     Range,
     Speeds,
     Workload,
@@ -325,6 +326,15 @@ def test_hours_at_measured_speeds() -> None:
         shared.training.high,
     )
     assert shared.rollout == hours.rollout
+
+
+def test_the_built_in_model_is_known_to_be_brief() -> None:
+    """At a small machine's speeds a hundred steps take about the 9 minutes that they took."""
+    tiny = read_workload(read_config(CONFIGS / "tiny.toml"))
+    hours = measured_hours(tiny, Speeds(reading=9000.0, decoding=2400.0, training=10000.0)).total
+    assert hours.low < 9 / 60 < hours.high < 2 * 9 / 60
+    usual = read_workload(read_config(CONFIGS / "qwen3-8b.toml"))
+    assert (USUAL, 6.0) == (usual.sizes, usual.turns)
 
 
 def test_twice_the_episodes_take_twice_the_hours() -> None:

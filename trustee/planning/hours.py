@@ -14,18 +14,6 @@ from trustee.planning.ledger import Budget, base_bytes, count_kv_tokens, kv_toke
 from trustee.planning.shapes import Shape
 from trustee.types import Record
 
-PROMPT_TOKENS = 1800
-"""Of the policy's first prompt: instructions and tools."""
-SIMULATOR_TOKENS = 1200
-"""Of a simulator prompt, before the conversation."""
-MESSAGE_SHARE = 0.2
-"""Of the token limit, what a policy message uses on average."""
-REPLY_TOKENS = 120
-"""Of a user's or tool's answer."""
-TURN_SHARE = 0.6
-"""Of the turn limit, what an episode uses on average."""
-JUDGE_TOKENS = 200
-"""Of a verdict, and of an episode's share of the writing of its task."""
 MIXED = (0.3, 0.7)
 """Share of groups whose rewards differ: the others are not trained on."""
 
@@ -41,6 +29,29 @@ OVERBOOKING = 1.5
 """Contexts under way per context that the cache holds: idle ones may be dropped and read again."""
 
 
+class Sizes(Record, frozen=True):
+    """What an episode is assumed to use of tokens and limits."""
+
+    prompt: int
+    """Of the policy's first prompt: instructions and tools."""
+    simulator: int
+    """Of a simulator prompt, before the conversation."""
+    reply: int
+    """Of a user's or tool's answer."""
+    verdict: int
+    """Of a verdict, and of an episode's share of the writing of its task."""
+    turns: float
+    """Of the turn limit."""
+    message: float
+    """Of the token limit, what a policy message uses."""
+
+
+USUAL = Sizes(prompt=1800, simulator=1200, reply=120, verdict=200, turns=0.6, message=0.2)
+"""Of models of some billion parameters with the full-size prompts; not measured."""
+BUILT_IN = Sizes(prompt=60, simulator=35, reply=18, verdict=40, turns=0.3, message=0.2)
+"""Of the built-in model in its own world, means of `bench/rollout.py`."""
+
+
 class Workload(Record, frozen=True):
     """What a step's episodes look like."""
 
@@ -54,23 +65,24 @@ class Workload(Record, frozen=True):
     """Longest context."""
     group_size: int = 1
     """Episodes that have one prompt in common."""
+    sizes: Sizes = USUAL
 
     @property
     def policy_tokens(self) -> float:
         """Of an episode's whole context."""
-        grown = PROMPT_TOKENS + self.turns * (self.message_tokens + REPLY_TOKENS)
+        grown = self.sizes.prompt + self.turns * (self.message_tokens + self.sizes.reply)
         return min(float(self.context), grown)
 
     @property
     def trained_tokens(self) -> float:
         """Of an episode, what training computes: its share of the prompt, and the rest."""
-        prompt = min(float(self.context), PROMPT_TOKENS)
+        prompt = min(float(self.context), self.sizes.prompt)
         return prompt / self.group_size + self.policy_tokens - prompt
 
     @property
     def simulator_tokens(self) -> float:
         """Of the simulator's context beside it."""
-        grown = SIMULATOR_TOKENS + self.turns * (self.message_tokens + REPLY_TOKENS)
+        grown = self.sizes.simulator + self.turns * (self.message_tokens + self.sizes.reply)
         return min(float(self.context), grown)
 
     @property
@@ -81,7 +93,7 @@ class Workload(Record, frozen=True):
     @property
     def generated_tokens(self) -> float:
         """Of one episode, by policy and simulator together."""
-        return self.turns * (self.message_tokens + REPLY_TOKENS) + JUDGE_TOKENS
+        return self.turns * (self.message_tokens + self.sizes.reply) + self.sizes.verdict
 
 
 class Range(Record, frozen=True):
@@ -209,7 +221,7 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
     """Say in words what the hours rest on."""
     return (
         f"an episode has {work.turns:.1f} policy turns of {work.message_tokens:.0f} tokens, each "
-        f"answered with {REPLY_TOKENS}",
+        f"answered with {work.sizes.reply}",
         f"its context ends at {work.policy_tokens:.0f} tokens, the simulator's at "
         f"{work.simulator_tokens:.0f}",
         f"{MIXED[0]:.0%} to {MIXED[1]:.0%} of the groups differ in reward and are trained on, each "

@@ -15,8 +15,8 @@ from trustee.planning.activations import count_parked
 from trustee.planning.cards import Card, pick_card, resize_card
 from trustee.planning.fitting import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
-    MESSAGE_SHARE,
-    TURN_SHARE,
+    BUILT_IN,
+    USUAL,
     Hours,
     Range,
     Workload,
@@ -111,13 +111,15 @@ def read_budget(config: Config) -> Budget:
 def read_workload(config: Config) -> Workload:
     """Say what a step's episodes are expected to look like."""
     rollout = config.rollout
+    sizes = BUILT_IN if config.model.path == "tiny" else USUAL
     return Workload(
         episodes=rollout.groups_per_step * rollout.group_size,
         at_once=rollout.episodes,
-        turns=max(1.0, TURN_SHARE * rollout.limits.turns),
-        message_tokens=MESSAGE_SHARE * rollout.limits.tokens,
+        turns=max(1.0, sizes.turns * rollout.limits.turns),
+        message_tokens=sizes.message * rollout.limits.tokens,
         group_size=rollout.group_size,
         context=config.engine.context,
+        sizes=sizes,
     )
 
 
