@@ -49,7 +49,7 @@ class Sizes(Record, frozen=True):
 USUAL = Sizes(prompt=1800, simulator=1200, reply=120, verdict=200, turns=0.6, message=0.2)
 """Of models of some billion parameters with the full-size prompts; not measured."""
 BUILT_IN = Sizes(prompt=60, simulator=35, reply=18, verdict=40, turns=0.3, message=0.2)
-"""Of the built-in model in its own world, means of `bench/rollout.py`."""
+"""Of the built-in model in its own world: rounded from what `bench/rollout.py` and runs showed."""
 
 
 class Workload(Record, frozen=True):
