@@ -240,7 +240,6 @@ def test_folder_of_no_run(
         ("--tools", "x"),
         ("--adapter", "x"),
         ("--out", "x"),
-        ("--unsafe-local-tools",),
     ],
 )
 def test_resume_takes_no_changes(
@@ -249,7 +248,7 @@ def test_resume_takes_no_changes(
     """A continued run is the same run."""
     assert (
         "--resume continues a run with its own config; leave out --config, --tools, --adapter, "
-        "--out, --set and --unsafe-local-tools"
+        "--out and --set"
     ) == refuse(capsys, "run", "--resume", tmp_path, *more)
 
 

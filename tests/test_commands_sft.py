@@ -51,7 +51,6 @@ def test_config_and_file_are_needed(
         (TINY, "shown.jsonl"),
         ("--out", "x"),
         ("--set", "run.seed=3"),
-        ("--unsafe-local-tools",),
     ],
     ids=str,
 )
@@ -60,8 +59,8 @@ def test_resume_takes_no_changes(
 ) -> None:
     """A continued run is the same run."""
     assert (
-        "--resume continues a run with its own config and file; leave out CONFIG, FILE, --out, "
-        "--set and --unsafe-local-tools"
+        "--resume continues a run with its own config and file; leave out CONFIG, FILE, --out "
+        "and --set"
     ) == refuse(capfd, "sft", "--resume", tmp_path, *more)
 
 

@@ -108,6 +108,14 @@ def test_record_is_read_back(tmp_path: Path) -> None:
     assert record == read_record(tmp_path)
 
 
+def test_record_cannot_unlock_the_sandbox(tmp_path: Path) -> None:
+    """A stranger's folder may say what it likes: only the call at hand runs tools unconfined."""
+    record = describe_run(small_config("sandbox.isolation=none", "sandbox.seconds=7"))
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
+    sandbox = read_record(tmp_path).config.sandbox
+    assert ("auto", 7) == (sandbox.isolation, sandbox.seconds)
+
+
 @pytest.mark.parametrize("name", ["", "none", "file"])
 def test_record_of_no_run(tmp_path: Path, name: str) -> None:
     """A folder without a record, a missing one and a file are no run folders."""

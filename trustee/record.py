@@ -57,15 +57,23 @@ def describe_run(config: Config) -> RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Read the record of an earlier run.
+    """Read the record of an earlier run, without what it says of the sandbox's lock.
+
+    A run folder may come from a stranger. Only the call at hand may switch the sandbox off
+    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`.
 
     Raises:
         InputError: if the folder is no run folder, or was made by a program that kept other keys.
     """
     path = folder / "run.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
     except OSError as error:
         raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
     except (msgspec.DecodeError, InputError) as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    if record.config.sandbox.isolation != "none":
+        return record
+    locked = msgspec.structs.replace(record.config.sandbox, isolation="auto")
+    config = msgspec.structs.replace(record.config, sandbox=locked)
+    return msgspec.structs.replace(record, config=config)

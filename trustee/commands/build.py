@@ -17,6 +17,7 @@ from trustee.commands.options import (
     choose_device,
     find_default,
     show_job,
+    warn_unconfined,
 )
 from trustee.errors import InputError
 
@@ -48,6 +49,7 @@ def build_command(options: argparse.Namespace) -> int:
         raise InputError(f"--count must be 1 or more, got {options.count}")
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     check_folder(options, config)
     report = show_job(
         options,

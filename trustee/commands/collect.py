@@ -12,6 +12,7 @@ from trustee.commands.options import (
     allow_unsafe,
     choose_device,
     show_job,
+    warn_unconfined,
 )
 
 
@@ -54,6 +55,7 @@ def collect_command(options: argparse.Namespace) -> int:
         adapter=options.adapter or "",
     )
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     show_job(
         options,
         options.out,

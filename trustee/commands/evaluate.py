@@ -15,6 +15,7 @@ from trustee.commands.options import (
     choose_device,
     find_default,
     show_job,
+    warn_unconfined,
 )
 from trustee.errors import InputError
 
@@ -77,6 +78,7 @@ def eval_command(options: argparse.Namespace) -> int:
     config = apply_changes(config, [*allow_unsafe(options), *tasks])
     config = falsify(config, options)
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     if options.adapter is not None:
         adapter = read_adapter(options.adapter)
         check_fit(adapter, find_model(config.model.path), rank=config.learn.rank)
@@ -148,6 +150,7 @@ def suite_command(options: argparse.Namespace) -> int:
         )
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     folder = options.out or name_folder(config)
     if (folder / "suite-base.jsonl").exists():
         raise InputError(f"{folder} holds a suite's episodes already; name another with --out")

@@ -143,6 +143,26 @@ def allow_unsafe(options: argparse.Namespace) -> list[str]:
     return [*options.changes, *unsafe]
 
 
+def apply_unsafe(config: Config, options: argparse.Namespace) -> Config:
+    """Let `--unsafe-local-tools` of this call unlock the sandbox of a run that goes on."""
+    from trustee.config import apply_changes
+
+    return apply_changes(config, allow_unsafe(options))
+
+
+def warn_unconfined(config: Config) -> None:
+    """Say that nothing confines the tools of a run, where its worlds have tools with code."""
+    from trustee.environments import runs_code
+    from trustee.outcome import evaluation_world
+
+    unconfined = config.sandbox.isolation == "none"
+    if unconfined and (runs_code(config.env) or runs_code(evaluation_world(config))):
+        sys.stderr.write(
+            "trustee: sandbox.isolation is 'none': code that a model wrote runs unconfined, with "
+            "your rights\n"
+        )
+
+
 def print_text(text: str, *, to_errors: bool, screen: object) -> None:
     """Write a closing text where it belongs."""
     stream = getattr(screen, "err" if to_errors else "out")

@@ -14,12 +14,14 @@ from trustee.commands.options import (
     Commands,
     add_shared,
     allow_unsafe,
+    apply_unsafe,
     choose_device,
     choose_mode,
     error_code,
     find_default,
     print_text,
     single_error,
+    warn_unconfined,
 )
 from trustee.errors import InputError, TrusteeError
 
@@ -73,13 +75,13 @@ def run_command(options: argparse.Namespace) -> int:
 
     if options.resume is not None:
         given = (options.config, options.tools, options.adapter, options.out)
-        if any(given) or allow_unsafe(options):
+        if any(given) or options.changes:
             raise InputError(
                 "--resume continues a run with its own config; leave out --config, --tools, "
-                "--adapter, --out, --set and --unsafe-local-tools"
+                "--adapter, --out and --set"
             )
         folder: Path = options.resume
-        config = read_record(folder).config
+        config = apply_unsafe(read_record(folder).config, options)
     else:
         if options.gpu is not None:
             from trustee.models import require_card
@@ -92,6 +94,7 @@ def run_command(options: argparse.Namespace) -> int:
                 f"{folder} holds a run already; continue it with --resume {folder} or name another"
             )
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
         check_plan(config, options.gpu or 0)

@@ -10,8 +10,10 @@ from trustee.commands.options import (
     Commands,
     add_shared,
     allow_unsafe,
+    apply_unsafe,
     choose_device,
     show_job,
+    warn_unconfined,
 )
 from trustee.errors import InputError
 
@@ -37,13 +39,13 @@ def sft_command(options: argparse.Namespace) -> int:
     from trustee.sft import imitated_text, read_imitation, run_imitation
 
     if options.resume is not None:
-        if options.config or options.file or options.out or allow_unsafe(options):
+        if options.config or options.file or options.out or options.changes:
             raise InputError(
                 "--resume continues a run with its own config and file; leave out CONFIG, FILE, "
-                "--out, --set and --unsafe-local-tools"
+                "--out and --set"
             )
         folder: Path = options.resume
-        config = read_record(folder).config
+        config = apply_unsafe(read_record(folder).config, options)
         file = Path(read_imitation(folder).file)
     else:
         if options.config is None or options.file is None:
@@ -52,6 +54,7 @@ def sft_command(options: argparse.Namespace) -> int:
         file = options.file
         folder = options.out or name_folder(config)
     choose_device(config, options.gpu)
+    warn_unconfined(config)
     show_job(
         options,
         folder,

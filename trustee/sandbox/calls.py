@@ -24,7 +24,8 @@ class SandboxConfig(Record, frozen=True):
     """What code in the sandbox may use."""
 
     isolation: Isolation = "auto"
-    """`none` must be asked for: on the command line `--unsafe-local-tools`."""
+    """`none` must be asked for by the config or call at hand (`--unsafe-local-tools`); one that a
+    run folder records is not believed."""
     seconds: Annotated[float, Meta(gt=0)] = 5.0
     """Wall time of one call."""
     cpu_seconds: Annotated[int, Meta(ge=1)] = 3
