@@ -22,9 +22,9 @@ from statistics import fmean
 from typing import Any
 
 from trustee.config import read_config
-from trustee.environments.executable import Executable
+from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError
-from trustee.store import read_lines
+from trustee.runs.store import read_lines
 from trustee.types import Trajectory
 
 ROOT = Path(__file__).parents[1]

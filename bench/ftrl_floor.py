@@ -27,17 +27,23 @@ from typing import Any
 import anyio
 import msgspec
 
-from trustee.arguments import check_arguments
-from trustee.blueprint import Blueprint
-from trustee.blueprint_files import read_blueprints, show_refused
-from trustee.chat import Simulator
-from trustee.engines.scripted import ScriptedEngine, scripted_renderer
-from trustee.environment import Services
-from trustee.environments.executable import Executable, as_published
-from trustee.ftrl_suite import SuiteReport, floor_notes, report_on, suite_text, write_all
-from trustee.matching import Observation, brings
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.executable.blueprint import Blueprint
+from trustee.environments.executable.blueprint_files import read_blueprints, show_refused
+from trustee.environments.executable.environment import Executable, as_published
+from trustee.environments.executable.rewards import Observation, brings
+from trustee.environments.protocol import Services
+from trustee.environments.simulator import Simulator
+from trustee.evaluation.ftrl_suite import (
+    SuiteReport,
+    floor_notes,
+    report_on,
+    suite_text,
+    write_all,
+)
 from trustee.sandbox.calls import Sandbox, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
+from trustee.tools.arguments import check_arguments
 from trustee.types import Message, Stop, Task, Tool, ToolCall
 
 FLOORS = ("none", "empty", "search")

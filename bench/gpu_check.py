@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+
 from gpu.full_size import FIRST, SECOND, check_full
 from gpu.nf4 import check_gemm
 from gpu.programs import check_programs
 from gpu.report import MARK, Setting
 from gpu.sameness import check_nf4_graph, check_parity, check_stream_race
-
-from trustee.models import count_cards
-from trustee.worker import follow_parent
+from trustee.planning.cards import count_cards
+from trustee.trainer import follow_parent
 
 LAST_LINES = 30
 """Of a log, in the line of a check that ended without one of its own."""

@@ -29,13 +29,14 @@ import msgspec
 from tokenizers import Tokenizer
 
 from trustee.config import Config, read_config
-from trustee.engine import Sampling
-from trustee.engines.scripted import Request
+from trustee.engine.protocol import Sampling
+from trustee.engine.scripted import Request
 from trustee.errors import ContextError
-from trustee.launch import make_run, prepare_model
-from trustee.run import Event
-from trustee.store import Store
-from trustee.train import train
+from trustee.events import Event
+from trustee.jobs.assemble import prepare_model
+from trustee.jobs.rl import make_run
+from trustee.rl.train import train
+from trustee.runs.store import Store
 from trustee.types import Adapter, Blame, Completion
 
 ROOT = Path(__file__).parents[1]

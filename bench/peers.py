@@ -47,14 +47,15 @@ import psutil
 import structlog
 
 from trustee.config import Config, read_config
-from trustee.engine import Sampling
-from trustee.engines.vllm import TARGETS, VllmEngine
+from trustee.engine.protocol import Sampling
+from trustee.engine.vllm import TARGETS, VllmEngine
 from trustee.errors import InputError
-from trustee.launch import make_run, prepare_model, trainer_spec
-from trustee.rendering import Renderer
-from trustee.run import Event
-from trustee.store import Store
-from trustee.train import train
+from trustee.events import Event
+from trustee.jobs.assemble import prepare_model, trainer_spec
+from trustee.jobs.rl import make_run
+from trustee.rendering.renderer import Renderer
+from trustee.rl.train import train
+from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task
 
 ROOT = Path(__file__).parents[1]

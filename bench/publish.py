@@ -22,8 +22,8 @@ import anyio
 import structlog
 
 from trustee.config import Config, apply_changes, read_config
-from trustee.engines.vllm import VllmEngine
-from trustee.launch import prepare_model, trainer_spec
+from trustee.engine.vllm import VllmEngine
+from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.planning.shapes import Shape, find_shape
 from trustee.types import Adapter
 
@@ -51,7 +51,7 @@ def time_parts(shape: Shape, rank: int, folder: Path) -> dict[str, float]:
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper
 
-    from trustee.worker.adoption import lora_config
+    from trustee.trainer.shared_model import lora_config
 
     tensors = make_tensors(shape, rank)
     config = lora_config(rank).to_dict()

@@ -21,16 +21,13 @@ import anyio
 import msgspec
 import structlog
 
-from trustee.chat import Simulator
 from trustee.config import Config, read_config
-from trustee.curriculum import Aspects
-from trustee.deadlines import EngineClock
-from trustee.engines.vllm import VllmEngine
-from trustee.errors import SimulatorError
-from trustee.evaluate import evaluate, share_of, success_of, write_tasks
-from trustee.launch import make_simulator, prepare_model, trainer_spec
-from trustee.outcome import evaluation_world
-from trustee.roles import (
+from trustee.engine.clock import EngineClock
+from trustee.engine.vllm import VllmEngine
+from trustee.environments.micro.tasks import draw_aspects, sample_tools
+from trustee.environments.micro.world import goal_of, write_intent
+from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulated.roles import (
     TOOL_SCHEMA,
     USER_SCHEMA,
     Criterion,
@@ -42,8 +39,12 @@ from trustee.roles import (
     writer_prompt,
     writer_schema,
 )
-from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, draw_aspects, sample_tools, teach
-from trustee.tiny.world import goal_of, write_intent
+from trustee.environments.simulator import Simulator
+from trustee.errors import SimulatorError
+from trustee.evaluation.evaluate import evaluate, share_of, success_of, write_tasks
+from trustee.jobs.assemble import make_simulator, prepare_model, trainer_spec
+from trustee.jobs.held_out import evaluation_world
+from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, teach
 from trustee.types import Blame
 
 Case = Callable[[int], Awaitable[dict[str, bool]]]

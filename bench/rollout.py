@@ -31,22 +31,23 @@ import anyio
 import msgspec
 import structlog
 
-from trustee.config import Config, apply_changes, read_config
-from trustee.engine import Sampling
-from trustee.engines.vllm import VllmEngine
-from trustee.launch import make_run, prepare_model, trainer_spec
-from trustee.learner import (
+from trustee.algorithm.learner import (
     Checkpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
     MicroRequest,
 )
-from trustee.rendering import Renderer
-from trustee.run import Event
-from trustee.store import Store
-from trustee.timeline import RequestTiming
-from trustee.train import train
+from trustee.config import Config, apply_changes, read_config
+from trustee.engine.protocol import Sampling
+from trustee.engine.timing import RequestTiming
+from trustee.engine.vllm import VllmEngine
+from trustee.events import Event
+from trustee.jobs.assemble import prepare_model, trainer_spec
+from trustee.jobs.rl import make_run
+from trustee.rendering.renderer import Renderer
+from trustee.rl.train import train
+from trustee.runs.store import Store
 from trustee.types import Adapter, Blame, Completion, Record
 
 TICK_SECONDS = 0.01

@@ -21,12 +21,12 @@ from typing import Any
 import anyio
 import structlog
 
+from trustee.algorithm.learner import FinishRequest, MicroRequest
+from trustee.algorithm.loss import LossConfig, normaliser_of
 from trustee.config import Config, read_config
-from trustee.engines.vllm import VllmEngine
+from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError, OutOfMemory
-from trustee.launch import prepare_model, trainer_spec
-from trustee.learner import FinishRequest, MicroRequest
-from trustee.loss import LossConfig, normaliser_of
+from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.planning.shapes import Shape, find_shape
 from trustee.types import Sample
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from ftrl import call_program
-
 from trustee.errors import InputError
 
 ROOT = Path(__file__).parents[1]

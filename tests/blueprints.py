@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.blueprint import Blueprint, GoldCall
+from trustee.environments.executable.blueprint import Blueprint, GoldCall
 from trustee.types import Tool
 
 

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trustee.blueprint import Scenario
-from trustee.building.candidate import Decomposition, Part
-from trustee.chat import Simulator, Voice
-from trustee.engines.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.environments.executable.blueprint import Scenario
+from trustee.environments.executable.building.candidate import Decomposition, Part
+from trustee.environments.simulator import Simulator, Voice
 from trustee.types import Blame
 
 Answer = dict[str, Any]

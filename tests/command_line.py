@@ -10,16 +10,16 @@ import json
 from pathlib import Path
 
 import pytest
-from scripted_program import BASE, Both
 
+from scripted_program import BASE, Both
 from scripts import Policy
-from trustee import collect, compare, launch, sft, watched
-from trustee.cli import main
-from trustee.commands.options import BAD_INPUT, DONE
+from trustee.cli.commands.options import BAD_INPUT, DONE
+from trustee.cli.main import main
 from trustee.config import Config
-from trustee.engines import vllm
-from trustee.engines.scripted import scripted_renderer
-from trustee.rendering import Renderer
+from trustee.engine import vllm
+from trustee.engine.scripted import scripted_renderer
+from trustee.jobs import assemble, collect, evaluate, rl, sft
+from trustee.rendering.renderer import Renderer
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "configs" / "tiny.toml")
@@ -65,9 +65,9 @@ def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
     def prepare_model(config: Config) -> tuple[Path, Renderer]:
         return BASE, scripted_renderer()
 
-    for module in (watched, vllm):
+    for module in (assemble, vllm):
         monkeypatch.setattr(module, "VllmEngine", engine)
-    for module in (launch, collect, sft):
+    for module in (assemble, rl, collect, sft):
         monkeypatch.setattr(module, "prepare_model", prepare_model)
     return engine
 
@@ -80,7 +80,7 @@ def never_start(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         started.append(given)
         raise AssertionError("an engine was started")
 
-    for module in (watched, vllm, launch, compare):
+    for module in (assemble, vllm, rl, evaluate):
         monkeypatch.setattr(module, "VllmEngine", start)
     return started
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from trustee.arguments import check_arguments
-from trustee.environment import Draft, Opening, Reply, Services
+from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Tool, Turn
 
 DIE = {

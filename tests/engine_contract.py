@@ -12,7 +12,7 @@ from typing import NamedTuple
 import anyio
 import pytest
 
-from trustee.engine import Engine, Sampling
+from trustee.engine.protocol import Engine, Sampling
 from trustee.errors import ContextError, EngineError
 from trustee.types import Adapter, Completion, Record
 

@@ -6,9 +6,9 @@ import os
 
 import torch
 
-from trustee.batch import Batch
-from trustee.loss import TokenLogprobs
-from trustee.worker.trainer import TrainerExtension
+from trustee.algorithm.batch import Batch
+from trustee.algorithm.loss import TokenLogprobs
+from trustee.trainer.extension import TrainerExtension
 
 ROOM = "TRUSTEE_TEST_ROOM"
 """Variable that holds how many ids of a pass fit with layer inputs elsewhere."""

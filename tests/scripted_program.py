@@ -13,9 +13,9 @@ from typing import Any, Self
 import pytest
 
 from scripts import Policy, cast, perfect, silent
-from trustee import compare, launch
 from trustee.config import Config, read_config
-from trustee.engines.scripted import Request, ScriptedEngine, ScriptedLearner, scripted_renderer
+from trustee.engine.scripted import Request, ScriptedEngine, ScriptedLearner, scripted_renderer
+from trustee.jobs import evaluate, rl
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.toml"
 BASE = Path("/models/base")
@@ -76,7 +76,7 @@ class Both(ScriptedEngine):
 def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
     """Put a scripted engine into the program's place for the real one."""
     engine = Both(policy)
-    for module in (launch, compare):
+    for module in (rl, evaluate):
         monkeypatch.setattr(module, "VllmEngine", engine)
         monkeypatch.setattr(module, "prepare_model", lambda config: (BASE, scripted_renderer()))
     return engine

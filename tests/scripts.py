@@ -14,12 +14,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from trustee.chat import Simulator, Voice
-from trustee.curriculum import Aspects
-from trustee.engine import Engine
-from trustee.engines.scripted import Request, scripted_renderer
-from trustee.tiny.lessons import BY_NAME, plan_task
-from trustee.tiny.world import (
+from trustee.engine.protocol import Engine
+from trustee.engine.scripted import Request, scripted_renderer
+from trustee.environments.micro.tasks import BY_NAME, plan_task
+from trustee.environments.micro.world import (
     PLACES,
     THINGS,
     Goal,
@@ -30,6 +28,8 @@ from trustee.tiny.world import (
     question,
     write_intent,
 )
+from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulator import Simulator, Voice
 from trustee.types import Blame, ExpectedCall
 
 Policy = Callable[[Request], str]

@@ -14,22 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
-from trustee.batch import cut
-from trustee.deadlines import EngineClock
-from trustee.engine import Sampling
-from trustee.engines.scripted import (
-    STOP,
-    Request,
-    Script,
-    ScriptedEngine,
-    scripted_renderer,
-)
-from trustee.environment import Opening, Reply, Services
-from trustee.environments.simulated import Hidden, Simulated
+from trustee.algorithm.batch import cut
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Sampling
+from trustee.engine.scripted import STOP, Request, Script, ScriptedEngine, scripted_renderer
+from trustee.environments.micro.world import TOOLS
+from trustee.environments.protocol import Opening, Reply, Services
+from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.roles import Criterion
 from trustee.errors import EngineError, SimulatorError
-from trustee.roles import Criterion
 from trustee.rollout import Limits, play_episode
-from trustee.tiny.world import TOOLS
 from trustee.types import (
     Adapter,
     Blame,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trustee.errors import InputError
-from trustee.tool_files import import_tools
+from trustee.tools.files import import_tools
 
 BARE: dict[str, Any] = {"name": "get_it", "parameters": {"type": "object", "properties": {"a": {}}}}
 OPENAI = {"type": "function", "function": BARE}

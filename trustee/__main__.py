@@ -1,5 +1,5 @@
 """Run the command line with `python -m trustee`."""
 
-from trustee.cli import main
+from trustee.cli.main import main
 
 raise SystemExit(main())

@@ -17,22 +17,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from trustee.building.workshop import BuildConfig
-from trustee.chat import Voice
-from trustee.collecting import CollectConfig
-from trustee.engines.vllm import VllmConfig
+from trustee.algorithm.step import LearnConfig
+from trustee.checks.alarms import WatchConfig
+from trustee.checks.config import GateConfig
+from trustee.engine.vllm import VllmConfig
+from trustee.engine.watchdog import WatchdogConfig
 from trustee.environments import WorldConfig
-from trustee.environments.simulated import Simulated
+from trustee.environments.executable.building.workshop import BuildConfig
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulator import Voice
 from trustee.errors import InputError
-from trustee.evaluate import EvalConfig
-from trustee.gates import GateConfig
-from trustee.imitate import ImitateConfig
-from trustee.run import RolloutConfig
+from trustee.evaluation.evaluate import EvalConfig
+from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
-from trustee.step import LearnConfig
+from trustee.sft.collect import CollectConfig
+from trustee.sft.train import ImitateConfig
 from trustee.types import Record
-from trustee.watch import WatchConfig
-from trustee.watchdog import WatchdogConfig
 
 CONFIGS = Path("configs")
 

@@ -13,9 +13,9 @@ from typing import Annotated, Protocol
 import anyio
 from msgspec import Meta
 
-from trustee.deadlines import EngineClock
-from trustee.engine import Engine, Sampling
-from trustee.environment import Environment
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Engine, Sampling
+from trustee.environments.protocol import Environment
 from trustee.errors import EngineError, EpisodeError
 from trustee.types import (
     Adapter,
@@ -49,6 +49,35 @@ class Limits(Record, frozen=True):
     seconds: Annotated[float, Meta(gt=0)] = 900
     """Time of an episode, training steps not counted; one that runs out is void: slowness is not
     the policy's fault."""
+
+
+class RolloutConfig(Record, frozen=True):
+    """How episodes are played."""
+
+    group_size: Annotated[int, Meta(ge=2)] = 8
+    """Episodes per task; one alone has nothing to be compared with."""
+    groups_per_step: Annotated[int, Meta(ge=1)] = 16
+    """Tasks per optimiser step."""
+    max_lag: Annotated[int, Meta(ge=0)] = 1
+    """Steps by which a group may be older than the policy it trains; 0 waits for each step."""
+    write_ahead: Annotated[int, Meta(ge=0)] = 8
+    """Tasks written before there is a slot to play them in, so that writing fills the engine where
+    episodes leave it idle. Their difficulty is older by as much."""
+    parallel: Annotated[int, Meta(ge=0)] = 0
+    """Episodes at once; 0 is no bound but the slots: (max_lag + 1) x groups x group size."""
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    """At 1 the engine's raw logprobs are those of the sampling distribution."""
+    limits: Limits = Limits()
+
+    @property
+    def slots(self) -> int:
+        """Groups under way at once."""
+        return (self.max_lag + 1) * self.groups_per_step
+
+    @property
+    def episodes(self) -> int:
+        """Episodes at once."""
+        return self.parallel or self.slots * self.group_size
 
 
 class Renderer(Protocol):

@@ -24,17 +24,18 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from step import count_operations, make_samples, time_step
 
 from gpu.models import FULL, ROOT, make_full, make_small, read_full
 from gpu.nf4 import measure_card
 from gpu.report import Figures, Setting, report, round_all
 from gpu.subject import BASE, FRESH, TRAINED, Subject, name_gaps
+from step import count_operations, make_samples, time_step
 from trustee.config import Config, apply_changes, read_config
-from trustee.engine import Sampling
-from trustee.engines import variables
-from trustee.engines.vllm import VllmEngine
-from trustee.launch import trainer_spec
+from trustee.engine import vllm_env
+from trustee.engine.protocol import Sampling
+from trustee.engine.timing import RequestTiming
+from trustee.engine.vllm import VllmEngine
+from trustee.jobs.assemble import trainer_spec
 from trustee.planning.cards import choose_card, read_card
 from trustee.planning.ledger import (
     GIB,
@@ -46,7 +47,6 @@ from trustee.planning.ledger import (
 )
 from trustee.planning.plan import find_changes, read_budget
 from trustee.planning.shapes import Shape, find_shape
-from trustee.timeline import RequestTiming
 from trustee.types import Adapter
 
 CARD = "RTX 3090"
@@ -132,7 +132,7 @@ async def check_full(setting: Setting) -> None:
     await anyio.to_thread.run_sync(make_full if on_card else make_small, model)
     os.environ.setdefault("TRUSTEE_CACHE", str(setting.scratch / "cache"))
     # What vLLM says of loading and of graphs is worth having in the log.
-    variables.ALWAYS["VLLM_LOGGING_LEVEL"] = "INFO"
+    vllm_env.ALWAYS["VLLM_LOGGING_LEVEL"] = "INFO"
     speed = await anyio.to_thread.run_sync(measure_in_child) if on_card else {}
     if setting.wants(*FIRST):
         if setting.wants("load_8b"):

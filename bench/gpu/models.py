@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trustee.models import TINY
+from trustee.engine.model_files import TINY
 from trustee.planning.shapes import PACKAGED, Shape, read_shape
 
 ROOT = Path(__file__).parents[2]

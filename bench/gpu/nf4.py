@@ -47,7 +47,7 @@ def check_op(device: str) -> Figures:
     import bitsandbytes.functional as bnb
     import torch
 
-    import trustee.worker.sharing  # noqa: F401, it registers the operation
+    import trustee.trainer.vllm_layers  # noqa: F401, it registers the operation
 
     torch.manual_seed(0)
     shards = [quantise(torch.randn(n, 512, device=device).bfloat16()) for n in (512, 256, 256)]

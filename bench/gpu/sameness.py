@@ -18,7 +18,7 @@ from gpu.models import make_small
 from gpu.nf4 import check_op
 from gpu.report import Figures, Setting, report, round_all
 from gpu.subject import BASE, FRESH, TRAINED, VOICES, Heard, Subject, name_gaps, subject
-from trustee.engines.vllm import VllmConfig
+from trustee.engine.vllm import VllmConfig
 
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 """vLLM takes its newer model runner unless this says 0."""

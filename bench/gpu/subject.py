@@ -15,11 +15,11 @@ from statistics import fmean
 
 import anyio
 
-from trustee.engine import Sampling
-from trustee.engines.vllm import VllmConfig, VllmEngine
-from trustee.learner import FinishRequest, MicroRequest, TrainerSpec
-from trustee.loss import LossConfig
-from trustee.rendering import Renderer
+from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
+from trustee.algorithm.loss import LossConfig
+from trustee.engine.protocol import Sampling
+from trustee.engine.vllm import VllmConfig, VllmEngine
+from trustee.rendering.renderer import Renderer
 from trustee.types import Adapter, Completion, Message, Record, Sample, Tool
 
 BASE, FRESH, TRAINED = 0, 1, 2

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from trustee.curriculum import Curriculum
-from trustee.environment import Draft, Opening, Reply, Services, TaskSource
-from trustee.environments.microworld import Microworld, MicroworldEnvironment
+from trustee.environments.micro.environment import Microworld, MicroworldEnvironment
+from trustee.environments.protocol import Draft, Opening, Reply, Services, TaskSource
+from trustee.environments.simulated.curriculum import Curriculum
 from trustee.types import Completion, Group, Message, Score, Stop, Task, ToolCall, Turn
 
 MICROWORLD = Microworld(

@@ -1,11 +1,11 @@
 """The worlds that a config may name. A new one is a file here and its name in this union."""
 
-from trustee.environment import World
 from trustee.environments.anchored import Anchored
-from trustee.environments.executable import Executable
-from trustee.environments.microworld import Microworld
-from trustee.environments.simulated import Simulated
-from trustee.environments.trial import Trial
+from trustee.environments.executable.environment import Executable
+from trustee.environments.micro.environment import Microworld
+from trustee.environments.protocol import World
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.trial.environment import Trial
 
 WorldConfig = Simulated | Executable | Trial | Anchored | Microworld
 

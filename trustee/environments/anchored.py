@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from trustee.environment import Draft, Environment, Opening, Reply, Services, TaskSource
-from trustee.environments.executable import Executable
-from trustee.environments.executable import Hidden as Proved
-from trustee.environments.simulated import Hidden, Simulated, judge_episode
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.environment import Hidden as Proved
+from trustee.environments.protocol import Draft, Environment, Opening, Reply, Services, TaskSource
+from trustee.environments.simulated.environment import Hidden, Simulated, judge_episode
+from trustee.environments.simulated.roles import Criterion
 from trustee.errors import SimulatorError
-from trustee.roles import Criterion
 from trustee.types import Group, Message, Record, Score, Stop, Task, Trajectory, Turn
 
 SOFT, HARD = "soft", "hard"

@@ -8,6 +8,7 @@ makers' data sheets: bf16 speed is dense, with fp32 sums, and memory is in GiB a
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_uint, c_ulonglong, c_void_p
 from typing import Any
@@ -297,3 +298,36 @@ def pick_card(name: str | None, *, vram_gib: float | None) -> tuple[Card, tuple[
         others = ", ".join(str(holder.process) for holder in found.holders)
         notes.append(f"{held:.2f} GiB are held by other processes ({others})")
     return resize_card(known, round(total - held, 2)), tuple(notes)
+
+
+def use_card(index: int) -> None:
+    """Show the engine one card only."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+
+
+def count_cards() -> int:
+    """Count the CUDA devices that the driver shows; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def require_card(index: int) -> None:
+    """Refuse a card that is not there.
+
+    Raises:
+        InputError: naming the command that works here.
+    """
+    cards = count_cards()
+    if not 0 <= index < cards:
+        found = f"the driver shows {cards}" if cards else "no CUDA driver or no card was found"
+        raise InputError(
+            f"there is no CUDA device {index}: {found}; this works here: "
+            "trustee run --config configs/tiny.toml"
+        )

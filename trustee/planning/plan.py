@@ -13,7 +13,7 @@ import msgspec
 from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
 from trustee.planning.cards import Card, pick_card, resize_card
-from trustee.planning.fitting import BARELY, fit, name_changes, raise_cache
+from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
     USUAL,

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trustee.engine.model_files import TINY
 from trustee.errors import InputError
-from trustee.models import TINY
 from trustee.types import Record
 
-PACKAGED = Path(__file__).parents[1] / "data" / "models"
+PACKAGED = Path(__file__).parent / "model_configs"
 """Configs of well-known models, so that a plan needs no download."""
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")

@@ -195,7 +195,7 @@ def answers_right(model: Any, pen: Pen, lesson: Lesson) -> bool:
 
 def writer_agrees(task: Any) -> bool:
     """Say whether a written task's calls are those of its intent."""
-    from trustee.tiny.world import goal_of, write_intent
+    from trustee.environments.micro.world import goal_of, write_intent
     from trustee.types import ExpectedCall
 
     try:

@@ -1,0 +1,97 @@
+"""The ladder: the order in which things are given up, its bottom, its state, and a run on it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustee.algorithm.learner import Checkpointing
+from trustee.algorithm.memory_ladder import Ladder, Rung, descend
+from trustee.errors import OutOfMemory, RunError
+
+TOP = Rung(micro_tokens=4096, checkpointing="off", context=1024, parallel=8)
+FULL = OutOfMemory("tried to allocate 2.00 GiB; torch held 21.50 GiB in tensors")
+
+
+def test_what_is_given_up_in_which_order() -> None:
+    """Micro-batches, then layer inputs, then episodes' length, then their number."""
+    ladder = Ladder(TOP, shortest=512)
+    changes = [ladder.descend(FULL, longest=min(1000, ladder.rung.context)) for _ in range(14)]
+    with pytest.raises(RunError):
+        ladder.descend(FULL, longest=512)
+    assert (
+        [
+            "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)",
+            "micro-batches of 1024 instead of 2048 ids (learn.micro_tokens)",
+            "micro-batches of 1000 instead of 1024 ids (learn.micro_tokens)",
+            "recompute layer inputs (learn.checkpointing)",
+            "offload layer inputs (learn.checkpointing)",
+            "episodes of at most 750 instead of 1024 ids (engine.context)",
+            "micro-batches of 750 instead of 1000 ids (learn.micro_tokens)",
+            "episodes of at most 562 instead of 750 ids (engine.context)",
+            "micro-batches of 562 instead of 750 ids (learn.micro_tokens)",
+            "episodes of at most 512 instead of 562 ids (engine.context)",
+            "micro-batches of 512 instead of 562 ids (learn.micro_tokens)",
+            "4 instead of 8 episodes at once (rollout.parallel)",
+            "2 instead of 4 episodes at once (rollout.parallel)",
+            "1 instead of 2 episodes at once (rollout.parallel)",
+        ]
+        == changes
+        == ladder.changes
+    )
+
+
+def test_the_bottom_names_all_figures() -> None:
+    """The last refusal says what was given up and what the allocator said."""
+    bottom = Rung(micro_tokens=10, checkpointing="offload", context=10, parallel=1)
+    with pytest.raises(RunError) as caught:
+        Ladder(bottom, shortest=512).descend(FULL, longest=10)
+    assert str(caught.value) == (
+        "a training step does not fit into memory, whatever is given up (nothing could be): "
+        "tried to allocate 2.00 GiB; torch held 21.50 GiB in tensors; "
+        "trustee plan says what fits"
+    )
+
+
+rungs = st.builds(
+    Rung,
+    micro_tokens=st.integers(1, 1 << 17),
+    checkpointing=st.sampled_from(["off", "recompute", "offload"]),
+    context=st.integers(1, 1 << 15),
+    parallel=st.integers(1, 512),
+)
+ORDER: list[Checkpointing] = ["off", "recompute", "offload"]
+
+
+@given(rung=rungs, longest=st.integers(1, 1 << 15), shortest=st.integers(1, 1024))
+def test_each_rung_asks_for_less(rung: Rung, longest: int, shortest: int) -> None:
+    """A rung gives up one thing and nothing grows; the descent always ends."""
+    steps = 0
+    while (descent := descend(rung, longest=longest, shortest=shortest)) is not None:
+        below = descent.rung
+        assert below.micro_tokens <= rung.micro_tokens
+        assert below.context <= max(rung.context, shortest)
+        assert below.parallel <= rung.parallel
+        assert ORDER.index(below.checkpointing) >= ORDER.index(rung.checkpointing)
+        changed = [
+            field
+            for field in Rung.__struct_fields__
+            if getattr(below, field) != getattr(rung, field)
+        ]
+        assert 1 == len(changed)
+        rung = below
+        longest = min(longest, rung.context)
+        steps += 1
+        assert steps < 100
+
+
+def test_state_is_restored() -> None:
+    """A resumed run stands where it stood, as JSON keeps it."""
+    ladder = Ladder(TOP, shortest=512)
+    ladder.descend(FULL, longest=1000)
+    state = msgspec.json.decode(msgspec.json.encode(ladder.state()))
+    other = Ladder(TOP, shortest=512)
+    other.restore(state)
+    assert (ladder.rung, ladder.changes) == (other.rung, other.changes)

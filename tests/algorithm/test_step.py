@@ -1,0 +1,426 @@
+"""One optimiser step: what is cut from groups, at which rate, and what happens to broken sums."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trustee.algorithm.learner import (
+    Checkpointing,
+    FinishReport,
+    FinishRequest,
+    MicroReport,
+    MicroRequest,
+)
+from trustee.algorithm.loss import LossConfig
+from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.algorithm.prefix_tree import grow_tree
+from trustee.algorithm.step import (
+    LearnConfig,
+    StepReport,
+    cut_groups,
+    probe,
+    rate_at,
+    rewards_of,
+    take_step,
+)
+from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
+from trustee.errors import OutOfMemory, RunError
+from trustee.runs.store import Store, read_lines
+from trustee.types import (
+    Blame,
+    Completion,
+    Failure,
+    Group,
+    Message,
+    Sample,
+    Stop,
+    Trajectory,
+    Turn,
+)
+
+pytestmark = pytest.mark.anyio
+
+SPOILED = Failure(blame=Blame.TOOL, kind="SimulatorError", message="said nothing")
+
+
+def make_trajectory(
+    name: str, reward: float, *, turns: int = 1, version: int = 0, failure: Failure | None = None
+) -> Trajectory:
+    """Make a trajectory of turns with two prompt ids and three sampled ones each.
+
+    Its ids begin like no other's.
+    """
+    turn = Turn(
+        rendered_ids=(10 + int(name.replace("/", "")), 2),
+        completion=Completion(
+            ids=(3, 4, 5), logprobs=(-1.0, -2.0, -3.0), stop="stop", version=version
+        ),
+        message=Message(role="assistant", content="x"),
+    )
+    return Trajectory(
+        id=name,
+        task_id="t",
+        turns=(turn,) * turns,
+        stop=Stop.DONE,
+        rewards={} if failure else {"a": reward},
+        failure=failure,
+    )
+
+
+def make_group(number: int, *rewards: float, **other: Any) -> Group:
+    """Make a group whose members got these rewards."""
+    members = (
+        make_trajectory(f"{number}/{member}", reward, **other)
+        for member, reward in enumerate(rewards)
+    )
+    return Group(id=number, version=0, task=None, trajectories=tuple(members))
+
+
+def cut_plainly(*groups: Group) -> tuple[list[Sample], int]:
+    """Cut groups whose advantages are their rewards less the mean."""
+    return cut_groups(groups, rewards_of(groups, shuffle=None), scale="none")
+
+
+def test_constant_groups_are_not_cut() -> None:
+    """Groups whose members all did equally well give no samples and are not counted as mixed."""
+    groups = [make_group(0, 1, 1), make_group(1, 1, -1), make_group(2, 0, 0)]
+    samples, mixed = cut_plainly(*groups)
+    assert (["1/0", "1/1"], 1) == ([s.trajectory_id for s in samples], mixed)
+    assert [1.0, -1.0] == [s.advantage for s in samples]
+
+
+def test_constant_groups_are_cut_where_the_step_is_the_baseline() -> None:
+    """With REINFORCE++ a group that always succeeds is better than the rest; it is not mixed."""
+    groups = [make_group(0, 1, 1), make_group(1, -1, -1), make_group(2, 1, -1)]
+    rewards = rewards_of(groups, shuffle=None)
+    samples, mixed = cut_groups(groups, rewards, scale="group", estimator="reinforce++")
+    assert (6, 1) == (len(samples), mixed)
+    assert [1, 1, -1, -1, 1, -1] == [math.copysign(1, s.advantage) for s in samples]
+    equal = [make_group(0, 1, 1), make_group(1, 1, 1)]
+    rewards = rewards_of(equal, shuffle=None)
+    assert ([], 0) == cut_groups(equal, rewards, scale="group", estimator="reinforce++")
+
+
+def test_spoiled_members_neither_train_nor_steer() -> None:
+    """The mean is that of the sound members alone."""
+    spoiled = make_trajectory("0/2", 0, failure=SPOILED)
+    group = make_group(0, 1, -1)
+    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, spoiled))
+    samples, mixed = cut_plainly(group)
+    assert [("0/0", 1.0), ("0/1", -1.0)] == [(s.trajectory_id, s.advantage) for s in samples]
+    assert 1 == mixed
+
+
+def test_member_without_turns_counts_but_is_not_cut() -> None:
+    """Who never spoke is part of the group's mean and has no ids to train."""
+    group = make_group(0, 1, 1)
+    mute = make_trajectory("0/2", -1, turns=0)
+    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, mute))
+    samples, _ = cut_plainly(group)
+    assert ["0/0", "0/1"] == [s.trajectory_id for s in samples]
+    assert [2 / 3, 2 / 3] == pytest.approx([s.advantage for s in samples])
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=5), min_size=1, max_size=4
+    )
+)
+def test_advantages_of_a_group_add_up_to_nothing(rewards: list[list[float]]) -> None:
+    """Each mixed group gives all its members, in order, and its advantages sum to zero."""
+    groups = [make_group(number, *own) for number, own in enumerate(rewards)]
+    samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=None), scale="group")
+    for number, own in enumerate(rewards):
+        taken = [s for s in samples if s.trajectory_id.startswith(f"{number}/")]
+        assert len(taken) == (len(own) if len(set(own)) > 1 else 0)
+        assert 0 == pytest.approx(sum(s.advantage for s in taken), abs=1e-9)
+    assert sum(len(set(own)) > 1 for own in rewards) == mixed
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=5), max_size=4),
+    st.integers(),
+)
+def test_shuffled_rewards_are_the_same_rewards(rewards: list[list[float]], seed: int) -> None:
+    """Shuffling deals the step's rewards out anew: none is lost, every group keeps its size."""
+    groups = [make_group(number, *own) for number, own in enumerate(rewards)]
+    assert rewards == rewards_of(groups, shuffle=None)
+    dealt = rewards_of(groups, shuffle=random.Random(seed))
+    assert [len(own) for own in rewards] == [len(own) for own in dealt]
+    assert sorted(chain.from_iterable(rewards)) == sorted(chain.from_iterable(dealt))
+
+
+def test_rewards_are_shuffled_over_groups() -> None:
+    """A shuffle crosses the borders of groups, and the same step is always dealt alike."""
+    groups = [make_group(0, 1, 1, 1, 1), make_group(1, -1, -1, -1, -1)]
+    dealt = [rewards_of(groups, shuffle=random.Random("shuffle 3")) for _ in range(2)]
+    assert dealt[0] == dealt[1] != rewards_of(groups, shuffle=None)
+
+
+@pytest.mark.parametrize(
+    ("step", "spent", "expected"),
+    [
+        (0, 0.0, 1e-3 / 4),
+        (1, 0.0, 2e-3 / 4),
+        (3, 0.0, 1e-3),
+        (100, 0.0, 1e-3),
+        (100, 0.5, 0.75e-3),
+        (100, 1.0, 0.5e-3),
+        (100, 2.0, 0.5e-3),
+    ],
+)
+def test_rate_rises_and_decays(step: int, spent: float, expected: float) -> None:
+    """The rate rises evenly over the warm-up and then loses its share by the end of the run."""
+    config = LearnConfig(learning_rate=1e-3, warmup=4, decay=0.5)
+    assert expected == pytest.approx(rate_at(config, step=step, spent=spent), rel=1e-12)
+
+
+def test_rate_without_warmup_is_the_peak() -> None:
+    """No warm-up starts at the peak."""
+    assert 1e-3 == rate_at(LearnConfig(learning_rate=1e-3, warmup=0), step=0, spent=0.9)
+
+
+class Learner(ScriptedLearner):
+    """A learner whose report and norm a test chooses."""
+
+    def __init__(self, *, norm: float = 1.0, **report: float) -> None:
+        super().__init__(ScriptedEngine(lambda request: ""))
+        self.report = msgspec.structs.replace(self.report, **report)
+        self._norm = norm
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        await super().finish(request)
+        return FinishReport(norm=self._norm, moved=request.move and math.isfinite(self._norm))
+
+
+async def take(
+    folder: Path,
+    learner: ScriptedLearner,
+    *groups: Group,
+    config: LearnConfig,
+    version: int = 0,
+    ladder: Ladder | None = None,
+) -> StepReport:
+    """Take step 3 of a run."""
+    async with Store(folder) as store:
+        return await take_step(
+            groups,
+            learner,
+            config,
+            step=3,
+            version=version,
+            spent=0.0,
+            store=store,
+            ladder=ladder or Ladder(TOP, shortest=2),
+        )
+
+
+CONFIG = LearnConfig(warmup=0, scale="none")
+TOP = Rung(micro_tokens=10, checkpointing="off", context=100, parallel=4)
+
+
+async def test_shuffle_of_a_step_reaches_the_learner(tmp_path: Path) -> None:
+    """With shuffled rewards constant groups become mixed: the control that must not learn."""
+    groups = [make_group(0, 1, 1, 1, 1), make_group(1, -1, -1, -1, -1)]
+    shuffled = msgspec.structs.replace(CONFIG, shuffle_rewards=True)
+    counts = []
+    for config in (CONFIG, shuffled):
+        learner = Learner()
+        report = await take(tmp_path, learner, *groups, config=config)
+        counts.append((report.mixed, report.samples))
+    assert [(0, 0), (2, 8)] == counts
+
+
+async def test_each_sample_reaches_the_learner_once(tmp_path: Path) -> None:
+    """Micro-batches hold every sample once, stay in their budget and share one denominator."""
+    learner = Learner(tokens=3)
+    groups = [make_group(0, 1, -1, 0), make_group(1, 1, 0)]
+    report = await take(tmp_path, learner, *groups, config=CONFIG)
+    names = [s.trajectory_id for request in learner.requests for s in request.samples]
+    assert ["0/0", "0/1", "0/2", "1/0", "1/1"] == sorted(names)
+    assert {2, 1} == {len(request.samples) for request in learner.requests}
+    assert {15.0} == {request.normaliser for request in learner.requests}
+    assert [FinishRequest(learning_rate=2e-5, max_norm=1.0, move=True)] == learner.finished
+    assert (True, True, 2, 2, 5, 1.0, 9) == (
+        report.moved,
+        report.finite,
+        report.groups,
+        report.mixed,
+        report.samples,
+        report.norm,
+        report.tokens,
+    )
+
+
+async def test_mismatch_counts_fresh_samples_only(tmp_path: Path) -> None:
+    """Engine and trainer are compared on what the trained version sampled itself."""
+    learner = Learner(tokens=4, gap_abs_sum=1.0, gap_kl_sum=2.0)
+    groups = [make_group(0, 1, -1, version=7), make_group(1, 1, -1, version=6)]
+    report = await take(tmp_path, learner, *groups, config=CONFIG, version=7)
+    assert (8, 4, 1.0, 2.0) == (
+        report.tokens,
+        report.fresh_tokens,
+        report.gap_abs_sum,
+        report.gap_kl_sum,
+    )
+    metrics = report.metrics()
+    assert (0.25, 0.5, 4) == (
+        metrics["mismatch_abs"],
+        metrics["mismatch_kl"],
+        metrics["mismatch_tokens"],
+    )
+
+
+async def test_step_without_mixed_groups_does_nothing(tmp_path: Path) -> None:
+    """Nothing differed: the learner is not asked, and that is no fault."""
+    learner = Learner()
+    report = await take(tmp_path, learner, make_group(0, 1, 1), config=CONFIG)
+    assert ([], []) == (learner.requests, learner.finished)
+    assert (False, True, 0, 1.0) == (
+        report.moved,
+        report.finite,
+        report.samples,
+        report.metrics()["frac_reward_zero_std"],
+    )
+
+
+@pytest.mark.parametrize("field", ["loss", "gap_abs_sum", "entropy_sum"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+async def test_broken_sum_is_stored_and_does_not_move(
+    tmp_path: Path, field: str, value: float
+) -> None:
+    """A step with a figure that is not finite moves nothing, and its samples can be looked at."""
+    learner = Learner(**{field: value})
+    report = await take(tmp_path, learner, make_group(0, 1, -1), config=CONFIG)
+    assert (False, False) == (report.moved, report.finite)
+    assert [False] == [request.move for request in learner.finished]
+    stored = read_lines(tmp_path / "skipped-000003.jsonl", Sample)
+    assert [s for request in learner.requests for s in request.samples] == stored
+
+
+async def test_broken_norm_is_stored(tmp_path: Path) -> None:
+    """Gradients that are not finite count as a broken step too."""
+    report = await take(tmp_path, Learner(norm=math.nan), make_group(0, 1, -1), config=CONFIG)
+    assert (False, False) == (report.moved, report.finite)
+    assert 2 == len(read_lines(tmp_path / "skipped-000003.jsonl", Sample))
+
+
+async def test_broken_step_that_cannot_be_stored_stops(tmp_path: Path) -> None:
+    """A full disk is not passed over."""
+    (tmp_path / "skipped-000003.jsonl").symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"skipped-000003\.jsonl: No space left on device"):
+        await take(tmp_path, Learner(loss=math.nan), make_group(0, 1, -1), config=CONFIG)
+
+
+def test_metrics_divide_sums_by_tokens() -> None:
+    """Sums become means over the trained tokens; shares are of groups."""
+    report = StepReport(
+        moved=True,
+        finite=True,
+        groups=4,
+        mixed=1,
+        samples=2,
+        too_long=0,
+        norm=0.5,
+        learning_rate=1e-5,
+        tokens=10,
+        clipped=3,
+        kl_sum=4.0,
+        entropy_sum=5.0,
+    )
+    metrics = report.metrics()
+    assert (0.3, 0.4, 0.5, 0.75) == (
+        metrics["clip_ratio"],
+        metrics["kl"],
+        metrics["entropy"],
+        metrics["frac_reward_zero_std"],
+    )
+
+
+class Card(ScriptedLearner):
+    """A learner on a card with room for so many ids, of which each mode needs its share."""
+
+    SHARE: ClassVar[dict[str, int]] = {"off": 4, "recompute": 2, "offload": 1}
+
+    def __init__(self, room: int, *, mode: Checkpointing = "off") -> None:
+        super().__init__(ScriptedEngine(lambda request: ""))
+        self._room = room
+        self._mode: Checkpointing = mode
+        self.gathered: list[str] = []
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        area = len(grow_tree(request.samples).ids)
+        if self.SHARE[self._mode] * area > self._room:
+            self.gathered.clear()
+            raise OutOfMemory(f"{area} ids do not fit")
+        self.gathered += [sample.trajectory_id for sample in request.samples]
+        return await super().accumulate(request)
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        self._mode = mode
+        await super().adjust(mode)
+
+
+@pytest.mark.parametrize(
+    ("room", "rung", "kept"),
+    [
+        (1000, Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), 4),
+        (80, Rung(micro_tokens=20, checkpointing="off", context=10, parallel=4), 4),
+        (40, Rung(micro_tokens=10, checkpointing="off", context=10, parallel=4), 4),
+        (20, Rung(micro_tokens=10, checkpointing="recompute", context=10, parallel=4), 4),
+        (10, Rung(micro_tokens=10, checkpointing="offload", context=10, parallel=4), 4),
+        (7, Rung(micro_tokens=5, checkpointing="offload", context=7, parallel=4), 2),
+        (4, Rung(micro_tokens=5, checkpointing="offload", context=3, parallel=4), 0),
+    ],
+)
+async def test_each_rung_lets_the_step_end(
+    tmp_path: Path, room: int, rung: Rung, kept: int
+) -> None:
+    """A step that does not fit is begun anew with less, until it does; no sample counts twice."""
+    groups = (make_group(0, 1, -1, turns=2), make_group(1, 1, -1, turns=1))
+    ladder = Ladder(Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), shortest=2)
+    learner = Card(room)
+    report = await take(tmp_path, learner, *groups, config=CONFIG, ladder=ladder)
+    assert rung == ladder.rung
+    assert (kept, 4 - kept, bool(kept)) == (report.samples, report.too_long, report.moved)
+    names = ["0/0", "0/1", "1/0", "1/1"][4 - kept :]
+    assert names == sorted(learner.gathered)
+    assert (1 if kept else 0) == len(learner.finished)
+
+
+async def test_a_step_that_never_fits_stops_with_the_figures(tmp_path: Path) -> None:
+    """At the bottom of the ladder the run stops, and says what the allocator said."""
+    ladder = Ladder(TOP, shortest=10)
+    with pytest.raises(RunError, match=r"5 ids do not fit; trustee plan says what fits") as caught:
+        await take(tmp_path, Card(1), make_group(0, 1, -1), config=CONFIG, ladder=ladder)
+    assert "offload layer inputs" in str(caught.value)
+    assert "1 instead of 2 episodes at once" in str(caught.value)
+
+
+async def test_probe_takes_the_worst_micro_batch_and_drops_it() -> None:
+    """The probe fills the budget with the longest samples, moves nothing, and tells the length."""
+    learner = Card(1000)
+    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
+    assert 30 == await probe(learner, LossConfig(), ladder=ladder)
+    (request,) = learner.requests
+    assert [30, 30] == [len(sample.ids) for sample in request.samples]
+    assert [29, 29] == [sum(sample.mask) for sample in request.samples]
+    assert [False] == [finish.move for finish in learner.finished]
+
+
+async def test_probe_goes_down_the_ladder() -> None:
+    """A card that is too small is found out before the first step."""
+    learner = Card(20)
+    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
+    assert 16 == await probe(learner, LossConfig(), ladder=ladder)
+    assert ["recompute", "offload"] == learner.modes
+    assert (16, "offload") == (ladder.rung.context, ladder.rung.checkpointing)

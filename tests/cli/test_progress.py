@@ -1,0 +1,324 @@
+"""What the user sees: each event in each mode, to the letter, and the panel's figures."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from trustee.cli import progress
+from trustee.cli.progress import Mode, Progress
+from trustee.types import Blame
+
+Event = dict[str, Any]
+
+STEP: Event = {
+    "event": "step",
+    "step": 7,
+    "version": 6,
+    "reward": 0.5,
+    "difficulty": 40,
+    "frac_reward_zero_std": 0.25,
+    "clip_ratio": 0.0124,
+    "mismatch_abs": 0.00314,
+    "lag_mean": 0.5,
+    "lag_max": 1,
+    "tokens": {"user": 500, "tool": 100},
+    "spent": 0.25,
+}
+STAGE: Event = {"event": "stage", "name": "training, 80 steps"}
+NOTE: Event = {"event": "note", "text": "held-out success before: 12.0%"}
+ROLLED_BACK: Event = {"event": "rolled_back", "to": 3, "why": "no group with different rewards"}
+COLLECTED: Event = {"event": "collected", "tasks": 3, "of": 20, "kept": 5}
+IMITATED: Event = {
+    "event": "imitated",
+    "step": 7,
+    "of": 14,
+    "loss": 0.51239,
+    "held_out_loss": None,
+    "spent": 0.5,
+}
+BEGIN: Event = {"event": "begin", "group": 0, "member": 0}
+
+
+def episode(*, blame: Blame | None = None, spoiled: bool = False, tokens: int = 10) -> Event:
+    """Make the event of a finished episode."""
+    return {
+        "event": "episode",
+        "group": 0,
+        "member": 0,
+        "reward": 1.0,
+        "turns": 2,
+        "tokens": tokens,
+        "blame": blame,
+        "spoiled": spoiled,
+    }
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Give the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give progress a clock of its own."""
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def show(mode: Mode, *events: Event) -> str:
+    """Give what is written for events."""
+    out = StringIO()
+    with Progress(out, mode=mode) as shown:
+        for event in events:
+            shown.tell(event)
+    return out.getvalue()
+
+
+def rows_of(shown: Progress) -> dict[str, str]:
+    """Draw the panel and give its rows."""
+    out = StringIO()
+    Console(file=out, width=160).print(shown.panel())
+    pairs = (line.split("  ", 1) for line in out.getvalue().splitlines())
+    return {name: text.strip() for name, text in pairs}
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (STAGE, "training, 80 steps\n"),
+        (NOTE, "held-out success before: 12.0%\n"),
+        (ROLLED_BACK, "rolled back to version 3: no group with different rewards\n"),
+        (BEGIN, ""),
+        (episode(), ""),
+        ({"event": "task", "group": 0, "blame": None, "spoiled": False}, ""),
+        ({"event": "compared", "base": 0.1, "adapter": 0.2, "gain_points": 10.0}, ""),
+        ({"event": "rejected", "accepted": 3, "wanted": 20, "candidates": 9}, ""),
+        (COLLECTED, "task 3 of 20  kept 5 episodes\n"),
+    ],
+    ids=lambda value: value["event"] if isinstance(value, dict) else "",
+)
+def test_lines(event: Event, line: str) -> None:
+    """What is worth a line is written as one; the rest is only counted."""
+    assert line == show("lines", event)
+
+
+def test_line_of_a_step(clock: Clock) -> None:
+    """A step's line has its figures, the counts so far, and the time that is left."""
+    out = StringIO()
+    with Progress(out, mode="lines") as shown:
+        shown.tell(episode())
+        shown.tell(episode(blame=Blame.POLICY))
+        shown.tell(episode(blame=Blame.JUDGE, spoiled=True))
+        clock.now += 30
+        shown.tell(STEP)
+    assert (
+        "step    7  reward +0.50  difficulty  40  mixed 75%  clipped 0.012  mismatch 0.0031  "
+        "lag 0.5  episodes 3  spoiled 1  left 1:30\n"
+    ) == out.getvalue()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("held_out", "more"), [(None, ""), (0.4, "  held-out loss 0.4000")], ids=["off", "on"]
+)
+def test_line_of_imitation(clock: Clock, held_out: float | None, more: str) -> None:
+    """A step of imitation tells its loss, that of the held-out rows where it was measured."""
+    out = StringIO()
+    with Progress(out, mode="lines") as shown:
+        clock.now += 20
+        shown.tell(IMITATED | {"held_out_loss": held_out})
+    assert f"step    7 of 14  loss 0.5124{more}  left 0:20\n" == out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (5, [1, 2, 3, 4, 5]),
+        (20, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
+        (25, [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]),
+        (1, [1]),
+    ],
+)
+def test_build_is_told_by_tenths(wanted: int, told: list[int]) -> None:
+    """A line for every tenth of what is wanted, and always one at the end."""
+    events = [
+        {"event": "built", "accepted": count, "wanted": wanted, "candidates": 2 * count}
+        for count in range(1, wanted + 1)
+    ]
+    assert "".join(
+        f"built {count:>4} of {wanted} from {2 * count} candidates\n" for count in told
+    ) == show("lines", *events)
+
+
+def test_line_of_a_bare_step() -> None:
+    """No fresh sample is a dash, a world without difficulty a 0, a run just begun has no end."""
+    bare = STEP | {"mismatch_abs": None, "spent": 0.0, "reward": -1.0, "step": 1}
+    del bare["difficulty"]
+    assert (
+        "step    1  reward -1.00  difficulty   0  mixed 75%  clipped 0.012  mismatch -  "
+        "lag 0.5  episodes 0  spoiled 0  left unknown\n"
+    ) == show("lines", bare)
+
+
+@pytest.mark.parametrize(
+    ("spent", "left"),
+    [(0.0, "unknown"), (0.01, "99:00"), (0.5, "1:00"), (0.9, "0:06"), (1.0, "0:00"), (2, "0:00")],
+)
+def test_time_left(clock: Clock, spent: float, left: str) -> None:
+    """What is left is in proportion to what was spent; a run over its time has none left."""
+    shown = Progress(StringIO(), mode="lines")
+    clock.now += 60
+    assert left == shown.left({"spent": spent})
+
+
+def test_time_left_is_of_the_stage(clock: Clock) -> None:
+    """What came before training, and what a resumed run had done, tell nothing of its speed."""
+    shown = Progress(StringIO(), mode="lines")
+    clock.now += 600
+    shown.tell(STAGE | {"spent": 0.5})
+    clock.now += 30
+    assert "unknown" == shown.left({"spent": 0.5})
+    assert "2:00" == shown.left({"spent": 0.6})
+
+
+def test_json() -> None:
+    """Every event is one JSON object on a line, whatever it holds."""
+    events = [BEGIN, STAGE, episode(blame=Blame.USER, spoiled=True), STEP, NOTE, ROLLED_BACK]
+    lines = show("json", *events).splitlines()
+    assert [json.loads(json.dumps(event)) for event in events] == [
+        json.loads(line) for line in lines
+    ]
+
+
+def test_json_is_written_at_once() -> None:
+    """A reader of a pipe gets an event when it happens."""
+
+    class Pipe(StringIO):
+        flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    for mode in ("json", "lines"):
+        pipe = Pipe()
+        shown = Progress(pipe, mode="json" if mode == "json" else "lines")
+        shown.tell(NOTE)
+        assert 1 == pipe.flushed, mode
+
+
+def test_live_prints_all_but_steps(clock: Clock) -> None:
+    """Notes stand above the panel, which says the last step once; the last panel stays."""
+    clock.now += 60
+    lines = show("live", STAGE, NOTE, STEP, ROLLED_BACK).splitlines()
+    assert [
+        "training, 80 steps",
+        "held-out success before: 12.0%",
+        "rolled back to version 3: no group with different rewards",
+    ] == [line.rstrip() for line in lines[:3]]
+    panel = [line.split("  ", 1) for line in lines[3:]]
+    assert ["now", "episodes", "step", "reward", "difficulty", "tokens/s"] == [
+        name for name, _ in panel[:6]
+    ]
+    assert "7 (version 6)" == panel[2][1].strip()
+
+
+def test_live_shows_brackets_and_colons_as_they_are() -> None:
+    """A folder's name is no markup: nothing of it is lost and nothing is refused."""
+    text = "see runs/[bold]a/[/b]:smile:"
+    assert text == show("live", {"event": "note", "text": text}).splitlines()[0].rstrip()
+    lines = show("live", {"event": "stage", "name": text}).splitlines()
+    assert [text, f"now       {text}"] == [line.rstrip() for line in lines[:2]]
+
+
+def test_live_that_fails_ends_the_panel() -> None:
+    """An error passes through and leaves the last panel standing."""
+    out = StringIO()
+
+    def fail() -> None:
+        with Progress(out, mode="live") as shown:
+            shown.tell(STAGE)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert "training, 80 steps" == out.getvalue().splitlines()[-2].removeprefix("now").strip()
+
+
+def test_panel_before_the_first_step() -> None:
+    """Without a step the panel has the stage and the episodes."""
+    shown = Progress(StringIO(), mode="json")
+    shown.tell(STAGE)
+    for _ in range(3):
+        shown.tell(BEGIN)
+    shown.tell(episode())
+    assert {
+        "now": "training, 80 steps",
+        "episodes": "1 done, 2 running, failed by: none",
+    } == rows_of(shown)
+
+
+def test_panel_counts_by_blame() -> None:
+    """Episodes and tasks that failed are counted by who failed."""
+    shown = Progress(StringIO(), mode="json")
+    shown.tell(episode(blame=Blame.POLICY))
+    shown.tell(episode(blame=Blame.POLICY))
+    shown.tell(episode(blame=Blame.JUDGE, spoiled=True))
+    shown.tell({"event": "task", "group": 1, "blame": Blame.WRITER, "spoiled": True})
+    shown.tell({"event": "task", "group": 2, "blame": None, "spoiled": False})
+    failed = rows_of(shown)["episodes"].partition("failed by: ")[2]
+    assert "judge 1, policy 2, writer 1" == failed
+
+
+def test_panel_after_steps(clock: Clock) -> None:
+    """The panel has the figures of the last step, and rates since the step before."""
+    shown = Progress(StringIO(), mode="json")
+    shown.tell(episode(tokens=100))
+    clock.now += 10
+    shown.tell(STEP | {"step": 1, "reward": -0.25, "tokens": {"user": 500, "tool": 100}})
+    shown.tell(episode(tokens=60))
+    clock.now += 20
+    shown.tell(STEP | {"step": 2, "tokens": {"user": 900, "tool": 100, "judge": 40}, "spent": 0.5})
+    assert {
+        "now": "",
+        "episodes": "2 done, -2 running, failed by: none",
+        "step": "2 (version 6)",
+        "reward": "-0.25  +0.50",
+        "difficulty": "40",
+        "tokens/s": "policy 3  user 20  tool 0  judge 2",
+        "lag": "0.5, at most 1",
+        "mismatch": "0.0031 nats a token",
+        "time left": "0:30",
+    } == rows_of(shown)
+
+
+@pytest.mark.usefixtures("clock")
+def test_panel_of_a_bare_step() -> None:
+    """What a step does not have is a dash."""
+    shown = Progress(StringIO(), mode="json")
+    bare = STEP | {"mismatch_abs": None}
+    del bare["difficulty"]
+    shown.tell(bare)
+    rows = rows_of(shown)
+    assert ("-", "- nats a token") == (rows["difficulty"], rows["mismatch"])
+
+
+@pytest.mark.usefixtures("clock")
+def test_panel_shows_the_last_eight_rewards() -> None:
+    """Of many steps the panel shows the newest."""
+    shown = Progress(StringIO(), mode="json")
+    for number in range(10):
+        shown.tell(STEP | {"step": number, "reward": number / 10})
+    expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
+    assert expected == rows_of(shown)["reward"]

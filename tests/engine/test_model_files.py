@@ -1,0 +1,108 @@
+"""Finding the model and the card: what is found, and what is refused in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from trustee.engine import model_files
+from trustee.engine.model_files import TINY, find_model
+from trustee.errors import InputError
+
+
+def make_model(folder: Path, *names: str) -> Path:
+    """Make a folder with empty files."""
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def refuse(path: str) -> str:
+    """Give the words in which a model is refused."""
+    with pytest.raises(InputError) as caught:
+        find_model(path)
+    return str(caught.value)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work without a network and with an empty cache; give the cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_model_in_the_package() -> None:
+    """`tiny` is the model beside the code, whole."""
+    assert TINY == find_model("tiny")
+    assert Path(model_files.__file__).parents[1] / "tiny" / "model" == TINY
+
+
+def test_model_folder(tmp_path: Path) -> None:
+    """A folder with a config and safetensors is taken as it is."""
+    folder = make_model(tmp_path / "m", "config.json", "model-00001-of-00002.safetensors")
+    assert folder == find_model(str(folder))
+
+
+def test_relative_folder_goes_before_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that looks like a hub id is a folder."""
+    make_model(tmp_path / "owner" / "m", "config.json", "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert Path("owner/m") == find_model("owner/m")
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("path", ["none", "./none", "/no/where", "../none", "a/b/c"])
+def test_missing_folder(path: str) -> None:
+    """What is no folder and no hub id is answered with what is allowed; nothing is fetched."""
+    assert (
+        f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id such as "
+        "Qwen/Qwen3-8B, or tiny for the model in the package"
+    ) == refuse(path)
+
+
+def test_folder_without_a_config(tmp_path: Path) -> None:
+    """Weights alone are no model."""
+    folder = make_model(tmp_path / "m", "model.safetensors")
+    assert (f"model.path {folder} holds no config.json; it is not a model folder") == refuse(
+        str(folder)
+    )
+
+
+def test_folder_with_pickled_weights(tmp_path: Path) -> None:
+    """Pickles can run code, so they are not even looked at."""
+    folder = make_model(tmp_path / "m", "config.json", "pytorch_model.bin")
+    assert (f"model.path {folder} holds no *.safetensors; pickled weights are refused") == refuse(
+        str(folder)
+    )
+
+
+@pytest.mark.usefixtures("hub")
+def test_hub_id_without_a_network() -> None:
+    """A hub id that cannot be fetched and is not cached is refused by name."""
+    told = refuse("owner/no-such-model")
+    assert told.startswith(
+        "model.path 'owner/no-such-model' is no folder and cannot be fetched from the hub: "
+    )
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("path", ["owner/two words", "a--b/c", "owner/", "owner/x."])
+def test_hub_id_that_can_be_none(path: str) -> None:
+    """A mistyped folder with one slash is refused in the same words, with the hub's reason."""
+    told = refuse(path)
+    assert told.startswith(f"model.path {path!r} is no folder and cannot be fetched from the hub: ")
+
+
+def test_hub_id_in_the_cache(hub: Path) -> None:
+    """A model that was fetched once is found without a network."""
+    cached = hub / "models--owner--m"
+    folder = make_model(cached / "snapshots" / ("0" * 40), "config.json", "model.safetensors")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0" * 40)
+    assert folder == find_model("owner/m")

@@ -1,0 +1,213 @@
+"""Prompt files: slots, one pass, hashes, and one filled example of each.
+
+`TRUSTEE_GOLDEN=1` rewrites the examples in `tests/data/golden/prompts`; review the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, read_prompt
+from trustee.environments.simulated.curriculum import Curriculum
+from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
+from trustee.environments.simulated.roles import (
+    Criterion,
+    call_line,
+    judge_prompt,
+    tool_prompt,
+    transcript_lines,
+    user_prompt,
+    writer_prompt,
+)
+from trustee.errors import PromptError
+from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Turn
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "prompts"
+SETS = ("simulated", "tiny")
+NAMES = (
+    "agent_detailed",
+    "agent_execution",
+    "agent_ftrl",
+    "agent_generic",
+    "agent_note",
+    "agent_plain",
+    "agent_trial",
+    "judge",
+    "teacher",
+    "tool",
+    "user",
+    "writer",
+)
+INTENT = "You want to move 49.90 euros from account AC-4471 to AC-9023, and the balance of AC-9023."
+PERSONA = "Ines has just opened her first account."
+BALANCE = Tool(
+    name="get_balance",
+    description="Get the balance of an account.",
+    parameters={
+        "type": "object",
+        "properties": {"account": {"type": "string", "description": "Account to read."}},
+        "required": ["account"],
+    },
+    effect="read",
+)
+TRANSFER = Tool(
+    name="transfer_money",
+    description="Move money between accounts.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "source": {"type": "string"},
+            "target": {"type": "string"},
+            "amount": {"type": "number", "minimum": 0.01},
+            "memo": {"type": "string"},
+        },
+        "required": ["source", "target", "amount"],
+    },
+    effect="write",
+)
+MOVED = ToolCall(
+    id="c1",
+    name="transfer_money",
+    arguments={"source": "AC-4471", "target": "AC-9023", "amount": 49.9},
+)
+READ = ToolCall(id="c2", name="get_balance", arguments={"account": "AC-9023"})
+
+
+def make_turn(message: Message, *replies: Message) -> Turn:
+    """Make a turn without tokens."""
+    completion = Completion(ids=(), logprobs=(), stop="stop", version=0)
+    return Turn(rendered_ids=(), completion=completion, message=message, replies=replies)
+
+
+OPENING = (
+    Message(role="system", content="You are a helpful assistant."),
+    Message(role="user", content="I'd like to move money into AC-9023."),
+)
+TURNS = (
+    make_turn(
+        Message(role="assistant", content="How much, and from where?"),
+        Message(role="user", content="49.90 euros from AC-4471."),
+    ),
+    make_turn(
+        Message(role="assistant", calls=(MOVED,)),
+        Message(role="tool", content='{"status": "booked"}', call_id="c1"),
+    ),
+    make_turn(
+        Message(role="assistant", content='Done.\nresult: {"balance": 359.9}'),
+        Message(role="user", content="And the balance?"),
+    ),
+)
+
+
+def fill_example(prompt_set: str, name: str) -> str:
+    """Fill a prompt file with the example that all sets share."""
+    seen = [(call_line(MOVED.name, MOVED.arguments), '{"status": "booked"}')]
+    match name:
+        case "writer":
+            return writer_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
+        case "user":
+            messages = (*OPENING, *(m for turn in TURNS for m in (turn.message, *turn.replies)))
+            return user_prompt(prompt_set, messages[:-1], intent=INTENT, persona=PERSONA)
+        case "tool":
+            return tool_prompt(
+                prompt_set,
+                BALANCE,
+                READ.arguments,
+                state={"accounts.AC-9023.balance": 359.9},
+                seen=seen,
+                intent=INTENT,
+            )
+        case "judge":
+            expected = [
+                ExpectedCall(name=call.name, arguments=call.arguments) for call in (MOVED, READ)
+            ]
+            executed = [Executed(call=MOVED, result='{"status": "booked"}', ok=True)]
+            return judge_prompt(
+                prompt_set,
+                transcript_lines(OPENING, TURNS),
+                intent=INTENT,
+                persona=PERSONA,
+                facts=fact_lines(gather_facts(executed, expected, malformed=0)),
+                criteria=tuple(Criterion)[:3],
+            )
+        case "agent_trial" | "agent_execution":
+            return fill_prompt(prompt_set, name, query=OPENING[-1].content, calls="8", turns="6")
+        case "teacher":
+            return fill_prompt(prompt_set, name, system=OPENING[0].content, hints=INTENT)
+        case _:
+            return fill_prompt(prompt_set, name)
+
+
+@pytest.mark.parametrize("prompt_set", SETS)
+def test_sets_hold_the_same_files(prompt_set: str) -> None:
+    """Every set has a prompt for every role and every guidance, and nothing else."""
+    assert [f"{name}.md" for name in NAMES] == list(hash_prompts(prompt_set))
+
+
+@pytest.mark.parametrize("prompt_set", SETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_filled_prompts_are_golden(prompt_set: str, name: str) -> None:
+    """A filled example of each prompt file is the reviewed one."""
+    filled = fill_example(prompt_set, name) + "\n"
+    path = GOLDEN / prompt_set / f"{name}.txt"
+    if os.environ.get("TRUSTEE_GOLDEN") == "1":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(filled, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == filled
+
+
+@pytest.mark.parametrize("prompt_set", SETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_name_no_thinking(prompt_set: str, name: str) -> None:
+    """Roles speak without a thinking mode, so no prompt asks for one."""
+    assert not {"/think", "/no_think", "<think>"} & set(read_prompt(prompt_set, name).split())
+
+
+@pytest.mark.parametrize("name", ["judge", "tool", "user", "writer"])
+def test_slots_of_full_size_prompts_stand_once(name: str) -> None:
+    """A slot that carries much text is filled once, so no prompt says a thing twice."""
+    slots = SLOT.findall(read_prompt("simulated", name))
+    assert len(set(slots)) == len(slots)
+
+
+def test_fill_prompt_fills_in_one_pass() -> None:
+    """A value that looks like a slot, or holds braces, stays as it is."""
+    filled = fill_prompt(
+        "tiny", "user", intent='{{persona}} {"a": {}}', persona="{{dialogue}}", dialogue="d"
+    )
+    assert 'user\nintent {{persona}} {"a": {}}\npersona {{dialogue}}\nd' == filled
+
+
+def test_fill_prompt_leaves_out_what_the_wording_does_not_use() -> None:
+    """A set may use fewer values than the code gives."""
+    assert read_prompt("tiny", "agent_generic") == fill_prompt("tiny", "agent_generic", more="x")
+
+
+def test_fill_prompt_refuses_missing_values() -> None:
+    """A slot without a value names itself and its file."""
+    with pytest.raises(PromptError) as caught:
+        fill_prompt("tiny", "user", persona="p")
+    assert "prompt tiny/user.md has slots ['dialogue', 'intent'] that nothing fills" == str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(("prompt_set", "name"), [("tiny", "pilot"), ("huge", "user")])
+def test_read_prompt_refuses_unknown_files(prompt_set: str, name: str) -> None:
+    """An unknown set or role names what there is."""
+    with pytest.raises(PromptError) as caught:
+        read_prompt(prompt_set, name)
+    assert (
+        f"no prompt {name!r} in set {prompt_set!r}; the sets are ['builder', 'simulated', 'tiny']"
+    ) == str(caught.value)
+
+
+def test_hash_prompts_covers_the_bytes() -> None:
+    """The record of a run holds the sha256 of each file as it lies on disk."""
+    data = (files("trustee") / "prompts" / "tiny" / "user.md").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == hash_prompts("tiny")["user.md"]

@@ -1,0 +1,144 @@
+"""Adapters on disk: what fits is taken, what does not is refused with both values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trustee.errors import InputError
+from trustee.runs.adapters import (
+    adapter_shapes,
+    check_fit,
+    find_adapter,
+    fingerprint_base,
+    read_adapter,
+)
+
+
+def make_base(folder: Path, *, width: int = 4, value: float = 1.0, files: int = 1) -> Path:
+    """Write the weights of a tiny model, cut into files."""
+    folder.mkdir(parents=True)
+    tensors = {
+        "model.embed_tokens.weight": torch.full((7, width), value),
+        "model.layers.0.self_attn.q_proj.weight": torch.full((6, width), value),
+        "model.layers.0.mlp.down_proj.weight": torch.full((width, 8), value),
+        "model.norm.weight": torch.ones(width),
+    }
+    for index in range(files):
+        part = dict(list(tensors.items())[index::files])
+        save_file(part, folder / f"model-{index}.safetensors")
+    return folder
+
+
+def make_adapter(
+    folder: Path, base: Path, *, rank: int = 2, fingerprint: str | None = None, **config: Any
+) -> Path:
+    """Write an adapter that fits a base."""
+    folder.mkdir(parents=True)
+    shapes = adapter_shapes(base, rank=rank)
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if fingerprint != "":
+        mark = {"fingerprint": fingerprint or fingerprint_base(base)}
+        (folder / "base.json").write_text(json.dumps(mark))
+    told = {"r": rank, "lora_alpha": 2 * rank, "base_model_name_or_path": str(base), **config}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_shapes_are_those_of_the_linear_layers(tmp_path: Path) -> None:
+    """A takes a layer's input, B gives its output; other tensors have no adapter."""
+    under = "base_model.model.model.layers.0."
+    assert {
+        f"{under}self_attn.q_proj.lora_A.weight": (2, 4),
+        f"{under}self_attn.q_proj.lora_B.weight": (6, 2),
+        f"{under}mlp.down_proj.lora_A.weight": (2, 8),
+        f"{under}mlp.down_proj.lora_B.weight": (4, 2),
+    } == adapter_shapes(make_base(tmp_path / "base"), rank=2)
+
+
+def test_fingerprint_knows_weights_and_not_files(tmp_path: Path) -> None:
+    """The same weights in two files are the same base; other weights or shapes are not."""
+    one = fingerprint_base(make_base(tmp_path / "one"))
+    assert one == fingerprint_base(make_base(tmp_path / "two", files=2))
+    others = [
+        fingerprint_base(make_base(tmp_path / "c", value=2.0)),
+        fingerprint_base(make_base(tmp_path / "d", width=5)),
+    ]
+    assert 3 == len({one, *others})
+
+
+@pytest.mark.parametrize("fingerprint", [None, ""])
+def test_adapter_that_fits(tmp_path: Path, fingerprint: str | None) -> None:
+    """One of the same base, or of unknown origin with the right shapes, is taken."""
+    base = make_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base, fingerprint=fingerprint)
+    check_fit(read_adapter(adapter), base, rank=2)
+
+
+def test_refused_adapters(tmp_path: Path) -> None:
+    """Rank, scale, shapes and weights: each refusal says both values."""
+    base = make_base(tmp_path / "base")
+    wide, changed = make_base(tmp_path / "wide", width=5), make_base(tmp_path / "new", value=3.0)
+    good = make_adapter(tmp_path / "a", base)
+
+    def refuse(adapter: Path, model: Path = base, rank: int = 2) -> str:
+        with pytest.raises(InputError) as caught:
+            check_fit(read_adapter(adapter), model, rank=rank)
+        return str(caught.value)
+
+    assert f"adapter {good} has rank 2 and learn.rank is 8; set learn.rank=2 or" in refuse(
+        good, rank=8
+    )
+    scaled = make_adapter(tmp_path / "b", base, lora_alpha=2)
+    assert f"adapter {scaled} has an alpha of 1 times its rank, 2 is wanted" in refuse(scaled)
+    assert (
+        f"adapter {good} was trained on {base}: its model.layers.0.mlp.down_proj.lora_B.weight is "
+        f"4 x 2, the one that fits {wide} is 5 x 2 (model.path)"
+    ) == refuse(good, wide)
+    ours, theirs = fingerprint_base(base)[:12], fingerprint_base(changed)[:12]
+    assert (
+        f"adapter {good} was trained on {base} with weights {ours}, and {changed} has weights "
+        f"{theirs} (model.path)"
+    ) == refuse(good, changed)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json is missing"),
+        (lambda a: (a / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is miss"),
+        (lambda a: (a / "adapter_config.json").write_text("{}"), "missing required field `r`"),
+        (lambda a: (a / "adapter_model.safetensors").write_text("no"), "that can be read"),
+        (lambda a: (a / "base.json").write_text("{}"), "base.json cannot be read: Object missing"),
+        (
+            lambda a: (a / "adapter_config.json").write_text(
+                '{"r": 2, "lora_alpha": 4, "use_dora": true}'
+            ),
+            "is set to use_dora; only plain LoRA",
+        ),
+    ],
+)
+def test_folders_that_are_no_adapter(tmp_path: Path, break_it: Any, message: str) -> None:
+    """What is missing or unreadable is named."""
+    adapter = make_adapter(tmp_path / "a", make_base(tmp_path / "base"))
+    break_it(adapter)
+    with pytest.raises(InputError) as caught:
+        read_adapter(adapter)
+    assert message in str(caught.value)
+
+
+def test_adapter_of_a_run(tmp_path: Path) -> None:
+    """A run folder means its newest adapter, an adapter's folder itself."""
+    base = make_base(tmp_path / "base")
+    for name in ("policy-000002", "policy-000010"):
+        make_adapter(tmp_path / "run" / "adapters" / name, base)
+    newest = tmp_path / "run" / "adapters" / "policy-000010"
+    assert [newest, newest] == [find_adapter(tmp_path / "run"), find_adapter(newest)]
+    with pytest.raises(InputError, match="holds no adapter: neither adapter_config"):
+        find_adapter(base)

@@ -1,0 +1,246 @@
+"""Checkpoints: whole or not there, whatever fails while they are written or afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trustee.errors import InputError, RunError
+from trustee.runs import checkpoint
+from trustee.runs.checkpoint import (
+    RunState,
+    find_checkpoints,
+    is_whole,
+    open_checkpoint,
+    write_checkpoint,
+)
+
+pytestmark = pytest.mark.anyio
+
+FILES = ("manifest.json", "state.json", "adapter.safetensors", "optimizer/moments.bin")
+
+
+def state_at(step: int) -> RunState:
+    """Make the state of a run after a step."""
+    return RunState(
+        step=step,
+        version=step + 1,
+        next_group=8 * step,
+        source={"difficulty": 4, "drawn": 8 * step},
+        watch={"best": [0.5, 2]},
+        effect={"without": 2},
+        ladder={"changes": []},
+    )
+
+
+async def save(folder: Path) -> None:
+    """Write what a trainer would: two files, one in a folder of its own."""
+    (folder / "adapter.safetensors").write_bytes(b"weights" * 10)
+    (folder / "optimizer").mkdir()
+    (folder / "optimizer" / "moments.bin").write_bytes(b"moments")
+
+
+async def write(folder: Path, step: int, *, keep: int = 5) -> Path:
+    """Write the checkpoint of a step."""
+    return await write_checkpoint(folder, state_at(step), save=save, keep=keep)
+
+
+async def test_checkpoint_comes_back(tmp_path: Path) -> None:
+    """What was written is found, whole, with its state and its files."""
+    path = await write(tmp_path, 3)
+    assert (tmp_path / "step-000003", True) == (path, is_whole(path))
+    assert (path, state_at(3)) == open_checkpoint(tmp_path)
+    assert sorted(FILES) == sorted(
+        str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()
+    )
+
+
+async def test_manifest_lists_every_other_file(tmp_path: Path) -> None:
+    """Sizes and hashes of all files but itself, at any depth."""
+    path = await write(tmp_path, 1)
+    manifest = json.loads((path / "manifest.json").read_bytes())["files"]
+    assert sorted(set(FILES) - {"manifest.json"}) == sorted(manifest)
+    assert {name: (path / name).stat().st_size for name in manifest} == {
+        name: size for name, (size, _) in manifest.items()
+    }
+
+
+async def test_newest_few_are_kept(tmp_path: Path) -> None:
+    """Older checkpoints go, the newest `keep` stay, in the order of their steps."""
+    for step in (1, 2, 9, 10, 11):
+        await write(tmp_path, step, keep=2)
+    names = [path.name for path in find_checkpoints(tmp_path)]
+    assert ["step-000011", "step-000010"] == names
+
+
+async def test_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    """A resumed run may write a step again."""
+    await write(tmp_path, 1)
+    other = RunState(step=1, version=9, next_group=0, source={}, watch={}, effect={}, ladder={})
+    await write_checkpoint(tmp_path, other, save=save, keep=2)
+    assert (tmp_path / "step-000001", other) == open_checkpoint(tmp_path)
+
+
+def delete(path: Path) -> None:
+    """Lose a file."""
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    """Lose a file's content."""
+    path.write_bytes(b"")
+
+
+def shorten(path: Path) -> None:
+    """Lose a file's last byte."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    """Change one bit and no size."""
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [delete, empty, shorten, flip])
+async def test_damaged_checkpoint_is_not_whole(
+    tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    """Any damage to any file is seen, and the next older whole checkpoint is taken."""
+    older = await write(tmp_path, 1)
+    newer = await write(tmp_path, 2)
+    damage(newer / name)
+    assert (True, False) == (is_whole(older), is_whole(newer))
+    assert (older, state_at(1)) == open_checkpoint(tmp_path)
+
+
+async def test_walk_back_over_several(tmp_path: Path) -> None:
+    """The newest whole one is taken, however many broken ones are newer."""
+    for step in range(1, 5):
+        await write(tmp_path, step)
+    delete(tmp_path / "step-000004" / "manifest.json")
+    shorten(tmp_path / "step-000003" / "adapter.safetensors")
+    assert (tmp_path / "step-000002", state_at(2)) == open_checkpoint(tmp_path)
+
+
+async def test_no_whole_checkpoint(tmp_path: Path) -> None:
+    """A folder without a whole checkpoint says so and what to do."""
+    path = await write(tmp_path, 1)
+    delete(path / "state.json")
+    with pytest.raises(InputError) as caught:
+        open_checkpoint(tmp_path)
+    assert f"{tmp_path} holds no whole checkpoint; start a new run instead" == str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("bug")])
+@pytest.mark.parametrize("written", [0, 1, 2])
+async def test_save_that_fails_leaves_the_earlier_one(
+    tmp_path: Path, error: Exception, written: int
+) -> None:
+    """A trainer that fails before, between or after its files makes no checkpoint."""
+    older = await write(tmp_path, 1)
+
+    async def fail(folder: Path) -> None:
+        for name in ("a.bin", "b.bin")[:written]:
+            (folder / name).write_bytes(b"x" * 100)
+        raise error
+
+    expected = RunError if isinstance(error, OSError) else KeyError
+    with pytest.raises(expected):
+        await write_checkpoint(tmp_path, state_at(2), save=fail, keep=1)
+    assert [older] == find_checkpoints(tmp_path)
+    assert (older, state_at(1)) == open_checkpoint(tmp_path)
+
+
+PLACES: list[tuple[Any, str]] = [
+    (Path, "mkdir"),
+    (Path, "write_bytes"),
+    (Path, "read_bytes"),
+    (Path, "rename"),
+    (os, "fsync"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name"), PLACES, ids=lambda value: str(value))
+async def test_any_failing_call_leaves_whole_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
+) -> None:
+    """Whichever call of whichever kind fails: a named error, and a whole checkpoint to go on from.
+
+    The second one is there only if it is whole, and after the fault is gone it can be written.
+    """
+    await write(tmp_path, 1)
+    call = getattr(owner, name)
+    messages: list[str] = []
+    for allowed in range(20):
+        left = iter(range(allowed))
+
+        def fail(*given: Any, left: Any = left, **named: Any) -> Any:
+            if next(left, None) is None:
+                raise OSError(28, "No space left on device")
+            return call(*given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            try:
+                await write(tmp_path, 2)
+            except RunError as error:
+                messages.append(str(error))
+            else:
+                break
+        assert all(is_whole(path) for path in find_checkpoints(tmp_path))
+        assert open_checkpoint(tmp_path)[1].step in (1, 2)
+        shutil.rmtree(tmp_path / "step-000002", ignore_errors=True)
+    assert 1 <= len(messages) < 19
+    assert {f"cannot write checkpoint {tmp_path / 'step-000002'}: No space left on device"} == set(
+        messages
+    )
+    assert (tmp_path / "step-000002", state_at(2)) == open_checkpoint(tmp_path)
+
+
+async def test_left_over_of_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
+    """What was being written when the process died is passed over, then written afresh."""
+    await write(tmp_path, 1)
+    partial = tmp_path / ".step-000002.partial"
+    partial.mkdir()
+    (partial / "stale.bin").write_bytes(b"x")
+    assert state_at(1) == open_checkpoint(tmp_path)[1]
+    path = await write(tmp_path, 2)
+    assert not (path / "stale.bin").exists()
+    assert not partial.exists()
+
+
+async def test_everything_is_synced_before_it_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file, the manifest last, is on disk before the folder gets its name."""
+    events: list[str] = []
+    sync, rename = checkpoint._sync, Path.rename
+
+    def note_sync(path: Path) -> None:
+        events.append(path.name)
+        sync(path)
+
+    def note_rename(path: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(checkpoint, "_sync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    await write(tmp_path, 1)
+    assert [
+        "adapter.safetensors",
+        "moments.bin",
+        "state.json",
+        "manifest.json",
+        ".step-000001.partial",
+        "rename",
+        tmp_path.name,
+    ] == events

@@ -1,0 +1,250 @@
+"""Reading trajectories: what is shown of a run folder, and which filters let pass."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from trustee.errors import InputError
+from trustee.runs.store import EpisodeLine, Store, TaskLine
+from trustee.runs.view import Filter, find_episodes, parse_reward, show_trajectories
+from trustee.types import (
+    BadCall,
+    Blame,
+    Completion,
+    Failure,
+    Message,
+    Stop,
+    Task,
+    Tool,
+    ToolCall,
+    Trajectory,
+    Turn,
+)
+
+LAMP = Tool(
+    name="set_lamp",
+    description="set the lamp",
+    parameters={"properties": {"room": {}, "level": {}}, "required": ["room"]},
+)
+SAYING = Message(role="assistant", content="done [bold]now[/bold]")
+
+
+def make_turn(message: Message, *replies: Message, version: int = 1) -> Turn:
+    """Make a turn that a version spoke."""
+    completion = Completion(ids=(1, 2), logprobs=(0.0, 0.0), stop="stop", version=version)
+    return Turn(rendered_ids=(9,), completion=completion, message=message, replies=replies)
+
+
+def make_line(
+    group: int,
+    member: int,
+    reward: float,
+    *turns: Turn,
+    blame: Blame | None = None,
+    version: int = 1,
+) -> EpisodeLine:
+    """Make a line of `episodes.jsonl`."""
+    failure = None
+    if blame is not None:
+        failure = Failure(blame=blame, kind="SimulatorError", message=f"{blame} said [nothing]")
+    trajectory = Trajectory(
+        id=f"{group}/{member}",
+        task_id=f"task-{group}",
+        turns=turns or (make_turn(SAYING, version=version),),
+        stop=Stop.FAILED if failure else Stop.DONE,
+        rewards={} if failure else {"verdict": reward},
+        notes={"evidence": "as [facts] say"},
+        failure=failure,
+    )
+    return EpisodeLine(group=group, member=member, trajectory=trajectory)
+
+
+CALLING = make_turn(
+    Message(
+        role="assistant",
+        thinking="which room?",
+        calls=(
+            ToolCall(id="a", name="set_lamp", arguments={"room": "hall", "level": 7}),
+            BadCall(id="b", text='{"name"', reason="not JSON"),
+        ),
+    ),
+    Message(role="tool", content='{"ok": true}', call_id="a"),
+    Message(role="tool", content='{"error": "not JSON"}', call_id="b"),
+)
+LINES = (
+    make_line(0, 0, 1.0, CALLING, make_turn(SAYING)),
+    make_line(0, 1, -1.0),
+    make_line(1, 0, 0.5, version=2),
+    make_line(1, 1, 0.0, blame=Blame.USER),
+    make_line(2, 0, 0.0, version=2),
+)
+TASKS = [
+    TaskLine(
+        group=group,
+        version=0,
+        task=Task(
+            id=f"task-{group}",
+            messages=(Message(role="user", content=f"set the lamp [{group}]"),),
+            tools=(LAMP,),
+            difficulty=7,
+            hidden={"intent": f"lamp hall {group}"},
+        ),
+    )
+    for group in range(3)
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a run folder of five episodes in three groups, and a line that a kill cut short."""
+    store = Store(tmp_path)
+    store.append("episodes.jsonl", LINES)
+    store.append("tasks.jsonl", TASKS)
+    for name in ("episodes.jsonl", "tasks.jsonl"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b'{"group": 9')
+    for opened in store._files.values():
+        opened.close()
+    return tmp_path
+
+
+def names(folder: Path, wanted: Filter) -> list[str]:
+    """List the episodes that a filter lets pass."""
+    return [line.trajectory.id for line in find_episodes(folder, wanted)]
+
+
+def show(folder: Path, wanted: Filter, *, as_json: bool = False) -> str:
+    """Give what is printed."""
+    out = io.StringIO()
+    show_trajectories(folder, wanted, out=out, as_json=as_json)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Filter(), ["0/0", "0/1", "1/0", "1/1", "2/0"]),
+        (Filter(limit=2), ["0/0", "0/1"]),
+        (Filter(limit=0), ["0/0", "0/1", "1/0", "1/1", "2/0"]),
+        (Filter(group=1), ["1/0", "1/1"]),
+        (Filter(group=7), []),
+        (Filter(reward="1"), ["0/0"]),
+        (Filter(reward="-1"), ["0/1"]),
+        (Filter(reward=">0"), ["0/0", "1/0"]),
+        (Filter(reward="<=0"), ["0/1", "2/0"]),
+        (Filter(reward="=0.5"), ["1/0"]),
+        (Filter(blame="user"), ["1/1"]),
+        (Filter(blame="policy"), ["0/1", "2/0"]),
+        (Filter(tool="set_lamp"), ["0/0"]),
+        (Filter(tool="read_lamp"), []),
+        (Filter(step=2), ["0/0", "0/1", "1/1"]),
+        (Filter(step=3), ["1/0", "2/0"]),
+        (Filter(step=3, reward=">0"), ["1/0"]),
+    ],
+)
+def test_filters(folder: Path, wanted: Filter, expected: list[str]) -> None:
+    """Each filter lets pass what its help says; all of them together must agree.
+
+    A spoiled episode has no reward, so no condition on the reward finds it.
+    """
+    assert expected == names(folder, wanted)
+
+
+@pytest.mark.parametrize("blame", ["", "nobody", "USER"])
+def test_unknown_blame(blame: str) -> None:
+    """A blame that nobody can have is refused with those that there are."""
+    with pytest.raises(InputError) as caught:
+        Filter(blame=blame)
+    assert (
+        f"--blame {blame!r}: give one of policy, user, tool, judge, writer, builder, engine"
+    ) == str(caught.value)
+
+
+@pytest.mark.parametrize("reward", ["", "x", "> ", "=>1", "1 2", "nan", "!=0"])
+def test_unreadable_reward(reward: str) -> None:
+    """A condition that is none is refused with examples."""
+    with pytest.raises(InputError) as caught:
+        Filter(reward=reward)
+    assert (f"--reward {reward!r}: give a number or a comparison, such as 1 or '>0'") == str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "passing"),
+    [
+        ("1", [1.0]),
+        (" -1 ", [-1.0]),
+        ("+0.5", [0.5]),
+        (">= 0.5", [0.5, 1.0]),
+        ("<0", [-1.0]),
+        ("=0", [0.0]),
+    ],
+)
+def test_reward_conditions(text: str, passing: list[float]) -> None:
+    """Blanks and signs are allowed; a bare number means equal."""
+    assert passing == [value for value in (-1.0, 0.0, 0.5, 1.0) if parse_reward(text)(value)]
+
+
+def test_episode_for_people(folder: Path) -> None:
+    """Task, hidden data, every message, call, bad call and note are there, brackets untouched."""
+    lines = show(folder, Filter(limit=1)).splitlines()
+    assert lines[0].startswith("episode 0/0  reward +1  version 1  done ")
+    assert [
+        "difficulty 7, tools: set_lamp(room, level?)",
+        "hidden intent: lamp hall 0",
+        "  user: set the lamp [0]",
+        "  thinking: which room?",
+        '  calls set_lamp {"room":"hall","level":7}',
+        '  bad call (not JSON): {"name"',
+        '  tool: {"ok": true}',
+        '  tool: {"error": "not JSON"}',
+        "  assistant: done [bold]now[/bold]",
+        "evidence: as [facts] say",
+    ] == lines[1:]
+
+
+def test_spoiled_episode_for_people(folder: Path) -> None:
+    """A spoiled episode shows no reward but who spoiled it and how."""
+    lines = show(folder, Filter(blame="user")).splitlines()
+    assert lines[0].startswith("episode 1/1  void  version 1  failed  blame user ")
+    assert "void: user said [nothing]" in lines
+
+
+def test_nothing_matches(folder: Path) -> None:
+    """No match says so; as JSON it is no line."""
+    expected = f"no episode of {folder} matches; loosen the filters\n"
+    assert expected == show(folder, Filter(group=7))
+    assert "" == show(folder, Filter(group=7), as_json=True)
+
+
+def test_episodes_as_json(folder: Path) -> None:
+    """One JSON line an episode, with its task, its reward and its tokens."""
+    rows = [json.loads(line) for line in show(folder, Filter(group=1), as_json=True).splitlines()]
+    assert [("1/0", 0.5, "task-1"), ("1/1", 0.0, "task-1")] == [
+        (row["episode"]["trajectory"]["id"], row["reward"], row["task"]["id"]) for row in rows
+    ]
+    assert [1, 2] == rows[0]["episode"]["trajectory"]["turns"][0]["completion"]["ids"]
+
+
+def test_folder_of_no_run(tmp_path: Path) -> None:
+    """A folder without episodes is refused by name."""
+    with pytest.raises(InputError) as caught:
+        show(tmp_path, Filter())
+    assert (
+        f"{tmp_path} holds no episodes.jsonl that can be read (No such file or directory); give a "
+        "run folder"
+    ) == str(caught.value)
+
+
+def test_broken_line_is_named(folder: Path) -> None:
+    """A whole line that cannot be read is an error with its number, not a silent gap."""
+    path = folder / "episodes.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"group":1', b'"group":"x"', 1))
+    with pytest.raises(InputError) as caught:
+        names(folder, Filter())
+    assert f"{path}:3: Expected `int`, got `str` - at `$.group`" == str(caught.value)

@@ -1,0 +1,361 @@
+"""Collecting: what is written, what is counted, and that an interrupt loses nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from blueprints import make_blueprint
+from plain_sandbox import PlainSandbox
+from scripted_program import BASE, Both, small_config
+from scripts import Policy, perfect, silent
+from trustee.config import Config
+from trustee.engine.scripted import Request, scripted_renderer
+from trustee.environments.executable.blueprint import State
+from trustee.environments.executable.blueprint_files import write_blueprint
+from trustee.environments.executable.environment import Executable
+from trustee.errors import InputError, RunError
+from trustee.jobs import assemble
+from trustee.jobs import collect as command
+from trustee.jobs.collect import CollectionRecord, Player, counts_text, run_collection
+from trustee.runs.store import EpisodeLine, TaskLine, read_lines
+from trustee.runs.view import Filter, show_trajectories
+from trustee.sft.collect import CollectConfig, Counts
+from trustee.sft.demonstrations import Demonstration, make_lessons, read_demonstrations
+from trustee.sft.rejection import SiftConfig
+from trustee.types import Adapter
+
+pytestmark = pytest.mark.anyio
+Event = dict[str, Any]
+TEACHER = Player(teacher=True)
+THRICE = CollectConfig(attempts=3)
+
+
+def config(*changes: str) -> Config:
+    """Give a config of the scripted micro-world."""
+    return small_config("env={kind='microworld'}", "rollout.temperature=1.0", *changes)
+
+
+def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
+    """Put a scripted engine into the program's place for the real one."""
+    engine = Both(policy)
+    monkeypatch.setattr(assemble, "VllmEngine", engine)
+    monkeypatch.setattr(command, "prepare_model", lambda config: (BASE, scripted_renderer()))
+    return engine
+
+
+def moody(request: Request) -> str:
+    """Play well for every other seed, else say nothing useful."""
+    seed = request.sampling.seed or 0
+    turns = request.prompt.count("<|im_start|>assistant") - 1
+    return (perfect if random.Random(seed - turns).random() < 0.5 else silent)(request)
+
+
+async def run(
+    folder: Path,
+    *,
+    count: int = 6,
+    player: Player = TEACHER,
+    changes: tuple[str, ...] = (),
+    collection: CollectConfig = THRICE,
+    tell: Any = lambda event: None,
+) -> Counts:
+    """Collect."""
+    return await run_collection(
+        config(*changes), collection, folder, count=count, player=player, tell=tell
+    )
+
+
+async def test_teacher_makes_demonstrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good episodes become demonstrations, one a task; the others are counted by reason."""
+    play_with(monkeypatch, moody)
+    events: list[Event] = []
+    counts = await run(tmp_path, tell=events.append)
+    lines: list[EpisodeLine] = read_lines(tmp_path / "episodes.jsonl", EpisodeLine)
+    won = {(line.group, line.member) for line in lines if line.trajectory.reward > 0}
+    verdicts = {(x.group, x.member): x.trajectory.notes["collected"] for x in lines}
+    assert (6, 0, 18, 0) == (counts.tasks, counts.unwritten, counts.episodes, counts.states)
+    assert {"no success": 18 - len(won)} == counts.dropped
+    assert 0 < len(won) == counts.kept < 18
+    assert {key: "kept" if key in won else "no success" for key in verdicts} == verdicts
+    shown: list[Demonstration] = read_lines(tmp_path / "demonstrations.jsonl", Demonstration)
+    firsts = {group: min(m for g, m in won if g == group) for group, _ in won}
+    assert [f"{g}/{m}" for g, m in sorted(firsts.items())] == [d.notes["episode"] for d in shown]
+    assert counts.demonstrations == len(shown)
+    assert counts == msgspec.json.decode((tmp_path / "collected.json").read_bytes(), type=Counts)
+    assert 18 == sum(event["event"] == "episode" for event in events)
+    last = [event for event in events if event["event"] == "collected"][-1]
+    assert (6, 6, len(won)) == (last["tasks"], last["of"], last["kept"])
+
+
+async def test_hints_stay_out_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher reads them, and no file holds them; what is kept can be imitated."""
+    engine = play_with(monkeypatch, perfect)
+    await run(tmp_path)
+    prompts = [request.prompt for request in engine.requests]
+    assert {True} == {"solution: " in prompt for prompt in prompts}
+    for name in ("episodes.jsonl", "demonstrations.jsonl"):
+        assert "solution: " not in (tmp_path / name).read_text()
+    lessons = make_lessons(read_demonstrations(tmp_path), scripted_renderer(), context=8192)
+    assert (6, ()) == (len(lessons.samples), lessons.refused)
+    assert "solution: " not in scripted_renderer().decode(lessons.samples[0].ids)
+
+
+async def test_kept_episodes_can_be_viewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`trustee view` reads the folder, and shows why an episode was not kept."""
+    play_with(monkeypatch, moody)
+    counts = await run(tmp_path)
+    out = io.StringIO()
+    show_trajectories(tmp_path, Filter(limit=0), out=out, as_json=False)
+    text = out.getvalue()
+    assert (counts.kept, counts.dropped["no success"]) == (
+        text.count("collected: kept"),
+        text.count("collected: no success"),
+    )
+    assert "difficulty 60, tools:" in text
+
+
+class Interrupted(Exception):
+    """What a test throws into a collection."""
+
+
+def stop_after(episodes: int) -> Any:
+    """Give a listener that ends a collection."""
+    seen: list[Event] = []
+
+    def listen(event: Event) -> None:
+        if event["event"] == "episode":
+            seen.append(event)
+            if len(seen) == episodes:
+                raise Interrupted
+
+    return listen
+
+
+@pytest.mark.parametrize("episodes", [1, 4, 11])
+async def test_interrupted_collection_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, episodes: int
+) -> None:
+    """What was finished is kept, also as demonstrations; going on gives what one run gives."""
+    play_with(monkeypatch, moody)
+    whole = await run(tmp_path / "a")
+    with pytest.raises(BaseExceptionGroup):
+        await run(tmp_path / "b", tell=stop_after(episodes))
+    begun = read_lines(tmp_path / "b" / "episodes.jsonl", EpisodeLine)
+    assert episodes <= len(begun) < 18
+    counted = json.loads((tmp_path / "b" / "collected.json").read_bytes())
+    assert len(begun) == counted["episodes"]
+    engine = play_with(monkeypatch, moody)
+    events: list[Event] = []
+    assert whole == await run(tmp_path / "b", tell=events.append)
+    assert 18 - len(begun) == sum(event["event"] == "episode" for event in events)
+    assert engine.requests
+    files = [(tmp_path / name / "demonstrations.jsonl").read_bytes() for name in "ab"]
+    assert files[0] == files[1]
+    keys = [(x.group, x.member) for x in read_lines(tmp_path / "b" / "episodes.jsonl", EpisodeLine)]
+    assert 18 == len(set(keys)) == len(keys)
+
+
+async def test_larger_count_adds_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same folder takes more tasks; those that it has are not played again."""
+    play_with(monkeypatch, perfect)
+    await run(tmp_path, count=2)
+    before = read_lines(tmp_path / "tasks.jsonl", TaskLine)
+    engine = play_with(monkeypatch, perfect)
+    counts = await run(tmp_path, count=5)
+    after = read_lines(tmp_path / "tasks.jsonl", TaskLine)
+    assert (5, 15) == (counts.tasks, counts.episodes)
+    assert before == after[:2]
+    groups = {int(request.request_id.split("/")[0]) for request in engine.requests}
+    assert {2, 3, 4} == groups
+
+
+async def test_policy_plays_without_hints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a teacher all sound episodes are kept, and none is a demonstration."""
+    engine = play_with(monkeypatch, moody)
+    counts = await run(tmp_path, player=Player())
+    assert (18, 0, {}) == (counts.kept, counts.demonstrations, counts.dropped)
+    assert not (tmp_path / "demonstrations.jsonl").exists()
+    assert {None} == {request.adapter for request in engine.requests}
+    assert {False} == {"solution: " in request.prompt for request in engine.requests}
+
+
+async def test_adapter_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter is checked, taken and published, and speaks."""
+    engine = play_with(monkeypatch, moody)
+    trained = tmp_path / "run" / "adapters" / "policy-000007"
+    checked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(command, "find_adapter", lambda path: trained)
+    monkeypatch.setattr(command, "read_adapter", lambda path: path)
+    monkeypatch.setattr(command, "check_fit", lambda *given, rank: checked.append((*given, rank)))
+    await run(tmp_path / "out", player=Player(adapter=str(tmp_path / "run")))
+    assert [(trained, BASE, 16)] == checked
+    assert [Adapter(version=1, path=trained)] == engine.learner.adopted
+    names = {request.adapter.name if request.adapter else "" for request in engine.requests}
+    assert {"policy-000001"} == names
+
+
+async def test_hopeless_collection_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every episode is spoiled, it ends and says why."""
+    play_with(monkeypatch, perfect)
+    player = Player(teacher=True, url="http://127.0.0.1:1/v1", model="m")
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run(tmp_path, player=player, count=40)
+    error = caught.value
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RunError)
+    assert "episodes were all spoiled, the last because of engine: http://127" in str(error)
+    counted = json.loads((tmp_path / "collected.json").read_bytes())
+    assert {"spoiled by somebody else": counted["episodes"]} == counted["dropped"]
+
+
+async def test_unwritten_tasks_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft of which the writer makes no task is no task."""
+
+    def refuse(request: Request) -> str:
+        return "no" if request.sampling.schema else perfect(request)
+
+    engine = play_with(monkeypatch, perfect)
+    monkeypatch.setattr(engine, "_script", refuse)
+    counts = await run_collection(
+        small_config(), CollectConfig(), tmp_path, count=3, player=Player(), tell=lambda event: None
+    )
+    assert (0, 3, 0) == (counts.tasks, counts.unwritten, counts.episodes)
+    failures = [line.failure for line in read_lines(tmp_path / "tasks.jsonl", TaskLine)]
+    assert {"writer"} == {failure.blame for failure in failures if failure}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"count": 0}, "--count must be 1 or more, got 0"),
+        ({"player": Player()}, "was collected with another player; name another folder"),
+        ({"changes": ("run.seed=9",)}, "was collected with another config; name another"),
+        (
+            {"collection": CollectConfig(sift=SiftConfig(messages=3))},
+            "was collected with another collect; name another folder",
+        ),
+    ],
+)
+async def test_folder_of_another_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
+) -> None:
+    """Nothing of another origin is mixed in."""
+    play_with(monkeypatch, perfect)
+    await run(tmp_path, count=1)
+    with pytest.raises(InputError) as caught:
+        await run(tmp_path, **given)
+    assert message in str(caught.value)
+
+
+async def test_folder_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training run is not collected into."""
+    play_with(monkeypatch, perfect)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run already; name another folder"):
+        await run(tmp_path)
+
+
+async def test_record_names_what_was_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder says who played and with which settings; no key is among them."""
+    monkeypatch.setenv("TRUSTEE_TEACHER_KEY", "secret-key")
+    play_with(monkeypatch, perfect)
+    await run(tmp_path, count=1)
+    text = (tmp_path / "collection.json").read_bytes()
+    assert (
+        CollectionRecord(player=TEACHER, collect=THRICE, config=config())
+    ) == msgspec.json.decode(text, type=CollectionRecord)
+    names = ("collection.json", "run.json", "tasks.jsonl", "episodes.jsonl")
+    assert {False} == {"secret-key" in (tmp_path / name).read_text() for name in names}
+
+
+def solve_keys(request: Request) -> str:
+    """Find the key's box, read its label, and say it."""
+    results = re.findall(r"<\|im_start\|>tool\n(.*?)<\|im_end\|>", request.prompt)
+    if len(results) == 2:
+        return str(json.loads(results[1])["label"])
+    place = json.loads(results[0])["place"] if results else ""
+    call = ("read_label", {"place": place}) if results else ("find_thing", {"thing": "blue key"})
+    return f"<tool_call>{json.dumps({'name': call[0], 'arguments': call[1]})}</tool_call>"
+
+
+@pytest.mark.parametrize("player", [Player(), TEACHER])
+async def test_environments_that_run_give_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: Player
+) -> None:
+    """Each episode is cut into states, which a world of single turns can read again."""
+
+    @asynccontextmanager
+    async def plain(config: Config) -> AsyncIterator[PlainSandbox]:
+        yield PlainSandbox()
+
+    write_blueprint(make_blueprint(3), tmp_path / "built")
+    play_with(monkeypatch, solve_keys)
+    monkeypatch.setattr(command, "open_sandbox", plain)
+    world = f"env={{kind='executable', path='{tmp_path / 'built'}', reserve_one_in=1000}}"
+    counts = await run_collection(
+        small_config(world),
+        CollectConfig(attempts=1),
+        tmp_path / "out",
+        count=2,
+        player=player,
+        tell=lambda event: None,
+    )
+    taught = 2 if player.teacher else 0
+    assert (2, {}, taught, 6) == (counts.kept, counts.dropped, counts.demonstrations, counts.states)
+    states: list[State] = read_lines(tmp_path / "out" / "states.jsonl", State)
+    assert [0.0, 0.5, 1.0] * 2 == [state.solve_rate for state in states]
+    read = Executable(
+        path=str(tmp_path / "built"),
+        states=str(tmp_path / "out" / "states.jsonl"),
+        unit="turn",
+        reserve_one_in=1000,
+    )
+    assert read.source(seed=0).draw() is not None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"adapter": "a", "teacher": True}, "leave it out, or the teacher"),
+        ({"model": "m"}, "names a model of --teacher-url; give that too"),
+    ],
+)
+def test_refused_players(fields: dict[str, Any], message: str) -> None:
+    """Options that contradict each other are named."""
+    with pytest.raises(InputError, match=message):
+        Player(**fields)
+
+
+def test_counts_for_people(tmp_path: Path) -> None:
+    """What was played, what was dropped and why, and what to do next."""
+    counts = Counts(
+        tasks=5,
+        unwritten=1,
+        episodes=15,
+        kept=4,
+        dropped={"no success": 3, "too long": 8},
+        demonstrations=3,
+        states=0,
+    )
+    assert (
+        "5 tasks, 15 episodes, 4 kept\n"
+        "  1 tasks could not be written\n"
+        "       8 dropped: too long\n"
+        "       3 dropped: no success\n"
+        "3 demonstrations  out/demonstrations.jsonl\n"
+        "next  trustee sft CONFIG out\n"
+        "read them  trustee view out --limit 0"
+    ) == counts_text(counts, Path("out"))

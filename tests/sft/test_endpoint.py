@@ -1,0 +1,230 @@
+"""A teacher behind a real HTTP server: what it is asked, what comes of what it says."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from dice_world import TOOLS, Dice
+from trustee.engine.clock import EngineClock
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.protocol import Services
+from trustee.environments.simulator import Simulator
+from trustee.errors import EngineError, InputError
+from trustee.rollout import Limits, play_episode
+from trustee.sft.collect import demonstrate
+from trustee.sft.demonstrations import render_demonstration
+from trustee.sft.endpoint import (
+    KEY,
+    Endpoint,
+    EndpointSeat,
+    SpokenMessage,
+    as_message,
+    read_answer,
+)
+from trustee.sft.hints import Hints
+from trustee.types import Task, Trajectory
+
+pytestmark = pytest.mark.anyio
+HINTS = Hints(lines=("solution: keep 2",), secrets=())
+Said = tuple[int, dict[str, str], Any]
+"""Status, headers and body of an answer."""
+
+
+class Server:
+    """What was asked of an endpoint, and by whom."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Said]) -> None:
+        self.answer = answer
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.paths: list[str] = []
+        self.url = ""
+
+
+@contextmanager
+def serve(answer: Callable[[dict[str, Any]], Said]) -> Iterator[Server]:
+    """Serve answers on a port of this machine."""
+    server = Server(answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            server.asked.append(body)
+            server.keys.append(self.headers.get("Authorization"))
+            server.paths.append(self.path)
+            status, headers, said = answer(body)
+            data = said if isinstance(said, bytes) else json.dumps(said).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *details: Any) -> None:
+            """Be silent."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        server.url = f"http://127.0.0.1:{http.server_port}/v1"
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def choice(message: dict[str, Any], reason: str = "stop") -> Said:
+    """Give a chat completion."""
+    return 200, {}, {"choices": [{"message": message, "finish_reason": reason}]}
+
+
+def keeper(body: dict[str, Any]) -> Said:
+    """Look under all cups at once, keep the highest, say so."""
+    results = [json.loads(m["content"]) for m in body["messages"] if m["role"] == "tool"]
+    if not results:
+        calls = [call("look", die=die) for die in (1, 2, 3)]
+        return choice({"content": "let me look", "tool_calls": calls})
+    if len(results) == 3:
+        pips = [result["pips"] for result in results]
+        return choice(
+            {"content": None, "tool_calls": [call("keep", die=pips.index(max(pips)) + 1)]}
+        )
+    return choice({"content": " done "})
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    """Make a call in OpenAI's form."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {"id": "x", "type": "function", "function": function}
+
+
+async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Task, Trajectory]:
+    """Have an endpoint play a game of dice."""
+    world = Dice()
+    source = world.source(seed=2)
+    draft = source.draw()
+    assert draft is not None
+    simulator = Simulator(
+        ScriptedEngine(lambda request: ""), scripted_renderer(), voices={}, tries=1
+    )
+    services = Services(simulator=simulator, rng=random.Random(0))
+    task = await source.write(draft, services)
+    endpoint = Endpoint(url, model="big", parallel=2, seconds=seconds)
+    seat = EndpointSeat(endpoint, scripted_renderer(), HINTS, prompt_set="simulated", context=4096)
+    played = await play_episode(
+        task,
+        lambda rng: world.environment(task, services),
+        trajectory_id="0/0",
+        engine=seat.engine,
+        renderer=seat.renderer,
+        adapter=None,
+        limits=Limits(tokens=tokens),
+        temperature=0.5,
+        seed=0,
+        clock=EngineClock(),
+    )
+    return task, seat.keep(played)
+
+
+async def test_endpoint_plays_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked in OpenAI's form with the hints; what is kept is the policy's own form."""
+    monkeypatch.setenv(KEY, "secret-key")
+    with serve(keeper) as server:
+        task, trajectory = await play(server.url)
+    assert (None, {"kept": 1.0}) == (trajectory.failure, trajectory.rewards)
+    assert (["/v1/chat/completions"] * 3, ["Bearer secret-key"] * 3) == (server.paths, server.keys)
+    first, second, _ = server.asked
+    assert ("big", 0.5, [tool.schema for tool in TOOLS]) == (
+        first["model"],
+        first["temperature"],
+        first["tools"],
+    )
+    assert ["system", "user"] == [message["role"] for message in first["messages"]]
+    assert "solution: keep 2" in first["messages"][0]["content"]
+    said = second["messages"][2]
+    assert ("let me look", ["0/0/0/0", "0/0/0/1", "0/0/0/2"]) == (
+        said["content"],
+        [one["id"] for one in said["tool_calls"]],
+    )
+    assert [one["id"] for one in said["tool_calls"]] == [
+        message["tool_call_id"] for message in second["messages"][3:]
+    ]
+    assert '{"die": 1}' == said["tool_calls"][0]["function"]["arguments"]
+    rendered = render_demonstration(demonstrate(task, trajectory), scripted_renderer())
+    ids = [id for turn in trajectory.turns for id in (*turn.rendered_ids, *turn.completion.ids)]
+    assert list(rendered.ids) == ids
+    assert "solution" not in scripted_renderer().decode(ids)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ((401, {}, b"bad key secret-key"), "refused: 401 Unauthorized: bad key ..."),
+        ((500, {}, b"x" * 900), "refused: 500 Internal Server Error: " + "x" * 300),
+        ((302, {"Location": "http://127.0.0.1:1/"}, b""), "refused: 302 Found"),
+        ((200, {}, b"hello"), "is no chat completion"),
+        ((200, {}, {"choices": []}), "is no chat completion"),
+        (choice({"content": "so"}, "length"), "was cut off by its limit of tokens"),
+        (
+            choice({"tool_calls": [{"function": {"name": "look", "arguments": "[1]"}}]}),
+            "the arguments of look are no JSON object: '[1]'",
+        ),
+        (
+            choice({"content": "<tool_call>{}</tool_call>"}),
+            "0/0/0: the policy's format cannot hold what was said",
+        ),
+        (choice({"content": "y" * 500}), "0/0/0: 501 ids are more than the 400 of rollout"),
+    ],
+)
+async def test_answers_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, said: Said, message: str
+) -> None:
+    """They spoil the episode with a readable reason, and the key is in none."""
+    monkeypatch.setenv(KEY, "secret-key")
+    with serve(lambda body: said) as server:
+        _, trajectory = await play(server.url)
+    assert trajectory.failure is not None
+    assert message in trajectory.failure.message
+    assert "secret-key" not in trajectory.failure.message
+
+
+async def test_no_key_and_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key none is sent; without a server the reason is told."""
+    monkeypatch.delenv(KEY, raising=False)
+    with serve(keeper) as server:
+        await play(server.url)
+    assert {None} == set(server.keys)
+    _, trajectory = await play(server.url)
+    assert trajectory.failure is not None
+    assert "Connection refused" in trajectory.failure.message
+
+
+@pytest.mark.parametrize(("url", "model"), [("file:///etc/passwd", "a"), ("http://a/v1", "")])
+def test_refused_addresses(url: str, model: str) -> None:
+    """Only http, and only with a model."""
+    with pytest.raises(InputError, match="give an address such as https://host/v1 and the name"):
+        Endpoint(url, model=model, parallel=1)
+
+
+def test_answers_as_messages() -> None:
+    """Empty arguments are an empty object; a missing text is none."""
+    function = {"name": "f", "arguments": ""}
+    said = {"choices": [{"message": {"tool_calls": [{"function": function}]}}]}
+    message = as_message(read_answer(json.dumps(said).encode()))
+    assert ("", [("f", {})]) == (
+        message.content,
+        [(one.name, one.arguments) for one in message.calls],  # type: ignore[union-attr]
+    )
+    assert "" == as_message(SpokenMessage()).content
+    with pytest.raises(EngineError):
+        read_answer(b"{}")

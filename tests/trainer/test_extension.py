@@ -1,0 +1,313 @@
+"""The trainer without an engine: gradients are the same however a micro-batch is shared out."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from peft import get_peft_model, get_peft_model_state_dict
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from trustee.algorithm.batch import Batch
+from trustee.algorithm.learner import (
+    Checkpointing,
+    MemoryReport,
+    MicroReport,
+    MicroRequest,
+    add_reports,
+)
+from trustee.algorithm.loss import LossConfig, TokenLogprobs
+from trustee.trainer.extension import TrainerExtension
+from trustee.trainer.reference import keep_reference
+from trustee.trainer.shared_model import lora_config
+from trustee.trainer.tree_attention import register_tree_attention
+from trustee.types import Sample
+
+
+def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
+    """Make a trainer over a small random model, always the same."""
+    torch.manual_seed(3)
+    shape = Qwen3Config(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        attn_implementation=register_tree_attention(),
+    )
+    model = get_peft_model(Qwen3ForCausalLM(shape).to(torch.bfloat16), lora_config(8))
+    trainer: Any = TrainerExtension()
+    trainer.device = torch.device("cpu")
+    trainer.trustee_spec = SimpleNamespace(head_chunk=7, threads=threads)
+    trainer.trustee_pool = ThreadPoolExecutor(threads)
+    trainer.trustee_model = model.train()
+    trainer.trustee_params = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trainer.trustee_params:
+        parameter.data = torch.randn_like(parameter.data, dtype=torch.float32) * 0.1
+    trainer.trustee_adjust(mode)
+    return trainer
+
+
+def make_micro(*, kl_coef: float = 0.0, **changes: Any) -> MicroRequest:
+    """Make a micro-batch of samples of several lengths."""
+    rng = random.Random(5)
+    samples = []
+    for number, length in enumerate((30, 21, 21, 12, 9, 4)):
+        samples.append(
+            Sample(
+                ids=tuple(rng.randrange(97) for _ in range(length)),
+                mask=(False, False, *(True,) * (length - 2)),
+                logprobs=(0.0, 0.0, *(-4.0 - rng.random() for _ in range(length - 2))),
+                advantage=rng.choice((-1.0, 1.0)),
+                version=1,
+                trajectory_id=str(number),
+            )
+        )
+    request = MicroRequest(
+        samples=tuple(samples), loss=LossConfig(kl_coef=kl_coef), normaliser=85.0
+    )
+    return msgspec.structs.replace(request, **changes)
+
+
+def gradients(trainer: Any) -> list[torch.Tensor]:
+    """Give what was gathered."""
+    return [parameter.grad for parameter in trainer.trustee_params]
+
+
+@pytest.mark.parametrize("threads", [2, 3, 6, 50])
+def test_threads_gather_the_same_gradients(threads: int) -> None:
+    """Two micro-batches on several threads add up to what one thread gathers."""
+    alone, shared = make_trainer(threads=1), make_trainer(threads=threads)
+    for _ in range(2):
+        expected = alone.trustee_accumulate(make_micro())
+        given = shared.trustee_accumulate(make_micro())
+    assert (85, expected.tokens) == (given.tokens, 85)
+    assert expected.loss == pytest.approx(given.loss, rel=2e-2, abs=1e-3)
+    assert expected.gap_abs_sum == pytest.approx(given.gap_abs_sum, rel=1e-2)
+    for left, right in zip(gradients(alone), gradients(shared), strict=True):
+        assert left.abs().sum() > 0
+        # bf16 products of other shapes round otherwise, by about one part in a hundred.
+        assert (left - right).norm() < 0.03 * left.norm()
+
+
+def test_warming_up_leaves_nothing_behind() -> None:
+    """Kernels have run, both kinds of attention among them, and no gradient is left."""
+    trainer, untouched = make_trainer(threads=1), make_trainer(threads=1)
+    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
+    trainer.trustee_warm()
+    assert [None] * len(trainer.trustee_params) == gradients(trainer)
+    trainer.trustee_accumulate(make_micro())
+    untouched.trustee_accumulate(make_micro())
+    for left, right in zip(gradients(trainer), gradients(untouched), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("tried"), RuntimeError("CUDA error: out of memory\nfor so many bytes")],
+)
+def test_a_pass_that_does_not_fit_is_reported(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    """Whoever ran out, the step's gradients are dropped and the answer says what was asked."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
+    trainer.trustee_accumulate(make_micro())
+
+    def fail(batch: Batch) -> TokenLogprobs:
+        raise error
+
+    monkeypatch.setattr(trainer, "trustee_forward", fail)
+    answer = trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+    report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
+    assert isinstance(report, MemoryReport)
+    assert report.asked == str(error).partition("\n")[0]
+    assert [None] * len(trainer.trustee_params) == gradients(trainer)
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any other error of torch's goes its way."""
+    trainer = make_trainer(threads=1)
+
+    def fail(batch: Batch) -> TokenLogprobs:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trainer, "trustee_forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+
+
+def test_an_adapter_is_named_as_peft_names_it() -> None:
+    """What is published has PEFT's own names and values."""
+    trainer = make_trainer(threads=1)
+    given = trainer.trustee_tensors()
+    expected = get_peft_model_state_dict(trainer.trustee_model)
+    assert sorted(expected) == sorted(given)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+
+
+def make_group(*, length: int = 16) -> tuple[Sample, ...]:
+    """Make five samples with a prompt of so many ids in common, three with a first turn too."""
+    rng = random.Random(9)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(97) for _ in range(count))
+
+    prompt, turn = draw(length), draw(5)
+    rows = [(*turn, *draw(3)), (*turn, *draw(8)), (*turn, *draw(2)), draw(6), draw(9)]
+    return tuple(
+        Sample(
+            ids=prompt + row,
+            mask=(*(False,) * length, *(True,) * len(row)),
+            logprobs=(*(0.0,) * length, *(-4.0 - rng.random() for _ in row)),
+            advantage=rng.choice((-1.0, 1.0)),
+            version=1,
+            trajectory_id=str(number),
+        )
+        for number, row in enumerate(rows)
+    )
+
+
+@pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
+@pytest.mark.parametrize("block", [0, 20, 1000])
+def test_what_members_have_in_common_is_computed_once(block: int, mode: Checkpointing) -> None:
+    """A group gives the figures and gradients of its members one by one, from fewer ids."""
+    alone, together = make_trainer(threads=1), make_trainer(threads=1, mode=mode)
+    together.trustee_block = block
+    group = make_group()
+    seen: list[int] = []
+    forward = together.trustee_forward
+
+    def count(batch: Batch) -> TokenLogprobs:
+        seen.append(len(batch.ids_T))
+        given: TokenLogprobs = forward(batch)
+        return given
+
+    together.trustee_forward = count
+    apart = [alone.trustee_accumulate(make_micro(samples=(sample,))) for sample in group]
+    report = together.trustee_accumulate(make_micro(samples=group))
+    assert [16 + 5 + 3 + 8 + 2 + 6 + 9] == seen
+    expected = add_reports(apart)
+    assert (43, expected.tokens) == (report.tokens, 43)
+    for name in ("loss", "gap_abs_sum", "gap_kl_sum", "entropy_sum"):
+        assert getattr(expected, name) == pytest.approx(getattr(report, name), rel=1e-2, abs=1e-2)
+    for left, right in zip(gradients(alone), gradients(together), strict=True):
+        # What several members say of one key is added up in bf16.
+        assert (left - right).norm() < 0.03 * left.norm()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kl_coef", "shares"),
+    [("off", 0.0, 4), ("off", 0.1, 1), ("recompute", 0.0, 1), ("offload", 0.0, 1)],
+)
+def test_what_must_stay_together_does(mode: Checkpointing, kl_coef: float, shares: int) -> None:
+    """Checkpoints and the reference pass have state for all: then one thread does it all."""
+    trainer = make_trainer(threads=4, mode=mode)
+    assert shares == trainer.trustee_shares(make_micro(kl_coef=kl_coef))
+
+
+def logprobs_of(trainer: Any, sample: Sample) -> torch.Tensor:
+    """Give what the trainer thinks of a sample's sampled ids, adapter on."""
+    request = msgspec.msgpack.encode(sample)
+    return torch.tensor(trainer.trustee_logprobs(request, True), dtype=torch.float64)
+
+
+def shift(trainer: Any, by: float) -> None:
+    """Move the adapter by hand."""
+    for parameter in trainer.trustee_params:
+        parameter.data = parameter.data + by
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_divergence_is_from_the_reference(kept: bool) -> None:
+    """The KL term is k3 between the trained policy and its start, or the base without one."""
+    trainer = make_trainer(threads=1)
+    if kept:
+        trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    sample = make_micro().samples[0]
+    start = logprobs_of(trainer, sample)
+    bare = torch.tensor(
+        trainer.trustee_logprobs(msgspec.msgpack.encode(sample), False), dtype=torch.float64
+    )
+    shift(trainer, 0.02)
+    trained = logprobs_of(trainer, sample)
+    difference = trained - (start if kept else bare)
+    expected = float(((-difference).exp() + difference - 1).sum())
+    report = trainer.trustee_accumulate(make_micro(kl_coef=0.1, samples=(sample,)))
+    assert expected == pytest.approx(report.kl_sum, rel=1e-4)
+    assert expected > 1e-3
+    without = make_micro(samples=(sample,), learn=False)
+    plain = trainer.trustee_accumulate(without)
+    assert plain.loss + 0.1 * expected / 85 == pytest.approx(report.loss, rel=1e-4)
+
+
+def test_divergence_from_the_start_is_nothing_at_the_start() -> None:
+    """In bf16, as both are used, the adapter and the reference made of it say the same."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    assert 0.0 == trainer.trustee_accumulate(make_micro(kl_coef=0.1)).kl_sum
+
+
+def test_reference_leaves_the_adapter_alone() -> None:
+    """After a step with a reference the parameters are the same tensors, with gradients."""
+    trainer = make_trainer(threads=1)
+    trainer.trustee_reference = keep_reference(trainer.trustee_params)
+    kept = [tensor.clone() for tensor in trainer.trustee_reference]
+    shift(trainer, 0.02)
+    before = [parameter.data for parameter in trainer.trustee_params]
+    for _ in range(2):
+        trainer.trustee_accumulate(make_micro(kl_coef=0.1))
+    assert [p.data_ptr() for p in trainer.trustee_params] == [p.data_ptr() for p in before]
+    assert {torch.float32} == {p.grad.dtype for p in trainer.trustee_params}
+    for expected, given in zip(kept, trainer.trustee_reference, strict=True):
+        assert torch.equal(expected, given)
+
+
+def test_measuring_gathers_nothing() -> None:
+    """A request that is only to be measured has the figures of one that learns, no gradients."""
+    trainer = make_trainer(threads=3)
+    nll = LossConfig(kind="nll")
+    report = trainer.trustee_accumulate(make_micro(loss=nll, learn=False))
+    assert {None} == {parameter.grad for parameter in trainer.trustee_params}
+    ones = [msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples]
+    total = -sum(float(logprobs_of(trainer, sample).sum()) for sample in ones)
+    signed = -sum(float(logprobs_of(trainer, s).sum()) * s.advantage for s in make_micro().samples)
+    assert signed / 85 == pytest.approx(report.loss, rel=2e-2, abs=1e-2)
+    learnt = make_micro(loss=nll, samples=tuple(ones), learn=False)
+    assert total / 85 == pytest.approx(trainer.trustee_accumulate(learnt).loss, rel=1e-2)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_imitation_has_the_gradient_of_cross_entropy(threads: int) -> None:
+    """The whole path gives what torch's cross entropy gives through the model."""
+    trainer, other = make_trainer(threads=threads), make_trainer(threads=1)
+    ones = tuple(msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples)
+    trainer.trustee_accumulate(make_micro(loss=LossConfig(kind="nll"), samples=ones))
+    for sample in ones:
+        ids = torch.tensor([sample.ids])
+        targets = torch.tensor([sample.ids[2:]])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = other.trustee_model(input_ids=ids).logits[:, 1:-1]
+        loss = torch.nn.functional.cross_entropy(logits[0].float(), targets[0], reduction="sum")
+        (loss / 85).backward()
+    for left, right in zip(gradients(other), gradients(trainer), strict=True):
+        assert left.abs().sum() > 0
+        assert (left - right).norm() < 0.03 * left.norm()
+
+
+def test_reports_add_up() -> None:
+    """Sums add, maxima do not."""
+    names = MicroReport.__struct_fields__
+    one = MicroReport(**dict.fromkeys(names, 1))
+    three = MicroReport(**dict.fromkeys(names, 3))
+    whole = add_reports([one, three])
+    assert {name: 3 if name.endswith("_max") else 4 for name in names} == {
+        name: getattr(whole, name) for name in names
+    }

@@ -1,0 +1,1 @@
+"""From groups of episodes to one optimiser step: advantages, samples, micro-batches, loss."""

@@ -1,0 +1,152 @@
+"""The seam to whatever trains the policy, and the messages that cross it.
+
+A step is one or more `accumulate` calls and one `finish`; `publish` makes its result a version. The
+learner of this program lives in the engine's process, over the engine's own weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from trustee.algorithm.loss import LossConfig
+from trustee.types import Adapter, Record, Sample
+
+Checkpointing = Literal["off", "recompute", "offload"]
+"""What is kept of a layer for the backward pass: all, its input, or its input in host memory."""
+
+
+class TrainerSpec(Record, frozen=True):
+    """How the trainer is built."""
+
+    folder: str
+    """Model folder."""
+    rank: int
+    seed: int
+    optimizer: str
+    """`adamw8bit` or `adamw`."""
+    betas: tuple[float, float]
+    weight_decay: float
+    checkpointing: Checkpointing
+    head_chunk: int
+    """Positions per chunk of the logprob head."""
+    mlp_tile: int
+    """Positions of one tile of a layer's MLP and norms; 0 takes all at once."""
+    threads: int = 1
+    """CPU threads of a training step, where it runs on a CPU."""
+    memory_gib: float = 0.0
+    """Most that may be taken of the card; 0 is all of it."""
+    start: str = ""
+    """PEFT folder that the adapter begins as; empty begins at the base."""
+    reference: bool = False
+    """Keep the start's weights: a KL term then keeps the policy near them. Without them the base
+    is the reference."""
+
+
+class MicroRequest(Record, frozen=True):
+    """One micro-batch of a step."""
+
+    samples: tuple[Sample, ...]
+    loss: LossConfig
+    normaliser: float
+    """Denominator of the whole step's loss."""
+    learn: bool = True
+    """False only measures: no gradients are gathered, and those of the step stay."""
+
+
+class MemoryReport(Record, frozen=True, tag="memory"):
+    """A micro-batch that did not fit; all gradients of its step are gone. Bytes."""
+
+    asked: str
+    """What the allocator said."""
+    allocated: int
+    reserved: int
+    free: int
+    total: int
+
+    def describe(self) -> str:
+        """Say in figures why a micro-batch did not fit."""
+        gib = 1 << 30
+        return (
+            f"{self.asked.rstrip('.')}; torch held {self.allocated / gib:.2f} GiB in tensors and "
+            f"{self.reserved / gib:.2f} GiB in all, {self.free / gib:.2f} of "
+            f"{self.total / gib:.2f} GiB were free"
+        )
+
+
+class MicroReport(Record, frozen=True, tag="micro"):
+    """Sums and counts of a micro-batch, over its trained tokens; see `loss.LossSums`."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    clipped: int = 0
+    gap_abs_sum: float = 0.0
+    gap_abs_max: float = 0.0
+    gap_kl_sum: float = 0.0
+    kl_sum: float = 0.0
+    ratio_max: float = 0.0
+    entropy_sum: float = 0.0
+
+
+def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
+    """Give the figures of several shares together: sums, and the largest of maxima."""
+    whole = {
+        name: (max if name.endswith("_max") else sum)(getattr(report, name) for report in reports)
+        for name in MicroReport.__struct_fields__
+    }
+    return MicroReport(**whole)
+
+
+class FinishRequest(Record, frozen=True):
+    """The end of a step."""
+
+    learning_rate: float
+    max_norm: float
+    """Gradients are scaled down to this norm."""
+    move: bool = True
+    """False drops the gradients: something in the step was not finite."""
+
+
+class FinishReport(Record, frozen=True):
+    """What became of a step."""
+
+    norm: float
+    """Gradient norm before clipping."""
+    moved: bool
+
+
+class Learner(Protocol):
+    """Anything that moves an adapter."""
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients.
+
+        Raises:
+            OutOfMemory: if it does not fit; the gradients of the step so far are dropped.
+        """
+        ...
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        """Move the adapter by the gathered gradients, unless they are not finite."""
+        ...
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Write the adapter into its folder and make it known to the engine as a new version."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write adapter, optimiser and generator states."""
+        ...
+
+    async def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+        ...
+
+    async def adopt(self, adapter: Adapter) -> None:
+        """Take the weights of an earlier version and forget the optimiser's momentum."""
+        ...
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Choose what is kept of a layer for the backward pass, from the next micro-batch on."""
+        ...

@@ -1,0 +1,1 @@
+"""What stops a run that would learn from nothing: judge, adapter effect, call parsing, alarms."""

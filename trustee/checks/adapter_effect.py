@@ -1,0 +1,73 @@
+"""Whether the adapter changes what the engine says: it must, once it has been trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from trustee.engine.protocol import Engine, Sampling
+from trustee.environments.simulator import ChatRenderer
+from trustee.errors import RunError
+from trustee.types import Adapter, Completion, Message
+
+PROBE_TOKENS = 8
+
+
+class EffectGate:
+    """Sees whether new versions of the policy sample differently from the base.
+
+    An engine's logprobs may vary with its load and its cache, so both are asked at once for a
+    prompt that nobody has asked before: then only the adapter can make them differ.
+    """
+
+    def __init__(self, engine: Engine, renderer: ChatRenderer, *, patience: int) -> None:
+        self._engine = engine
+        self._renderer = renderer
+        self._patience = patience
+        self._without = 0
+
+    async def check(self, adapter: Adapter) -> None:
+        """Compare a version that has moved, right after it was published, with the base.
+
+        Raises:
+            RunError: if it is the last of `patience` versions in a row without any effect.
+        """
+        if not self._patience:
+            return
+        # The number makes the prompt new; whatever is answered, an adapter changes how surely.
+        probe = Message(role="user", content=f"please set the lamp in hall to {adapter.version}")
+        ids = self._renderer.open((probe,), ())
+        said: dict[str, Completion] = {}
+
+        async def ask(name: str, voice: Adapter | None) -> None:
+            said[name] = await self._engine.generate(
+                ids,
+                Sampling(max_tokens=PROBE_TOKENS, temperature=0.0),
+                adapter=voice,
+                request_id=f"probe-{adapter.version}-{name}",
+            )
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "base", None)
+            tasks.start_soon(ask, "policy", adapter)
+        base, policy = said["base"], said["policy"]
+        same = (base.ids, base.logprobs) == (policy.ids, policy.logprobs)
+        self._without = self._without + 1 if same else 0
+        if self._without >= self._patience:
+            raise RunError(
+                f"{self._without} versions in a row, the last {adapter.name}, answered a probe of "
+                f"{PROBE_TOKENS} greedy tokens with the base's logprobs to the last digit, and "
+                f"gates.effect_patience allows {self._patience - 1}; the engine seems to ignore "
+                "the adapter, so episodes would show nothing of what was learnt: see that the "
+                f"engine serves the modules of {adapter.path}, or raise learn.learning_rate or "
+                "gates.effect_patience where steps are too small to show"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Give all that `restore` needs."""
+        return {"without": self._without}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self._without = state["without"]

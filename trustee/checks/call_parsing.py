@@ -1,0 +1,93 @@
+"""Whether the parser loses calls: a second, simpler reader counts them again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from trustee.checks.config import GateConfig
+from trustee.errors import RunError
+from trustee.rendering.call_parser import CallFormat
+from trustee.types import Message, Record, Trajectory
+
+FEWEST_MESSAGES = 50
+"""Messages below which a parser is not compared with the second reader."""
+
+_MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
+
+_LIST = re.compile(r"<tool_call>\s*\[")
+
+_OBJECT = re.compile(r'(?<!:)(?<!: )\{\s*"(?:name|type|function)"\s*:|<\|python_tag\|>(?!\s*[\[{])')
+
+
+class TextRenderer(Protocol):
+    """The part of `rendering.Renderer` that a second reading needs."""
+
+    call_format: CallFormat
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Give the text of ids."""
+        ...
+
+
+class Reading(Record, frozen=True):
+    """How often a second reader of the policy's text counts other calls than the parser did."""
+
+    differing: int
+    total: int
+    example: str = ""
+    """The first text that they read differently."""
+
+
+def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) -> bool:
+    """Say whether a text has as many opening marks of calls as its message has calls, good or bad.
+
+    Thoughts do not count, and a list behind one mark may hold several calls. Where no call was
+    found, no family's mark may be there. Marks inside strings are counted, which the parser rightly
+    does not.
+    """
+    spoken = text.rpartition("</think>")[2].partition("<think>")[0]
+    calls = len(message.calls)
+    if not calls and any(mark in spoken for mark in _MARKS):
+        return False
+    match call_format:
+        case CallFormat.HERMES:
+            marks = spoken.count("<tool_call>")
+            if calls > marks > 0 and _LIST.search(spoken):
+                return True
+        case CallFormat.LLAMA3_JSON:
+            marks = len(_OBJECT.findall(spoken))
+        case CallFormat.QWEN3_CODER:
+            marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
+    return marks == calls
+
+
+def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> Reading:
+    """Read all messages of a step a second time."""
+    differing = total = 0
+    example = ""
+    for trajectory in trajectories:
+        for turn in trajectory.turns:
+            total += 1
+            text = renderer.decode(turn.completion.ids)
+            if not crosscheck_calls(text, turn.message, call_format=renderer.call_format):
+                differing += 1
+                example = example or text
+    return Reading(differing=differing, total=total, example=example)
+
+
+def check_reading(reading: Reading, *, config: GateConfig) -> None:
+    """Stop a run whose parser loses or invents calls.
+
+    Raises:
+        RunError: if the two readings differ too often, over at least `FEWEST_MESSAGES`.
+    """
+    if reading.total < FEWEST_MESSAGES or reading.differing <= config.unread * reading.total:
+        return
+    raise RunError(
+        f"in {reading.differing} of {reading.total} messages the parser found other calls than "
+        f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
+        "be scored for what it did not write, so see that the model's call format is the one read "
+        f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
+    )

@@ -1,0 +1,216 @@
+"""Gates: a run that would learn from nothing stops, and says what to change.
+
+Each gate asks a question whose answer is known beforehand, so a wrong answer can only mean that
+something between policy and reward is broken: an adapter that the engine does not apply, a judge
+that says yes or no to everything or obeys the policy, a parser that loses calls. Alarms over a
+run's own figures are in `watch.py`; what a chat template must fulfil is in `rendering.py`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import anyio
+
+from trustee.checks.canaries import Known, read_canaries
+from trustee.checks.config import GateConfig
+from trustee.environments import judged_part
+from trustee.environments.protocol import Services, World
+from trustee.environments.simulated.environment import judge_episode
+from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulator import Simulator
+from trustee.errors import RunError, SimulatorError
+from trustee.types import Record, Task, Trajectory
+
+FEWEST_EPISODES = 30
+"""Judged episodes below which a judge is not compared with the truth."""
+FEWEST_OF_A_KIND = 10
+"""Truly good, or truly bad, episodes below which their share says nothing."""
+FEWEST_ANCHORED = 64
+"""Episodes of an anchor below which judge and proof are not compared."""
+
+
+class Verdicts(Record, frozen=True):
+    """What a judge said about episodes whose truth is known; names are those it got wrong."""
+
+    good: int
+    """Episodes that truly fulfil."""
+    bad: int
+    false_accepts: tuple[str, ...]
+    """Bad ones that it accepted."""
+    false_refuses: tuple[str, ...]
+    """Good ones that it refused, or gave no usable verdict on."""
+
+    @property
+    def agreement(self) -> float:
+        """The mean of the shares of good and of bad episodes judged rightly.
+
+        So a judge that refuses all does not agree with a policy that fails at all. Where there are
+        too few of a kind, the share of all episodes.
+        """
+        wrong = (len(self.false_accepts), len(self.false_refuses))
+        if min(self.good, self.bad) < FEWEST_OF_A_KIND:
+            return 1 - sum(wrong) / max(1, self.good + self.bad)
+        return 1 - (wrong[0] / self.bad + wrong[1] / self.good) / 2
+
+    def count(self) -> str:
+        """Write the counts."""
+        return (
+            f"{len(self.false_accepts)} of {self.bad} bad episodes accepted, "
+            f"{len(self.false_refuses)} of {self.good} good ones refused"
+        )
+
+    def describe(self) -> str:
+        """Write the counts and the first names."""
+        return "; ".join(
+            f"{verb} {len(names)} of {count}" + (f" ({', '.join(names[:5])})" if names else "")
+            for verb, names, count in (
+                ("accepted", self.false_accepts, f"{self.bad} bad episodes"),
+                ("refused", self.false_refuses, f"{self.good} good ones"),
+            )
+        )
+
+
+async def ask_judge(
+    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator
+) -> Verdicts:
+    """Have a run's judge look at episodes as it does in training: facts first, then its opinion."""
+    accepted: dict[str, bool] = {}
+
+    async def ask(known: Known) -> None:
+        services = Services(simulator=simulator, rng=random.Random(f"gate {known.name}"))
+        try:
+            score = await judge_episode(
+                known.task, known.turns, known.stop, services, prompt_set=prompt_set
+            )
+        except SimulatorError:
+            # No verdict gives no reward: a good episode was not accepted, a bad one neither.
+            accepted[known.name] = False
+        else:
+            accepted[known.name] = score.notes["criteria"][Criterion.FULFILLED.value]
+
+    async with anyio.create_task_group() as tasks:
+        for known in episodes:
+            tasks.start_soon(ask, known)
+    good = [known.name for known in episodes if known.good]
+    bad = [known.name for known in episodes if not known.good]
+    return Verdicts(
+        good=len(good),
+        bad=len(bad),
+        false_accepts=tuple(name for name in bad if accepted[name]),
+        false_refuses=tuple(name for name in good if not accepted[name]),
+    )
+
+
+async def check_canaries(
+    world: World, simulator: Simulator, *, config: GateConfig
+) -> Verdicts | None:
+    """Show the judge episodes of known verdict; worlds without a judge have nothing to check.
+
+    Raises:
+        InputError: if the world's prompt set has no canaries.
+        RunError: if the judge accepts or refuses too many wrongly.
+    """
+    judged = judged_part(world)
+    if judged is None or not config.shows_canaries:
+        return None
+    verdicts = await ask_judge(
+        read_canaries(judged.prompts), prompt_set=judged.prompts, simulator=simulator
+    )
+    for names, count, limit, key in (
+        (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
+        (verdicts.false_refuses, verdicts.good, config.false_refuses, "gates.false_refuses"),
+    ):
+        if len(names) > limit * count:
+            raise RunError(
+                f"the judge fails on canaries: it {verdicts.describe()}, and {key} allows "
+                f"{limit:.0%} wrong; the policy would learn what such a judge rewards, so use a "
+                "stronger base (model.path), look at simulator.judge and the prompt set, or "
+                "raise the limit knowingly"
+            )
+    return verdicts
+
+
+@runtime_checkable
+class TrueWorld(Protocol):
+    """A world whose reward is the truth, and whose tasks a judge can be shown."""
+
+    def as_simulated(self, task: Task) -> Task:
+        """Give a task with what the simulated world hides of it: intent, persona, calls."""
+        ...
+
+
+async def compare_judge(
+    tasks: Sequence[Task],
+    trajectories: Sequence[Trajectory],
+    *,
+    held_out: World,
+    training: World,
+    simulator: Simulator,
+    config: GateConfig,
+) -> Verdicts | None:
+    """Ask the judge of training about episodes that the held-out world has scored by the truth.
+
+    None where the held-out world does not know the truth, where training has no judge, or where
+    there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
+    """
+    judged = judged_part(training)
+    if not isinstance(held_out, TrueWorld) or judged is None:
+        return None
+    by_id = {task.id: task for task in tasks}
+    sound = [t for t in trajectories if t.failure is None]
+    if len(sound) < FEWEST_EPISODES or not config.agreement:
+        return None
+    return await ask_judge(
+        [
+            Known(
+                name=t.id,
+                task=held_out.as_simulated(by_id[t.task_id]),
+                turns=t.turns,
+                stop=t.stop,
+                good=t.reward > 0,
+            )
+            for t in sound
+        ],
+        prompt_set=judged.prompts,
+        simulator=simulator,
+    )
+
+
+def check_agreement(verdicts: Verdicts, *, config: GateConfig) -> None:
+    """Stop a run whose judge does not see what is true.
+
+    Raises:
+        RunError: if judge and truth agree too seldom.
+    """
+    if verdicts.agreement < config.agreement:
+        raise RunError(
+            f"the judge agrees with the truth of the held-out world in {verdicts.agreement:.0%} "
+            f"(gates.agreement asks for {config.agreement:.0%}): it {verdicts.describe()}; the "
+            "policy would learn to please the judge instead of serving users, so use a stronger "
+            "base (model.path) or read held-out-*.jsonl for what it takes for success"
+        )
+
+
+def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
+    """Stop a run whose judge does not follow what an anchor's tools have proved.
+
+    `figures` are a source's, with or without an anchor.
+
+    Raises:
+        RunError: if they correlate too little over at least `FEWEST_ANCHORED` episodes.
+    """
+    found = figures.get("anchor_correlation")
+    count = int(figures.get("anchor_episodes", 0))
+    if not config.correlation or found is None or count < FEWEST_ANCHORED:
+        return
+    if found < config.correlation:
+        raise RunError(
+            f"over the anchor's last {count} episodes the judge's verdicts correlate by "
+            f"{found:.2f} with what the tools proved, and gates.correlation asks for "
+            f"{config.correlation:g}: judge and truth separate, so the simulated tasks would teach "
+            "to please the judge; read notes.judged beside the rewards in episodes.jsonl, use a "
+            "stronger base (model.path), or raise env.share to train on more proof"
+        )

@@ -1,0 +1,99 @@
+"""`trustee build`: build tool environments that really run, with the base as their author."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from trustee.cli.commands.options import (
+    DONE,
+    FAILED,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    choose_device,
+    find_default,
+    show_job,
+    warn_unconfined,
+)
+from trustee.environments.executable.blueprint import Scenario
+from trustee.errors import InputError
+
+if TYPE_CHECKING:
+    from trustee.config import Config
+    from trustee.environments.executable.building.report import Report
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    build = commands.add_parser("build", help="build tool environments that really run")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--count", type=int, required=True, metavar="N", help="environments wanted")
+    build.add_argument("--config", type=Path, metavar="FILE", help="default: configs/ftrl.toml")
+    build.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    build.add_argument("--scenario", choices=get_args(Scenario), help="only this one")
+    build.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    build.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_shared(build)
+    build.set_defaults(act=build_command)
+
+
+def build_command(options: argparse.Namespace) -> int:
+    """Build environments; exit code 1 where fewer came than were wanted."""
+    from trustee.config import read_config
+    from trustee.environments.executable.building.report import report_text
+
+    if options.count < 1:
+        raise InputError(f"--count must be 1 or more, got {options.count}")
+    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    check_folder(options, config)
+    report = show_job(
+        options,
+        options.out,
+        lambda tell: build_here(options, config, tell),
+        text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
+    )
+    return DONE if report.accepted >= report.wanted else FAILED
+
+
+def check_folder(options: argparse.Namespace, config: Config) -> None:
+    """Refuse the folder of another build before anything heavy starts.
+
+    Raises:
+        InputError: as `build` does.
+    """
+    from trustee.environments.executable.building.folder import Folder, make_recipe
+
+    if (options.out / "build.json").exists():
+        recipe = make_recipe(config.build, seed=options.seed, scenario=options.scenario)
+        Folder(options.out, recipe, wanted=options.count).open(resume=options.resume)
+
+
+async def build_here(
+    options: argparse.Namespace, config: Config, tell: Callable[[dict[str, Any]], None]
+) -> Report:
+    """Build with the base of a config."""
+    from trustee.engine.vllm import VllmEngine
+    from trustee.environments.executable.building.build import build
+    from trustee.jobs.assemble import make_simulator, prepare_model, show_place, trainer_spec
+    from trustee.sandbox.host import ProcessSandbox
+
+    model, renderer = prepare_model(config)
+    async with ProcessSandbox(config.sandbox) as sandbox:
+        tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+        async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+            return await build(
+                config.build,
+                count=options.count,
+                seed=options.seed,
+                folder=options.out,
+                simulator=make_simulator(config, engine, renderer),
+                sandbox=sandbox,
+                tell=tell,
+                scenario=options.scenario,
+                resume=options.resume,
+            )

@@ -1,0 +1,79 @@
+"""`trustee doctor`: try all that a run does on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trustee.cli.commands.options import (
+    DONE,
+    FAILED,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    choose_device,
+    find_default,
+)
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    doctor = commands.add_parser("doctor", help="try all that a run does on this machine")
+    doctor.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="default: configs/qwen3-8b.toml with a card, else configs/tiny.toml",
+    )
+    doctor.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    doctor.add_argument(
+        "--soak", type=int, default=0, metavar="N", help="rounds to go on after the first"
+    )
+    add_shared(doctor)
+    doctor.set_defaults(act=doctor_command)
+
+
+def doctor_command(options: argparse.Namespace) -> int:
+    """Try all that a run does; exit code 1 where something failed, and the engine's log is kept."""
+    from shutil import rmtree
+    from tempfile import mkdtemp
+
+    import anyio
+
+    from trustee.cli.capture import divert_noise
+    from trustee.cli.interrupt import until_interrupted
+    from trustee.config import read_config
+    from trustee.jobs.doctor import examination_json, examine, finding_text
+    from trustee.planning.card_fit import look_at_card
+    from trustee.planning.cards import count_cards
+
+    on_card = options.gpu is not None or count_cards() > 0
+    name = "qwen3-8b.toml" if on_card else "tiny.toml"
+    config = read_config(options.config or find_default(name), allow_unsafe(options))
+    choose_device(config, options.gpu)
+    folder = Path(mkdtemp(prefix="trustee-doctor-"))
+    with divert_noise(folder) as to:
+
+        def tell(text: str) -> None:
+            to.out.write(f"{text}\n")
+            to.out.flush()
+
+        found = anyio.run(
+            until_interrupted,
+            lambda: examine(
+                config,
+                extra=look_at_card(config, options.gpu or 0),
+                soak=options.soak,
+                tell=lambda finding: None if options.json else tell(finding_text(finding)),
+            ),
+        )
+        if options.json:
+            tell(examination_json(found))
+        else:
+            tell("all well" if found.healthy else "something failed; see above")
+        kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
+        if kept:
+            to.err.write(f"what the engine said is in {folder / 'engine.log'}\n")
+    if not kept:
+        rmtree(folder)
+    return DONE if found.healthy else FAILED

@@ -1,0 +1,222 @@
+"""`trustee eval`: measure a run's adapter against its base, or play a suite made by others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustee.cli.commands.options import (
+    DONE,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    choose_device,
+    find_default,
+    show_job,
+    warn_unconfined,
+)
+from trustee.errors import InputError
+
+if TYPE_CHECKING:
+    from trustee.config import Config
+    from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    evaluate = commands.add_parser("eval", help="measure a run's adapter against its base")
+    evaluate.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder; with --suite the suite's file"
+    )
+    evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
+    evaluate.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="default: the run's newest; with --suite none"
+    )
+    evaluate.add_argument("--suite", choices=("ftrl",), help="play every environment of a file")
+    evaluate.add_argument(
+        "--config", type=Path, metavar="FILE", help="of a suite; default: configs/ftrl.toml"
+    )
+    evaluate.add_argument(
+        "--published", action="store_true", help="compare answers exactly as FTRL's own code does"
+    )
+    evaluate.add_argument(
+        "--world", type=Path, metavar="CONFIG", help="held-out tasks of this config's world"
+    )
+    evaluate.add_argument(
+        "--strip-trial", action="store_true", help="trials: begin with the execution phase"
+    )
+    evaluate.add_argument(
+        "--permute-names", action="store_true", help="trials: give every tool another's name"
+    )
+    evaluate.add_argument(
+        "--break-tool", action="store_true", help="trials: break a tool that the task needs"
+    )
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
+    evaluate.add_argument("--gpu", type=int, metavar="N")
+    add_shared(evaluate)
+    evaluate.set_defaults(act=eval_command)
+
+
+def eval_command(options: argparse.Namespace) -> int:
+    """Measure a run's adapter against its base, or play a suite."""
+    if options.suite is not None:
+        return suite_command(options)
+    from trustee.config import apply_changes
+    from trustee.engine.model_files import find_model
+    from trustee.jobs.evaluate import compare_text, run_comparison
+    from trustee.jobs.run_metadata import read_record
+    from trustee.runs.adapters import check_fit, read_adapter
+
+    if options.config or options.published or options.out:
+        raise InputError("--config, --published and --out belong to --suite; a run has its own")
+    config = read_record(options.run).config
+    if options.world is not None:
+        config = move_to(config, options.world)
+    tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
+    config = apply_changes(config, [*allow_unsafe(options), *tasks])
+    config = falsify(config, options)
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    if options.adapter is not None:
+        adapter = read_adapter(options.adapter)
+        check_fit(adapter, find_model(config.model.path), rank=config.learn.rank)
+    show_job(
+        options,
+        options.run,
+        lambda tell: run_comparison(config, options.run, adapter=options.adapter, tell=tell),
+        text=compare_text,
+    )
+    return DONE
+
+
+def move_to(config: Config, path: Path) -> Config:
+    """Give a run's config with the held-out tasks, and the limits, of another one."""
+    import msgspec
+
+    from trustee.config import read_config
+    from trustee.jobs.held_out import evaluation_world
+
+    other = read_config(path)
+    rollout = msgspec.structs.replace(config.rollout, limits=other.rollout.limits)
+    return msgspec.structs.replace(
+        config, eval_env=evaluation_world(other), eval=other.eval, rollout=rollout
+    )
+
+
+def falsify(config: Config, options: argparse.Namespace) -> Config:
+    """Take away what a policy of a trial world may rest on.
+
+    Raises:
+        InputError: if that is asked for in a world without a trial phase.
+    """
+    import msgspec
+
+    from trustee.environments.trial.environment import Trial
+    from trustee.environments.trial.transforms.names import Permute
+    from trustee.environments.trial.transforms.supply import Break
+    from trustee.jobs.held_out import evaluation_world
+
+    if not (options.strip_trial or options.permute_names or options.break_tool):
+        return config
+    world = evaluation_world(config)
+    if not isinstance(world, Trial):
+        raise InputError(
+            "--strip-trial, --permute-names and --break-tool ask for a world with a trial phase "
+            f"(env.kind = 'trial'), and the held-out tasks are of kind {type(world).__name__}"
+        )
+    more = (*[Permute()] * options.permute_names, *[Break()] * options.break_tool)
+    changed = msgspec.structs.replace(
+        world,
+        strip_trial=world.strip_trial or options.strip_trial,
+        transforms=(*world.transforms, *more),
+    )
+    return msgspec.structs.replace(config, eval_env=changed)
+
+
+def suite_command(options: argparse.Namespace) -> int:
+    """Play every environment of a file with the base, and with an adapter where one is given."""
+    from trustee.config import read_config
+    from trustee.evaluation.ftrl_suite import suite_text
+    from trustee.jobs.run_metadata import name_folder
+
+    if options.tasks is not None:
+        raise InputError("--tasks belongs to a run; a suite is played whole")
+    if options.world or options.strip_trial or options.permute_names or options.break_tool:
+        raise InputError(
+            "--world, --strip-trial, --permute-names and --break-tool belong to a run; a suite is "
+            "a world of its own, without trials"
+        )
+    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    folder = options.out or name_folder(config)
+    if (folder / "suite-base.jsonl").exists():
+        raise InputError(f"{folder} holds a suite's episodes already; name another with --out")
+    show_job(
+        options,
+        folder,
+        lambda tell: play_suite(options, config, folder, tell),
+        text=lambda result: "\n\n".join(map(suite_text, result.reports)),
+    )
+    return DONE
+
+
+async def play_suite(
+    options: argparse.Namespace,
+    config: Config,
+    folder: Path,
+    tell: Callable[[dict[str, Any]], None],
+) -> SuiteReports:
+    """Play a suite with the policies that the options name; keep every episode."""
+    from trustee.engine.clock import EngineClock
+    from trustee.environments.executable.blueprint_files import read_blueprints, show_refused
+    from trustee.environments.executable.environment import Executable
+    from trustee.evaluation.ftrl_suite import SuiteReports, run_suite
+    from trustee.jobs.assemble import make_simulator, open_watched, prepare_model
+    from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+    from trustee.runs.store import Store
+    from trustee.sandbox.host import ProcessSandbox
+    from trustee.types import Adapter
+
+    model, renderer = prepare_model(config)
+    prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
+    world = Executable(path=str(options.run), published=options.published, prompts=prompts)
+    refused = read_blueprints(options.run).refused
+    if refused:
+        text = f"{len(refused)} rows of {options.run} are refused: {show_refused(refused)}"
+        tell({"event": "note", "text": text})
+    found = find_adapter(options.adapter) if options.adapter else None
+    if found is not None:
+        check_fit(read_adapter(found), model, rank=config.learn.rank)
+    reports: list[SuiteReport] = []
+    clock = EngineClock()
+    async with (
+        Store(folder) as store,
+        ProcessSandbox(config.sandbox) as sandbox,
+        open_watched(config, model, folder, clock=clock, tell=tell) as core,
+    ):
+        store.append("refused.jsonl", refused)
+        policies: list[tuple[str, Adapter | None]] = [("base", None)]
+        if found is not None:
+            await core.adopt(Adapter(version=1, path=found))
+            adapter = Adapter(version=1, path=folder / "adapters" / "compared")
+            await core.publish(adapter)
+            policies.append((str(found), adapter))
+        for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
+            tell({"event": "stage", "name": f"playing {options.run} with {name}"})
+            report, played = await run_suite(
+                world,
+                policy=name,
+                engine=core,
+                renderer=renderer,
+                simulator=make_simulator(config, core, renderer),
+                sandbox=sandbox,
+                adapter=voice,
+                limits=config.rollout.limits,
+                parallel=config.eval.parallel,
+            )
+            store.append(f"suite-{label}.jsonl", played)
+            reports.append(report)
+    return SuiteReports(reports=tuple(reports))

@@ -1,0 +1,187 @@
+"""What the commands share: exit codes, options, how errors and results are shown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trustee.errors import InputError, TrusteeError
+
+if TYPE_CHECKING:
+    from trustee.cli.progress import Mode
+    from trustee.config import Config
+
+T = TypeVar("T")
+
+Commands = Any
+"""What `argparse.ArgumentParser.add_subparsers` gives; its type has no public name."""
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: done, failed, bad input, interrupted and resumable."""
+NOISE = ("engine.log", "log.jsonl")
+"""What `divert_noise` writes."""
+
+
+def error_code(error: TrusteeError) -> int:
+    """Give the exit code of an error."""
+    return BAD_INPUT if isinstance(error, InputError) else FAILED
+
+
+def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Give the one error inside nested groups, or the group where there are several kinds."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        ours, _ = error.split(TrusteeError)
+        if ours is None:
+            return error
+        error = ours.exceptions[0]
+    return error
+
+
+def find_default(name: str) -> Path:
+    """Find a config of this project, in the working directory or beside the package."""
+    for root in (Path(), Path(__file__).parents[3]):
+        path = root / "configs" / name
+        if path.is_file():
+            return path
+    raise InputError(f"configs/{name} was not found; name a config with --config FILE")
+
+
+def choose_device(config: Config, gpu: int | None) -> None:
+    """Check that the card is there, and show the engine only that one.
+
+    Raises:
+        InputError: if it is not there, or the config wants none.
+    """
+    from trustee.planning.cards import require_card, use_card
+
+    if config.engine.device == "cpu" and gpu is not None:
+        raise InputError(
+            f"--gpu {gpu} was given but engine.device is cpu in the config; "
+            "add --set engine.device=cuda or leave out --gpu"
+        )
+    if gpu is not None or config.engine.device == "cuda":
+        require_card(gpu or 0)
+        use_card(gpu or 0)
+
+
+def choose_mode(options: argparse.Namespace) -> Mode:
+    """Choose how progress is shown."""
+    if options.json:
+        return "json"
+    return "live" if sys.stdout.isatty() else "lines"
+
+
+def show_job(
+    options: argparse.Namespace,
+    folder: Path,
+    job: Callable[[Callable[[dict[str, Any]], None]], Awaitable[T]],
+    *,
+    text: Callable[[T], str],
+) -> T:
+    """Run a job that tells events, with its noise in `folder`, and show what came of it.
+
+    A folder that bad input alone has made is taken away again.
+    """
+    is_new = not folder.exists()
+    try:
+        return show_events(options, folder, job, text=text)
+    except (InputError, BaseExceptionGroup) as error:
+        ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
+        if is_new and isinstance(ours, InputError):
+            drop_noise(folder)
+        raise
+
+
+def drop_noise(folder: Path) -> None:
+    """Remove a folder that holds nothing but the noise of a job that never began."""
+    if {path.name for path in folder.iterdir()} <= set(NOISE):
+        for name in NOISE:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def show_events(
+    options: argparse.Namespace,
+    folder: Path,
+    job: Callable[[Callable[[dict[str, Any]], None]], Awaitable[T]],
+    *,
+    text: Callable[[T], str],
+) -> T:
+    """Run a job, show its events and then its result."""
+    import anyio
+
+    from trustee.cli.capture import divert_noise
+    from trustee.cli.interrupt import until_interrupted
+    from trustee.cli.progress import Progress
+
+    with divert_noise(folder) as screen:
+        with Progress(screen.out, mode=choose_mode(options)) as progress:
+            result: T = anyio.run(until_interrupted, lambda: job(progress.tell))
+        if options.json:
+            print_text(show_json(result), to_errors=False, screen=screen)
+        else:
+            print_text(text(result), to_errors=False, screen=screen)
+    return result
+
+
+def show_json(result: object) -> str:
+    """Write a result as the last event of a job."""
+    import msgspec
+
+    fields = msgspec.to_builtins(result, enc_hook=str, str_keys=True)
+    return msgspec.json.encode({"event": "result", **fields}).decode()
+
+
+def allow_unsafe(options: argparse.Namespace) -> list[str]:
+    """Give the changes of the config, with what `--unsafe-local-tools` stands for."""
+    unsafe = ["sandbox.isolation='none'"] if options.unsafe_local_tools else []
+    return [*options.changes, *unsafe]
+
+
+def apply_unsafe(config: Config, options: argparse.Namespace) -> Config:
+    """Let `--unsafe-local-tools` of this call unlock the sandbox of a run that goes on."""
+    from trustee.config import apply_changes
+
+    return apply_changes(config, allow_unsafe(options))
+
+
+def warn_unconfined(config: Config) -> None:
+    """Say that nothing confines the tools of a run, where its worlds have tools with code."""
+    from trustee.environments import runs_code
+    from trustee.jobs.held_out import evaluation_world
+
+    unconfined = config.sandbox.isolation == "none"
+    if unconfined and (runs_code(config.env) or runs_code(evaluation_world(config))):
+        sys.stderr.write(
+            "trustee: sandbox.isolation is 'none': code that a model wrote runs unconfined, with "
+            "your rights\n"
+        )
+
+
+def print_text(text: str, *, to_errors: bool, screen: object) -> None:
+    """Write a closing text where it belongs."""
+    stream = getattr(screen, "err" if to_errors else "out")
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Add the options that most commands take."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change one key of the config, such as rollout.group_size=16",
+    )
+    parser.add_argument(
+        "--unsafe-local-tools",
+        action="store_true",
+        help="run tools with code although nothing on this machine can confine them",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON events instead of a panel")

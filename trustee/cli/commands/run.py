@@ -1,0 +1,200 @@
+"""`trustee run`: train."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trustee.cli.commands.options import (
+    DONE,
+    INTERRUPTED,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    apply_unsafe,
+    choose_device,
+    choose_mode,
+    error_code,
+    find_default,
+    print_text,
+    single_error,
+    warn_unconfined,
+)
+from trustee.errors import InputError, TrusteeError
+
+if TYPE_CHECKING:
+    from trustee.config import Config
+    from trustee.jobs.held_out import Outcome
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    run = commands.add_parser("run", help="train")
+    run.add_argument("--config", type=Path, metavar="FILE", help="default: configs/qwen3-8b.toml")
+    run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    run.add_argument("--tools", type=Path, metavar="FILE", help="train on these tools")
+    run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
+    run.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="begin with this adapter, or a run's newest"
+    )
+    run.add_argument(
+        "--force", action="store_true", help="start although the plan says that it does not fit"
+    )
+    run.add_argument(
+        "--profile", action="store_true", help="write timeline.json for chrome://tracing, Perfetto"
+    )
+    add_shared(run)
+    run.set_defaults(act=run_command)
+
+
+def load_config(options: argparse.Namespace) -> Config:
+    """Read the config that the options name, with their changes."""
+    from trustee.config import read_config
+
+    path = options.config or find_default("qwen3-8b.toml")
+    changes = allow_unsafe(options)
+    if options.tools is not None:
+        changes.append(set_path("env.tools", options.tools))
+    if options.adapter is not None:
+        changes.append(set_path("run.adapter", options.adapter.absolute()))
+    return read_config(path, changes)
+
+
+def set_path(key: str, path: Path) -> str:
+    """Write a change that sets a key to a path, whatever signs are in it."""
+    return f"{key}={json.dumps(str(path))}"
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Train."""
+    from trustee.jobs.run_metadata import name_folder, read_record
+
+    if options.resume is not None:
+        given = (options.config, options.tools, options.adapter, options.out)
+        if any(given) or options.changes:
+            raise InputError(
+                "--resume continues a run with its own config; leave out --config, --tools, "
+                "--adapter, --out and --set"
+            )
+        folder: Path = options.resume
+        config = apply_unsafe(read_record(folder).config, options)
+    else:
+        if options.gpu is not None:
+            from trustee.planning.cards import require_card
+
+            require_card(options.gpu)
+        config = load_config(options)
+        folder = options.out or name_folder(config)
+        if (folder / "run.json").exists():
+            raise InputError(
+                f"{folder} holds a run already; continue it with --resume {folder} or name another"
+            )
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    check_worlds(config)
+    if config.engine.device == "cuda" and not options.force:
+        check_plan(config, options.gpu or 0)
+    return train_here(options, config, folder)
+
+
+def check_plan(config: Config, gpu: int) -> None:
+    """Refuse a run that cannot fit the card as it is now.
+
+    Raises:
+        InputError: with the changes that make it fit.
+    """
+    from trustee.planning.card_fit import advise, plan_on, show_holders
+    from trustee.planning.cards import read_card
+    from trustee.planning.machine import GIB
+
+    found = read_card(gpu)
+    if found is None:
+        return
+    plan = plan_on(found, config)
+    if plan.fits:
+        return
+    raise InputError(
+        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
+        f"free{show_holders(found)}; {advise(plan, found)}; "
+        "trustee plan says where the memory goes, --force starts it all the same"
+    )
+
+
+def check_worlds(config: Config) -> None:
+    """Read all that the worlds are made of before anything heavy starts; say what is left out."""
+    from trustee.environments.executable.blueprint_files import show_refused
+    from trustee.environments.executable.environment import ExecutableSource
+    from trustee.jobs.held_out import evaluation_world
+
+    source = config.env.source(seed=config.run.seed)
+    if isinstance(source, ExecutableSource) and source.refused:
+        rows = f"{len(source.refused)} rows are not used: {show_refused(source.refused)}"
+        sys.stderr.write(f"trustee: {rows}\n")
+    if config.eval.tasks:
+        evaluation_world(config).source(seed=config.eval.seed, held_out=True)
+
+
+def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
+    """Train in this process and say what came of it."""
+    import anyio
+
+    from trustee.cli.capture import divert_noise
+    from trustee.cli.interrupt import until_interrupted
+    from trustee.cli.progress import Progress
+    from trustee.jobs.assemble import prepare_model
+    from trustee.jobs.stages import run_stages_of
+
+    prepare_model(config)
+    mode = choose_mode(options)
+    code, text = DONE, ""
+    with divert_noise(folder) as screen:
+        try:
+            with Progress(screen.out, mode=mode) as progress:
+                outcome = anyio.run(
+                    until_interrupted,
+                    lambda: run_stages_of(
+                        config,
+                        folder,
+                        tell=progress.tell,
+                        resume=options.resume is not None,
+                        profile=options.profile,
+                    ),
+                )
+            text = conclude_text(outcome)
+        except BaseExceptionGroup as group:
+            error = single_error(group)
+            if not isinstance(error, TrusteeError):
+                raise
+            code, text = error_code(error), f"trustee: {error}"
+        except TrusteeError as error:
+            code, text = error_code(error), f"trustee: {error}"
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+            text = f"interrupted; continue with: trustee run --resume {folder}"
+        if mode != "json" or code:
+            print_text(text, to_errors=bool(code), screen=screen)
+    return code
+
+
+def conclude_text(outcome: Outcome) -> str:
+    """Say what a run came to, where it lies and what to do next."""
+    from trustee.jobs.held_out import show_share
+
+    lines = [f"trained {outcome.steps} steps in {outcome.seconds / 60:.1f} minutes"]
+    if outcome.before and outcome.after and outcome.gain:
+        gain = outcome.gain
+        lines += [
+            f"held-out success before  {show_share(outcome.before)}",
+            f"held-out success after   {show_share(outcome.after)}",
+            f"gain {gain.points:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f}); "
+            f"{gain.better} tasks won, {gain.worse} lost",
+        ]
+    lines += [
+        f"run folder  {outcome.folder}",
+        f"next  trustee view {outcome.folder} --reward -1",
+    ]
+    return "\n".join(lines)

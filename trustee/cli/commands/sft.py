@@ -1,0 +1,66 @@
+"""`trustee sft`: imitate demonstrations; `trustee run --adapter` goes on from there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trustee.cli.commands.options import (
+    DONE,
+    Commands,
+    add_shared,
+    allow_unsafe,
+    apply_unsafe,
+    choose_device,
+    show_job,
+    warn_unconfined,
+)
+from trustee.errors import InputError
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    sft = commands.add_parser("sft", help="imitate demonstrations")
+    sft.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
+    sft.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="JSON lines, or what collect wrote"
+    )
+    sft.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
+    sft.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    sft.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_shared(sft)
+    sft.set_defaults(act=sft_command)
+
+
+def sft_command(options: argparse.Namespace) -> int:
+    """Imitate."""
+    from trustee.config import read_config
+    from trustee.jobs.run_metadata import name_folder, read_record
+    from trustee.jobs.sft import imitated_text, read_imitation, run_imitation
+
+    if options.resume is not None:
+        if options.config or options.file or options.out or options.changes:
+            raise InputError(
+                "--resume continues a run with its own config and file; leave out CONFIG, FILE, "
+                "--out and --set"
+            )
+        folder: Path = options.resume
+        config = apply_unsafe(read_record(folder).config, options)
+        file = Path(read_imitation(folder).file)
+    else:
+        if options.config is None or options.file is None:
+            raise InputError("name a config and a file: trustee sft CONFIG FILE")
+        config = read_config(options.config, allow_unsafe(options))
+        file = options.file
+        folder = options.out or name_folder(config)
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    show_job(
+        options,
+        folder,
+        lambda tell: run_imitation(
+            config, config.imitate, file, folder, tell=tell, resume=options.resume is not None
+        ),
+        text=imitated_text,
+    )
+    return DONE

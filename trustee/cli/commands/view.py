@@ -1,0 +1,43 @@
+"""`trustee view`: read trajectories."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from trustee.cli.commands.options import DONE, Commands
+
+
+def add(commands: Commands) -> None:
+    """Describe the command."""
+    view = commands.add_parser("view", help="read trajectories")
+    view.add_argument("run", type=Path, metavar="RUN")
+    view.add_argument(
+        "--step", type=int, metavar="N", help="played by the version before this step"
+    )
+    view.add_argument("--group", type=int, metavar="N")
+    view.add_argument("--reward", metavar="R", help="such as 1, -1, '>0'")
+    view.add_argument("--blame", metavar="WHO", help="such as policy, user or judge")
+    view.add_argument("--tool", metavar="NAME", help="episodes that called this tool")
+    view.add_argument(
+        "--limit", type=int, default=5, metavar="N", help="how many; default 5, 0 is all"
+    )
+    view.add_argument("--json", action="store_true", help="JSON lines")
+    view.set_defaults(act=view_command)
+
+
+def view_command(options: argparse.Namespace) -> int:
+    """Read trajectories."""
+    from trustee.runs.view import Filter, show_trajectories
+
+    wanted = Filter(
+        step=options.step,
+        group=options.group,
+        reward=options.reward,
+        blame=options.blame,
+        tool=options.tool,
+        limit=options.limit,
+    )
+    show_trajectories(options.run, wanted, out=sys.stdout, as_json=options.json)
+    return DONE

@@ -1,0 +1,49 @@
+"""The command line. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from trustee import __version__
+from trustee.cli.commands import COMMANDS
+from trustee.cli.commands.options import DONE, INTERRUPTED, error_code, single_error
+from trustee.errors import TrusteeError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="trustee",
+        description="Train a tool-calling agent on one card, in a world that its base simulates.",
+    )
+    parser.add_argument("--version", action="version", version=f"trustee {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    options = make_parser().parse_args(arguments)
+    try:
+        return int(options.act(options))
+    except BaseExceptionGroup as group:
+        error = single_error(group)
+        if not isinstance(error, TrusteeError):
+            raise
+    except TrusteeError as ours:
+        error = ours
+    except KeyboardInterrupt:
+        sys.stderr.write("trustee: interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+    sys.stderr.write(f"trustee: {error}\n")
+    return error_code(error)

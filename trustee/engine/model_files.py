@@ -1,0 +1,48 @@
+"""Finding the base model and the card, before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trustee.errors import InputError
+
+TINY = Path(__file__).parents[1] / "tiny" / "model"
+WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+def find_model(path: str) -> Path:
+    """Give the folder of a model: `tiny`, a folder, or a hub id that is fetched once.
+
+    Raises:
+        InputError: if there is no such model, or it is not in safetensors.
+    """
+    folder = TINY if path == "tiny" else Path(path)
+    if not folder.is_dir():
+        if path.count("/") != 1 or path.startswith((".", "/")):
+            raise InputError(
+                f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id "
+                "such as Qwen/Qwen3-8B, or tiny for the model in the package"
+            )
+        folder = fetch_model(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.path {folder} holds no config.json; it is not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model.path {folder} holds no *.safetensors; pickled weights are refused")
+    return folder
+
+
+def fetch_model(hub_id: str) -> Path:
+    """Fetch a model from the hub, or find it in the hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"model.path {hub_id!r} is no folder and cannot be fetched from the hub: {error}"
+        ) from error

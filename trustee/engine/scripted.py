@@ -1,0 +1,229 @@
+"""An engine that says what a script says: for tests of environments, episodes and loops.
+
+No torch, no model, no download. A script is a function from a request to the text that is to be
+sampled; ids are bytes, marks have ids of their own, every logprob is 0. `ScriptedLearner` keeps
+what it was given, so that a whole training loop runs in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.lowlevel
+
+from trustee.algorithm.learner import (
+    Checkpointing,
+    FinishReport,
+    FinishRequest,
+    MicroReport,
+    MicroRequest,
+)
+from trustee.engine.protocol import Sampling
+from trustee.errors import ContextError, EngineError
+from trustee.rendering.call_parser import CallFormat
+from trustee.rendering.renderer import Renderer
+from trustee.types import Adapter, Completion, Record
+
+MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
+FIRST_MARK = 256
+STOP = FIRST_MARK + MARKS.index("<|im_end|>")
+MARK = re.compile("|".join(map(re.escape, MARKS)))
+
+
+class ByteTokenizer:
+    """One id a byte, one a mark; ChatML with Hermes calls."""
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Texts with an id of their own."""
+        return frozenset(MARKS)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The end of a turn."""
+        return (STOP,)
+
+    def encode(self, text: str) -> list[int]:
+        """Encode text."""
+        ids: list[int] = []
+        at = 0
+        for mark in MARK.finditer(text):
+            ids += text[at : mark.start()].encode()
+            ids.append(FIRST_MARK + MARKS.index(mark.group()))
+            at = mark.end()
+        return ids + list(text[at:].encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids."""
+        parts: list[bytes] = [
+            MARKS[i - FIRST_MARK].encode() if i >= FIRST_MARK else bytes([i]) for i in ids
+        ]
+        return b"".join(parts).decode(errors="replace")
+
+    def apply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+    ) -> str:
+        """Render messages as ChatML, tools as JSON lines in front."""
+        text = ""
+        if tools:
+            lines = "\n".join(json.dumps(tool) for tool in tools)
+            text += f"<|im_start|>tools\n{lines}<|im_end|>\n"
+        for message in messages:
+            calls = "".join(
+                f"<tool_call>{json.dumps(call['function'])}</tool_call>"
+                for call in message.get("tool_calls") or ()
+            )
+            text += f"<|im_start|>{message['role']}\n{message['content']}{calls}<|im_end|>\n"
+        return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+
+
+def scripted_renderer() -> Renderer:
+    """Make the renderer that goes with a scripted engine."""
+    return Renderer(ByteTokenizer(), call_format=CallFormat.HERMES)
+
+
+class Request(Record, frozen=True):
+    """What a script is asked."""
+
+    prompt: str
+    adapter: Adapter | None
+    """None: a role of the simulator; else the policy."""
+    sampling: Sampling
+    request_id: str
+
+
+Script = Callable[[Request], str | Awaitable[str]]
+
+
+class ScriptedEngine:
+    """Samples what its script says. A script may be a coroutine, and sleep to be slow."""
+
+    def __init__(self, script: Script, *, context: int = 8192) -> None:
+        self._script = script
+        self._context = context
+        self._tokenizer = ByteTokenizer()
+        self.running: set[str] = set()
+        """Requests under way."""
+        self.requests: list[Request] = []
+        """All requests so far."""
+        self.known: dict[int, Adapter] = {}
+        """Versions that were published and not retired."""
+
+    @property
+    def context(self) -> int:
+        """Longest prompt plus completion, in bytes and marks."""
+        return self._context
+
+    async def __aenter__(self) -> Self:
+        """Start nothing."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop nothing."""
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+    ) -> Completion:
+        """Sample what the script says; see `engine.Engine.generate`."""
+        if len(ids) + sampling.max_tokens > self._context:
+            raise ContextError(
+                f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
+                f"of {self._context}"
+            )
+        if adapter is not None and adapter.version not in self.known:
+            raise EngineError(f"{adapter.name} is not published")
+        request = Request(
+            prompt=self._tokenizer.decode(ids),
+            adapter=adapter,
+            sampling=sampling,
+            request_id=request_id,
+        )
+        self.requests.append(request)
+        self.running.add(request_id)
+        try:
+            said = self._script(request)
+            text = said if isinstance(said, str) else await said
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self.running.discard(request_id)
+        sampled = (*self._tokenizer.encode(text), STOP)
+        kept = sampled[: sampling.max_tokens]
+        return Completion(
+            ids=kept,
+            logprobs=(0.0,) * len(kept),
+            stop="stop" if kept == sampled else "length",
+            version=0 if adapter is None else adapter.version,
+        )
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Make a version known."""
+        self.known[adapter.version] = adapter
+
+    async def retire(self, adapter: Adapter) -> None:
+        """Forget a version.
+
+        Raises:
+            EngineError: if it is not known.
+        """
+        if self.known.pop(adapter.version, None) is None:
+            raise EngineError(f"{adapter.name} is not published")
+
+
+class ScriptedLearner:
+    """Keeps the requests it is given and pretends to learn from them."""
+
+    def __init__(self, engine: ScriptedEngine, *, seconds: float = 0.0) -> None:
+        self._engine = engine
+        self._seconds = seconds
+        self.requests: list[MicroRequest] = []
+        self.finished: list[FinishRequest] = []
+        self.adopted: list[Adapter] = []
+        self.modes: list[Checkpointing] = []
+        self.report = MicroReport(tokens=1, ratio_max=1.0)
+        """What each micro-batch reports."""
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        """Keep a micro-batch."""
+        await anyio.sleep(self._seconds)
+        self.requests.append(request)
+        return self.report
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        """Keep the end of a step."""
+        self.finished.append(request)
+        return FinishReport(norm=1.0, moved=request.move)
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Publish to the engine."""
+        adapter.path.mkdir(parents=True, exist_ok=True)
+        await self._engine.publish(adapter)
+
+    async def save(self, folder: Path) -> None:
+        """Write the number of steps."""
+        (folder / "steps.json").write_text(json.dumps(len(self.finished)))
+
+    async def load(self, folder: Path) -> None:
+        """Read nothing: a script does not depend on what was learnt."""
+
+    async def adopt(self, adapter: Adapter) -> None:
+        """Keep what was rolled back to."""
+        self.adopted.append(adapter)
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Keep the mode."""
+        self.modes.append(mode)

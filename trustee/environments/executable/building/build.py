@@ -1,0 +1,179 @@
+"""Building environments: every place has candidates made for it until one really runs.
+
+Places are worked on side by side and share nothing but the folder; seed, place and attempt alone
+decide a candidate. What is refused is written down with its reason before the next attempt begins,
+so a killed build loses only the candidates under way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+
+from trustee.environments.executable.blueprint import Blueprint, Scenario
+from trustee.environments.executable.building.candidate import Decomposition, Flaw, Rejected, Stage
+from trustee.environments.executable.building.folder import Folder, make_recipe
+from trustee.environments.executable.building.micro import construct_micro
+from trustee.environments.executable.building.report import Report, Spent
+from trustee.environments.executable.building.stages import construct
+from trustee.environments.executable.building.verification import verify_blueprint
+from trustee.environments.executable.building.workshop import BuildConfig, Workshop
+from trustee.environments.micro.tasks import RESERVED_ONE_IN
+from trustee.environments.simulator import Simulator
+from trustee.environments.splits import is_reserved
+from trustee.sandbox.calls import Sandbox
+
+Event = dict[str, Any]
+DUPLICATE = Flaw(kind="duplicate", text="another environment has the same question and tools")
+
+
+async def build(
+    config: BuildConfig,
+    *,
+    count: int,
+    seed: int,
+    folder: Path,
+    simulator: Simulator,
+    sandbox: Sandbox,
+    tell: Callable[[Event], None],
+    scenario: Scenario | None = None,
+    resume: bool = False,
+) -> Report:
+    """Build environments into a folder; fewer than `count` where places stay empty.
+
+    Args:
+        config: how they are built.
+        count: environments in the folder at the end.
+        seed: decides them all.
+        folder: see `building.folder`; the environments lie in its `blueprints`.
+        simulator: the frozen base; it speaks as builder, or as writer with the tiny prompts.
+        sandbox: where candidates are tried.
+        tell: takes progress events.
+        scenario: one instead of those of the config.
+        resume: go on with what the folder holds.
+
+    Raises:
+        InputError: if the folder holds another build, or one that was not asked to be continued.
+        ExceptionGroup: around a `RunError` if the engine died or the disk is full.
+    """
+    recipe = make_recipe(config, seed=seed, scenario=scenario)
+    site = Site(
+        config,
+        folder=Folder(folder, recipe, wanted=count),
+        simulator=simulator,
+        sandbox=sandbox,
+        tell=tell,
+    )
+    site.folder.open(resume=resume)
+    tell({"event": "stage", "name": f"building {count} environments in {folder}"})
+    async with anyio.create_task_group() as tasks:
+        for place in range(count):
+            if place not in site.folder.accepted:
+                tasks.start_soon(site.fill, place)
+    return site.report()
+
+
+class Site:
+    """What the places of one build share."""
+
+    def __init__(
+        self,
+        config: BuildConfig,
+        *,
+        folder: Folder,
+        simulator: Simulator,
+        sandbox: Sandbox,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.folder = folder
+        self._config = config
+        self._simulator = simulator
+        self._sandbox = sandbox
+        self._tell = tell
+        self._begun = time.monotonic()
+        self._tokens = simulator.tokens.total()
+        self._spent = Spent()
+        self._limiter = anyio.CapacityLimiter(config.parallel)
+
+    async def fill(self, place: int) -> None:
+        """Make candidates for a place until one is accepted or the attempts are used up."""
+        scenarios = self.folder.recipe.scenarios
+        scenario = scenarios[place % len(scenarios)]
+        for attempt in range(self.folder.attempts(place), self._config.attempts):
+            async with self._limiter:
+                if await self._try(place, attempt, scenario):
+                    return
+        self._tell({"event": "note", "text": f"place {place} stays empty (build.attempts)"})
+
+    async def _try(self, place: int, attempt: int, scenario: Scenario) -> bool:
+        """Make one candidate; True where it was accepted."""
+        shop = Workshop(
+            self._config,
+            key=f"{self.folder.recipe.seed} {scenario} place {place} attempt {attempt}",
+            simulator=self._simulator,
+            sandbox=self._sandbox,
+        )
+        accepted = False
+        event: Event = {"place": place, "attempt": attempt, "scenario": scenario}
+        try:
+            blueprint = self._name(await self._make(shop, scenario), place, attempt)
+            if self.folder.knows(blueprint):
+                raise Rejected(Stage.VERIFICATION, DUPLICATE)
+            self.folder.accept(place, blueprint)
+        except Rejected as refusal:
+            self.folder.reject(
+                place, attempt, scenario=scenario, refusal=refusal, material=shop.material
+            )
+            event |= {"event": "rejected", "stage": refusal.stage.value}
+            event |= {"kind": refusal.flaw.kind, "reason": refusal.flaw.text}
+        else:
+            accepted = True
+            event |= {"event": "built", "id": blueprint.id}
+        self._spent = self._spent.plus(Spent(stages=shop.seconds))
+        report = self.report()
+        counts = {"accepted": report.accepted, "wanted": report.wanted}
+        self._tell(event | counts | {"candidates": report.candidates})
+        return accepted
+
+    async def _make(self, shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
+        """Construct a candidate and try it out."""
+        make = construct_micro if self._config.prompts == "tiny" else construct
+        blueprint, parts = await make(shop, scenario)
+        shop.material = {"blueprint": blueprint, "decomposition": parts}
+        with shop.at(Stage.VERIFICATION):
+            ancestors = [
+                frozenset(need - 1 for need in parts.ancestors(number))
+                for number in range(1, len(parts.parts) + 1)
+            ]
+            shop.refuse(await verify_blueprint(blueprint, ancestors, shop.sandbox))
+        return blueprint, parts
+
+    def _name(self, made: tuple[Blueprint, Decomposition], place: int, attempt: int) -> Blueprint:
+        """Give a blueprint its id and say where it comes from."""
+        blueprint, parts = made
+        recipe = self.folder.recipe
+        return msgspec.structs.replace(
+            blueprint,
+            id=f"{recipe.prompts}-{recipe.seed}-{place:06d}",
+            provenance={
+                "prompts": recipe.prompts,
+                "seed": recipe.seed,
+                "place": place,
+                "attempt": attempt,
+                "parts": [msgspec.to_builtins(part) for part in parts.parts],
+                "reserved": is_reserved(blueprint.tools, one_in=RESERVED_ONE_IN),
+            },
+        )
+
+    def report(self) -> Report:
+        """Write and give the report so far."""
+        spent = Spent(
+            tokens=self._simulator.tokens.total() - self._tokens,
+            seconds=time.monotonic() - self._begun,
+        )
+        return self.folder.report(self._spent.plus(spent))

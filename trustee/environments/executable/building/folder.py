@@ -1,0 +1,213 @@
+"""The folder of a build, from which a killed build goes on.
+
+build.json       what was asked for: seed, config, prompt hashes
+blueprints/      one JSON file per environment, whole or not there
+rejected.jsonl   one line per refused candidate, with stage, reason and what had been made
+report.json      the report, written anew after every candidate
+
+A place is an environment to be built, an attempt one candidate for it. Both are decided once: a
+file or a line says that it was, whatever is neither is tried again with the same seed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustee.environments.executable.blueprint import Blueprint, Scenario
+from trustee.environments.executable.blueprint_files import write_blueprint
+from trustee.environments.executable.building.candidate import Rejected
+from trustee.environments.executable.building.report import Rejection, Report, Spent, make_report
+from trustee.environments.executable.building.workshop import BuildConfig
+from trustee.environments.prompts import hash_prompts
+from trustee.errors import InputError, RunError
+from trustee.runs.store import open_lines, read_lines
+from trustee.types import Record
+
+
+class Recipe(Record, frozen=True):
+    """What decides every candidate; a build goes on only with the same."""
+
+    seed: int
+    scenarios: tuple[Scenario, ...]
+    distractors: tuple[int, int]
+    reserved: str
+    tries: int
+    prompts: str
+    hashes: dict[str, str]
+    """Of the prompt files."""
+
+
+def make_recipe(config: BuildConfig, *, seed: int, scenario: Scenario | None) -> Recipe:
+    """Collect what decides the candidates of a build."""
+    return Recipe(
+        seed=seed,
+        scenarios=config.scenarios if scenario is None else (scenario,),
+        distractors=config.distractors,
+        reserved=config.reserved,
+        tries=config.tries,
+        prompts=config.prompts,
+        hashes=hash_prompts(config.prompts),
+    )
+
+
+class Folder:
+    """The files of one build, and what they say is decided."""
+
+    def __init__(self, path: Path, recipe: Recipe, *, wanted: int) -> None:
+        self.path = path
+        self.recipe = recipe
+        self._wanted = wanted
+        self.accepted: dict[int, Blueprint] = {}
+        self.rejections: list[Rejection] = []
+        self._questions: set[tuple[str, ...]] = set()
+        self._before = Spent()
+
+    def open(self, *, resume: bool) -> None:
+        """Make the folder, or take up what is in it.
+
+        Raises:
+            InputError: if it holds another build, or one and `resume` was not asked for.
+        """
+        path = self.path / "build.json"
+        if not path.exists():
+            (self.path / "blueprints").mkdir(parents=True, exist_ok=True)
+            write_file(path, msgspec.json.format(msgspec.json.encode(self.recipe), indent=1))
+            return
+        if not resume:
+            raise InputError(
+                f"{self.path} already holds a build; give --resume to go on with it, or another "
+                "--out"
+            )
+        self._check(read_file(path, Recipe))
+        for file in sorted((self.path / "blueprints").glob("*.json")):
+            blueprint = read_file(file, Blueprint)
+            self._keep(int(blueprint.provenance["place"]), blueprint)
+        if (self.path / "rejected.jsonl").exists():
+            self.rejections = read_lines(self.path / "rejected.jsonl", Rejection)
+        if (self.path / "report.json").exists():
+            report = read_file(self.path / "report.json", Report)
+            self._before = report.spent
+
+    def _check(self, before: Recipe) -> None:
+        old, new = msgspec.to_builtins(before), msgspec.to_builtins(self.recipe)
+        changed = sorted(key for key in new if old[key] != new[key])
+        if changed:
+            shown = "; ".join(f"{key} was {old[key]!r} and is {new[key]!r}" for key in changed[:3])
+            raise InputError(
+                f"{self.path} was built otherwise: {shown}; go on with the same, or give another "
+                "--out"
+            )
+
+    def attempts(self, place: int) -> int:
+        """Count the candidates of a place that were refused."""
+        return sum(rejection.place == place for rejection in self.rejections)
+
+    def knows(self, blueprint: Blueprint) -> bool:
+        """Say whether there is an environment with the same question and tools."""
+        return identity(blueprint) in self._questions
+
+    def _keep(self, place: int, blueprint: Blueprint) -> None:
+        self.accepted[place] = blueprint
+        self._questions.add(identity(blueprint))
+
+    def accept(self, place: int, blueprint: Blueprint) -> None:
+        """Write an environment.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        try:
+            write_blueprint(blueprint, self.path / "blueprints")
+        except OSError as error:
+            raise self._unwritten(error) from error
+        self._keep(place, blueprint)
+
+    def reject(
+        self,
+        place: int,
+        attempt: int,
+        *,
+        scenario: Scenario,
+        refusal: Rejected,
+        material: dict[str, object],
+    ) -> None:
+        """Write a refused candidate down.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        rejection = Rejection(
+            place=place,
+            attempt=attempt,
+            scenario=scenario,
+            stage=refusal.stage,
+            kind=refusal.flaw.kind,
+            reason=refusal.flaw.text,
+            material=msgspec.to_builtins(material),
+        )
+        try:
+            with open_lines(self.path / "rejected.jsonl") as file:
+                file.write(msgspec.json.encode(rejection) + b"\n")
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritten(error) from error
+        self.rejections.append(rejection)
+
+    def report(self, spent: Spent) -> Report:
+        """Write the report: what is on disk, and what was spent since it was opened.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        report = make_report(
+            wanted=self._wanted,
+            accepted={place: b.scenario for place, b in sorted(self.accepted.items())},
+            tools=[len(blueprint.tools) for blueprint in self.accepted.values()],
+            rejections=self.rejections,
+            spent=self._before.plus(spent),
+        )
+        try:
+            write_file(self.path / "report.json", msgspec.json.encode(report))
+        except OSError as error:
+            raise self._unwritten(error) from error
+        return report
+
+    def _unwritten(self, error: OSError) -> RunError:
+        return RunError(
+            f"cannot write to {self.path}: {error.strerror}; free the disk, then continue with "
+            f"trustee build --out {self.path} --resume"
+        )
+
+
+def identity(blueprint: Blueprint) -> tuple[str, ...]:
+    """Give what two environments must not share: question and names of tools."""
+    question = " ".join(blueprint.question.casefold().split())
+    return (question, *sorted(tool.name for tool in blueprint.tools))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_file(path: Path, kind: Any) -> Any:
+    """Read a JSON file of a build.
+
+    Raises:
+        InputError: if it cannot be read or is not of its kind.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); move it away to have it built again"
+        ) from error

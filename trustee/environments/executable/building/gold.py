@@ -1,0 +1,80 @@
+"""Gold calls: every value in them comes from the question or from an answer that stands before.
+
+What the policy cannot know it cannot call, so an argument's value must be said in the question or
+in an answer that the part needs. Only what the schema itself offers may come from the schema:
+options, booleans and defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trustee.environments.executable.blueprint import GoldCall
+from trustee.environments.executable.building.candidate import Decomposition, Flaw
+from trustee.environments.executable.building.values import leaves, says
+from trustee.environments.executable.rewards import Observation, brings
+from trustee.tools.arguments import check_arguments
+from trustee.types import Record, Tool
+
+
+class Arguments(Record, frozen=True):
+    """The builder's answer."""
+
+    arguments: dict[str, Any]
+
+
+def check_call(
+    arguments: Mapping[str, Any], tool: Tool, parts: Decomposition, number: int
+) -> Flaw | None:
+    """Refuse arguments that do not fit, come from nowhere, or hold the answer themselves."""
+    error = check_arguments(tool, dict(arguments))
+    if error is not None:
+        return Flaw(kind="arguments", text=error)
+    known = parts.known(number)
+    unknown = [
+        value
+        for schema, value in leaves(tool.parameters, arguments)
+        if not is_offered(schema, value) and not says(known, value)
+    ]
+    if unknown:
+        return Flaw(
+            kind="origin",
+            text=f"the call of {tool.name} holds {unknown}, which neither the question nor an "
+            "answer it needs says",
+        )
+    answer = parts.parts[number - 1].answer
+    echo = Observation(name=tool.name, arguments=dict(arguments), text=answer, ok=True)
+    if not brings(echo, answer):
+        return Flaw(
+            kind="echo", text=f"the call of {tool.name} already holds its answer {answer!r}"
+        )
+    unused = [
+        need
+        for need in parts.parts[number - 1].needs
+        if not any(
+            says(parts.parts[need - 1].answer, value)
+            for _, value in leaves(tool.parameters, arguments)
+        )
+    ]
+    if unused:
+        return Flaw(
+            kind="independent",
+            text=f"the call of {tool.name} needs the answers of parts {unused} but passes no value "
+            "of theirs",
+        )
+    return None
+
+
+def is_offered(schema: Mapping[str, Any], value: Any) -> bool:
+    """Say whether a value can be read off the schema."""
+    return (
+        isinstance(value, bool) or value in schema.get("enum", ()) or value == schema.get("default")
+    )
+
+
+def check_calls(calls: tuple[GoldCall, ...]) -> Flaw | None:
+    """Refuse one call for two parts: it would be paid once and asked for twice."""
+    seen = [(call.name, sorted(call.arguments.items(), key=str)) for call in calls]
+    twice = sorted({name for name, arguments in seen if seen.count((name, arguments)) > 1})
+    return Flaw(kind="same_call", text=f"parts share one call of {twice}") if twice else None

@@ -1,0 +1,222 @@
+"""The calls that try out a tool: right ones, wrong ones and unrelated ones.
+
+Pure: what is called is decided here from schemas and gold calls, and what comes of it is judged
+here. `verification` runs the calls in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from trustee.environments.executable.blueprint import GoldCall
+from trustee.environments.executable.building.candidate import Flaw
+from trustee.environments.executable.building.values import leaves
+from trustee.environments.executable.rewards import Observation, brings
+from trustee.sandbox.calls import Outcome
+from trustee.tools.arguments import check_arguments
+from trustee.types import Record, Tool
+
+STRANGE = "zz unknown 7"
+"""A value that no lookup knows."""
+SURPRISE = "surplus_option"
+"""A parameter that no tool has."""
+UNRELATED_CALLS = 6
+"""Tries of each tool with values from elsewhere."""
+SHOWN = 120
+"""Characters of a result that a reason repeats."""
+
+
+class Probe(Record, frozen=True):
+    """One call and what is expected of it."""
+
+    kind: Literal["gold", "missing", "unknown", "type", "value", "echo", "unrelated"]
+    name: str
+    arguments: dict[str, Any]
+    subject: str = ""
+    """The parameter that is wrong."""
+    gold: int = 0
+    """The gold call it was made from."""
+    fails: bool = False
+    """Whether it must give an error."""
+
+
+def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[Probe]:
+    """List the calls that try out an environment: gold calls first, in order."""
+    by_name = {tool.name: tool for tool in tools}
+    probes = [
+        Probe(kind="gold", name=call.name, arguments=call.arguments, gold=number)
+        for number, call in enumerate(gold)
+    ]
+    for number, call in enumerate(gold):
+        probes += spoil_call(by_name[call.name], call, number)
+    for tool in tools:
+        probes += plan_unrelated(tool, gold)
+    return probes
+
+
+def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[Probe]:
+    """Make the wrong calls of a gold call."""
+    properties = tool.parameters.get("properties", {})
+    required = tool.parameters.get("required", ())
+    for name in required:
+        left = {key: value for key, value in call.arguments.items() if key != name}
+        yield _probe("missing", call, left, subject=name, gold=number, fails=True)
+    more = call.arguments | {SURPRISE: 1}
+    yield _probe("unknown", call, more, subject=SURPRISE, gold=number, fails=True)
+    for name, value in call.arguments.items():
+        spoiled = call.arguments | {name: {"value": value}}
+        yield _probe("type", call, spoiled, subject=name, gold=number, fails=True)
+        if name in required:
+            wrong = replace_value(properties.get(name, {}), value)
+            strange = STRANGE in (wrong, *(wrong if isinstance(wrong, list) else ()))
+            spoiled = call.arguments | {name: wrong}
+            yield _probe("value", call, spoiled, subject=name, gold=number, fails=strange)
+    for name, schema in properties.items():
+        kinds = schema.get("type", ())
+        if "string" in ([kinds] if isinstance(kinds, str) else kinds) and "enum" not in schema:
+            echoed = call.arguments | {name: call.answer}
+            yield _probe("echo", call, echoed, subject=name, gold=number)
+
+
+def _probe(
+    kind: Literal["missing", "unknown", "type", "value", "echo"],
+    call: GoldCall,
+    arguments: dict[str, Any],
+    *,
+    subject: str,
+    gold: int,
+    fails: bool = False,
+) -> Probe:
+    return Probe(
+        kind=kind, name=call.name, arguments=arguments, subject=subject, gold=gold, fails=fails
+    )
+
+
+def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
+    """Give another value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 7919
+        case list():
+            return [STRANGE]
+        case _:
+            others = [option for option in schema.get("enum", ()) if option != value]
+            return others[0] if others else STRANGE
+
+
+def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[Probe]:
+    """Call a tool with values of the environment that are not meant for it."""
+    properties = tool.parameters.get("properties", {})
+    required = tool.parameters.get("required", ())
+    pool = [value for call in gold for _, value in leaves({}, call.arguments)]
+    pool += [part for call in gold for part in (call.answer, *call.answer.split(", "))]
+    own = [call.arguments for call in gold if call.name == tool.name]
+    seen = [{key: call.get(key) for key in required} for call in own]
+    for turn in range(UNRELATED_CALLS):
+        arguments = {
+            name: pick_value(properties.get(name, {}), pool, turn + place)
+            for place, name in enumerate(required)
+        }
+        if arguments not in seen and check_arguments(tool, arguments) is None:
+            seen.append(arguments)
+            yield Probe(kind="unrelated", name=tool.name, arguments=arguments)
+
+
+def pick_value(schema: Mapping[str, Any], pool: Sequence[Any], turn: int) -> Any:
+    """Pick a value of a parameter's type, from the pool where it has one."""
+    if "enum" in schema:
+        return schema["enum"][turn % len(schema["enum"])]
+    kinds = schema.get("type", "string")
+    kind = kinds if isinstance(kinds, str) else kinds[0]
+    texts = [value for value in pool if isinstance(value, str)] or [STRANGE]
+    numbers = [value for value in pool if type(value) in (int, float)] or [1, 12, 2024]
+    match kind:
+        case "boolean":
+            return turn % 2 == 0
+        case "integer":
+            return int(numbers[turn % len(numbers)])
+        case "number":
+            return numbers[turn % len(numbers)]
+        case "array":
+            return [texts[turn % len(texts)]]
+        case _:
+            return texts[turn % len(texts)]
+
+
+def judge_probe(
+    probe: Probe,
+    outcome: Outcome,
+    gold: Sequence[GoldCall],
+    ancestors: Sequence[frozenset[int]] = (),
+) -> Flaw | None:
+    """Say what the outcome of a call shows to be wrong.
+
+    Args:
+        probe: the call.
+        outcome: what came of it.
+        gold: all gold calls.
+        ancestors: by gold call, those whose answers it needs, counted from 0: they may be repeated.
+    """
+    shown = f"{probe.name}({json.dumps(probe.arguments)}) gave {outcome.text[:SHOWN]!r}"
+    if outcome.breach:
+        return Flaw(kind="breach", text=f"{shown}: it broke the limit {outcome.breach}")
+    found = find_answers(probe, outcome, gold)
+    if probe.kind == "gold":
+        return _judge_gold(probe, outcome, found, gold, ancestors, shown=shown)
+    if probe.kind == "echo":
+        found = [number for number in found if number == probe.gold]
+    if found:
+        kind = {"unrelated": "leak", "echo": "echo", "value": "insensitive"}.get(
+            probe.kind, "gold_in_error"
+        )
+        answer = gold[found[0]].answer
+        return Flaw(kind=kind, text=f"{shown}: a wrong call brings the answer {answer!r}")
+    if not probe.fails:
+        return None
+    if not tells_error(outcome):
+        return Flaw(kind="no_error", text=f'{shown}; wanted is {{"error": ...}} for this call')
+    if probe.kind != "value" and probe.subject not in outcome.text:
+        return Flaw(
+            kind="uninformative", text=f"{shown}; the error must name the parameter {probe.subject}"
+        )
+    return None
+
+
+def _judge_gold(
+    probe: Probe,
+    outcome: Outcome,
+    found: Sequence[int],
+    gold: Sequence[GoldCall],
+    ancestors: Sequence[frozenset[int]],
+    *,
+    shown: str,
+) -> Flaw | None:
+    answer = gold[probe.gold].answer
+    if probe.gold not in found:
+        return Flaw(kind="no_gold", text=f"{shown}; it must hold {answer!r}")
+    earlier = ancestors[probe.gold] if ancestors else frozenset()
+    leaked = [gold[n].answer for n in found if n != probe.gold and n not in earlier]
+    if leaked:
+        return Flaw(kind="leak", text=f"{shown}: it also brings the answers {leaked}")
+    return None
+
+
+def find_answers(probe: Probe, outcome: Outcome, gold: Sequence[GoldCall]) -> list[int]:
+    """Find the gold calls whose answers a call brought, whatever tool owes them."""
+    seen = Observation(name=probe.name, arguments=probe.arguments, text=outcome.text, ok=outcome.ok)
+    return [number for number, call in enumerate(gold) if brings(seen, call.answer)]
+
+
+def tells_error(outcome: Outcome) -> bool:
+    """Say whether an outcome is an error: an exception, or an object with an error."""
+    if not outcome.ok:
+        return True
+    try:
+        result = json.loads(outcome.text)
+    except ValueError:
+        return False
+    return isinstance(result, dict) and bool(result.get("error"))

@@ -1,0 +1,134 @@
+"""What became of the candidates: by stage, by reason, by scenario.
+
+Pure: counted anew from the environments and rejections on disk, so a build that was continued
+reports the same as one that ran through; only tokens and seconds are carried over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from trustee.environments.executable.blueprint import Scenario
+from trustee.environments.executable.building.candidate import Stage
+from trustee.types import Record
+
+
+class Rejection(Record, frozen=True):
+    """A candidate that was refused; a line of `rejected.jsonl`."""
+
+    place: int
+    """Which environment it would have been."""
+    attempt: int
+    scenario: Scenario
+    stage: Stage
+    kind: str
+    reason: str
+    material: dict[str, object] = {}
+    """What had been made of it."""
+
+
+class Passage(Record, frozen=True):
+    """How many candidates a stage was given and let through."""
+
+    entered: int
+    passed: int
+
+    @property
+    def share(self) -> float:
+        """The share let through; 0 where none came."""
+        return self.passed / self.entered if self.entered else 0.0
+
+
+class Spent(Record, frozen=True):
+    """What a build has cost."""
+
+    tokens: int = 0
+    """Sampled by the builder."""
+    seconds: float = 0.0
+    """Wall time."""
+    stages: dict[Stage, float] = {}
+    """Seconds summed over candidates, so more than the wall time."""
+
+    def plus(self, other: Spent) -> Spent:
+        """Add what another part of the build cost."""
+        stages = {s: self.stages.get(s, 0.0) + other.stages.get(s, 0.0) for s in Stage}
+        return Spent(
+            tokens=self.tokens + other.tokens,
+            seconds=self.seconds + other.seconds,
+            stages={stage: seconds for stage, seconds in stages.items() if seconds},
+        )
+
+
+class Report(Record, frozen=True):
+    """The outcome of a build."""
+
+    wanted: int
+    accepted: int
+    candidates: int
+    stages: dict[Stage, Passage]
+    reasons: dict[str, int]
+    """Rejections by `stage: kind`, the most frequent first."""
+    scenarios: dict[Scenario, Passage]
+    tools: float
+    """Mean number of tools."""
+    spent: Spent
+
+
+def make_report(
+    *,
+    wanted: int,
+    accepted: Mapping[int, Scenario],
+    tools: Sequence[int],
+    rejections: Sequence[Rejection],
+    spent: Spent,
+) -> Report:
+    """Count what became of the candidates; `accepted` gives scenarios by place."""
+    refused = Counter(rejection.stage for rejection in rejections)
+    left = len(accepted) + len(rejections)
+    candidates = left
+    stages = {}
+    for stage in Stage:
+        stages[stage] = Passage(entered=left, passed=left - refused[stage])
+        left -= refused[stage]
+    reasons = Counter(f"{rejection.stage}: {rejection.kind}" for rejection in rejections)
+    good = Counter(accepted.values())
+    bad = Counter(rejection.scenario for rejection in rejections)
+    return Report(
+        wanted=wanted,
+        accepted=len(accepted),
+        candidates=candidates,
+        stages=stages,
+        reasons=dict(sorted(reasons.items(), key=lambda entry: (-entry[1], entry[0]))),
+        scenarios={
+            scenario: Passage(entered=good[scenario] + bad[scenario], passed=good[scenario])
+            for scenario in sorted({*good, *bad})
+        },
+        tools=sum(tools) / len(tools) if tools else 0.0,
+        spent=spent,
+    )
+
+
+def report_text(report: Report) -> str:
+    """Write a report for people."""
+    lines = [
+        f"{report.accepted} of {report.wanted} environments from {report.candidates} candidates, "
+        f"{report.tools:.1f} tools each",
+        f"{report.spent.tokens} tokens, {report.spent.seconds:.0f} s",
+        "",
+        f"{'stage':<22}{'in':>7}{'out':>7}{'share':>8}{'seconds':>10}",
+    ]
+    for stage, passage in report.stages.items():
+        lines.append(
+            f"{stage:<22}{passage.entered:>7}{passage.passed:>7}{passage.share:>8.0%}"
+            f"{report.spent.stages.get(stage, 0.0):>10.1f}"
+        )
+    lines += ["", f"{'scenario':<22}{'in':>7}{'out':>7}{'share':>8}"]
+    lines += [
+        f"{scenario:<22}{passage.entered:>7}{passage.passed:>7}{passage.share:>8.0%}"
+        for scenario, passage in report.scenarios.items()
+    ]
+    if report.reasons:
+        lines += ["", "refused for"]
+        lines += [f"{count:>7}  {reason}" for reason, count in report.reasons.items()]
+    return "\n".join(lines)

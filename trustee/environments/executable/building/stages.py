@@ -1,0 +1,309 @@
+"""The five stages asked of a real model, each with its own prompt, type and check.
+
+The one idea: a stage sees what the stages before it gave and nothing more, and the answers of the
+parts are shown only where they are needed: to write calls and to write functions.
+Source: FTRL, arXiv 2508.08791, section 3; its prompts are not public, these are our own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
+from trustee.environments.executable.building.candidate import (
+    Decomposition,
+    Rejected,
+    Stage,
+    grammar_of,
+)
+from trustee.environments.executable.building.decomposition import (
+    SHAPES,
+    check_decomposition,
+    draw_count,
+)
+from trustee.environments.executable.building.documents import (
+    Document,
+    Extension,
+    Integration,
+    arguments_grammar,
+    check_document,
+    check_extension,
+    check_integration,
+    check_names,
+    check_scaling,
+    integrate,
+)
+from trustee.environments.executable.building.gold import Arguments, check_call, check_calls
+from trustee.environments.executable.building.lint import MODULES, check_source
+from trustee.environments.executable.building.topics import ANGLES, TOPICS
+from trustee.environments.executable.building.verification import verify_tool
+from trustee.environments.executable.building.workshop import Workshop, side_by_side
+from trustee.types import Record, Tool
+
+
+class Function(Record, frozen=True):
+    """The answer of the fifth stage."""
+
+    source: Annotated[str, Meta(max_length=6000)]
+
+
+class Served(Record, frozen=True):
+    """A tool and the parts it serves."""
+
+    document: Document
+    parts: tuple[int, ...]
+    """Counted from 1; empty for a tool that no part needs."""
+
+
+async def construct(shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
+    """Make a candidate in five stages; its id is still to be given.
+
+    Raises:
+        Rejected: at the stage that gave nothing usable.
+    """
+    with shop.at(Stage.DECOMPOSITION):
+        parts = await decompose(shop, scenario)
+    shop.material["decomposition"] = parts
+    with shop.at(Stage.DOCUMENTS):
+        documents = await write_documents(shop, parts)
+    with shop.at(Stage.INTEGRATION):
+        served = await merge_tools(shop, parts, documents)
+    shop.material["tools"] = [entry.document for entry in served]
+    with shop.at(Stage.CALLS):
+        gold = await write_calls(shop, parts, served)
+    shop.material["gold"] = gold
+    with shop.at(Stage.SCALING):
+        served = await scale(shop, parts, served, gold)
+    shop.material["tools"] = [entry.document for entry in served]
+    with shop.at(Stage.DEPLOYMENT):
+        sources = await deploy(shop, served, gold)
+    order = shop.rng("order").sample(served, len(served))
+    return assemble(
+        parts,
+        scenario=scenario,
+        tools=[entry.document.tool for entry in order],
+        sources=sources,
+        gold=gold,
+    ), parts
+
+
+def assemble(
+    parts: Decomposition,
+    *,
+    scenario: Scenario,
+    tools: Sequence[Tool],
+    sources: dict[str, str],
+    gold: Sequence[GoldCall],
+) -> Blueprint:
+    """Put a blueprint together; each tool owes the answers of its calls, in their order."""
+    return Blueprint(
+        id="candidate",
+        question=parts.question,
+        scenario=scenario,
+        tools=tuple(tools),
+        sources={tool.name: sources[tool.name] for tool in tools},
+        unsolved={
+            tool.name: tuple(call.answer for call in gold if call.name == tool.name)
+            for tool in tools
+            if any(call.name == tool.name for call in gold)
+        },
+        answer=parts.answer,
+        gold=tuple(gold),
+    )
+
+
+async def decompose(shop: Workshop, scenario: Scenario) -> Decomposition:
+    """Stage 1: invent a question and its parts."""
+    rng = shop.rng("topic")
+    count, shape = draw_count(scenario, rng), SHAPES[scenario]
+    topic = f"{rng.choice(TOPICS)}, {rng.choice(ANGLES)}"
+    shop.material["topic"] = topic
+    prompt = shop.fill(
+        "decompose",
+        topic=topic,
+        count="1 part" if count == 1 else f"{count} parts",
+        rule=shape.rule,
+        asked=shape.asked,
+    )
+    return await shop.ask(
+        prompt,
+        answer=Decomposition,
+        grammar=grammar_of(Decomposition),
+        check=lambda given: check_decomposition(given, scenario=scenario, count=count),
+        tag="decompose",
+    )
+
+
+def answers_of(parts: Decomposition) -> list[str]:
+    """List the answers of all parts."""
+    return [part.answer for part in parts.parts]
+
+
+async def write_documents(shop: Workshop, parts: Decomposition) -> list[Document]:
+    """Stage 2: design one tool for each part."""
+
+    async def write(number: int) -> Document:
+        return await shop.ask(
+            shop.fill("document", question=parts.parts[number - 1].question),
+            answer=Document,
+            grammar=grammar_of(Document),
+            check=lambda given: check_document(given, answers_of(parts)),
+            tag=f"document {number}",
+        )
+
+    numbers = range(1, len(parts.parts) + 1)
+    return await side_by_side([partial(write, number) for number in numbers])
+
+
+async def merge_tools(
+    shop: Workshop, parts: Decomposition, documents: Sequence[Document]
+) -> list[Served]:
+    """Stage 3: merge the tools that one tool can replace."""
+    given = Integration(merges=())
+    if len(documents) > 1:
+        lines = "\n".join(
+            f"{number}. {part.question}\n   {document.text}"
+            for number, (part, document) in enumerate(zip(parts.parts, documents, strict=True), 1)
+        )
+        given = await shop.ask(
+            shop.fill("integrate", tools=lines),
+            answer=Integration,
+            grammar=grammar_of(Integration),
+            check=lambda given: check_integration(given, documents, answers_of(parts)),
+            tag="integrate",
+        )
+    served = [Served(document=d, parts=numbers) for d, numbers in integrate(given, documents)]
+    shop.refuse(check_names([entry.document for entry in served]))
+    return served
+
+
+async def write_calls(
+    shop: Workshop, parts: Decomposition, served: Sequence[Served]
+) -> tuple[GoldCall, ...]:
+    """Write the call that answers each part."""
+    tools = {number: entry.document.tool for entry in served for number in entry.parts}
+
+    async def write(number: int) -> GoldCall:
+        tool = tools[number]
+        given = await shop.ask(
+            shop.fill(
+                "call",
+                tool=json.dumps(tool.schema["function"]),
+                question=parts.ask(number),
+                known=parts.known(number),
+            ),
+            answer=Arguments,
+            grammar=arguments_grammar(tool.parameters),
+            check=lambda given: check_call(given.arguments, tool, parts, number),
+            tag=f"call {number}",
+        )
+        answer = parts.parts[number - 1].answer
+        return GoldCall(name=tool.name, arguments=given.arguments, answer=answer)
+
+    calls = tuple(await side_by_side([partial(write, number) for number in sorted(tools)]))
+    shop.refuse(check_calls(calls))
+    return calls
+
+
+async def scale(
+    shop: Workshop, parts: Decomposition, served: Sequence[Served], gold: Sequence[GoldCall]
+) -> list[Served]:
+    """Stage 4: widen each tool and add tools that no part needs."""
+    answers = answers_of(parts)
+
+    async def widen(entry: Served) -> list[Served]:
+        before = entry.document
+        calls = [call for call in gold if call.name == before.name]
+        given = await shop.ask(
+            shop.fill("scale", tool=before.text, calls=call_lines(calls)),
+            answer=Document,
+            grammar=grammar_of(Document),
+            check=lambda given: check_scaling(given, before, calls=calls, answers=answers),
+            tag=f"scale {before.name}",
+        )
+        return [Served(document=given, parts=entry.parts)]
+
+    async def extend() -> list[Served]:
+        count = shop.rng("distractors").randint(*shop.config.distractors)
+        if not count:
+            return []
+        documents = [entry.document for entry in served]
+        given = await shop.ask(
+            shop.fill(
+                "extend",
+                count="1 more tool" if count == 1 else f"{count} more tools",
+                tools="\n".join(document.text for document in documents),
+                questions="\n".join(part.question for part in parts.parts),
+            ),
+            answer=Extension,
+            grammar=grammar_of(Extension),
+            check=lambda given: check_extension(given, documents, count=count, answers=answers),
+            tag="extend",
+        )
+        return [Served(document=document, parts=()) for document in given.tools]
+
+    jobs: list[Callable[[], Awaitable[list[Served]]]] = [extend]
+    jobs[:0] = [partial(widen, entry) for entry in served]
+    found = await side_by_side(jobs)
+    return [entry for entries in found for entry in entries]
+
+
+def call_lines(calls: Sequence[GoldCall]) -> str:
+    """Write the arguments of calls, one a line."""
+    return "\n".join(json.dumps(call.arguments) for call in calls)
+
+
+def case_lines(calls: Sequence[GoldCall]) -> str:
+    """Write calls with what their results must hold."""
+    return "\n".join(
+        f"{json.dumps(call.arguments)} -> a result that holds exactly: {call.answer}"
+        for call in calls
+    )
+
+
+async def deploy(
+    shop: Workshop, served: Sequence[Served], gold: Sequence[GoldCall]
+) -> dict[str, str]:
+    """Stage 5: write a function for each tool, and again until it runs as its calls demand."""
+
+    async def write(entry: Served) -> tuple[str, str]:
+        document, tool = entry.document, entry.document.tool
+        calls = [call for call in gold if call.name == tool.name]
+        complaint, attempt = "", 0
+        while True:
+            given = await shop.ask(
+                shop.fill(
+                    "deploy",
+                    **describe(document),
+                    cases=case_lines(calls) or "none; it knows a few invented things of its own",
+                    complaint=complaint,
+                ),
+                answer=Function,
+                grammar=grammar_of(Function),
+                check=lambda given: check_source(given.source, tool),
+                tag=f"deploy {tool.name} {attempt}",
+            )
+            flaw = await verify_tool(tool, given.source, calls, shop.sandbox)
+            if flaw is None:
+                return tool.name, given.source
+            attempt += 1
+            if attempt == shop.config.tries:
+                raise Rejected(shop.stage, flaw)
+            complaint = f"The last function was wrong: {flaw.text}"
+
+    return dict(await side_by_side([partial(write, entry) for entry in served]))
+
+
+def describe(document: Document) -> dict[str, str]:
+    """Give the values that tell the last prompt about a tool."""
+    schema: dict[str, Any] = document.tool.schema["function"]
+    return {
+        "tool": json.dumps(schema),
+        "signature": document.signature,
+        "modules": ", ".join(sorted(MODULES)),
+    }

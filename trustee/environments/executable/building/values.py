@@ -1,0 +1,62 @@
+"""Where values stand in texts: the one rule for leaks and for the origin of arguments.
+
+Answers are found as the reward finds them, see `rewards.tells`; what an argument
+holds may also be said in the words that people use for numbers and dates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trustee.environments.executable.rewards import tells
+from trustee.environments.simulated.roles import DATE, MONTHS, NUMBER_WORDS
+
+WORDS_OF = {number: word for word, number in NUMBER_WORDS.items()}
+
+
+def says(text: str, value: object) -> bool:
+    """Say whether somebody who reads a text knows a value."""
+    forms = [str(value), *spoken_dates(str(value))]
+    if value in WORDS_OF and not isinstance(value, bool):
+        forms.append(WORDS_OF[int(str(value).split(".")[0])])
+    return any(tells(text, form) for form in forms)
+
+
+def spoken_dates(value: str) -> list[str]:
+    """Give the usual ways to write an ISO date; none for other values."""
+    date = DATE.fullmatch(value)
+    if date is None:
+        return []
+    year, day = date[1], int(date[3])
+    month = MONTHS[int(date[2]) - 1]
+    return [
+        form
+        for name in (month, month[:3])
+        for form in (f"{day} {name} {year}", f"{name} {day} {year}", f"{day}th of {name} {year}")
+    ]
+
+
+def leaves(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Give the single values inside a value, each with its part of the schema."""
+    match value:
+        case Mapping():
+            known = schema.get("properties", {})
+            for name, inner in value.items():
+                yield from leaves(known.get(name, {}), inner)
+        case list() | tuple():
+            for inner in value:
+                yield from leaves(schema.get("items", {}), inner)
+        case _:
+            yield schema, value
+
+
+def find_leak(texts: Mapping[str, str], answers: Sequence[str]) -> str | None:
+    """Say in words which text holds which answer; None where none does."""
+    found = (
+        f"{where} holds the answer {answer!r}"
+        for where, text in texts.items()
+        for answer in answers
+        if tells(text, answer)
+    )
+    return next(found, None)

@@ -1,0 +1,380 @@
+"""FTRL's world: tool environments whose tools really run, and a reward that can be verified.
+
+Each call runs in the sandbox, which never sees what pays. What came of it is recorded and matched
+once; the score is arithmetic on that record. One task is a whole episode, or (`unit = "turn"`) one
+policy message from a state that an earlier episode went through.
+Source: FTRL, arXiv 2508.08791.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import zlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environments.executable.blueprint import Blueprint, State
+from trustee.environments.executable.blueprint_files import Refused, read_blueprints, read_states
+from trustee.environments.executable.rewards import (
+    Observation,
+    Variant,
+    count_owed,
+    is_right,
+    match,
+    pay_episode,
+    pay_turn,
+    solve,
+)
+from trustee.environments.executable.states import open_state
+from trustee.environments.prompts import fill_prompt
+from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.errors import InputError
+from trustee.sandbox.calls import Outcome, Worker
+from trustee.tools.arguments import check_arguments
+from trustee.types import (
+    BadCall,
+    Blame,
+    Call,
+    ExpectedCall,
+    Group,
+    Message,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
+
+FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
+"""What the sandbox says of a call that raised; FTRL tells the error without its class."""
+
+Unit = Literal["episode", "turn"]
+"""What one task is: an episode up to its limits, or one policy message from a state."""
+
+
+class Hidden(Record, frozen=True):
+    """What only the world knows of a task."""
+
+    blueprint: str
+    scenario: str
+    sources: dict[str, str]
+    unsolved: dict[str, tuple[str, ...]]
+    """What is owed when the task begins."""
+    answer: str
+    unit: Unit
+    seed: int
+    """Of the tools' randomness and clock; equal for all members of a group."""
+    gold: tuple[ExpectedCall, ...] = ()
+    """Calls that solve all; none where the environment's maker gave none."""
+
+
+class Called(Record, frozen=True):
+    """A line of the notes: one call and what came of it."""
+
+    id: str
+    name: str
+    """Empty where nobody could read the call."""
+    ok: bool
+    brought: str | None
+    """The sub-answer that it removed from what was owed."""
+    breach: str = ""
+
+
+class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
+    """The world of environments that run."""
+
+    path: str
+    """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
+    variant: Variant = "f1"
+    """What calls are paid by."""
+    published: bool = False
+    """Run, compare and pay exactly as FTRL does, holes included."""
+    unit: Unit = "episode"
+    """Of training; tasks for evaluation are always whole episodes."""
+    states: str = ""
+    """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; empty
+    takes the rows of `path`."""
+    reserve_one_in: Annotated[int, Meta(ge=1)] = 10
+    """One environment in this many is kept for evaluation; 1 keeps all."""
+    prompts: str = "simulated"
+    """Prompt set with the policy's system prompt; a published episode has none."""
+
+    def source(self, *, seed: int, held_out: bool = False) -> ExecutableSource:
+        """Load the environments and make the source of those for training, or of the others.
+
+        Raises:
+            InputError: if the path holds none of the wanted half.
+        """
+        loaded = read_blueprints(Path(self.path))
+        blueprints = {
+            blueprint.id: blueprint
+            for blueprint in loaded.blueprints
+            if is_kept(blueprint.id, one_in=self.reserve_one_in) == held_out
+        }
+        if not blueprints:
+            raise InputError(
+                f"{self.path}: none of its {len(loaded.blueprints)} environments is "
+                f"{'kept for evaluation' if held_out else 'left for training'} with "
+                f"env.reserve_one_in = {self.reserve_one_in}; give more, or change it"
+            )
+        if self.unit == "episode" or held_out:
+            states = tuple(map(self._begin, blueprints.values()))
+        else:
+            given = read_states(Path(self.states), loaded) if self.states else loaded.states
+            states = tuple(state for state in given if state.blueprint in blueprints)
+        if not states:
+            raise InputError(
+                f"no state of an environment for training in {self.states or self.path}; write "
+                "some with trustee collect and name the file in env.states"
+            )
+        return ExecutableSource(
+            self, blueprints, states, seed=seed, held_out=held_out, refused=loaded.refused
+        )
+
+    def _begin(self, blueprint: Blueprint) -> State:
+        return open_state(blueprint, published=self.published)
+
+    def environment(self, task: Task, services: Services) -> ExecutableEnvironment:
+        """Make the environment of one episode."""
+        return ExecutableEnvironment(task, services, config=self)
+
+
+def is_kept(name: str, *, one_in: int) -> bool:
+    """Say whether an environment is kept for evaluation, by its id alone."""
+    return zlib.crc32(name.encode()) % one_in == 0
+
+
+class ExecutableSource:
+    """Deals out environments or states, shuffled anew in each epoch; those kept are dealt once."""
+
+    def __init__(
+        self,
+        config: Executable,
+        blueprints: dict[str, Blueprint],
+        states: Sequence[State],
+        *,
+        seed: int,
+        held_out: bool,
+        refused: tuple[Refused, ...] = (),
+    ) -> None:
+        self.refused = refused
+        """Rows of the path that are not used."""
+        self._config = config
+        self._blueprints = blueprints
+        self._states = states
+        self._seed = seed
+        self._held_out = held_out
+        self._drawn = 0
+
+    def draw(self) -> Draft | None:
+        """Draw the next draft; None when all that is kept for evaluation was drawn."""
+        epoch, place = divmod(self._drawn, len(self._states))
+        if self._held_out and epoch:
+            return None
+        rng = random.Random(f"{self._seed} executable {epoch}")
+        index = rng.sample(range(len(self._states)), len(self._states))[place]
+        state = self._states[index]
+        self._drawn += 1
+        return Draft(
+            id=f"{state.blueprint}@{epoch}.{index}",
+            seed=random.Random(f"{self._seed} {state.blueprint}").randrange(1 << 31),
+            difficulty=min(100, max(1, count_owed(state.unsolved))),
+            data={"state": index},
+        )
+
+    async def write(self, draft: Draft, services: Services) -> Task:
+        """Make a task of a state, by code."""
+        config = self._config
+        state = self._states[draft.data["state"]]
+        blueprint = self._blueprints[state.blueprint]
+        hidden = Hidden(
+            blueprint=blueprint.id,
+            scenario=blueprint.scenario,
+            sources=blueprint.sources,
+            unsolved=state.unsolved,
+            answer=blueprint.answer,
+            unit="episode" if self._held_out else config.unit,
+            seed=draft.seed,
+            gold=tuple(
+                ExpectedCall(name=call.name, arguments=call.arguments) for call in blueprint.gold
+            ),
+        )
+        guidance: tuple[Message, ...] = ()
+        if not config.published and state.messages[0].role != "system":
+            text = fill_prompt(config.prompts, "agent_ftrl")
+            guidance = (Message(role="system", content=text),)
+        return Task(
+            id=draft.id,
+            messages=guidance + state.messages,
+            tools=blueprint.tools,
+            difficulty=draft.difficulty,
+            hidden=msgspec.to_builtins(hidden),
+        )
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Stay as it is; give the means of what a step's episodes solved."""
+        notes = [t.notes for group in groups for t in group.sound if "f1" in t.notes]
+        if not notes:
+            return {}
+        keys = {"solve_precision": "precision", "solve_recall": "recall", "solve_f1": "f1"}
+        return {name: sum(n[key] for n in notes) / len(notes) for name, key in keys.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Give the count of drafts."""
+        return {"drawn": self._drawn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self._drawn = state["drawn"]
+
+
+class ExecutableEnvironment:
+    """One episode, or one turn, in an environment that runs."""
+
+    def __init__(self, task: Task, services: Services, *, config: Executable) -> None:
+        self._task = task
+        self._services = services
+        self._config = config
+        self._hidden = msgspec.convert(task.hidden, Hidden)
+        self._owed = self._hidden.unsolved
+        self._tools = {tool.name: tool for tool in task.tools}
+        self._held = AsyncExitStack()
+        self._worker: Worker | None = None
+        self._called: list[Called] = []
+        self._readable = 0
+
+    async def open(self) -> Opening:
+        """Borrow a worker, and give the opening messages and tools."""
+        lent = self._services.sandbox.open(
+            self._hidden.sources, seed=self._hidden.seed, published=self._config.published
+        )
+        self._worker = await self._held.enter_async_context(lent)
+        return Opening(messages=self._task.messages, tools=self._task.tools)
+
+    async def reply(self, message: Message) -> Reply:
+        """Run the calls in their order; a message without any ends the episode."""
+        replies = tuple([await self._answer(call) for call in message.calls])
+        played_on = bool(message.calls)
+        if self._config.published:
+            played_on = any(not isinstance(call, BadCall) for call in message.calls)
+        return Reply(messages=replies, done=not played_on or self._hidden.unit == "turn")
+
+    async def _answer(self, call: Call) -> Message:
+        text = await self._run(call)
+        return Message(role="tool", content=text, call_id=call.id)
+
+    async def _run(self, call: Call) -> str:
+        if isinstance(call, BadCall):
+            self._called.append(Called(id=call.id, name="", ok=False, brought=None))
+            return _tell_error(call.reason)
+        self._readable += 1
+        outcome = self._refuse(call.name, call.arguments)
+        if outcome is None:
+            assert self._worker is not None, "open() was not called"
+            outcome = await self._worker.call(call.name, call.arguments)
+            if self._config.published:
+                outcome = as_published(call.name, outcome)
+        seen = Observation(
+            name=call.name, arguments=call.arguments, text=outcome.text, ok=outcome.ok
+        )
+        matched = match(seen, self._owed, published=self._config.published)
+        self._owed = matched.owed
+        self._called.append(
+            Called(
+                id=call.id,
+                name=call.name,
+                ok=outcome.ok,
+                brought=matched.found,
+                breach=outcome.breach,
+            )
+        )
+        plain = outcome.ok or self._config.published
+        return outcome.text if plain else _tell_error(outcome.text)
+
+    def _refuse(self, name: str, arguments: dict[str, Any]) -> Outcome | None:
+        """Answer a call that cannot be run at all; a published episode runs whatever it can."""
+        if self._config.published:
+            known = name in self._hidden.sources
+            text = f"an error occured when call {name}: {name!r}"
+            return None if known else Outcome(text=text, ok=False)
+        tool = self._tools.get(name)
+        if tool is None:
+            text = f"there is no tool {name!r}; the tools are {list(self._tools)}"
+            return Outcome(text=text, ok=False)
+        error = check_arguments(tool, arguments)
+        return None if error is None else Outcome(text=error, ok=False)
+
+    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
+        """Pay what was recorded; see `matching.pay_turn` and `matching.pay_episode`."""
+        config, hidden = self._config, self._hidden
+        brought = sum(called.brought is not None for called in self._called)
+        calls = self._readable if config.published else len(self._called)
+        said = turns[-1].message if turns else Message(role="assistant")
+        final = said if stop is Stop.DONE and not said.calls else None
+        if hidden.unit == "turn":
+            paid = pay_turn(
+                said,
+                brought,
+                hidden.unsolved,
+                hidden.answer,
+                variant=config.variant,
+                published=config.published,
+            )
+            rewards = {"turn": paid}
+        else:
+            rewards = pay_episode(
+                final,
+                brought=brought,
+                readable=self._readable,
+                unreadable=len(self._called) - self._readable,
+                needed=count_owed(hidden.unsolved),
+                answer=hidden.answer,
+                variant=config.variant,
+                published=config.published,
+            )
+        right = final is not None and is_right(final, hidden.answer, published=config.published)
+        return Score(rewards=rewards, notes=self._describe(calls, brought, right=right))
+
+    def _describe(self, calls: int, brought: int, *, right: bool) -> dict[str, Any]:
+        """Say for readers what was solved, by whose fault the rest was not, and by which calls."""
+        needed = count_owed(self._hidden.unsolved)
+        solved = solve(brought=brought, calls=calls, needed=needed)
+        blame = Blame.TOOL if any(called.breach for called in self._called) else Blame.POLICY
+        success = brought == needed and right
+        return {
+            "blueprint": self._hidden.blueprint,
+            "scenario": self._hidden.scenario,
+            "calls": calls,
+            "solved": brought,
+            "needed": needed,
+            "precision": solved.precision,
+            "recall": solved.recall,
+            "f1": solved.f1,
+            "answered": right,
+            "success": success,
+            "blame": None if success else str(blame),
+            "called": [msgspec.to_builtins(called) for called in self._called],
+        }
+
+    async def aclose(self) -> None:
+        """Give the worker back."""
+        await self._held.aclose()
+
+
+def as_published(name: str, outcome: Outcome) -> Outcome:
+    """Word what went wrong as FTRL does, for error texts can match too."""
+    if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
+        return outcome
+    text = f"an error occured when call {name}: {failed[1]}"
+    return msgspec.structs.replace(outcome, text=text)
+
+
+def _tell_error(reason: str) -> str:
+    return json.dumps({"error": reason}, ensure_ascii=False)

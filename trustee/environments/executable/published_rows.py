@@ -1,0 +1,134 @@
+"""Rows in the form in which FTRL's environments were published, as blueprints and states.
+
+| key | what it holds |
+|---|---|
+| `messages` | what was said; one user message where the row is a beginning |
+| `tools` | text of a JSON list of OpenAI schemas |
+| `codes` | text of a JSON object: Python source by tool |
+| `unsolved_set` | text of a JSON object: sub-answers still owed, by tool |
+| `solve_rate` | share of the sub-answers that is no longer owed |
+| `data_source` | `self/` and the scenario |
+| `split` | `train` or `test` |
+| `answer` | the final answer, or null |
+
+Texts may also stand as the JSON that they hold. A row in the middle of an episode is a state; its
+blueprint is the one of the row that begins the episode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from trustee.environments.executable.blueprint import Blueprint, State
+from trustee.errors import InputError
+from trustee.types import Message
+
+KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
+"""What every row must have, and what tells it from a blueprint."""
+ASK = "Question:"
+"""Stands before the question in a row's first message."""
+
+
+def is_published(row: Mapping[str, Any]) -> bool:
+    """Say whether a JSON object is a published row, whole or not."""
+    return "codes" in row or "unsolved_set" in row
+
+
+def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
+    """Read a row as its environment and as the state that it stands in.
+
+    In the middle of an episode the blueprint owes only what the row still owes.
+
+    Raises:
+        InputError: naming the key, what was given and what is expected.
+    """
+    missing = sorted(KEYS - row.keys())
+    if missing:
+        raise InputError(f"{', '.join(missing)} missing; a published row has {sorted(KEYS)}")
+    messages = tuple(
+        _read_message(value, index)
+        for index, value in enumerate(_read(row, "messages", list[dict[str, Any]]))
+    )
+    if not messages or messages[0].role != "user":
+        raise InputError('messages: the first must be of role "user" and hold the question')
+    prompt = messages[0].content
+    sources = _read(row, "codes", dict[str, str])
+    owed = _read(row, "unsolved_set", dict[str, tuple[str, ...]])
+    rate = row.get("solve_rate") or 0.0
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise InputError(f"solve_rate must be a number from 0 to 1, got {rate!r}")
+    # `||` keeps a question that ends like another's code apart from it.
+    name = hashlib.sha256(f"{prompt}||{json.dumps(sources, sort_keys=True)}".encode()).hexdigest()
+    scenario = str(row["data_source"]).removeprefix("self/")
+    try:
+        blueprint = msgspec.convert(
+            {
+                "id": f"{scenario}-{name[:12]}",
+                "question": prompt.rpartition(ASK)[2].strip(),
+                "scenario": scenario,
+                "tools": [_read_tool(value) for value in _read(row, "tools", list[dict[str, Any]])],
+                "sources": sources,
+                "unsolved": owed,
+                "answer": row.get("answer") or "",
+                "provenance": {"prompt": prompt, "row": source, "split": row.get("split", "")},
+            },
+            Blueprint,
+        )
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from error
+    state = State(blueprint=blueprint.id, messages=messages, unsolved=owed, solve_rate=float(rate))
+    return blueprint, state
+
+
+def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
+    """Read a value that may stand as the text of its JSON."""
+    value = row[key]
+    try:
+        if isinstance(value, str):
+            return msgspec.json.decode(value, type=kind)
+        return msgspec.convert(value, kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def _read_tool(schema: dict[str, Any]) -> dict[str, Any]:
+    function = schema.get("function", schema)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InputError(f"tools: {str(schema)[:80]} is no function schema with a name")
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    if not isinstance(parameters, dict):
+        raise InputError(f"tools: the parameters of {function['name']} are no JSON Schema")
+    description = str(function.get("description") or "")
+    return {"name": function["name"], "description": description, "parameters": parameters}
+
+
+def _read_message(value: dict[str, Any], index: int) -> Message:
+    try:
+        return msgspec.convert(
+            {
+                "role": value.get("role"),
+                "content": value.get("content") or "",
+                "thinking": value.get("reasoning_content") or "",
+                "calls": [_read_call(call) for call in value.get("tool_calls") or ()],
+                "call_id": value.get("tool_call_id") or "",
+            },
+            Message,
+        )
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"messages[{index}]: no message of a chat ({error})") from error
+
+
+def _read_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    given = function["arguments"]
+    return {
+        "type": "call",
+        "id": call.get("id") or "",
+        "name": function["name"],
+        "arguments": (msgspec.json.decode(given) if isinstance(given, str) else given) or {},
+    }

@@ -1,0 +1,383 @@
+"""TRUSTEE's world: one frozen model writes the task, plays user and tools, and judges.
+
+The world keeps what a model would lose: the explicit state of its tools, the answers it has given,
+the calls that really ran. Code answers what code can: bad calls, bad arguments, repeated reads,
+criteria that facts settle.
+Source: TRUSTEE, arXiv 2604.17739.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environments.micro.world import TOOLS
+from trustee.environments.prompts import fill_prompt
+from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.environments.simulated.curriculum import Curriculum
+from trustee.environments.simulated.facts import (
+    Executed,
+    Facts,
+    fact_lines,
+    gather_facts,
+    reward_of,
+    settle,
+)
+from trustee.environments.simulated.roles import (
+    TOOL_SCHEMA,
+    USER_SCHEMA,
+    Criterion,
+    ToolAnswer,
+    UserAnswer,
+    WrittenTask,
+    call_line,
+    check_task,
+    check_user,
+    judge_prompt,
+    judge_schema,
+    tool_prompt,
+    transcript_lines,
+    user_prompt,
+    writer_prompt,
+    writer_schema,
+)
+from trustee.environments.splits import is_reserved
+from trustee.errors import InputError
+from trustee.tools.arguments import check_arguments
+from trustee.tools.files import import_tools
+from trustee.tools.repository import Repository
+from trustee.tools.values import normalise, tells_error
+from trustee.types import (
+    BadCall,
+    Blame,
+    Call,
+    ExpectedCall,
+    Group,
+    Message,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Tool,
+    ToolCall,
+    Turn,
+)
+
+DRAWS = 200
+"""Draws of a tool set of one size before a smaller one is tried."""
+
+
+class Hidden(Record, frozen=True):
+    """What only the world knows of a task."""
+
+    intent: str
+    persona: str
+    expected_calls: tuple[ExpectedCall, ...]
+    criteria: tuple[Criterion, ...]
+    """Those that count at this difficulty."""
+
+
+class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
+    """The simulated world."""
+
+    prompts: str = "simulated"
+    """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
+    tools: str = ""
+    """File of tools to train on; empty is the package's own repository, `micro` the micro-world."""
+    reserve_one_in: Annotated[int, Meta(ge=2)] = 60
+    """One pair of tools in this many is kept for evaluation: training never offers both."""
+    curriculum: Curriculum = Curriculum()
+
+    def repository(self) -> Repository:
+        """Load the tools."""
+        if self.tools == "micro":
+            return Repository(TOOLS)
+        return Repository(import_tools(Path(self.tools))) if self.tools else Repository.load()
+
+    def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
+        """Make the source of training tasks, or of those with a reserved pair of tools."""
+        return SimulatedSource(self, self.repository(), seed=seed, held_out=held_out)
+
+    def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
+        """Make the environment of one episode."""
+        return SimulatedEnvironment(task, services, prompt_set=self.prompts)
+
+
+class SimulatedSource:
+    """Draws tools and aspects by difficulty, has the writer make tasks of them, and is steered."""
+
+    def __init__(
+        self, config: Simulated, repository: Repository, *, seed: int, held_out: bool
+    ) -> None:
+        self._held_out = held_out
+        self._config = config
+        self._repository = repository
+        self._seed = seed
+        self._drawn = 0
+        self.difficulty = config.curriculum.start
+
+    def draw(self) -> Draft:
+        """Draw the next draft."""
+        index = self._drawn
+        self._drawn += 1
+        rng = random.Random(f"{self._seed} draft {index}")
+        return Draft(
+            id=f"task-{index:06d}", seed=rng.randrange(1 << 31), difficulty=self.difficulty
+        )
+
+    async def write(self, draft: Draft, services: Services) -> Task:
+        """Have the writer make a task of a draft."""
+        rng = random.Random(draft.seed)
+        aspects = self._config.curriculum.draw_aspects(draft.difficulty, rng)
+        tools = self._sample(rng, aspects.tools)
+        written = await services.simulator.ask(
+            Blame.WRITER,
+            writer_prompt(self._config.prompts, tools, aspects),
+            answer=WrittenTask,
+            schema=writer_schema(tools, aspects),
+            seed=draft.seed,
+            check=lambda task: check_task(task, tools, aspects),
+        )
+        hidden = Hidden(
+            intent=written.intent,
+            persona=written.persona,
+            expected_calls=written.expected_calls,
+            criteria=tuple(Criterion)[: aspects.strictness],
+        )
+        guidance = fill_prompt(self._config.prompts, f"agent_{aspects.guidance}")
+        return Task(
+            id=draft.id,
+            messages=(
+                Message(role="system", content=guidance),
+                Message(role="user", content=written.query),
+            ),
+            tools=tools,
+            difficulty=draft.difficulty,
+            hidden=msgspec.to_builtins(hidden),
+        )
+
+    def _sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
+        """Sample tools with or without a reserved pair; fewer where no larger set is found."""
+        one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
+        for size in range(max(count, least), least - 1, -1):
+            for _ in range(DRAWS):
+                tools = self._repository.sample(rng, min(size, len(self._repository.tools)))
+                if is_reserved(tools, one_in=one_in) == self._held_out:
+                    return tools
+        raise InputError(
+            f"the tools offer no set {'with' if self._held_out else 'without'} a reserved pair; "
+            "give more tools (env.tools) or change env.reserve_one_in"
+        )
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Move the difficulty by all sound rewards of a step."""
+        rewards = [trajectory.reward for group in groups for trajectory in group.sound]
+        self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
+        return {"difficulty": self.difficulty}
+
+    def state(self) -> dict[str, Any]:
+        """Give the difficulty and the count of drafts."""
+        return {"difficulty": self.difficulty, "drawn": self._drawn}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self.difficulty = state["difficulty"]
+        self._drawn = state["drawn"]
+
+
+class SimulatedEnvironment:
+    """One episode in the simulated world."""
+
+    def __init__(self, task: Task, services: Services, *, prompt_set: str) -> None:
+        self._task = task
+        self._hidden = msgspec.convert(task.hidden, Hidden)
+        self._services = services
+        self._prompt_set = prompt_set
+        self._tools = {tool.name: tool for tool in task.tools}
+        self._messages = list(task.messages)
+        self._executed: list[Executed] = []
+        self._malformed = 0
+        self._seen: list[tuple[str, str]] = []
+        self._reads: dict[str, dict[str, Any]] = {}
+        self.state: dict[str, Any] = {}
+        """The world's fields as tools have changed them, by path."""
+
+    async def open(self) -> Opening:
+        """Give the opening messages and tools."""
+        return Opening(messages=self._task.messages, tools=self._task.tools)
+
+    async def reply(self, message: Message) -> Reply:
+        """Answer calls as the tools, anything else as the user."""
+        self._messages.append(message)
+        if message.calls:
+            replies = [await self._answer_call(call) for call in message.calls]
+            self._messages += replies
+            return Reply(messages=tuple(replies), done=False)
+        answer = await self._services.simulator.ask(
+            Blame.USER,
+            user_prompt(
+                self._prompt_set,
+                self._messages,
+                intent=self._hidden.intent,
+                persona=self._hidden.persona,
+            ),
+            answer=UserAnswer,
+            schema=USER_SCHEMA,
+            seed=self._services.rng.randrange(1 << 31),
+            check=lambda answer: check_user(
+                answer, self._messages, intent=self._hidden.intent, tools=self._task.tools
+            ),
+        )
+        if answer.done:
+            return Reply(messages=(), done=True)
+        said = Message(role="user", content=answer.message)
+        self._messages.append(said)
+        return Reply(messages=(said,), done=False)
+
+    async def _answer_call(self, call: Call) -> Message:
+        result = await self._run_call(call)
+        return Message(role="tool", content=json.dumps(result), call_id=call.id)
+
+    async def _run_call(self, call: Call) -> dict[str, Any]:
+        if isinstance(call, BadCall):
+            self._malformed += 1
+            return {"error": call.reason}
+        tool = self._tools.get(call.name)
+        if tool is None:
+            self._malformed += 1
+            return {"error": f"there is no tool {call.name!r}; the tools are {list(self._tools)}"}
+        error = check_arguments(tool, call.arguments)
+        if error is not None:
+            self._executed.append(Executed(call=call, result=error, ok=False))
+            return {"error": error}
+        return await self._simulate(tool, call)
+
+    async def _simulate(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
+        """Ask the tool role, or repeat what an identical read has said since the last write."""
+        key = json.dumps([call.name, normalise(call.arguments)], sort_keys=True)
+        if tool.effect == "read" and key in self._reads:
+            result = self._reads[key]
+        else:
+            answer = await self._services.simulator.ask(
+                Blame.TOOL,
+                tool_prompt(
+                    self._prompt_set,
+                    tool,
+                    call.arguments,
+                    state=self.state,
+                    seen=self._seen,
+                    intent=self._hidden.intent,
+                ),
+                answer=ToolAnswer,
+                schema=TOOL_SCHEMA,
+                seed=self._services.rng.randrange(1 << 31),
+                check=lambda answer: check_effect(tool, answer),
+            )
+            result = answer.result
+            if tool.effect == "write":
+                self.state |= answer.changes
+                self._reads.clear()
+            else:
+                self._reads[key] = result
+        text = json.dumps(result)
+        self._seen.append((call_line(call.name, call.arguments), text))
+        self._executed.append(Executed(call=call, result=text, ok=not result.get("error")))
+        return result
+
+    def recall(self, turns: Sequence[Turn]) -> None:
+        """Take over what was called and answered in an episode that was played elsewhere."""
+        for turn in turns:
+            self._messages += (turn.message, *turn.replies)
+            results = {reply.call_id: reply.content for reply in turn.replies}
+            # A message that was cut off at a limit has calls that nobody answered: they never ran.
+            for call in turn.message.calls:
+                if call.id not in results:
+                    continue
+                if isinstance(call, BadCall) or call.name not in self._tools:
+                    self._malformed += 1
+                    continue
+                result = results[call.id]
+                self._executed.append(
+                    Executed(call=call, result=result, ok=not tells_error(result))
+                )
+
+    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
+        """Judge by facts where they settle a criterion, else by the judge."""
+        facts = gather_facts(
+            self._executed,
+            self._hidden.expected_calls,
+            malformed=self._malformed,
+            writes=frozenset(tool.name for tool in self._task.tools if tool.effect == "write"),
+        )
+        settled = {c: settle(facts, c) for c in self._hidden.criteria}
+        evidence = "settled by code"
+        if stop in (Stop.TOKENS, Stop.CONTEXT):
+            settled[Criterion.FULFILLED] = False
+        if facts.malformed:
+            settled = dict.fromkeys(settled, False)
+        elif settled[Criterion.FULFILLED] is None:
+            evidence, opinions = await self._ask_judge(turns, facts)
+            settled = {c: opinions[c] if kept is None else kept for c, kept in settled.items()}
+        criteria = {c: bool(holds) for c, holds in settled.items()}
+        return Score(
+            rewards={"verdict": reward_of(facts, criteria)},
+            notes={
+                "criteria": {c.value: holds for c, holds in criteria.items()},
+                "evidence": evidence,
+                "facts": fact_lines(facts),
+                "state": self.state,
+            },
+        )
+
+    async def _ask_judge(
+        self, turns: Sequence[Turn], facts: Facts
+    ) -> tuple[str, dict[Criterion, bool]]:
+        criteria = self._hidden.criteria
+        answer = await self._services.simulator.ask(
+            Blame.JUDGE,
+            judge_prompt(
+                self._prompt_set,
+                transcript_lines(self._task.messages, turns),
+                intent=self._hidden.intent,
+                persona=self._hidden.persona,
+                facts=fact_lines(facts),
+                criteria=criteria,
+            ),
+            answer=dict[str, str | bool],
+            schema=judge_schema(criteria),
+            seed=self._services.rng.randrange(1 << 31),
+        )
+        return str(answer["evidence"]), {c: bool(answer[c]) for c in criteria}
+
+    async def aclose(self) -> None:
+        """Hold nothing."""
+
+
+async def judge_episode(
+    task: Task, turns: Sequence[Turn], stop: Stop, services: Services, *, prompt_set: str
+) -> Score:
+    """Judge an episode from its record alone, as its environment would at its end.
+
+    No role but the judge is asked. The task is of the simulated world, wherever it was played.
+
+    Raises:
+        SimulatorError: if the judge gave no usable answer within its tries.
+    """
+    environment = SimulatedEnvironment(task, services, prompt_set=prompt_set)
+    environment.recall(turns)
+    return await environment.score(turns, stop)
+
+
+def check_effect(tool: Tool, answer: ToolAnswer) -> str | None:
+    """Refuse an answer in which a read tool, or a call that failed, changes the world."""
+    if answer.result.get("error") and answer.changes:
+        return f"{tool.name} failed but the answer changes {sorted(answer.changes)}"
+    if tool.effect == "read" and answer.changes:
+        return f"{tool.name} only reads but the answer changes {sorted(answer.changes)}"
+    return None

@@ -1,0 +1,116 @@
+"""Talking to the simulator: a prompt in, a typed answer out.
+
+The answer is JSON that a grammar enforces, decoded into its type and then checked by code; an
+answer that fails the check is asked for again with another seed, a bounded and counted number of
+times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Protocol, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from trustee.engine.protocol import Engine, Sampling
+from trustee.errors import ContextError, SimulatorError
+from trustee.types import Blame, Message, Record, Tool
+
+T = TypeVar("T")
+
+
+class Voice(Record, frozen=True):
+    """How a role speaks."""
+
+    temperature: Annotated[float, Meta(ge=0)]
+    max_tokens: Annotated[int, Meta(ge=1)]
+
+
+class ChatRenderer(Protocol):
+    """The part of `rendering.Renderer` that a chat needs."""
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        """Render messages up to the place where the model speaks."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Give the text of ids."""
+        ...
+
+
+class Simulator:
+    """The frozen base model in the role that a prompt gives it."""
+
+    def __init__(
+        self, engine: Engine, renderer: ChatRenderer, *, voices: Mapping[Blame, Voice], tries: int
+    ) -> None:
+        self._engine = engine
+        self._renderer = renderer
+        self._voices = voices
+        self._tries = tries
+        self._requests = 0
+        self.asked: Counter[str] = Counter()
+        """Requests by role."""
+        self.rejected: Counter[str] = Counter()
+        """Answers by role that code refused."""
+        self.tokens: Counter[str] = Counter()
+        """Sampled tokens by role."""
+
+    async def ask(
+        self,
+        role: Blame,
+        prompt: str,
+        *,
+        answer: type[T],
+        schema: str,
+        seed: int,
+        check: Callable[[T], str | None] = lambda answer: None,
+    ) -> T:
+        """Ask until an answer passes `check`, which gives the reason against it or None.
+
+        Raises:
+            SimulatorError: if no try gave a usable answer; it blames the role.
+        """
+        voice = self._voices[role]
+        ids = self._renderer.open([Message(role="user", content=prompt)], ())
+        reason = ""
+        for attempt in range(self._tries):
+            self._requests += 1
+            sampling = Sampling(
+                max_tokens=voice.max_tokens,
+                # A refused greedy answer would come again.
+                temperature=voice.temperature if attempt == 0 else max(voice.temperature, 0.7),
+                seed=(seed + attempt) % (1 << 31),
+                schema=schema,
+            )
+            try:
+                completion = await self._engine.generate(
+                    ids, sampling, adapter=None, request_id=f"{role}-{self._requests}"
+                )
+            except ContextError as error:
+                raise SimulatorError(f"{role}: {error}", blame=role) from error
+            self.asked[role] += 1
+            self.tokens[role] += len(completion.ids)
+            stops = self._renderer.stop_ids
+            text = self._renderer.decode([i for i in completion.ids if i not in stops])
+            try:
+                given = msgspec.json.decode(text, type=answer)
+            except msgspec.DecodeError as error:
+                reason = f"not the answer's type ({error}): {text[:200]!r}"
+            else:
+                refusal = check(given)
+                if refusal is None:
+                    return given
+                reason = f"{refusal}: {text[:200]!r}"
+            self.rejected[role] += 1
+        raise SimulatorError(
+            f"{role} gave no usable answer in {self._tries} tries; the last was {reason}",
+            blame=role,
+        )

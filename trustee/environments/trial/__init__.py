@@ -1,0 +1,1 @@
+"""ToolMaster: unknown tools are tried first, then used."""

@@ -1,0 +1,403 @@
+"""ToolMaster's world: try unknown tools first, note what was learnt, then do the task.
+
+Wraps any other world. Its tools are shown in disguise; calls of the trial phase go to a copy of the
+inner environment whose effects never reach the execution phase, which starts fresh. Both phases are
+one trajectory, and the inner world scores the execution phase alone.
+Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not public, these are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.environment import Hidden as HiddenDebts
+from trustee.environments.micro.environment import HiddenGoals, Microworld
+from trustee.environments.prompts import fill_prompt
+from trustee.environments.protocol import (
+    Draft,
+    Environment,
+    Opening,
+    Reply,
+    Services,
+    TaskSource,
+    World,
+)
+from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.trial.metrics import (
+    Attempt,
+    Phase,
+    TrialNotes,
+    figures_of,
+    label_attempts,
+)
+from trustee.environments.trial.transforms import Transform
+from trustee.environments.trial.transforms.disguise import (
+    Disguise,
+    show_answer,
+    shown_tools,
+    undo_call,
+)
+from trustee.environments.trial.transforms.drawing import draw_chain
+from trustee.errors import InputError
+from trustee.types import (
+    BadCall,
+    Call,
+    ExpectedCall,
+    Group,
+    Message,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
+
+DRAWS = 200
+"""Draws of an inner task before the split of tools by category is given up."""
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class HiddenTrial(Record, frozen=True):
+    """What only the world knows of a task."""
+
+    inner: Task
+    chain: tuple[Disguise, ...]
+    """The innermost first."""
+    calls: int
+    """That the reference solution needs."""
+    refused: tuple[str, ...] = ()
+    """Transforms that were drawn and left out, with the reason."""
+
+
+class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
+    """A world whose tools are unknown until they are tried."""
+
+    inner: Simulated | Executable | Microworld = Simulated()
+    transforms: tuple[Transform, ...] = ()
+    """The first is nearest to the inner world's tools."""
+    prompts: str = "simulated"
+    """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
+    trial_turns: int = 6
+    """Policy messages of the trial phase; the note comes on top."""
+    trial_calls: int = 8
+    execution_turns: int = 10
+    """Policy messages of the execution phase."""
+    execution_calls: int = 6
+    """A task whose reference solution has more calls is given as many as that."""
+    unseen: tuple[str, ...] = ()
+    """Categories of tools kept for evaluation: training never has a task with one of them."""
+    strip_trial: bool = False
+    """Begins with the execution phase, to measure what the trial is worth."""
+    format_weight: Share = 0.1
+    """What is taken off where the trial made no call, or its note names no tool: half for each."""
+
+    def __post_init__(self) -> None:
+        """Refuse an empty budget, and an inner world without episodes.
+
+        Raises:
+            InputError: naming the setting.
+        """
+        if isinstance(self.inner, Executable) and self.inner.unit != "episode":
+            raise InputError(
+                f'env.inner.unit must be "episode" inside a trial, got "{self.inner.unit}"'
+            )
+        for name in ("trial_turns", "trial_calls", "execution_turns", "execution_calls"):
+            if getattr(self, name) < 1:
+                instead = (
+                    "; to leave the trial phase out, set env.strip_trial = true"
+                    if name.startswith("trial")
+                    else ""
+                )
+                raise InputError(
+                    f"env.{name} must be 1 or more, got {getattr(self, name)}{instead}"
+                )
+
+    def source(self, *, seed: int, held_out: bool = False) -> TrialSource:
+        """Make the source of training tasks, or of tasks whose tools training never shows."""
+        inner = self.inner.source(seed=seed, held_out=held_out)
+        return TrialSource(self, inner, held_out=held_out)
+
+    def environment(self, task: Task, services: Services) -> TrialEnvironment:
+        """Make the environment of one episode."""
+        return TrialEnvironment(self, task, services)
+
+
+def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
+    """Give the calls that solve a task of an inner world; what it does not tell is left out."""
+    match inner:
+        case Executable():
+            known = msgspec.convert(task.hidden, HiddenDebts)
+            owed = known.unsolved
+            return known.gold or tuple(
+                ExpectedCall(name=name, arguments={}) for name in owed for _ in owed[name]
+            )
+        case Simulated():
+            return msgspec.convert(task.hidden, Hidden).expected_calls
+        case Microworld():
+            goals = msgspec.convert(task.hidden, HiddenGoals).goals
+            return tuple(goal.call for goal in goals)
+        case _:
+            return ()
+
+
+class TrialSource:
+    """The inner source, with the tools of its tasks in disguise."""
+
+    def __init__(self, config: Trial, inner: TaskSource, *, held_out: bool) -> None:
+        self._config = config
+        self._inner = inner
+        self._held_out = held_out
+
+    def draw(self) -> Draft | None:
+        """Draw the inner source's next draft."""
+        return self._inner.draw()
+
+    async def write(self, draft: Draft, services: Services) -> Task:
+        """Write the inner task and draw its disguises."""
+        inner = await self._write_inner(draft, services)
+        reference = reference_calls(self._config.inner, inner)
+        chain, refused = draw_chain(
+            self._config.transforms,
+            inner.tools,
+            reference,
+            seed=draft.seed,
+            held_out=self._held_out,
+        )
+        hidden = HiddenTrial(inner=inner, chain=chain, calls=len(reference), refused=refused)
+        return Task(
+            id=inner.id,
+            messages=first_messages(self._config, inner, calls=len(reference)),
+            tools=shown_tools(inner.tools, chain),
+            difficulty=inner.difficulty,
+            hidden=msgspec.to_builtins(hidden),
+        )
+
+    async def _write_inner(self, draft: Draft, services: Services) -> Task:
+        """Write inner tasks until one has its tools on the right side of the split."""
+        seeds = random.Random(draft.seed)
+        for _ in range(DRAWS):
+            inner = await self._inner.write(draft, services)
+            kept = any(tool.category in self._config.unseen for tool in inner.tools)
+            if not self._config.unseen or kept == self._held_out:
+                return inner
+            draft = msgspec.structs.replace(draft, seed=seeds.randrange(1 << 31))
+        raise InputError(
+            f"no task {'with' if self._held_out else 'without'} tools of env.unseen = "
+            f"{list(self._config.unseen)} in {DRAWS} draws; the last had categories "
+            f"{sorted({tool.category for tool in inner.tools})}"
+        )
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Let the inner source learn, and count how the trial phase is used."""
+        sound = [trajectory for group in groups for trajectory in group.sound]
+        return self._inner.observe(groups) | figures_of(sound)
+
+    def state(self) -> dict[str, Any]:
+        """Give the inner source's state."""
+        return self._inner.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self._inner.restore(state)
+
+
+def first_messages(config: Trial, inner: Task, *, calls: int) -> tuple[Message, ...]:
+    """Give the inner task's messages with the first phase's wording around the query."""
+    *before, query = inner.messages
+    if config.strip_trial:
+        return (*before, execution_message(config, inner, calls=calls))
+    content = fill_prompt(
+        config.prompts,
+        "agent_trial",
+        query=query.content,
+        calls=str(config.trial_calls),
+        turns=str(config.trial_turns),
+    )
+    return (*before, Message(role="user", content=content))
+
+
+def execution_message(config: Trial, inner: Task, *, calls: int) -> Message:
+    """Give the message that opens the execution phase."""
+    content = fill_prompt(
+        config.prompts,
+        "agent_execution",
+        query=inner.messages[-1].content,
+        calls=str(max(config.execution_calls, calls)),
+    )
+    return Message(role="user", content=content)
+
+
+class TrialEnvironment:
+    """One episode: a copy of the inner world to try things in, then a fresh one."""
+
+    def __init__(self, config: Trial, task: Task, services: Services) -> None:
+        self._config = config
+        self._task = task
+        self._hidden = msgspec.convert(task.hidden, HiddenTrial)
+        self._shown = {tool.name: tool for tool in task.tools}
+        self._copy = config.inner.environment(self._hidden.inner, services)
+        self._world = config.inner.environment(self._hidden.inner, services)
+        self._phase = Phase.EXECUTION if config.strip_trial else Phase.TRIAL
+        self._turns = config.trial_turns
+        self._calls = config.trial_calls
+        self._held: Environment | None = None
+        """The world that is open; one at a time, for a world may hold what is scarce."""
+        self._ran_out = False
+        self._note = ""
+        self._phases: list[Phase] = []
+        self._attempts: list[Attempt] = []
+        self._played: dict[int, tuple[Message, tuple[Message, ...]]] = {}
+        """By turn of the whole episode: what the inner world heard and answered in execution."""
+
+    async def open(self) -> Opening:
+        """Give the opening of the trial phase, or of execution where the trial is stripped."""
+        if self._phase is Phase.TRIAL:
+            self._held = self._copy
+            await self._copy.open()
+        else:
+            await self._enter()
+        return Opening(messages=self._task.messages, tools=self._task.tools)
+
+    async def _enter(self) -> None:
+        """Begin the execution phase."""
+        self._phase = Phase.EXECUTION
+        self._turns = self._config.execution_turns
+        self._calls = max(self._config.execution_calls, self._hidden.calls)
+        await self.aclose()
+        self._held = self._world
+        await self._world.open()
+
+    async def reply(self, message: Message) -> Reply:
+        """Answer in the phase that the episode is in."""
+        phase = self._phase
+        if phase is Phase.EXECUTION:
+            self._phases.append(phase)
+            return await self._execute(message)
+        if phase is Phase.TRIAL and message.calls:
+            self._phases.append(phase)
+            return await self._try(message)
+        self._phases.append(Phase.NOTE)
+        refusals = tuple(
+            _tool_message(call, _error("the trial is over; this call was not made"))
+            for call in message.calls
+        )
+        if not message.calls and any(name in message.content for name in self._shown):
+            self._note = message.content.strip()
+        await self._enter()
+        opening = execution_message(self._config, self._hidden.inner, calls=self._hidden.calls)
+        return Reply(messages=(*refusals, opening), done=False)
+
+    async def _try(self, message: Message) -> Reply:
+        """Answer calls from the copy; ask for the note when the budget is used up."""
+        _, reply, shown = await self._run(self._copy, message)
+        self._turns -= 1
+        if reply.done or self._turns == 0 or self._calls == 0:
+            self._phase = Phase.NOTE
+            ask = fill_prompt(self._config.prompts, "agent_note")
+            shown = (*shown, Message(role="user", content=ask))
+        return Reply(messages=shown, done=False)
+
+    async def _execute(self, message: Message) -> Reply:
+        """Pass a message on to the inner world and count it."""
+        if message.calls:
+            heard, reply, shown = await self._run(self._world, message)
+        else:
+            heard, reply = message, await self._world.reply(message)
+            shown = reply.messages
+        self._played[len(self._phases) - 1] = (heard, reply.messages)
+        self._turns -= 1
+        self._ran_out = self._turns == 0 and not reply.done
+        return Reply(messages=shown, done=reply.done or self._ran_out)
+
+    async def _run(
+        self, world: Environment, message: Message
+    ) -> tuple[Message, Reply, tuple[Message, ...]]:
+        """Make a message's calls: give what the world heard, its reply, what the policy sees."""
+        answers: dict[str, str] = {}
+        passed: list[Call] = []
+        for call in message.calls:
+            inner = self._undo(call)
+            if isinstance(inner, str):
+                answers[call.id] = inner
+            else:
+                passed.append(inner)
+        heard = msgspec.structs.replace(message, calls=tuple(passed))
+        reply = await world.reply(heard) if passed else Reply(messages=(), done=False)
+        beneath = {reply.call_id: reply.content for reply in reply.messages}
+        shown: list[Message] = []
+        for call in message.calls:
+            if call.id in beneath:
+                answers[call.id] = self._show(call, beneath[call.id])
+            if call.id in answers:
+                shown.append(_tool_message(call, answers[call.id]))
+            self._attempts.append(self._attempt(call, answers.get(call.id, "")))
+        shown += [other for other in reply.messages if other.role != "tool"]
+        return heard, reply, tuple(shown)
+
+    def _undo(self, call: Call) -> Call | str:
+        """Give the inner call of a shown one, or its answer where it is not to reach the world."""
+        if self._calls == 0:
+            return _error("no calls are left")
+        self._calls -= 1
+        if isinstance(call, BadCall):
+            return call
+        if call.name not in self._shown:
+            reason = f"there is no tool {call.name!r}; the tools are {list(self._shown)}"
+            return BadCall(id=call.id, text=call.name, reason=reason)
+        return undo_call(self._hidden.chain, call)
+
+    def _show(self, call: Call, content: str) -> str:
+        if isinstance(call, BadCall) or call.name not in self._shown:
+            return content
+        return show_answer(self._hidden.chain, call, content)
+
+    def _attempt(self, call: Call, answer: str) -> Attempt:
+        if isinstance(call, BadCall) or call.name not in self._shown:
+            return Attempt(phase=self._phase, name="", answer=answer)
+        return Attempt(phase=self._phase, name=call.name, arguments=call.arguments, answer=answer)
+
+    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
+        """Have the inner world score the execution phase; take off what the trial lacks."""
+        entered = self._held is self._world
+        executed = [
+            msgspec.structs.replace(turn, message=heard, replies=replies)
+            for index, turn in enumerate(turns)
+            for heard, replies in [self._played.get(index, (turn.message, ()))]
+            if index in self._played or (entered and index >= len(self._phases))
+        ]
+        if not entered:
+            await self._enter()
+        inner = await self._world.score(executed, Stop.TURNS if self._ran_out else stop)
+        notes = TrialNotes(
+            phases=tuple(self._phases),
+            note=self._note,
+            attempts=tuple(self._attempts),
+            labels=label_attempts(self._attempts),
+            refused=self._hidden.refused,
+        )
+        rewards = dict(inner.rewards)
+        if not self._config.strip_trial:
+            lacking = (notes.trials == 0) + (not self._note)
+            rewards["format"] = 0.0 - self._config.format_weight * lacking / 2
+        return Score(rewards=rewards, notes={**inner.notes, "trial": msgspec.to_builtins(notes)})
+
+    async def aclose(self) -> None:
+        """Free the world that is open."""
+        held, self._held = self._held, None
+        if held is not None:
+            await held.aclose()
+
+
+def _tool_message(call: Call, content: str) -> Message:
+    return Message(role="tool", content=content, call_id=call.id)
+
+
+def _error(reason: str) -> str:
+    return json.dumps({"error": reason})

@@ -1,0 +1,182 @@
+"""Transforms of what is said about tools: descriptions, hidden parameters, units and codes.
+
+Nothing that a tool does changes; only reading about it helps less, so that trying helps more.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environments.trial.transforms.disguise import Disguise, Face, Recoding
+from trustee.types import ExpectedCall, Record, Tool
+
+SHORT = 4
+"""Words that a shortened description keeps."""
+FACTORS = (10, 100, 1000)
+"""By how much a unit is finer than the one beneath."""
+
+
+class Describe(Record, frozen=True, tag="describe", tag_field="kind"):
+    """Spoils descriptions."""
+
+    how: Literal["none", "short", "wrong"] = "none"
+    """`none` and `short` also leave out what is said about parameters; `wrong` gives every tool the
+    description of another."""
+
+    def draw(
+        self,
+        tools: Sequence[Tool],
+        rng: random.Random,
+        *,
+        reference: Sequence[ExpectedCall],
+        held_out: bool,
+    ) -> Disguise | None:
+        """Draw which tool says what; one tool alone cannot have the description of another."""
+        texts = [tool.description for tool in tools]
+        if self.how == "wrong":
+            if len(set(texts)) < 2:
+                return None
+            order = rng.sample(range(len(tools)), len(tools))
+            texts = [
+                texts[other] for _, other in sorted(zip(order, [*order[1:], order[0]], strict=True))
+            ]
+        elif self.how == "short":
+            texts = [" ".join(text.split()[:SHORT]) for text in texts]
+        else:
+            texts = [""] * len(tools)
+        quiet = self.how != "wrong"
+        return wear_plainly(
+            "describe",
+            [
+                msgspec.structs.replace(
+                    tool,
+                    description=text,
+                    parameters=_without_descriptions(tool.parameters) if quiet else tool.parameters,
+                )
+                for tool, text in zip(tools, texts, strict=True)
+            ],
+        )
+
+
+class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
+    """Hides a required parameter: the schema leaves it out, and a call without it fails."""
+
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Of the tools with a required parameter."""
+
+    def draw(
+        self,
+        tools: Sequence[Tool],
+        rng: random.Random,
+        *,
+        reference: Sequence[ExpectedCall],
+        held_out: bool,
+    ) -> Disguise | None:
+        """Draw one required parameter of each chosen tool."""
+        shown: list[Tool] = []
+        for tool in tools:
+            required = tool.parameters.get("required", [])
+            if required and rng.random() < self.share:
+                shown.append(_without_parameter(tool, rng.choice(required)))
+            else:
+                shown.append(tool)
+        return wear_plainly("undocument", shown)
+
+
+class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
+    """Writes values differently: numbers in a finer unit, enum values as codes.
+
+    Only calls are written so; results keep the values of the tool beneath. The schema lists codes,
+    and says nothing about units.
+    """
+
+    units: bool = True
+    enums: bool = True
+
+    def draw(
+        self,
+        tools: Sequence[Tool],
+        rng: random.Random,
+        *,
+        reference: Sequence[ExpectedCall],
+        held_out: bool,
+    ) -> Disguise | None:
+        """Draw a factor or codes for each parameter that has numbers or an enum; None without."""
+        shown: list[Tool] = []
+        faces: dict[str, Face] = {}
+        for tool in tools:
+            schema = dict(tool.parameters)
+            properties: dict[str, Any] = dict(schema.get("properties", {}))
+            values: dict[str, Recoding] = {}
+            for name, part in properties.items():
+                recoding = self._recode(part, rng)
+                if recoding is not None:
+                    values[name] = recoding
+                    properties[name] = _recoded_schema(part, recoding)
+            schema["properties"] = properties
+            shown.append(msgspec.structs.replace(tool, parameters=schema))
+            faces[tool.name] = Face(inner=tool.name, values=values)
+        if not any(face.values for face in faces.values()):
+            return None
+        return Disguise(kind="recode", tools=tuple(shown), faces=faces)
+
+    def _recode(self, part: Mapping[str, Any], rng: random.Random) -> Recoding | None:
+        if self.enums and isinstance(part.get("enum"), list) and len(part["enum"]) > 1:
+            return Recoding(codes=draw_codes(part["enum"], rng))
+        if self.units and part.get("type") in ("integer", "number") and "enum" not in part:
+            return Recoding(factor=rng.choice(FACTORS))
+        return None
+
+
+def draw_codes(values: Sequence[Any], rng: random.Random) -> dict[str, Any]:
+    """Give each value a code: its first letters in capitals where those differ, else a number."""
+    short = [re.sub(r"\W", "", str(value))[:3].upper() for value in values]
+    if len(set(short)) < len(values) or not all(short) or short == [str(v) for v in values]:
+        numbers = rng.sample(range(1, len(values) + 1), len(values))
+        short = [f"c{number}" for number in numbers]
+    return dict(zip(short, values, strict=True))
+
+
+def wear_plainly(kind: str, tools: Sequence[Tool]) -> Disguise:
+    """Make a disguise under which calls and answers pass as they are."""
+    return Disguise(
+        kind=kind, tools=tuple(tools), faces={tool.name: Face(inner=tool.name) for tool in tools}
+    )
+
+
+def _recoded_schema(part: Mapping[str, Any], recoding: Recoding) -> dict[str, Any]:
+    """Give a parameter's schema for its shown values; the bounds of a number move with its unit."""
+    if recoding.codes:
+        return {"type": "string", "enum": list(recoding.codes)}
+    bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "default")
+    return {
+        key: recoding.wear(value) if key in bounds else value
+        for key, value in part.items()
+        if key != "description"
+    }
+
+
+def _without_parameter(tool: Tool, name: str) -> Tool:
+    schema = dict(tool.parameters)
+    schema["properties"] = {k: v for k, v in schema["properties"].items() if k != name}
+    schema["required"] = [other for other in schema["required"] if other != name]
+    return msgspec.structs.replace(tool, parameters=schema)
+
+
+def _without_descriptions(value: Any) -> Any:
+    """Leave out what a schema says in words; a parameter may itself be called `description`."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: {name: _without_descriptions(part) for name, part in inner.items()}
+        if key == "properties"
+        else _without_descriptions(inner)
+        for key, inner in value.items()
+        if key not in ("description", "examples")
+    }

@@ -1,0 +1,48 @@
+"""Drawing the disguises of one task, and refusing those that would make it unsolvable."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from trustee.environments.trial.transforms import Transform
+from trustee.environments.trial.transforms.disguise import (
+    Disguise,
+    prove_solvable,
+    shown_tools,
+    wear_call,
+)
+from trustee.types import ExpectedCall, Tool
+
+DRAWS = 8
+"""Draws of one transform before it is left out of a task that it would make unsolvable."""
+
+
+def draw_chain(
+    transforms: Sequence[Transform],
+    tools: Sequence[Tool],
+    reference: Sequence[ExpectedCall],
+    *,
+    seed: int,
+    held_out: bool,
+) -> tuple[tuple[Disguise, ...], tuple[str, ...]]:
+    """Draw each transform over those before it; give the chain, and what had to be left out."""
+    chain: tuple[Disguise, ...] = ()
+    refused: list[str] = []
+    for index, transform in enumerate(transforms):
+        reason = ""
+        for attempt in range(DRAWS):
+            rng = random.Random(f"{seed} transform {index} {attempt}")
+            worn = tuple(w for call in reference if (w := wear_call(chain, call)))
+            drawn = transform.draw(
+                shown_tools(tools, chain), rng, reference=worn, held_out=held_out
+            )
+            if drawn is None:
+                break
+            reason = prove_solvable(tools, (*chain, drawn), reference) or ""
+            if not reason:
+                chain = (*chain, drawn)
+                break
+        if reason:
+            refused.append(f"{transform.__struct_config__.tag}: {reason}")
+    return chain, tuple(refused)

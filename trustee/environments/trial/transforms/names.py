@@ -1,0 +1,111 @@
+"""Transforms of names: opaque ones, and names that tools have swapped among themselves.
+
+A share of all opaque names is kept for evaluation, as pairs of tools are: training never shows one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from trustee.environments.trial.transforms.disguise import Disguise, Face
+from trustee.types import ExpectedCall, Record, Tool
+
+LETTERS = "bcdfghjklmnpqrstvwxz"
+RESERVED_ONE_IN = 4
+
+
+def is_reserved_name(name: str) -> bool:
+    """Say whether an opaque name is kept for evaluation."""
+    return zlib.crc32(f"opaque {name}".encode()) % RESERVED_ONE_IN == 0
+
+
+class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
+    """Replaces names by ones that say nothing."""
+
+    tools: bool = True
+    parameters: bool = False
+
+    def draw(
+        self,
+        tools: Sequence[Tool],
+        rng: random.Random,
+        *,
+        reference: Sequence[ExpectedCall],
+        held_out: bool,
+    ) -> Disguise | None:
+        """Draw new names, all different."""
+        taken = {tool.name for tool in tools} | {
+            n for t in tools for n in t.parameters["properties"]
+        }
+        names: dict[str, str] = {}
+        parameters: dict[str, dict[str, str]] = {}
+        for tool in tools:
+            names[tool.name] = self._name(rng, taken, held_out) if self.tools else tool.name
+            renamed: dict[str, str] = {}
+            for name in tool.parameters.get("properties", {}) if self.parameters else ():
+                renamed[name] = self._name(rng, taken, held_out)
+            parameters[tool.name] = renamed
+        return rename("opaque", tools, names, parameters)
+
+    def _name(self, rng: random.Random, taken: set[str], held_out: bool) -> str:
+        while True:
+            name = "f_" + "".join(rng.choices(LETTERS, k=4))
+            if name not in taken and is_reserved_name(name) == held_out:
+                taken.add(name)
+                return name
+
+
+class Permute(Record, frozen=True, tag="permute", tag_field="kind"):
+    """Gives every tool the name of another: names mislead, descriptions and parameters do not."""
+
+    def draw(
+        self,
+        tools: Sequence[Tool],
+        rng: random.Random,
+        *,
+        reference: Sequence[ExpectedCall],
+        held_out: bool,
+    ) -> Disguise | None:
+        """Draw an order in which no tool keeps its name; a single tool keeps it."""
+        if len(tools) < 2:
+            return None
+        order = rng.sample([tool.name for tool in tools], len(tools))
+        names = dict(zip(order, [*order[1:], order[0]], strict=True))
+        return rename("permute", tools, names, {})
+
+
+def rename(
+    kind: str,
+    tools: Sequence[Tool],
+    names: Mapping[str, str],
+    parameters: Mapping[str, Mapping[str, str]],
+) -> Disguise:
+    """Make the disguise that shows tools and their parameters under new names."""
+    shown: list[Tool] = []
+    faces: dict[str, Face] = {}
+    for tool in tools:
+        renamed = parameters.get(tool.name, {})
+        schema: dict[str, Any] = dict(tool.parameters)
+        properties = schema.get("properties", {})
+        schema["properties"] = {renamed.get(name, name): part for name, part in properties.items()}
+        if "required" in schema:
+            schema["required"] = [renamed.get(name, name) for name in schema["required"]]
+        name = names[tool.name]
+        shown.append(
+            msgspec.structs.replace(
+                tool,
+                name=name,
+                description=re.sub(rf"\b{re.escape(tool.name)}\b", name, tool.description),
+                parameters=schema,
+            )
+        )
+        faces[name] = Face(inner=tool.name, parameters={new: old for old, new in renamed.items()})
+    # The order of tools would tell which is which.
+    shown.sort(key=lambda tool: tool.name)
+    return Disguise(kind=kind, tools=tuple(shown), faces=faces)

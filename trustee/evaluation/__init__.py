@@ -1,0 +1,1 @@
+"""Success on held-out tasks with intervals, and suites made by others."""

@@ -1,0 +1,178 @@
+"""Measuring a policy on held-out tasks: the same tasks, the same seeds, one attempt each.
+
+Tasks come from a world's source, hold a reserved pair of tools and are the same for every policy.
+Success is what the world notes as one, else a positive reward. Intervals: Wilson's for a share, a
+paired bootstrap for a difference.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import anyio
+from msgspec import Meta
+
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Engine
+from trustee.environments.protocol import Services, TaskSource, World
+from trustee.environments.simulator import Simulator
+from trustee.errors import EpisodeError
+from trustee.rollout import Limits, Renderer, play_episode
+from trustee.sandbox.calls import Sandbox
+from trustee.types import Adapter, Record, Task, Trajectory
+
+Z95 = 1.959964
+"""Standard normal quantile of a 95 % interval."""
+RESAMPLES = 2000
+"""Bootstrap draws; the interval's own error is then about one part in fifty."""
+
+
+class EvalConfig(Record, frozen=True):
+    """What a policy is measured on."""
+
+    tasks: Annotated[int, Meta(ge=0)] = 100
+    """Held-out tasks before and after training; 0 measures nothing."""
+    seed: int = 12345
+    """Of the tasks and of their episodes."""
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    parallel: Annotated[int, Meta(ge=1)] = 64
+    """Episodes at once."""
+
+
+class Share(Record, frozen=True):
+    """A share of successes with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+    """Sound episodes."""
+    failed: int = 0
+    """Episodes that somebody other than the policy spoiled."""
+
+
+def share_of(outcomes: Sequence[bool], *, failed: int = 0) -> Share:
+    """Give a share and Wilson's interval; an empty one is 0 with the whole range."""
+    n = len(outcomes)
+    if n == 0:
+        return Share(value=0.0, low=0.0, high=1.0, count=0, failed=failed)
+    p = sum(outcomes) / n
+    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
+    return Share(value=p, low=centre - half, high=centre + half, count=n, failed=failed)
+
+
+class Gain(Record, frozen=True):
+    """A difference of two shares on the same tasks, in points, with its 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+    better: int
+    """Tasks that only the second solved."""
+    worse: int
+    """Tasks that only the first solved."""
+
+
+def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, seed: int) -> Gain:
+    """Compare two policies on the tasks that both played soundly."""
+    before = {t.task_id: t.success for t in first if t.failure is None}
+    after = {t.task_id: t.success for t in second if t.failure is None}
+    changes = [after[task] - before[task] for task in sorted(before.keys() & after.keys())]
+    if not changes:
+        return Gain(points=0.0, low=-100.0, high=100.0, better=0, worse=0)
+    rng = random.Random(seed)
+    means = sorted(
+        sum(rng.choices(changes, k=len(changes))) / len(changes) for _ in range(RESAMPLES)
+    )
+    return Gain(
+        points=100 * sum(changes) / len(changes),
+        low=100 * means[int(0.025 * RESAMPLES)],
+        high=100 * means[int(0.975 * RESAMPLES)],
+        better=changes.count(1),
+        worse=changes.count(-1),
+    )
+
+
+async def write_tasks(
+    source: TaskSource,
+    config: EvalConfig,
+    *,
+    simulator: Simulator,
+    sandbox: Sandbox | None = None,
+) -> tuple[Task, ...]:
+    """Write the held-out tasks; drafts that the writer fails on are left out."""
+    written: dict[str, Task] = {}
+    places = anyio.CapacityLimiter(config.parallel)
+
+    async def write(index: int) -> None:
+        draft = source.draw()
+        if draft is None:
+            return
+        services = Services(
+            simulator=simulator,
+            rng=random.Random(f"{config.seed} held-out {index}"),
+            sandbox=sandbox,
+        )
+        async with places:
+            try:
+                written[draft.id] = await source.write(draft, services)
+            except EpisodeError:
+                return
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(config.tasks):
+            tasks.start_soon(write, index)
+    return tuple(written[key] for key in sorted(written))
+
+
+async def evaluate(
+    tasks: Sequence[Task],
+    world: World,
+    config: EvalConfig,
+    *,
+    engine: Engine,
+    renderer: Renderer,
+    simulator: Simulator,
+    sandbox: Sandbox | None = None,
+    adapter: Adapter | None,
+    limits: Limits,
+    label: str,
+    clock: EngineClock,
+    done: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> tuple[Trajectory, ...]:
+    """Play each task once, in task order in the result."""
+    played: dict[int, Trajectory] = {}
+    places = anyio.CapacityLimiter(config.parallel)
+
+    async def play(index: int, task: Task) -> None:
+        async with places:
+            played[index] = await play_episode(
+                task,
+                lambda rng: world.environment(
+                    task, Services(simulator=simulator, rng=rng, sandbox=sandbox)
+                ),
+                trajectory_id=f"{label}/{index}",
+                engine=engine,
+                renderer=renderer,
+                adapter=adapter,
+                limits=limits,
+                temperature=config.temperature,
+                seed=random.Random(f"{config.seed} {task.id}").randrange(1 << 31),
+                clock=clock,
+            )
+            done(played[index])
+
+    async with anyio.create_task_group() as group:
+        for index, task in enumerate(tasks):
+            group.start_soon(play, index, task)
+    return tuple(played[index] for index in sorted(played))
+
+
+def success_of(trajectories: Sequence[Trajectory]) -> Share:
+    """Give the share of successes among sound episodes."""
+    sound = [t for t in trajectories if t.failure is None]
+    return share_of([t.success for t in sound], failed=len(trajectories) - len(sound))

@@ -1,0 +1,200 @@
+"""FTRL's evaluation: every environment of a file is played once, greedily, and figures are told.
+
+The one idea: Solve-P says nothing without the number of calls, for whoever calls nothing has 100 %.
+So calls stand beside it, and the floor that needs no model is printed under every table.
+Source: FTRL, arXiv 2508.08791, its evaluation on its own test set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import msgspec
+
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Engine
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.rewards import solve
+from trustee.environments.protocol import Services
+from trustee.environments.simulator import Simulator
+from trustee.evaluation.evaluate import EvalConfig, evaluate
+from trustee.rollout import Limits, Renderer
+from trustee.sandbox.calls import Sandbox
+from trustee.types import Adapter, Record, Task, Trajectory
+
+MOST_TURNS = 20
+"""Policy messages of one episode in FTRL's evaluation."""
+
+
+class Solving(Record, frozen=True):
+    """Figures of some episodes, shares as percentages."""
+
+    rows: int
+    calls: float
+    """Mean calls of an episode."""
+    precision: float
+    """Solve-P: sub-answers by call, 100 for an episode without a call."""
+    recall: float
+    """Solve-R: sub-answers by those owed."""
+    f1: float
+    """Solve-F1: 2 x solved / (calls + owed). All three are means over rows."""
+    answered: float
+    """Episodes that end with the right answer."""
+    failed: int = 0
+    """Episodes that somebody other than the policy spoiled; they are in no figure."""
+
+
+class SuiteReport(Record, frozen=True):
+    """What a policy reaches on a file."""
+
+    suite: str
+    file: str
+    policy: str
+    published: bool
+    total: Solving
+    scenarios: dict[str, Solving]
+    floors: dict[str, Solving]
+    """What needs no model: no call at all."""
+
+
+class SuiteReports(Record, frozen=True):
+    """The reports of several policies on the same file."""
+
+    reports: tuple[SuiteReport, ...]
+
+
+async def run_suite(
+    world: Executable,
+    *,
+    policy: str,
+    engine: Engine,
+    renderer: Renderer,
+    simulator: Simulator,
+    sandbox: Sandbox,
+    adapter: Adapter | None,
+    limits: Limits,
+    parallel: int,
+    seed: int = 0,
+    done: Callable[[Trajectory], None] = lambda trajectory: None,
+) -> tuple[SuiteReport, tuple[Trajectory, ...]]:
+    """Play every environment of `world.path` once with the base or an adapter.
+
+    Args:
+        world: Where the rows are and how they are compared; its share to keep is not asked.
+        policy: Its name in the report.
+        engine: Who speaks.
+        renderer: Of the engine's model.
+        simulator: Of the services; it is never asked.
+        sandbox: Where tools run.
+        adapter: None is the base.
+        limits: Of an episode; no more than 20 turns are played.
+        parallel: Episodes at once.
+        seed: Of the tools' randomness and of the engine's requests.
+        done: Told of each episode at its end.
+
+    Raises:
+        InputError: if the file holds no usable environment.
+    """
+    tasks = await write_all(world, simulator=simulator, seed=seed)
+    played = await evaluate(
+        tasks,
+        world,
+        EvalConfig(tasks=len(tasks), seed=seed, temperature=0.0, parallel=parallel),
+        engine=engine,
+        renderer=renderer,
+        simulator=simulator,
+        sandbox=sandbox,
+        adapter=adapter,
+        limits=msgspec.structs.replace(limits, turns=min(limits.turns, MOST_TURNS)),
+        label=policy,
+        clock=EngineClock(),
+        done=done,
+    )
+    outcomes = [
+        (str(task.hidden["scenario"]), None if one.failure else one.notes)
+        for task, one in zip(tasks, played, strict=True)
+    ]
+    floor = [floor_notes(task) for task in tasks]
+    return report_on(outcomes, floor, world, policy=policy), played
+
+
+async def write_all(world: Executable, *, simulator: Simulator, seed: int) -> tuple[Task, ...]:
+    """Make a whole-episode task of each environment of a file, in the order of its rows' ids."""
+    every = msgspec.structs.replace(world, reserve_one_in=1)
+    source = every.source(seed=seed, held_out=True)
+    services = Services(simulator=simulator, rng=random.Random(seed))
+    tasks = []
+    while (draft := source.draw()) is not None:
+        tasks.append(await source.write(draft, services))
+    return tuple(sorted(tasks, key=lambda task: str(task.hidden["blueprint"])))
+
+
+def floor_notes(task: Task) -> dict[str, Any]:
+    """Give the notes of an episode without a call."""
+    needed = sum(map(len, task.hidden["unsolved"].values()))
+    solved = solve(brought=0, calls=0, needed=needed)
+    return {**msgspec.to_builtins(solved), "calls": 0, "answered": False}
+
+
+def report_on(
+    outcomes: Sequence[tuple[str, Mapping[str, Any] | None]],
+    floor: Sequence[Mapping[str, Any]],
+    world: Executable,
+    *,
+    policy: str,
+) -> SuiteReport:
+    """Sum up episodes given as scenario and notes; those without notes were spoiled."""
+    scenarios = sorted({scenario for scenario, _ in outcomes})
+    return SuiteReport(
+        suite="ftrl",
+        file=world.path,
+        policy=policy,
+        published=world.published,
+        total=sum_up([notes for _, notes in outcomes]),
+        scenarios={
+            name: sum_up([notes for scenario, notes in outcomes if scenario == name])
+            for name in scenarios
+        },
+        floors={"no call": sum_up(floor)},
+    )
+
+
+def sum_up(notes: Sequence[Mapping[str, Any] | None]) -> Solving:
+    """Give the means over episodes that have notes; without any, zeros."""
+    sound = [one for one in notes if one is not None]
+
+    def mean(key: str, factor: float = 100.0) -> float:
+        return factor * fmean(one[key] for one in sound) if sound else 0.0
+
+    return Solving(
+        rows=len(sound),
+        calls=mean("calls", 1.0),
+        precision=mean("precision"),
+        recall=mean("recall"),
+        f1=mean("f1"),
+        answered=mean("answered"),
+        failed=len(notes) - len(sound),
+    )
+
+
+def suite_text(report: SuiteReport) -> str:
+    """Write a report as a table."""
+    how = "as published" if report.published else "by whole words, without errors and echoes"
+    lines = [
+        f"ftrl suite  {report.file}  policy {report.policy}  compared {how}",
+        f"{'':<22}{'rows':>6}{'calls':>8}{'P':>8}{'R':>8}{'F1':>8}{'answer':>8}",
+    ]
+    rows = [*report.scenarios.items(), ("all", report.total)]
+    rows += [(f"floor: {name}", own) for name, own in report.floors.items()]
+    for name, own in rows:
+        figures = (own.precision, own.recall, own.f1, own.answered)
+        spoiled = f"  {own.failed} spoiled" if own.failed else ""
+        lines.append(
+            f"{name:<22}{own.rows:>6}{own.calls:>8.2f}"
+            + "".join(f"{figure:>8.1f}" for figure in figures)
+            + spoiled
+        )
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""An engine with the watchdog around it, for jobs that are no training run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from trustee.algorithm.learner import TrainerSpec
+from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.checks.canaries import read_canaries
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.model_files import find_model
+from trustee.engine.protocol import Engine
+from trustee.engine.vllm import VllmEngine
+from trustee.engine.watchdog import Watchdog
+from trustee.environments import judged_part, runs_code
+from trustee.environments.simulator import Simulator, Voice
+from trustee.events import Event
+from trustee.jobs.held_out import evaluation_world
+from trustee.rendering.renderer import Renderer
+from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+from trustee.sandbox.calls import NoSandbox, Sandbox
+from trustee.sandbox.host import ProcessSandbox
+from trustee.types import Blame
+
+
+@asynccontextmanager
+async def open_watched(
+    config: Config,
+    model: Path,
+    folder: Path,
+    *,
+    clock: EngineClock,
+    tell: Callable[[Event], None],
+) -> AsyncIterator[Watchdog]:
+    """Start the engine of a config, and guard the event loop as long as it runs.
+
+    Args:
+        config: whose engine and trainer are wanted.
+        model: folder of the base.
+        folder: where stacks go if something hangs.
+        clock: stands still while the trainer works.
+        tell: takes progress events.
+
+    Raises:
+        RunError: if the engine does not start.
+    """
+    tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+    async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
+        core = Watchdog(
+            engine,
+            engine,
+            config=config.watchdog,
+            clock=clock,
+            folder=folder,
+            interrupt=engine.dump_stacks,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(core.guard_loop)
+            yield core
+            tasks.cancel_scope.cancel()
+
+
+SHORTEST_CONTEXT = 512
+"""Ids below which no episode makes sense, whatever the card."""
+
+
+def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
+    """Say how the trainer is built."""
+    learn = config.learn
+    return TrainerSpec(
+        folder=str(folder),
+        rank=learn.rank,
+        seed=config.run.seed,
+        optimizer=learn.optimizer,
+        betas=learn.betas,
+        weight_decay=learn.weight_decay,
+        checkpointing=learn.checkpointing,
+        head_chunk=learn.head_chunk,
+        mlp_tile=learn.mlp_tile,
+        threads=learn.threads or len(os.sched_getaffinity(0)),
+        start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
+        reference=bool(config.run.adapter and learn.loss.kl_coef),
+    )
+
+
+def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
+    """Make the simulator."""
+    voices: dict[Blame, Voice] = {
+        Blame.WRITER: config.simulator.writer,
+        Blame.USER: config.simulator.user,
+        Blame.TOOL: config.simulator.tool,
+        Blame.JUDGE: config.simulator.judge,
+        Blame.BUILDER: config.simulator.builder,
+    }
+    return Simulator(engine, renderer, voices=voices, tries=config.simulator.tries)
+
+
+@asynccontextmanager
+async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
+    """Open the sandbox where a world of this run needs one.
+
+    Raises:
+        InputError: if nothing on this machine can hold foreign code.
+    """
+    if not (runs_code(config.env) or runs_code(evaluation_world(config))):
+        yield NoSandbox()
+        return
+    async with ProcessSandbox(config.sandbox) as sandbox:
+        yield sandbox
+
+
+def prepare_model(config: Config) -> tuple[Path, Renderer]:
+    """Find the model and prove that its template can be used.
+
+    Raises:
+        InputError: with the reason, before anything heavy is loaded.
+    """
+    folder = find_model(config.model.path)
+    renderer = Renderer.load(folder, thinking=config.model.thinking)
+    renderer.self_test()
+    if config.run.adapter:
+        start = read_adapter(find_adapter(Path(config.run.adapter)))
+        check_fit(start, folder, rank=config.learn.rank)
+    judged = judged_part(config.env)
+    if judged is not None and config.gates.shows_canaries:
+        read_canaries(judged.prompts)
+    return folder, renderer
+
+
+def show_place(config: Config, model: Path) -> str:
+    """Name model and device."""
+    return f"{model.name} ({config.engine.device})"
+
+
+def make_ladder(config: Config) -> Ladder:
+    """Make the ladder, with the config's own settings as its top."""
+    top = Rung(
+        micro_tokens=config.learn.micro_tokens,
+        checkpointing=config.learn.checkpointing,
+        context=config.engine.context,
+        parallel=config.rollout.episodes,
+    )
+    return Ladder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))

@@ -1,0 +1,199 @@
+"""`trustee collect`: put a collection together, with whom in the policy's seat was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Engine
+from trustee.environments.executable import environment as executable
+from trustee.environments.executable.blueprint_files import read_blueprints
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.states import states_of
+from trustee.environments.protocol import Services
+from trustee.errors import InputError
+from trustee.events import Event
+from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
+from trustee.jobs.run_metadata import describe_run
+from trustee.rendering.renderer import Renderer
+from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+from trustee.runs.store import Store
+from trustee.sft.collect import CollectConfig, Collection, Counts, collect
+from trustee.sft.endpoint import Endpoint, EndpointSeat
+from trustee.sft.hints import hinter_of, prompts_of
+from trustee.sft.teacher import Seat, TeacherSeat
+from trustee.types import Adapter, Record, Task, Trajectory
+
+RECORD = "collection.json"
+
+
+class Player(Record, frozen=True):
+    """Who plays: the base, an adapter, or a teacher."""
+
+    teacher: bool = False
+    """The base with hints, or with `url` an endpoint."""
+    url: str = ""
+    model: str = ""
+    """Of the endpoint."""
+    adapter: str = ""
+    """PEFT or run folder."""
+
+    def __post_init__(self) -> None:
+        """Refuse two players in one seat.
+
+        Raises:
+            InputError: naming the options.
+        """
+        if self.adapter and (self.teacher or self.url):
+            raise InputError("--adapter plays as the policy; leave it out, or the teacher")
+        if self.model and not self.url:
+            raise InputError("--teacher-model names a model of --teacher-url; give that too")
+
+
+class CollectionRecord(Record, frozen=True):
+    """What a collection was begun with; the config is in `run.json`."""
+
+    player: Player
+    collect: CollectConfig
+    config: Config
+
+
+async def run_collection(
+    config: Config,
+    collection: CollectConfig,
+    folder: Path,
+    *,
+    count: int,
+    player: Player,
+    tell: Callable[[Event], None],
+) -> Counts:
+    """Play `count` tasks into a folder; what an earlier call has played there is not played again.
+
+    Raises:
+        InputError: if the folder holds something else.
+        EngineDied: if the engine dies; the same call goes on.
+    """
+    if count < 1:
+        raise InputError(f"--count must be 1 or more, got {count}")
+    model, renderer = prepare_model(config)
+    trained = None
+    if player.adapter:
+        trained = find_adapter(Path(player.adapter))
+        check_fit(read_adapter(trained), model, rank=config.learn.rank)
+    check_record(folder, CollectionRecord(player=player, collect=collection, config=config))
+    clock = EngineClock()
+    async with (
+        Store(folder) as store,
+        open_sandbox(config) as sandbox,
+        open_watched(config, model, folder, clock=clock, tell=tell) as core,
+    ):
+        write_records(folder, CollectionRecord(player=player, collect=collection, config=config))
+        adapter = None
+        if trained is not None:
+            await core.adopt(Adapter(version=1, path=trained))
+            adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
+            await core.publish(adapter)
+        simulator = make_simulator(config, core, renderer)
+        tell({"event": "stage", "name": f"playing {count} tasks"})
+        return await collect(
+            Collection(
+                world=config.env,
+                source=config.env.source(seed=config.run.seed),
+                serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                seat=seats(config, player, core, renderer),
+                adapter=adapter,
+                hinter=hinter_of(config.env) if player.teacher or player.url else None,
+                config=collection,
+                rollout=config.rollout,
+                context=config.engine.context,
+                seed=config.run.seed,
+                store=store,
+                clock=clock,
+                tell=tell,
+                count=count,
+                states_of=states_in(config),
+            )
+        )
+
+
+def write_records(folder: Path, record: CollectionRecord) -> None:
+    """Write down what a collection is begun with."""
+    for name, content in ((RECORD, record), ("run.json", describe_run(record.config))):
+        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
+        (folder / name).write_bytes(text)
+
+
+def check_record(folder: Path, record: CollectionRecord) -> None:
+    """See that a folder is new or holds the same collection.
+
+    Raises:
+        InputError: if it does not.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        if (folder / "run.json").exists():
+            raise InputError(f"{folder} holds a run already; name another folder")
+        return
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=CollectionRecord)
+    except (msgspec.DecodeError, InputError) as error:
+        raise InputError(f"{path}: {error}; name another folder") from error
+    for key in ("player", "collect", "config"):
+        if getattr(before, key) != getattr(record, key):
+            raise InputError(
+                f"{folder} was collected with another {key}; name another folder, or go on with "
+                f"what {path} says"
+            )
+
+
+def seats(
+    config: Config, player: Player, engine: Engine, renderer: Renderer
+) -> Callable[[Task], Seat]:
+    """Give the function that seats whoever plays a task."""
+    if not (player.teacher or player.url):
+        return lambda task: Seat(engine, renderer)
+    hinter, prompt_set = hinter_of(config.env), prompts_of(config.env)
+    if not player.url:
+        return lambda task: TeacherSeat(engine, renderer, hinter(task), prompt_set=prompt_set)
+    endpoint = Endpoint(player.url, model=player.model, parallel=config.rollout.episodes)
+    return lambda task: EndpointSeat(
+        endpoint, renderer, hinter(task), prompt_set=prompt_set, context=config.engine.context
+    )
+
+
+def states_in(config: Config) -> Callable[[Task, Trajectory], Sequence[Record]]:
+    """Give the function that cuts an episode into states; other worlds have none."""
+    world = config.env
+    if not isinstance(world, Executable):
+        return lambda task, trajectory: ()
+    blueprints = {one.id: one for one in read_blueprints(Path(world.path)).blueprints}
+
+    def cut_states(task: Task, trajectory: Trajectory) -> Sequence[Record]:
+        name = msgspec.convert(task.hidden, executable.Hidden).blueprint
+        return states_of(trajectory, blueprints[name], published=world.published)
+
+    return cut_states
+
+
+def counts_text(counts: Counts, folder: Path) -> str:
+    """Say for people what was collected and what to do next."""
+    lines = [f"{counts.tasks} tasks, {counts.episodes} episodes, {counts.kept} kept"]
+    if counts.unwritten:
+        lines.append(f"  {counts.unwritten} tasks could not be written")
+    lines += [
+        f"  {count:>6} dropped: {reason}"
+        for reason, count in sorted(counts.dropped.items(), key=lambda item: -item[1])
+    ]
+    if counts.demonstrations:
+        lines.append(
+            f"{counts.demonstrations} demonstrations  {folder / 'demonstrations.jsonl'}\n"
+            f"next  trustee sft CONFIG {folder}"
+        )
+    if counts.states:
+        lines.append(f"{counts.states} states  {folder / 'states.jsonl'}")
+    lines.append(f"read them  trustee view {folder} --limit 0")
+    return "\n".join(lines)

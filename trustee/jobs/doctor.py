@@ -1,0 +1,384 @@
+"""`trustee doctor`: try on this machine all that a run will do, and say what is wrong with it.
+
+First what can be asked without loading anything, then the real engine: a prompt of the longest
+length, the largest micro-batch, a training step, a new version, and the logprobs of engine and
+trainer side by side. What was measured stands beside what was planned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import anyio
+import msgspec
+
+from trustee.algorithm.learner import FinishRequest, MicroRequest
+from trustee.algorithm.step import probe
+from trustee.checks.adapter_effect import EffectGate
+from trustee.checks.judge import check_canaries
+from trustee.config import Config
+from trustee.engine.protocol import Sampling
+from trustee.engine.vllm import VllmEngine
+from trustee.errors import InputError, RunError, TrusteeError
+from trustee.jobs.assemble import make_ladder, make_simulator, prepare_model, trainer_spec
+from trustee.jobs.rl import find_death
+from trustee.planning.hours import Speeds, measured_hours
+from trustee.planning.machine import GIB, Finding, is_ready, look_at_machine
+from trustee.planning.plan import read_workload, show_range
+from trustee.rendering.renderer import Renderer
+from trustee.sandbox.probe import probe_isolation
+from trustee.types import Adapter, Completion, Message, Record, Sample
+
+Tell = Callable[[Finding], None]
+
+ANSWER_TOKENS = 64
+"""Tokens that are sampled after the longest prompt."""
+GROWTH_GIB = 0.1
+"""By which the peak of memory may grow in a round."""
+
+SAME_LOGPROBS = "try --set engine.eager=true and report it with the model's name"
+"""What to do where engine and trainer differ."""
+
+STARTING = (RuntimeError, ValueError, OSError, ImportError)
+"""What vLLM and the libraries below it raise where an engine cannot start."""
+
+
+class Examination(Record, frozen=True):
+    """All findings of one examination."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Say whether nothing failed."""
+        return all(finding.state != "fail" for finding in self.findings)
+
+
+async def examine(
+    config: Config, *, extra: Sequence[Finding], soak: int, tell: Tell
+) -> Examination:
+    """Look at the machine, then try the real engine and do `soak` more rounds with it.
+
+    Args:
+        config: what a run would be started with.
+        extra: findings about the card and the plan.
+        soak: further rounds of sampling, training and publishing.
+        tell: takes each finding as it is made.
+    """
+    findings: list[Finding] = []
+
+    def find(finding: Finding) -> None:
+        findings.append(finding)
+        tell(finding)
+
+    device = config.engine.device
+    for finding in (*look_at_machine(device=device, folder=Path(config.run.folder)), *extra):
+        find(finding)
+    if not is_ready(findings, device=device):
+        return Examination(findings=tuple(findings))
+    try:
+        model, renderer = prepare_model(config)
+    except InputError as error:
+        mend = "name a model with --set model.path=DIR"
+        find(Finding(name="model", state="fail", why=str(error), mend=mend))
+        return Examination(findings=tuple(findings))
+    find(Finding(name="model", state="ok", why=str(model)))
+    style = renderer.call_format
+    why = f"prefixes stay, marks cannot be forged, a call is read back ({style})"
+    find(Finding(name="template", state="ok", why=why))
+    find(await try_sandbox(config))
+    try:
+        await try_engine(config, model, renderer, soak=soak, find=find)
+    except* TrusteeError as errors:
+        mend = (
+            "trustee plan says what fits; for a smaller trial add "
+            f"--set engine.context={config.engine.context // 2}"
+        )
+        find(Finding(name="engine", state="fail", why=str(find_death(errors)), mend=mend))
+    return Examination(findings=tuple(findings))
+
+
+async def try_sandbox(config: Config) -> Finding:
+    """Have code in the sandbox attempt what it must not; only worlds that run code need one."""
+    probe = await probe_isolation(config.sandbox.isolation)
+    tried = len(probe.refused) + len(probe.allowed)
+    return Finding(
+        name="tools with code",
+        state="ok" if probe.holds else "warn",
+        why=f"{probe.isolation}: {len(probe.refused)} of {tried} forbidden attempts were refused"
+        if probe.isolation
+        else probe.why,
+        mend="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",
+    )
+
+
+async def try_engine(
+    config: Config, model: Path, renderer: Renderer, *, soak: int, find: Tell
+) -> None:
+    """Start the engine and try all that a run does with it.
+
+    Raises:
+        TrusteeError: if it does not start, or cannot go on.
+    """
+    async with AsyncExitStack() as stack:
+        scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
+        begun = time.monotonic()
+        try:
+            engine = await stack.enter_async_context(
+                VllmEngine(config.engine, trainer_spec(config, model))
+            )
+        except TrusteeError:
+            raise
+        except STARTING as error:
+            raise RunError(f"the engine does not start: {error}") from error
+        why = f"engine and trainer are ready after {time.monotonic() - begun:.0f} s"
+        find(Finding(name="start", state="ok", why=why))
+        patient = Patient(config, engine, renderer, folder=Path(scratch))
+        for attempt in patient.attempts():
+            find(await attempt())
+        for number in range(1, soak + 1):
+            find(await patient.soak(number))
+
+
+class Patient:
+    """An engine under examination."""
+
+    def __init__(
+        self, config: Config, engine: VllmEngine, renderer: Renderer, *, folder: Path
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._renderer = renderer
+        self._folder = folder
+        self._version = 0
+        self._peak = 0
+        self._reading = self._decoding = self._training = 0.0
+        """Tokens a second."""
+
+    def attempts(self) -> tuple[Callable[[], Awaitable[Finding]], ...]:
+        """Give each thing that a run does, in the order in which it can be tried."""
+        return (
+            self.sample_longest,
+            self.sample_several,
+            self.train_longest,
+            self.publish_and_compare,
+            self.see_effect,
+            self.ask_judge,
+            self.measure_memory,
+            self.count_hours,
+        )
+
+    def prompt(self, length: int) -> tuple[int, ...]:
+        """Give a prompt of a length: a real one, repeated, and in each version another one."""
+        # What was asked before is in the prefix cache and would not be read again.
+        content = f"please set the lamp in the hall to level {self._version}"
+        message = Message(role="user", content=content)
+        ids = self._renderer.open((message,), ())
+        whole = ids * (length // len(ids) + 1)
+        return whole[-length:]
+
+    async def speak(
+        self, prompt: Sequence[int], *, adapter: Adapter | None, seed: int, tokens: int
+    ) -> Completion:
+        """Sample an answer at temperature 1."""
+        return await self._engine.generate(
+            prompt,
+            Sampling(max_tokens=tokens, temperature=1.0, seed=seed),
+            adapter=adapter,
+            request_id=f"doctor-{self._version}-{seed}",
+        )
+
+    async def sample_longest(self) -> Finding:
+        """Read the longest prompt and answer it."""
+        context = self._config.engine.context
+        tokens = min(ANSWER_TOKENS, context // 4)
+        prompt = self.prompt(context - tokens)
+        begun = time.monotonic()
+        await self.speak(prompt, adapter=None, seed=1, tokens=1)
+        self._reading = len(prompt) / (time.monotonic() - begun)
+        await self.speak(prompt, adapter=None, seed=0, tokens=tokens)
+        seconds = time.monotonic() - begun
+        why = f"{context - tokens} ids read and up to {tokens} sampled in {seconds:.1f} s"
+        return Finding(name="longest rollout", state="ok", why=why)
+
+    async def sample_several(self) -> Finding:
+        """Answer as many requests at once as a run has episodes under way."""
+        several = min(self._config.rollout.episodes, self._config.engine.max_sequences)
+        lengths: list[int] = []
+        prompt = self.prompt(min(256, self._config.engine.context // 2))
+
+        async def ask(seed: int) -> None:
+            said = await self.speak(prompt, adapter=None, seed=seed, tokens=ANSWER_TOKENS)
+            lengths.append(len(said.ids))
+
+        begun = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            for seed in range(several):
+                tasks.start_soon(ask, seed)
+        self._decoding = sum(lengths) / (time.monotonic() - begun)
+        why = f"{self._decoding:.0f} tokens/s, {several} at once"
+        return Finding(name="decoding", state="ok", why=why)
+
+    async def train_longest(self) -> Finding:
+        """Take the gradients of the largest micro-batch."""
+        ladder = make_ladder(self._config)
+        begun = time.monotonic()
+        length = await probe(self._engine, self._config.learn.loss, ladder=ladder)
+        seconds = time.monotonic() - begun
+        rows = max(1, ladder.rung.micro_tokens // length)
+        self._training = rows * length / seconds
+        if ladder.changes:
+            return Finding(
+                name="longest training",
+                state="warn",
+                why=f"it fits only with {'; '.join(ladder.changes)}",
+                mend="trustee plan proposes settings; a run goes down these rungs by itself",
+            )
+        why = f"{rows} x {length} ids forward and back in {seconds:.1f} s"
+        return Finding(name="longest training", state="ok", why=why)
+
+    async def publish_and_compare(self) -> Finding:
+        """Train a version, publish it, and hold the engine's logprobs against the trainer's."""
+        gaps = {"base": await self.gap(None)}
+        await self.train(await self.speak_and_cut(None))
+        adapter = await self.publish()
+        gaps["adapter"] = await self.gap(adapter)
+        limit = self._config.watch.mismatch
+        why = ", ".join(f"{voice} {gap:.4f}" for voice, gap in gaps.items())
+        good = all(gap <= limit for gap in gaps.values())
+        return Finding(
+            name="same logprobs",
+            state="ok" if good else "fail",
+            why=f"mean |engine - trainer| in nats a token: {why}; at most {limit:g} is allowed",
+            mend="" if good else SAME_LOGPROBS,
+        )
+
+    async def speak_and_cut(self, adapter: Adapter | None) -> Sample:
+        """Sample an answer and make a training sample of it."""
+        prompt = self.prompt(min(128, self._config.engine.context // 2))
+        said = await self.speak(prompt, adapter=adapter, seed=7, tokens=ANSWER_TOKENS)
+        return Sample(
+            ids=(*prompt, *said.ids),
+            mask=(*(False,) * len(prompt), *(True,) * len(said.ids)),
+            logprobs=(*(0.0,) * len(prompt), *said.logprobs),
+            advantage=1.0,
+            version=said.version,
+            trajectory_id="doctor",
+        )
+
+    async def gap(self, adapter: Adapter | None) -> float:
+        """Give the mean difference of engine and trainer on an answer."""
+        sample = await self.speak_and_cut(adapter)
+        ours = await self._engine.trainer_logprobs(sample, adapter=adapter is not None)
+        theirs = [
+            value for value, masked in zip(sample.logprobs, sample.mask, strict=True) if masked
+        ]
+        return fmean(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+
+    async def train(self, sample: Sample) -> None:
+        """Take one step on a sample."""
+        request = MicroRequest(
+            samples=(sample,), loss=self._config.learn.loss, normaliser=float(sum(sample.mask))
+        )
+        await self._engine.accumulate(request)
+        await self._engine.finish(
+            FinishRequest(
+                learning_rate=self._config.learn.learning_rate, max_norm=self._config.learn.max_norm
+            )
+        )
+
+    async def publish(self) -> Adapter:
+        """Publish what was trained as the next version, and retire the one before the last."""
+        self._version += 1
+        adapter = self.adapter(self._version)
+        await self._engine.publish(adapter)
+        if self._version > 1:
+            await self._engine.retire(self.adapter(self._version - 1))
+        return adapter
+
+    def adapter(self, version: int) -> Adapter:
+        """Name a version."""
+        return Adapter(version=version, path=self._folder / f"policy-{version:06d}")
+
+    async def see_effect(self) -> Finding:
+        """See that the trained version answers differently from the base."""
+        gate = EffectGate(self._engine, self._renderer, patience=1)
+        try:
+            await gate.check(self.adapter(self._version))
+        except RunError:
+            return Finding(
+                name="adapter's effect",
+                state="warn",
+                why="one step changed no logprob of a greedy answer",
+                mend="a larger learn.learning_rate; if it stays so, the engine ignores the adapter",
+            )
+        return Finding(name="adapter's effect", state="ok", why="one step changes what is answered")
+
+    async def ask_judge(self) -> Finding:
+        """Show the judge episodes whose verdict is known."""
+        simulator = make_simulator(self._config, self._engine, self._renderer)
+        try:
+            verdicts = await check_canaries(self._config.env, simulator, config=self._config.gates)
+        except RunError as error:
+            mend = "a stronger base (model.path)"
+            return Finding(name="judge", state="fail", why=str(error), mend=mend)
+        why = verdicts.count() if verdicts else "this world has none"
+        return Finding(name="judge", state="ok", why=why)
+
+    async def measure_memory(self) -> Finding:
+        """Give what torch holds and has held on the card."""
+        held = await self._engine.memory()
+        if not held["peak"]:
+            return Finding(name="card memory", state="ok", why="no card, nothing to measure")
+        self._peak = max(self._peak, held["peak"])
+        why = f"{held['allocated'] / GIB:.2f} GiB held, {held['peak'] / GIB:.2f} GiB at the peak"
+        return Finding(name="card memory", state="ok", why=why)
+
+    async def count_hours(self) -> Finding:
+        """Say how long a run takes at the speeds that were measured."""
+        speeds = Speeds(reading=self._reading, decoding=self._decoding, training=self._training)
+        hours = measured_hours(read_workload(self._config), speeds)
+        why = (
+            f"100 steps take about {show_range(hours.total)} hours at these speeds, if episodes "
+            f"are as long as `trustee plan` assumes: {show_range(hours.rollout)} playing, "
+            f"{show_range(hours.training)} training"
+        )
+        return Finding(name="hours", state="ok", why=why)
+
+    async def soak(self, number: int) -> Finding:
+        """Do one more round of it all; memory must not grow, engine and trainer must agree."""
+        before = self._peak
+        await self.sample_longest()
+        trained = await self.train_longest()
+        await self.train(await self.speak_and_cut(self.adapter(self._version)))
+        gap = await self.gap(await self.publish())
+        await self.measure_memory()
+        name, grown = f"round {number}", (self._peak - before) / GIB
+        why = f"version {self._version}, mismatch {gap:.4f}, peak grown by {grown:.2f} GiB"
+        # Not gap > limit: that lets a gap pass that is no number.
+        if not gap <= self._config.watch.mismatch:
+            return Finding(name=name, state="fail", why=why, mend=SAME_LOGPROBS)
+        if trained.state != "ok":
+            why = f"{why}; training: {trained.why}"
+            return Finding(name=name, state="warn", why=why, mend=trained.mend)
+        if grown > GROWTH_GIB:
+            mend = "see with a longer --soak whether it stops growing; if not, report it"
+            return Finding(name=name, state="warn", why=why, mend=mend)
+        return Finding(name=name, state="ok", why=why)
+
+
+def finding_text(finding: Finding) -> str:
+    """Write a finding for people."""
+    text = f"{finding.state:<5} {finding.name:<18} {finding.why}"
+    return f"{text}\n{'':<25}-> {finding.mend}" if finding.mend else text
+
+
+def examination_json(examination: Examination) -> str:
+    """Write an examination for programs."""
+    written = {"healthy": examination.healthy, "findings": list(examination.findings)}
+    return msgspec.json.encode(written).decode()

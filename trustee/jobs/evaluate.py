@@ -1,0 +1,180 @@
+"""`trustee eval`: a finished run's adapter against its base, on the run's held-out tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.vllm import VllmEngine
+from trustee.environments.trial.metrics import figures_of
+from trustee.errors import InputError
+from trustee.evaluation.evaluate import Gain, Share, evaluate, gain_between, success_of
+from trustee.events import Event
+from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model, trainer_spec
+from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
+from trustee.jobs.run_metadata import read_record
+from trustee.runs.store import Store
+from trustee.types import Adapter, Record, Task, Trajectory
+
+
+class Comparison(Record, frozen=True):
+    """Base against adapter."""
+
+    adapter: Path
+    base: Share
+    trained: Share
+    gain: Gain
+    by_calls: dict[int, tuple[float, float]]
+    """Success of base and adapter by the number of expected calls."""
+    trials: dict[str, tuple[float, float]] = {}
+    """Figures of a trial phase, of base and adapter."""
+
+
+def newest_adapter(run: Path) -> Path:
+    """Find the newest adapter of a run.
+
+    Raises:
+        InputError: if it has none.
+    """
+    folders = sorted((run / "adapters").glob("policy-*"))
+    if not folders:
+        raise InputError(f"{run} holds no adapter; train first, or name one with --adapter DIR")
+    return folders[-1]
+
+
+def check_adapter(folder: Path) -> Path:
+    """Refuse a folder that is no PEFT adapter in safetensors.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is no PEFT adapter: {name} is missing")
+    return folder
+
+
+def name_tasks(config: Config, run: Path) -> str:
+    """Name the file of the held-out tasks: the run's own, unless these are others."""
+    recorded = read_record(run).config
+    mine, own = ((evaluation_world(c), c.eval.seed, c.eval.tasks) for c in (config, recorded))
+    if mine == own:
+        return HELD_OUT
+    digest = hashlib.sha256(msgspec.json.encode(mine)).hexdigest()[:8]
+    return f"held-out-tasks-{digest}.jsonl"
+
+
+async def run_comparison(
+    config: Config, run: Path, *, adapter: Path | None, tell: Callable[[Event], None]
+) -> Comparison:
+    """Play the held-out tasks with the base and with the adapter."""
+    if not config.eval.tasks:
+        raise InputError("eval.tasks is 0; give --tasks N")
+    folder = check_adapter(adapter or newest_adapter(run))
+    model, renderer = prepare_model(config)
+    tell({"event": "stage", "name": f"starting the engine on {model.name}"})
+    async with (
+        Store(run) as store,
+        open_sandbox(config) as sandbox,
+        VllmEngine(config.engine, trainer_spec(config, model)) as engine,
+    ):
+        simulator = make_simulator(config, engine, renderer)
+        tasks = await held_out_tasks(
+            config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
+        )
+        await engine.adopt(Adapter(version=1, path=folder))
+        trained = Adapter(version=1, path=run / "adapters" / "compared")
+        await engine.publish(trained)
+        played: dict[str, Sequence[Trajectory]] = {}
+        for label, voice in (("base", None), ("adapter", trained)):
+            tell({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
+            played[label] = await evaluate(
+                tasks,
+                evaluation_world(config),
+                config.eval,
+                engine=engine,
+                renderer=renderer,
+                simulator=simulator,
+                sandbox=sandbox,
+                adapter=voice,
+                limits=config.rollout.limits,
+                label=label,
+                clock=EngineClock(),
+            )
+            store.append(f"eval-{label}.jsonl", played[label])
+        await engine.retire(trained)
+    comparison = Comparison(
+        adapter=folder,
+        base=success_of(played["base"]),
+        trained=success_of(played["adapter"]),
+        gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
+        by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
+        trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
+    )
+    tell(
+        {
+            "event": "compared",
+            "base": comparison.base.value,
+            "adapter": comparison.trained.value,
+            "gain_points": comparison.gain.points,
+        }
+    )
+    return comparison
+
+
+def split_by_calls(
+    tasks: Sequence[Task], base: Sequence[Trajectory], trained: Sequence[Trajectory]
+) -> dict[int, tuple[float, float]]:
+    """Give both shares of success for each number of expected calls."""
+    sizes = {task.id: count_calls(task.hidden) for task in tasks}
+
+    def share(played: Sequence[Trajectory], size: int) -> float:
+        return success_of([t for t in played if sizes[t.task_id] == size]).value
+
+    return {size: (share(base, size), share(trained, size)) for size in sorted(set(sizes.values()))}
+
+
+def count_calls(hidden: dict[str, Any]) -> int:
+    """Count the calls that a task needs, by what its world hides; 0 where it does not say."""
+    match hidden:
+        case {"expected_calls": calls} | {"goals": calls}:
+            return len(calls)
+        case {"unsolved": owed}:
+            return sum(map(len, owed.values()))
+        case {"hidden": inner} | {"inner": {"hidden": inner}}:
+            return count_calls(inner)
+        case _:
+            return 0
+
+
+def pair_figures(
+    base: dict[str, float], trained: dict[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Put the figures of both policies side by side."""
+    return {name: (base[name], trained[name]) for name in base.keys() & trained.keys()}
+
+
+def compare_text(comparison: Comparison) -> str:
+    """Write a comparison for people."""
+    gain = comparison.gain
+    lines = [
+        f"base     {show_share(comparison.base)}",
+        f"adapter  {show_share(comparison.trained)}  {comparison.adapter}",
+        f"gain     {gain.points:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f}); "
+        f"{gain.better} tasks won, {gain.worse} lost",
+    ]
+    lines += [
+        f"  {size} expected calls: {base:.1%} -> {after:.1%}"
+        for size, (base, after) in comparison.by_calls.items()
+    ]
+    lines += [
+        f"  {name.replace('_', ' ')}: {base:.2f} -> {after:.2f}"
+        for name, (base, after) in sorted(comparison.trials.items())
+    ]
+    return "\n".join(lines)

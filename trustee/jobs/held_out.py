@@ -1,0 +1,154 @@
+"""What a run achieves: success on the held-out tasks before and after, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from trustee.checks.judge import check_agreement, compare_judge
+from trustee.config import Config
+from trustee.environments import WorldConfig
+from trustee.environments.simulator import Simulator
+from trustee.evaluation.evaluate import (
+    Gain,
+    Share,
+    evaluate,
+    gain_between,
+    success_of,
+    write_tasks,
+)
+from trustee.rl.run import Run
+from trustee.runs.store import Store, read_lines
+from trustee.sandbox.calls import Sandbox
+from trustee.types import Adapter, Record, Task, Trajectory
+
+HELD_OUT = "held-out-tasks.jsonl"
+
+
+class Outcome(Record, frozen=True):
+    """What a run ends with."""
+
+    folder: Path
+    steps: int
+    version: int
+    before: Share | None
+    after: Share | None
+    gain: Gain | None
+    seconds: float
+
+
+def evaluation_world(config: Config) -> WorldConfig:
+    """Give the world of the held-out tasks."""
+    return config.env if config.eval_env == "same" else config.eval_env
+
+
+async def measure(
+    config: Config, run: Run, adapter: Adapter | None, *, label: str
+) -> tuple[Trajectory, ...]:
+    """Play the held-out tasks and keep what was played."""
+    if not config.eval.tasks:
+        return ()
+    world = evaluation_world(config)
+    kept = run.store.folder / f"held-out-{label}.jsonl"
+    if kept.exists():
+        if label == "before":
+            return tuple(read_lines(kept, Trajectory))
+        kept.unlink()
+    run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
+    tasks = await held_out_tasks(config, run.store, run.simulator, sandbox=run.sandbox)
+    played = await evaluate(
+        tasks,
+        world,
+        config.eval,
+        engine=run.core,
+        renderer=run.renderer,
+        simulator=run.simulator,
+        sandbox=run.sandbox,
+        adapter=adapter,
+        limits=config.rollout.limits,
+        label=label,
+        clock=run.clock,
+    )
+    run.store.append(kept.name, played)
+    share = success_of(played)
+    run.tell({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    await judge_the_judge(config, run, tasks, played, label=label)
+    return played
+
+
+async def judge_the_judge(
+    config: Config, run: Run, tasks: Sequence[Task], played: Sequence[Trajectory], *, label: str
+) -> None:
+    """Hold the judge of training against a held-out world that knows the truth.
+
+    Raises:
+        RunError: if they agree too seldom and the training is yet to come.
+    """
+    verdicts = await compare_judge(
+        tasks,
+        played,
+        held_out=evaluation_world(config),
+        training=config.env,
+        simulator=run.simulator,
+        config=config.gates,
+    )
+    if verdicts is None:
+        return
+    text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
+    run.tell({"event": "note", "text": text})
+    if label == "before":
+        check_agreement(verdicts, config=config.gates)
+
+
+async def held_out_tasks(
+    config: Config,
+    store: Store,
+    simulator: Simulator,
+    *,
+    sandbox: Sandbox | None = None,
+    name: str = HELD_OUT,
+) -> tuple[Task, ...]:
+    """Write the held-out tasks once, into a file; every policy of a run meets the same ones."""
+    path = store.folder / name
+    if path.exists():
+        return tuple(read_lines(path, Task))
+    source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
+    tasks = await write_tasks(source, config.eval, simulator=simulator, sandbox=sandbox)
+    store.append(path.name, tasks)
+    return tasks
+
+
+def conclude(
+    config: Config,
+    run: Run,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+    *,
+    seconds: float,
+) -> Outcome:
+    """Compare before and after, and write it down."""
+    measured = bool(before and after)
+    outcome = Outcome(
+        folder=run.store.folder,
+        steps=run.step,
+        version=run.versions.version,
+        before=success_of(before) if before else None,
+        after=success_of(after) if after else None,
+        gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
+        seconds=seconds,
+    )
+    (run.store.folder / "outcome.json").write_bytes(
+        msgspec.json.encode(outcome, enc_hook=lambda value: str(value))
+    )
+    return outcome
+
+
+def show_share(share: Share) -> str:
+    """Write a share with its interval."""
+    failed = f", {share.failed} spoiled" if share.failed else ""
+    return (
+        f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
+        f"{share.count} tasks{failed})"
+    )

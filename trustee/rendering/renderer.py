@@ -1,0 +1,427 @@
+"""Stands between messages and token ids, and is the only place that does.
+
+The one idea: tokens in, tokens out. What was sampled is never rendered again; only the first
+prompt, and what comes between one completion and the next, pass through the model's own chat
+template. What comes between is taken from a conversation of three messages, so its cost does not
+grow with the episode.
+
+Contents cannot forge marks. A mark is a text that the tokenizer turns into one id of its own, such
+as `<|im_start|>`. Before rendering, every mark inside a content, a call or a tool is broken by a
+guard after its first character; the rendered text is cut at the guards and each piece is encoded
+alone. A conversation without such look-alikes has one piece, so its ids are exactly those of the
+template's text; with them the text is still the same, and the look-alikes are ordinary tokens.
+
+Where an episode differs on purpose from its template's text for the whole conversation:
+
+| template | the template | an episode |
+|---|---|---|
+| Qwen3 | leaves out the thinking of earlier turns | keeps it, as it was sampled |
+| Qwen3, thinking off | leaves out earlier empty thoughts | keeps them, as they were prompted |
+| Qwen3 | takes a user text in `<tool_response>` marks for a tool's answer | does not |
+| Llama 3.1 | leaves out what was said beside a call, refuses two calls | keeps what was sampled |
+| any | writes calls in its own spacing | keeps what was sampled |
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from trustee.errors import InputError
+from trustee.rendering.call_parser import CallFormat, parse_message
+from trustee.rendering.tokenizer import FolderTokenizer
+from trustee.types import Call, Message, Tool, ToolCall
+
+
+class Tokenizer(Protocol):
+    """What a renderer needs of a model: its vocabulary and its chat template."""
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Texts that `encode` turns into one id of their own; none is a plain word."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Encode `text`, adding nothing; marks become their ids."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode `ids`, leaving nothing out."""
+        ...
+
+    def apply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+    ) -> str:
+        """Render OpenAI messages and function schemas by the chat template.
+
+        Raises:
+            InputError: if the template refuses them.
+        """
+        ...
+
+
+class Renderer:
+    """Messages to ids and back, for one model."""
+
+    def __init__(self, tokenizer: Tokenizer, *, call_format: CallFormat) -> None:
+        self.call_format = call_format
+        self._tokenizer = tokenizer
+        longest_first = sorted(tokenizer.marks, key=len, reverse=True)
+        self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, call_format: CallFormat | None = None, thinking: bool = False
+    ) -> Renderer:
+        """Load a model's tokenizer and chat template.
+
+        Args:
+            folder: A Hugging Face model folder; nothing is fetched and no code in it is run.
+            call_format: Found by reading a call that the template wrote where None.
+            thinking: What the template is told as `enable_thinking`.
+
+        Raises:
+            InputError: if the folder holds no usable tokenizer or template.
+        """
+        tokenizer = FolderTokenizer(folder, thinking=thinking)
+        return cls(tokenizer, call_format=call_format or _find_call_format(tokenizer))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        return self._tokenizer.stop_ids
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        """Render the first prompt, generation prompt included.
+
+        Raises:
+            InputError: if the template refuses the messages.
+        """
+        rendered = _as_dicts(messages, calls=())
+        schemas = [tool.schema for tool in tools]
+        given = "\n".join(_texts((rendered, schemas)))
+        guard = _unused(given)
+        if self._mark.search(given):
+            rendered = self._guarded(rendered, guard=guard)
+            schemas = self._guarded(schemas, guard=guard)
+        text = self._tokenizer.apply(rendered, schemas, add_generation_prompt=True)
+        return self._encode_guarded(text, guard=guard)
+
+    def extend(
+        self,
+        completion_ids: Sequence[int],
+        replies: Sequence[Message],
+        *,
+        calls: Sequence[Call] = (),
+    ) -> tuple[int, ...]:
+        """Render what follows a completion: its end of turn if it has none, replies, next prompt.
+
+        Args:
+            completion_ids: What was sampled; only its last id is looked at, and any stop id ends
+                the turn.
+            replies: What the world answered.
+            calls: The calls answered; templates that name the tool in its answer need them.
+
+        Raises:
+            InputError: if the template refuses the replies.
+        """
+        rendered = _as_dicts(replies, calls=calls)
+        given = "\n".join(_texts(rendered))
+        guard = _unused(given)
+        if self._mark.search(given):
+            rendered = self._guarded(rendered, guard=guard)
+        tail = self._tail(rendered, seam=f"{guard}{guard}")
+        if completion_ids and completion_ids[-1] in self.stop_ids:
+            tail = tail.removeprefix(self._end_of_turn)
+        return self._encode_guarded(tail, guard=guard)
+
+    def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
+        """Read a completion; see `parse_message`."""
+        ended = bool(ids) and ids[-1] in self.stop_ids
+        text = self.decode(ids[:-1] if ended else ids)
+        if self._generation_prompt.rstrip().endswith("<think>"):
+            text = f"<think>{text}"
+        return parse_message(text, self.call_format, call_prefix=call_prefix, tools=tools)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Give the text of `ids`, marks included."""
+        return self._tokenizer.decode(ids)
+
+    def self_test(self) -> None:
+        """Prove that this model can be trained token by token.
+
+        Raises:
+            InputError: if an episode's ids would not say what the template says, if a call that
+                the template writes is not read back, or if no stop id ends a turn.
+        """
+        self._test_vocabulary()
+        self._test_turns()
+        self._test_forgery()
+        self._test_call()
+        self._test_prefix()
+
+    def _guarded(self, value: Any, *, guard: str) -> Any:
+        """Break every mark inside `value`, keys included."""
+        if isinstance(value, str):
+            return self._broken(value, guard=guard)
+        if isinstance(value, Mapping):
+            return {
+                self._broken(key, guard=guard): self._guarded(inner, guard=guard)
+                for key, inner in value.items()
+            }
+        if isinstance(value, Sequence):
+            return [self._guarded(inner, guard=guard) for inner in value]
+        return value
+
+    def _broken(self, text: str, *, guard: str) -> str:
+        """Put the guard behind the first character of every mark, overlapping ones too."""
+        pieces: list[str] = []
+        at = 0
+        while mark := self._mark.search(text, at):
+            pieces.append(text[at : mark.start() + 1])
+            at = mark.start() + 1
+        return guard.join((*pieces, text[at:]))
+
+    def _encode_guarded(self, text: str, *, guard: str) -> tuple[int, ...]:
+        return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
+
+    def _tail(self, replies: Sequence[Mapping[str, Any]], *, seam: str) -> str:
+        """Render what stands behind the content of an assistant message that `replies` follow."""
+        messages = [
+            {"role": "user", "content": "."},
+            {"role": "assistant", "content": seam},
+            *replies,
+        ]
+        text = self._tokenizer.apply(messages, (), add_generation_prompt=True)
+        _, found, tail = text.rpartition(seam)
+        if not found:
+            raise _refusal("it leaves out what the assistant says")
+        return tail
+
+    @cached_property
+    def _end_of_turn(self) -> str:
+        """The mark behind an assistant message; empty where there is none."""
+        mark = self._mark.match(self._tail((), seam="seam"))
+        return mark.group() if mark else ""
+
+    @cached_property
+    def _generation_prompt(self) -> str:
+        messages = [{"role": "user", "content": "."}]
+        bare = self._tokenizer.apply(messages, (), add_generation_prompt=False)
+        return self._tokenizer.apply(messages, (), add_generation_prompt=True).removeprefix(bare)
+
+    def _test_vocabulary(self) -> None:
+        mark_ids: set[int] = set()
+        for mark in sorted(self._tokenizer.marks):
+            ids = self._tokenizer.encode(mark)
+            if len(ids) != 1:
+                raise _refusal(f"its mark {mark} is {len(ids)} ids and must be one")
+            mark_ids.update(ids)
+        for mark in sorted(self._tokenizer.marks):
+            halves = [*self._tokenizer.encode(mark[0]), *self._tokenizer.encode(mark[1:])]
+            if not mark_ids.isdisjoint(halves):
+                raise _refusal(f"its mark {mark} still is a mark without its first character")
+        decoded = self.decode(self._tokenizer.encode(_PROBE_TEXT))
+        if decoded != _PROBE_TEXT:
+            raise _refusal(f"its tokenizer turns {_PROBE_TEXT!r} into {decoded!r}")
+
+    def _test_turns(self) -> None:
+        if not self._generation_prompt:
+            raise _refusal("it has no generation prompt")
+        end = self._tokenizer.encode(self._end_of_turn) if self._end_of_turn else []
+        if not end:
+            raise _refusal("no mark stands right behind what the assistant says")
+        if end[0] not in self.stop_ids:
+            raise _refusal(
+                f"it ends a turn with {self._end_of_turn} (id {end[0]}), which is none of the stop "
+                f"ids {list(self.stop_ids)}; add it to eos_token_id in generation_config.json"
+            )
+        prompt = self.decode(self.open(_PROBE_START, (_PROBE_TOOL,)))
+        shown = [message.content for message in _PROBE_START]
+        for text in (*shown, _PROBE_TOOL.name, *_PROBE_CALL.arguments):
+            if text not in prompt:
+                raise _refusal(f"it leaves {text!r} out of the first prompt")
+        for reply in (_PROBE_RESULT, _PROBE_QUESTION):
+            if reply.content not in self.decode(self.extend((), (reply,), calls=(_PROBE_CALL,))):
+                raise _refusal(f"it leaves out what a message of role {reply.role} says")
+
+    def _test_forgery(self) -> None:
+        forged = Message(role="user", content=" ".join(sorted(self._tokenizer.marks)))
+        honest = self._marks_in(self.open((_PROBE_QUESTION,), ()))
+        if self._marks_in(self.open((forged,), ())) != honest:
+            raise _refusal("marks inside a message become marks of the prompt")
+
+    def _marks_in(self, ids: Sequence[int]) -> list[int]:
+        mark_ids = {self._tokenizer.encode(mark)[0] for mark in self._tokenizer.marks}
+        return [id for id in ids if id in mark_ids]
+
+    def _test_call(self) -> None:
+        message = Message(role="assistant", calls=(_PROBE_CALL,))
+        text = self._written(_PROBE_START, message)
+        parsed = self.parse(self._tokenizer.encode(text), call_prefix="", tools=(_PROBE_TOOL,))
+        if parsed != message:
+            raise _refusal(
+                f"as {self.call_format} its call {text!r} is read as content "
+                f"{parsed.content!r} and calls {list(parsed.calls)}"
+            )
+
+    def _test_prefix(self) -> None:
+        """Play an episode whose completions are what the template writes for them."""
+        history = [*_PROBE_START]
+        ids = [*self.open(history, (_PROBE_TOOL,))]
+        for said, reply in (
+            (Message(role="assistant", calls=(_PROBE_CALL,)), _PROBE_RESULT),
+            (Message(role="assistant", content="It is there."), _PROBE_QUESTION),
+        ):
+            completion = self._tokenizer.encode(self._written(history, said) + self._end_of_turn)
+            ids += completion
+            ids += self.extend(completion, (reply,), calls=said.calls)
+            history += [said, reply]
+            played = _without_thoughts(self.decode(ids))
+            whole = _without_thoughts(self._text(history, add_generation_prompt=True))
+            if played != whole:
+                at = next(i for i in itertools.count() if played[: i + 1] != whole[: i + 1])
+                raise _refusal(
+                    "a conversation does not begin with its own first turns; turn by turn it "
+                    f"reads {played[at : at + 40]!r} and as a whole {whole[at : at + 40]!r}"
+                )
+
+    def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        return self._tokenizer.apply(
+            _as_dicts(messages, calls=()),
+            [_PROBE_TOOL.schema],
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def _written(self, history: Sequence[Message], message: Message) -> str:
+        """Give what the template writes for an assistant message, up to its end of turn."""
+        prompt = self._text(history, add_generation_prompt=True)
+        whole = self._text([*history, message], add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            raise _refusal("its assistant messages do not begin with its generation prompt")
+        written, ended, _ = whole[len(prompt) :].rpartition(self._end_of_turn)
+        if not ended:
+            raise _refusal(f"no {self._end_of_turn} ends an assistant message that calls a tool")
+        return written
+
+
+def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
+    """Let the template write a call and see which format reads it; the most special goes first."""
+    call = Message(role="assistant", calls=(_PROBE_CALL,))
+    text = tokenizer.apply(
+        _as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
+    )
+    for format in (CallFormat.QWEN3_CODER, CallFormat.HERMES, CallFormat.LLAMA3_JSON):
+        parsed = parse_message(text, format, call_prefix="", tools=(_PROBE_TOOL,))
+        if parsed.calls == call.calls:
+            return format
+    raise _refusal(f"it writes calls as none of {[str(known) for known in CallFormat]}: {text!r}")
+
+
+def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
+    """Turn messages into OpenAI form; `calls` are those made before the first message."""
+    made = [*calls, *itertools.chain.from_iterable(message.calls for message in messages)]
+    names = {call.id: call.name for call in made if isinstance(call, ToolCall)}
+    return [_as_dict(message, names=names) for message in messages]
+
+
+def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
+    # A call that could not be read has no other form than the text that was written.
+    bad = [call.text for call in message.calls if not isinstance(call, ToolCall)]
+    form: dict[str, Any] = {
+        "role": message.role,
+        "content": "\n".join((message.content, *bad)) if bad else message.content,
+    }
+    if message.thinking:
+        form["reasoning_content"] = message.thinking
+    # Templates ask whether the key is there, so an empty list would count as calls.
+    if len(bad) < len(message.calls):
+        form["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+            if isinstance(call, ToolCall)
+        ]
+    if message.role == "tool":
+        form["tool_call_id"] = message.call_id
+        if message.call_id in names:
+            form["name"] = names[message.call_id]
+    return form
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield key
+            yield from _texts(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _unused(given: str) -> str:
+    """Make a text that `given` does not hold, out of characters that no template touches."""
+    guards = (f"\ue000{i}\ue001" for i in itertools.count())
+    return next(guard for guard in guards if guard not in given)
+
+
+def _without_thoughts(text: str) -> str:
+    """Leave out thoughts, which templates drop from earlier turns and episodes keep."""
+    return re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
+
+
+def _refusal(reason: str) -> InputError:
+    return InputError(
+        f"this model's chat template or tokenizer cannot be used: {reason} "
+        "(tokenizer files in the model folder)"
+    )
+
+
+_PROBE_TEXT = "Zwölf 東京 🙂 {\"a\": [1, -2.5e3]}\n\n\tif x < y:  # 'quoted'\n"
+_PROBE_TOOL = Tool(
+    name="find_item",
+    description="Finds an item by its key.",
+    parameters={
+        "type": "object",
+        "properties": {
+            "key": {"type": "string"},
+            "count": {"type": "integer"},
+            "exact": {"type": "boolean"},
+            "within": {"type": "object"},
+        },
+    },
+)
+_PROBE_CALL = ToolCall(
+    id="0",
+    name="find_item",
+    arguments={
+        "key": 'a "b" </tool_call> c: 東京\n',
+        "count": 2,
+        "exact": True,
+        "within": {"shelf": ["left", 3]},
+    },
+)
+_PROBE_START = (
+    Message(role="system", content="Answer briefly."),
+    Message(role="user", content="Where is it?"),
+)
+_PROBE_RESULT = Message(role="tool", content="on the left shelf", call_id="0")
+_PROBE_QUESTION = Message(role="user", content="And the other one?")

@@ -1,0 +1,1 @@
+"""Reinforcement learning: the asynchronous loop that plays episodes and trains on them."""

@@ -1,0 +1,359 @@
+"""Where a run's time goes: a file for chrome://tracing and Perfetto, in the Chrome trace format.
+
+Not for figures: those are in `metrics.jsonl` and `timing.jsonl`. The one idea: a box is written
+when it has ended, onto a lane of its track that was free since the box began. So only each lane's
+last end is held, and a kill loses no more than what was still open and one second.
+
+Moments are seconds of `time.monotonic`. Linux counts them from boot, for all processes alike, so
+those of vLLM's child need no conversion. Parts of a run are wrapped, not changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from trustee.algorithm.learner import (
+    Checkpointing,
+    FinishReport,
+    FinishRequest,
+    Learner,
+    MicroReport,
+    MicroRequest,
+)
+from trustee.engine.timing import SPEAKERS, RequestTiming
+from trustee.environments.protocol import Draft, Services, TaskSource
+from trustee.errors import RunError
+from trustee.runs.store import Store
+from trustee.types import Adapter, Group, Task
+
+Tell = Callable[[dict[str, Any]], None]
+Box = tuple[str, float, float, dict[str, Any]]
+"""Name, begin, end and facts."""
+
+TRACKS = (
+    *("feed", "write", "groups", "episodes", "record", "learn", "train"),
+    *(f"engine: {role}" for role in SPEAKERS),
+)
+"""In the order in which a viewer shows them."""
+
+COUNTS = ("version", "prompt_tokens", "cached_tokens", "completion_tokens", "preemptions")
+"""What a request's box tells beside its times."""
+
+BUFFER_BYTES = 1 << 16
+BUFFER_SECONDS = 1.0
+"""What a kill may lose of what has ended."""
+
+
+class EventFile:
+    """A JSON array that may lack its last bracket, written in batches of whole events."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._clock = clock
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._flushed = clock()
+        self._mark = b"[\n"
+        try:
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Add an event.
+
+        Raises:
+            RunError: if the file cannot be written.
+        """
+        line = self._mark + msgspec.json.encode(event)
+        self._mark = b",\n"
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= BUFFER_BYTES or self._clock() - self._flushed >= BUFFER_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; after the `RunError` of a failure all else is dropped."""
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._size = 0
+        self._flushed = self._clock()
+        try:
+            while data and not self._file.closed:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            self._file.close()
+            raise self._failure(error) from error
+
+    def close(self) -> None:
+        """Write what is held and end the array."""
+        self._lines.append(b"\n]\n")
+        self.flush()
+        self._file.close()
+
+    def _failure(self, error: OSError) -> RunError:
+        return RunError(
+            f"cannot write {self._path}: {error.strerror}; free the disk or run without a timeline"
+        )
+
+
+class Timeline:
+    """Draws into a file while its block runs, from any thread; an earlier file is replaced."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._begun = 0.0
+        self._file: EventFile | None = None
+        self._lock = Lock()
+        self._tracks: dict[str, int] = {}
+        self._lanes: dict[str, list[float]] = {}
+        """When the last box of each lane ended, by track."""
+        self._episodes: dict[int, dict[int, float]] = {}
+        """When each member under way began, by group."""
+        self._groups: dict[int, float] = {}
+        """When the first member of each group under way began."""
+        self._stepped = 0.0
+        """When the last part of a step ended."""
+
+    async def __aenter__(self) -> Self:
+        """Open the file; a `RunError` says why it cannot be written."""
+        self._begun = self._clock()
+        self._file = EventFile(self._path, clock=self._clock)
+        for track in TRACKS:
+            self._open_track(self._file, track)
+        self._file.flush()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; what ends later is not drawn."""
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+
+    @contextmanager
+    def span(self, track: str, name: str, **facts: Any) -> Iterator[None]:
+        """Draw the block as a box, also where it fails; facts are JSON values."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self.draw(track, name, begun=begun, ended=self._clock(), **facts)
+
+    def draw(self, track: str, name: str, *, begun: float, ended: float, **facts: Any) -> None:
+        """Draw a box that has ended."""
+        self._draw(track, [(name, begun, ended, facts)])
+
+    def mark(self, name: str) -> None:
+        """Draw a line across all tracks at this moment."""
+        moment = self._micros(self._clock())
+        event = {"ph": "i", "s": "g", "name": name, "pid": 0, "tid": 0, "ts": moment}
+        with self._lock:
+            if self._file is not None:
+                self._file.append(event)
+
+    def request(self, timing: RequestTiming) -> None:
+        """Draw a request as a box that holds its queue, prefill and decode."""
+        edges = [timing.queued]
+        for seconds in (timing.queue_s, timing.prefill_s, timing.decode_s):
+            edges.append(edges[-1] + seconds)
+        # Parts must lie inside their box, or viewers draw them beside it.
+        edges = [min(max(edge, timing.arrived), timing.finished) for edge in edges]
+        facts = {name: getattr(timing, name) for name in COUNTS}
+        boxes: list[Box] = [(timing.request_id, timing.arrived, timing.finished, facts)]
+        for name, (begun, ended) in zip(
+            ("queue", "prefill", "decode"), pairwise(edges), strict=True
+        ):
+            boxes.append((name, begun, ended, {}))
+        self._draw(f"engine: {timing.role}", boxes)
+
+    def listen(self, tell: Tell) -> Tell:
+        """Give a taker of progress events that draws them and passes them on."""
+
+        def draw_and_tell(event: dict[str, Any]) -> None:
+            match event["event"]:
+                case "begin":
+                    self._begin_episode(event["group"], event["member"])
+                case "episode":
+                    self._end_episode(event)
+                case "step":
+                    self._draw_step(event)
+                case "stage":
+                    self.mark(str(event["name"]))
+            tell(event)
+
+        return draw_and_tell
+
+    def _begin_episode(self, group: int, member: int) -> None:
+        now = self._clock()
+        self._episodes.setdefault(group, {})[member] = now
+        self._groups.setdefault(group, now)
+
+    def _end_episode(self, event: dict[str, Any]) -> None:
+        now, group, member = self._clock(), event["group"], event["member"]
+        under_way = self._episodes.get(group, {})
+        begun = under_way.pop(member, now)
+        facts = {key: event[key] for key in ("reward", "turns", "tokens", "spoiled")}
+        self.draw("episodes", f"{group}/{member}", begun=begun, ended=now, **facts)
+        if not under_way:
+            self._episodes.pop(group, None)
+            self.draw("groups", f"{group}", begun=self._groups.pop(group, begun), ended=now)
+
+    def _draw_step(self, event: dict[str, Any]) -> None:
+        parts = ("waited", "train", "publish", "checkpoint")
+        ended = self._clock()
+        for number, name in enumerate(parts):
+            left = sum(event[f"{later}_s"] for later in parts[number + 1 :])
+            # Each begins where the one before it ended: their seconds are rounded.
+            begun = max(self._stepped, ended - left - event[f"{name}_s"])
+            self._stepped = max(begun, ended - left)
+            self.draw("learn", name, begun=begun, ended=self._stepped, step=event["step"])
+
+    def _draw(self, track: str, boxes: Sequence[Box]) -> None:
+        """Draw boxes onto one lane; the first one holds the others."""
+        with self._lock:
+            if self._file is None:
+                return
+            number = self._open_track(self._file, track)
+            lane = take_lane(
+                self._lanes.setdefault(track, []), begun=boxes[0][1], ended=boxes[0][2]
+            )
+            for name, begun, ended, facts in boxes:
+                start = self._micros(begun)
+                box = {
+                    "ph": "X",
+                    "name": name,
+                    "pid": number,
+                    "tid": lane,
+                    "ts": start,
+                    "dur": max(0, self._micros(ended) - start),
+                }
+                self._file.append(box | {"args": facts} if facts else box)
+
+    def _open_track(self, file: EventFile, track: str) -> int:
+        number = self._tracks.get(track)
+        if number is None:
+            number = self._tracks[track] = len(self._tracks) + 1
+            for name, key, value in (
+                ("process_name", "name", track),
+                ("process_sort_index", "sort_index", number),
+            ):
+                file.append({"ph": "M", "name": name, "pid": number, "args": {key: value}})
+        return number
+
+    def _micros(self, moment: float) -> int:
+        return round((moment - self._begun) * 1e6)
+
+
+def take_lane(lanes: list[float], *, begun: float, ended: float) -> int:
+    """Take the lane that was left last before a moment, or a new one; `lanes` holds last ends."""
+    free = [lane for lane, end in enumerate(lanes) if end <= begun]
+    if not free:
+        lanes.append(ended)
+        return len(lanes) - 1
+    lane = max(free, key=lanes.__getitem__)
+    lanes[lane] = ended
+    return lane
+
+
+class TimedLearner:
+    """A learner whose work is drawn on the track `train`."""
+
+    def __init__(self, learner: Learner, timeline: Timeline) -> None:
+        self._learner = learner
+        self._timeline = timeline
+
+    async def accumulate(self, request: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients."""
+        tokens = sum(len(sample.ids) for sample in request.samples)
+        with self._timeline.span("train", "micro", samples=len(request.samples), tokens=tokens):
+            return await self._learner.accumulate(request)
+
+    async def finish(self, request: FinishRequest) -> FinishReport:
+        """Move the adapter."""
+        with self._timeline.span("train", "finish"):
+            return await self._learner.finish(request)
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Make a version known."""
+        with self._timeline.span("train", "publish", version=adapter.version):
+            await self._learner.publish(adapter)
+
+    async def save(self, folder: Path) -> None:
+        """Write a checkpoint's tensors."""
+        with self._timeline.span("train", "save"):
+            await self._learner.save(folder)
+
+    async def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        with self._timeline.span("train", "load"):
+            await self._learner.load(folder)
+
+    async def adopt(self, adapter: Adapter) -> None:
+        """Take an earlier version's weights."""
+        with self._timeline.span("train", "adopt", version=adapter.version):
+            await self._learner.adopt(adapter)
+
+    async def adjust(self, mode: Checkpointing) -> None:
+        """Choose what is kept of a layer for the backward pass."""
+        with self._timeline.span("train", "adjust", mode=mode):
+            await self._learner.adjust(mode)
+
+
+class TimedSource:
+    """A source whose drafts are drawn on the track `feed` and whose tasks on `write`."""
+
+    def __init__(self, source: TaskSource, timeline: Timeline) -> None:
+        self._source = source
+        self._timeline = timeline
+
+    def draw(self) -> Draft | None:
+        """Draw the next draft."""
+        with self._timeline.span("feed", "draw"):
+            return self._source.draw()
+
+    async def write(self, draft: Draft, services: Services) -> Task:
+        """Turn a draft into a task."""
+        with self._timeline.span("write", draft.id, difficulty=draft.difficulty):
+            return await self._source.write(draft, services)
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Learn from every group of a step."""
+        with self._timeline.span("feed", "observe"):
+            return self._source.observe(groups)
+
+    def state(self) -> dict[str, Any]:
+        """Give all that `restore` needs."""
+        return self._source.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a stored state."""
+        self._source.restore(state)
+
+
+class TimedStore(Store):
+    """A store whose writes are drawn on the track `record`, by file."""
+
+    def __init__(self, folder: Path, timeline: Timeline) -> None:
+        super().__init__(folder)
+        self._timeline = timeline
+
+    def append(self, name: str, lines: Sequence[Any]) -> None:
+        """Append lines to a file and wait until they are on disk."""
+        with self._timeline.span("record", name, lines=len(lines)):
+            super().append(name, lines)

@@ -1,0 +1,201 @@
+"""The loop: four actors, two kinds of stream, one semaphore, one switch.
+
+`feed` draws drafts, `play` turns each into a task and that into a group of episodes, `record`
+writes everything to disk and hands groups on, `learn` makes a new version of them. A group takes a
+slot before it is played and gives it back when it was trained on or dropped, so `(max_lag + 1) *
+groups_per_step` slots are the back-pressure and `max_lag = 0` is synchronous training; a few drafts
+more than slots keep the writer ahead. `learn` checks the lag where it consumes. Closing a stream is
+the shutdown.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TypeVar
+
+import anyio
+import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from trustee.environments.protocol import Draft
+from trustee.errors import EpisodeError
+from trustee.rl.learn import learn
+from trustee.rl.run import Places, Run
+from trustee.rollout import play_episode
+from trustee.runs.store import EpisodeLine, Store, TaskLine, describe
+from trustee.types import Blame, Failure, Group, Task, Trajectory
+
+T = TypeVar("T")
+Numbered = tuple[int, Draft]
+Finished = TaskLine | EpisodeLine | Group
+
+
+async def train(run: Run) -> None:
+    """Train until the steps or the minutes are used up, or the source ends.
+
+    Raises:
+        ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
+            last checkpoint; around a bug otherwise.
+    """
+    places = Places(run.rollout, taken=len(run.waiting))
+    most = run.rollout.slots + run.rollout.write_ahead
+    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](most)
+    finished_in, finished_out = anyio.create_memory_object_stream[Finished](most)
+    groups_in, groups_out = anyio.create_memory_object_stream[Group](most)
+    for group in run.waiting:
+        groups_in.send_nowait(group)
+    run.waiting = []
+    # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
+    async with groups_out, finished_out, drafts_out:
+        try:
+            async with anyio.create_task_group() as writers:
+                writers.start_soon(record, run, finished_out.clone(), groups_in)
+                # Inner, so that what has finished is still written when players are cancelled.
+                async with anyio.create_task_group() as players:
+                    players.start_soon(run.core.guard_loop)
+                    players.start_soon(feed, run, places, drafts_in)
+                    async with finished_in:
+                        for _ in range(most):
+                            players.start_soon(
+                                play, run, places, drafts_out.clone(), finished_in.clone()
+                            )
+                    await learn(run, places, groups_out)
+                    players.cancel_scope.cancel()
+        finally:
+            finished = drain(finished_out)
+            write_down(run.store, finished)
+            run.waiting += drain(groups_out)
+            run.waiting += [item for item in finished if isinstance(item, Group)]
+
+
+def drain(stream: MemoryObjectReceiveStream[T]) -> list[T]:
+    """Take what lies in a stream."""
+    taken: list[T] = []
+    while True:
+        try:
+            taken.append(stream.receive_nowait())
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            return taken
+
+
+async def feed(run: Run, places: Places, drafts: MemoryObjectSendStream[Numbered]) -> None:
+    """Draw a draft for every free place."""
+    async with drafts:
+        while True:
+            await places.drafts.acquire()
+            draft = run.source.draw()
+            if draft is None:
+                return
+            number = run.next_group
+            # Counted before the await: a checkpoint taken there must agree with the source's state.
+            run.next_group += 1
+            await drafts.send((number, draft))
+
+
+async def play(
+    run: Run,
+    places: Places,
+    drafts: MemoryObjectReceiveStream[Numbered],
+    finished: MemoryObjectSendStream[Finished],
+) -> None:
+    """Turn drafts into groups, one at a time."""
+    async with drafts, finished:
+        async for number, draft in drafts:
+            with structlog.contextvars.bound_contextvars(group=number):
+                task = await write_task(run, number, draft)
+                if isinstance(task, Task):
+                    await places.groups.acquire()
+                    group = await play_group(run, number, task, finished)
+                else:
+                    group = await give_up(run, number, task, finished)
+                await finished.send(group)
+
+
+async def give_up(
+    run: Run, number: int, failure: Failure, finished: MemoryObjectSendStream[Finished]
+) -> Group:
+    """Record a draft of which no task came."""
+    version = run.versions.version
+    await finished.send(TaskLine(group=number, version=version, task=None, failure=failure))
+    return Group(id=number, version=version, task=None, trajectories=(), failure=failure)
+
+
+async def play_group(
+    run: Run, number: int, task: Task, finished: MemoryObjectSendStream[Finished]
+) -> Group:
+    """Play a task `group_size` times at once."""
+    version = run.versions.version
+    await finished.send(TaskLine(group=number, version=version, task=task))
+    members: dict[int, Trajectory] = {}
+
+    async def play_member(member: int) -> None:
+        members[member] = await play_one(run, task, number, member)
+        await finished.send(EpisodeLine(group=number, member=member, trajectory=members[member]))
+
+    async with anyio.create_task_group() as tasks:
+        for member in range(run.rollout.group_size):
+            tasks.start_soon(play_member, member)
+    trajectories = tuple(members[member] for member in sorted(members))
+    # A trajectory without a turn was spoken by no version.
+    oldest = min((t.version for t in trajectories if t.turns), default=version)
+    return Group(id=number, version=oldest, task=task, trajectories=trajectories)
+
+
+async def write_task(run: Run, number: int, draft: Draft) -> Task | Failure:
+    """Have the source make a task of a draft, or say why there is none."""
+    seconds = run.rollout.limits.seconds
+    try:
+        with run.clock.limit(seconds):
+            return await run.source.write(draft, run.services(f"draft {number}"))
+    except EpisodeError as error:
+        return Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+    message = f"task not written in {seconds:g} s (rollout.limits.seconds)"
+    return Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
+
+
+async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
+    """Play one member with the version that is current when it begins."""
+    key = f"{number}/{member}"
+    run.tell({"event": "begin", "group": number, "member": member})
+    async with run.places, run.versions.lease() as adapter:
+        return await play_episode(
+            task,
+            lambda rng: run.world.environment(task, run.serve(rng)),
+            trajectory_id=key,
+            engine=run.core,
+            renderer=run.renderer,
+            adapter=adapter,
+            limits=run.rollout.limits,
+            temperature=run.rollout.temperature,
+            seed=random.Random(f"{run.seed} {key}").randrange(1 << 31),
+            clock=run.clock,
+            context=run.ladder.rung.context,
+        )
+
+
+async def record(
+    run: Run,
+    finished: MemoryObjectReceiveStream[Finished],
+    groups: MemoryObjectSendStream[Group],
+) -> None:
+    """Write all that finished to disk, and only then hand groups on."""
+    async with finished, groups:
+        async for item in finished:
+            items = [item, *drain(finished)]
+            await anyio.to_thread.run_sync(write_down, run.store, items)
+            for entry in items:
+                if isinstance(entry, Group):
+                    # There is a place for every slot's group.
+                    groups.send_nowait(entry)
+                else:
+                    run.tell(describe(entry))
+
+
+def write_down(store: Store, items: list[Finished]) -> None:
+    """Append tasks and episodes to their files."""
+    tasks = [item for item in items if isinstance(item, TaskLine)]
+    episodes = [item for item in items if isinstance(item, EpisodeLine)]
+    if tasks:
+        store.append("tasks.jsonl", tasks)
+    if episodes:
+        store.append("episodes.jsonl", episodes)

@@ -1,0 +1,1 @@
+"""The run folder on disk: episodes, checkpoints, adapters, and reading them."""

@@ -1,0 +1,175 @@
+"""The run folder: where everything that happened is kept.
+
+run.json         resolved config, versions, prompt hashes
+metrics.jsonl    one line per step; equal for equal seeds, so it holds no times
+timing.jsonl     one line per step: seconds and rates
+tasks.jsonl      every written task, and every draft that failed
+episodes.jsonl   every finished episode, written before anything else happens to it
+checkpoints/     step-000010/: safetensors and JSON, manifest last
+adapters/        policy-000017/: PEFT folders
+log.jsonl        structlog
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+
+from trustee.errors import InputError, RunError
+from trustee.events import Event
+from trustee.types import Adapter, Failure, Record, Task, Trajectory
+
+TAIL = 1 << 16
+"""Bytes that are read at once to find the end of the last whole line."""
+
+
+class TaskLine(Record, frozen=True):
+    """A line of `tasks.jsonl`."""
+
+    group: int
+    version: int
+    task: Task | None
+    failure: Failure | None = None
+
+
+class EpisodeLine(Record, frozen=True):
+    """A line of `episodes.jsonl`."""
+
+    group: int
+    member: int
+    trajectory: Trajectory
+
+
+class Store:
+    """Appends to the files of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, IO[bytes]] = {}
+        self._encoder = msgspec.json.Encoder()
+
+    async def __aenter__(self) -> Self:
+        """Make the folders."""
+        for name in ("checkpoints", "adapters"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
+    def append(self, name: str, lines: Sequence[Any]) -> None:
+        """Append lines to a file and wait until they are on disk.
+
+        Raises:
+            RunError: if they cannot be written; what was written before is untouched.
+        """
+        path = self.folder / name
+        try:
+            file = self._files.get(name)
+            if file is None:
+                file = self._files[name] = open_lines(path)
+            data = b"".join(self._encoder.encode(line) + b"\n" for line in lines)
+            end = file.seek(0, os.SEEK_END)
+            try:
+                written = file.write(data)
+                if written != len(data):
+                    raise OSError(28, "No space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                # Why the write failed matters more than why its traces stay.
+                with suppress(OSError):
+                    file.truncate(end)
+                raise
+        except OSError as error:
+            raise RunError(
+                f"cannot write {path}: {error.strerror}; free the disk, then continue with "
+                f"trustee run --resume {self.folder}"
+            ) from error
+
+    def adapter(self, version: int) -> Adapter:
+        """Name a version and its folder."""
+        return Adapter(version=version, path=self.folder / "adapters" / f"policy-{version:06d}")
+
+
+def open_lines(path: Path) -> IO[bytes]:
+    """Open a file of lines to append to it; a last line that a kill cut short is cut off."""
+    file = path.open("a+b", buffering=0)
+    try:
+        whole = find_end(file)
+        if whole < file.seek(0, os.SEEK_END):
+            file.truncate(whole)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def find_end(file: IO[bytes]) -> int:
+    """Find where the last whole line of a file ends, reading from behind."""
+    start = end = file.seek(0, os.SEEK_END)
+    while start:
+        start = file.seek(max(0, start - TAIL))
+        at = file.read(min(TAIL, end - start)).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+    return 0
+
+
+def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
+    """Read a file of JSON lines; a last line that a kill cut short is left out.
+
+    Raises:
+        InputError: if the file cannot be read or a whole line is not of its kind.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    decoder = msgspec.json.Decoder(kind)
+    rows = []
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        try:
+            rows.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+    return rows
+
+
+def keep_lines(path: Path, count: int) -> None:
+    """Cut a file of lines down to its first `count`; a last line that is not whole goes too."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) + 1 for line in lines[:count]))
+
+
+def describe(entry: TaskLine | EpisodeLine) -> Event:
+    """Give the progress event of something that finished."""
+    if isinstance(entry, TaskLine):
+        blame = entry.failure.blame if entry.failure else None
+        return {"event": "task", "group": entry.group, "blame": blame, "spoiled": blame is not None}
+    trajectory = entry.trajectory
+    return {
+        "event": "episode",
+        "group": entry.group,
+        "member": entry.member,
+        "reward": trajectory.reward,
+        "turns": len(trajectory.turns),
+        "tokens": sum(len(turn.completion.ids) for turn in trajectory.turns),
+        "blame": trajectory.blame,
+        "spoiled": trajectory.failure is not None,
+    }

@@ -1,0 +1,208 @@
+"""Reading trajectories: the main screen of somebody who trains agents."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.rule import Rule
+
+from trustee.errors import InputError
+from trustee.runs.store import EpisodeLine, TaskLine
+from trustee.types import Blame, Message, Record, Task, ToolCall, Trajectory
+
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+    "": operator.eq,
+}
+
+
+class Filter(Record, frozen=True):
+    """Which episodes to show; None lets all pass."""
+
+    step: int | None = None
+    """Episodes whose oldest turn was sampled by the version before this step."""
+    group: int | None = None
+    reward: str | None = None
+    blame: str | None = None
+    tool: str | None = None
+    limit: int = 5
+    """0 is all."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can match nothing.
+
+        Raises:
+            InputError: for an unknown blame or an unreadable reward.
+        """
+        if self.blame is not None and self.blame not in set(Blame):
+            raise InputError(f"--blame {self.blame!r}: give one of {', '.join(Blame)}")
+        if self.reward is not None:
+            parse_reward(self.reward)
+
+    def passes(self, line: EpisodeLine) -> bool:
+        """Say whether an episode is wanted."""
+        trajectory = line.trajectory
+        return (
+            (self.step is None or trajectory.version == self.step - 1)
+            and (self.group is None or line.group == self.group)
+            and (self.blame is None or trajectory.blame == self.blame)
+            and (self.tool is None or self.tool in called_tools(trajectory))
+            and (
+                self.reward is None
+                or (trajectory.failure is None and parse_reward(self.reward)(trajectory.reward))
+            )
+        )
+
+
+def parse_reward(text: str) -> Callable[[float], bool]:
+    """Read a condition such as `1`, `-1`, `>0`, `<=0.5`.
+
+    Raises:
+        InputError: if it is none.
+    """
+    match = re.fullmatch(r"\s*(>=|<=|>|<|=|)\s*([+-]?\d+(?:\.\d+)?)\s*", text)
+    if match is None:
+        raise InputError(f"--reward {text!r}: give a number or a comparison, such as 1 or '>0'")
+    compare, bound = COMPARISONS[match.group(1)], float(match.group(2))
+    return lambda value: compare(value, bound)
+
+
+def called_tools(trajectory: Trajectory) -> set[str]:
+    """Name the tools that an episode called."""
+    return {
+        call.name
+        for turn in trajectory.turns
+        for call in turn.message.calls
+        if isinstance(call, ToolCall)
+    }
+
+
+def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
+    """Read the wanted episodes of a run, line by line.
+
+    Raises:
+        InputError: if the folder holds no episodes, or a line is broken.
+    """
+    path = folder / "episodes.jsonl"
+    decoder = msgspec.json.Decoder(EpisodeLine)
+    found = 0
+    try:
+        with path.open("rb") as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith(b"\n"):
+                    return
+                try:
+                    line = decoder.decode(text)
+                except msgspec.DecodeError as error:
+                    raise InputError(f"{path}:{number}: {error}") from error
+                if wanted.passes(line):
+                    yield line
+                    found += 1
+                    if found == wanted.limit:
+                        return
+    except OSError as error:
+        raise InputError(
+            f"{folder} holds no episodes.jsonl that can be read ({error.strerror}); "
+            "give a run folder"
+        ) from error
+
+
+def read_tasks(folder: Path, groups: set[int]) -> dict[int, Task]:
+    """Read the tasks of some groups."""
+    decoder = msgspec.json.Decoder(TaskLine)
+    tasks: dict[int, Task] = {}
+    try:
+        with (folder / "tasks.jsonl").open("rb") as file:
+            for text in file:
+                if text.endswith(b"\n"):
+                    line = decoder.decode(text)
+                    if line.group in groups and line.task is not None:
+                        tasks[line.group] = line.task
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{folder / 'tasks.jsonl'} cannot be read: {error}") from error
+    return tasks
+
+
+MOST_SHOWN = 400
+"""Characters of one hidden value or note that are shown."""
+
+
+def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: bool) -> None:
+    """Print the wanted episodes with what only the world knew and the judge's reasons."""
+    episodes = list(find_episodes(folder, wanted))
+    tasks = read_tasks(folder, {line.group for line in episodes})
+    if as_json:
+        for line in episodes:
+            row: dict[str, Any] = {
+                "task": tasks.get(line.group),
+                "reward": line.trajectory.reward,
+                "episode": line,
+            }
+            out.write(msgspec.json.encode(row).decode() + "\n")
+        return
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    for line in episodes:
+        show_episode(console, line, tasks.get(line.group))
+    if not episodes:
+        console.print(f"no episode of {escape(str(folder))} matches; loosen the filters")
+
+
+def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None:
+    """Print one episode."""
+    trajectory = line.trajectory
+    blame = trajectory.blame
+    reward = "void" if trajectory.failure else f"reward {trajectory.reward:+g}"
+    title = f"episode {trajectory.id}  {reward}  version {trajectory.version}  {trajectory.stop}"
+    console.print(Rule(title + (f"  blame {blame}" if blame else ""), align="left"))
+    if task is not None:
+        tools = ", ".join(tool.signature for tool in task.tools)
+        console.print(f"[dim]difficulty {task.difficulty}, tools: {escape(tools)}[/dim]")
+        for key, value in task.hidden.items():
+            console.print(f"[dim]hidden {key}: {escape(shorten(value))}[/dim]")
+        for message in task.messages:
+            show_message(console, message)
+    phases = trajectory.notes.get("trial", {}).get("phases", ())
+    for turn, (before, phase) in zip(
+        trajectory.turns, pairwise(["", *phases, *[""] * len(trajectory.turns)]), strict=False
+    ):
+        if phase not in ("", before):
+            console.print(f"  [cyan]{phase}[/cyan]")
+        show_message(console, turn.message)
+        for reply in turn.replies:
+            show_message(console, reply)
+    if trajectory.failure is not None:
+        console.print(f"[red]void: {escape(trajectory.failure.message)}[/red]")
+    for key, value in trajectory.notes.items():
+        console.print(f"[cyan]{key}[/cyan]: {escape(shorten(value))}")
+
+
+def shorten(value: object) -> str:
+    """Write a value, or the beginning of a long one; `--json` has it whole."""
+    text = str(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text)} characters)"
+
+
+def show_message(console: Console, message: Message) -> None:
+    """Print one message."""
+    if message.thinking:
+        console.print(f"  [dim]thinking: {escape(message.thinking)}[/dim]")
+    if message.content or not message.calls:
+        console.print(f"  [bold]{message.role}[/bold]: {escape(message.content)}")
+    for call in message.calls:
+        if isinstance(call, ToolCall):
+            arguments = msgspec.json.encode(call.arguments).decode()
+            console.print(f"  [bold]calls[/bold] {escape(call.name)} {escape(arguments)}")
+        else:
+            console.print(f"  [red]bad call[/red] ({escape(call.reason)}): {escape(call.text)}")

@@ -1,0 +1,254 @@
+"""Playing full episodes of a world and keeping them: states to train from, lessons to imitate.
+
+Every finished episode is on disk before anything else happens to it, and what an episode is depends
+on the seed and its number alone. So an interrupt loses nothing, and the same call goes on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import anyio
+import msgspec
+from msgspec import Meta
+
+from trustee.engine.clock import EngineClock
+from trustee.environments.protocol import Draft, Services, TaskSource, World
+from trustee.errors import EpisodeError, RunError
+from trustee.events import Event
+from trustee.rollout import RolloutConfig, play_episode
+from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
+from trustee.sft.demonstrations import Demonstration
+from trustee.sft.hints import Hinter
+from trustee.sft.rejection import Fault, SiftConfig, find_fault
+from trustee.sft.teacher import Seat
+from trustee.tiny.teacher import TrialHabits
+from trustee.types import Adapter, Failure, Record, Task, Trajectory
+
+KEPT = "kept"
+NOTE = "collected"
+"""Key of a trajectory's notes: `kept`, or the reason why not."""
+HOPELESS = 16
+"""Episodes, all spoiled, after which nothing better is expected."""
+PLAYED = "played"
+
+
+class CollectConfig(Record, frozen=True):
+    """How episodes are collected."""
+
+    tasks: Annotated[int, Meta(ge=0)] = 0
+    """Tasks that a teacher plays before `trustee run` trains, which imitates them first; 0 is none.
+    """
+    teacher: Literal["base", "script"] = "base"
+    """Who that teacher is: the base with hints, or the micro-world's script."""
+    script: TrialHabits = TrialHabits()
+    """How careless that script is."""
+    attempts: Annotated[int, Meta(ge=1)] = 4
+    """Episodes of one task."""
+    keep: Annotated[int, Meta(ge=1)] = 1
+    """Most episodes of one task that become demonstrations."""
+    sift: SiftConfig = SiftConfig()
+
+
+class Counts(Record, frozen=True):
+    """What came of a collection."""
+
+    tasks: int
+    unwritten: int
+    """Drafts of which no task came."""
+    episodes: int
+    kept: int
+    dropped: dict[str, int]
+    """Episodes by the first reason against them."""
+    demonstrations: int
+    states: int
+
+
+@dataclass(slots=True)
+class Collection:
+    """One collection: what its episodes share."""
+
+    world: World
+    source: TaskSource
+    serve: Callable[[random.Random], Services]
+    seat: Callable[[Task], Seat]
+    adapter: Adapter | None
+    hinter: Hinter | None
+    """None where nobody teaches and all that was played soundly is kept."""
+    config: CollectConfig
+    rollout: RolloutConfig
+    context: int
+    seed: int
+    store: Store
+    clock: EngineClock
+    tell: Callable[[Event], None]
+    count: int
+    """Tasks."""
+    states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
+    tasks: dict[int, TaskLine] = field(default_factory=dict)
+    played: int = 0
+    """Tasks of which all episodes are played."""
+    episodes: dict[tuple[int, int], Trajectory] = field(default_factory=dict)
+    """By group and member."""
+    sound: int = 0
+    """Episodes that nobody spoiled."""
+    kept: int = 0
+
+    def recall(self) -> None:
+        """Take up what an earlier call has finished."""
+        folder = self.store.folder
+        if (folder / "tasks.jsonl").exists():
+            self.tasks = {line.group: line for line in read_lines(folder / "tasks.jsonl", TaskLine)}
+        if (folder / "episodes.jsonl").exists():
+            lines: list[EpisodeLine] = read_lines(folder / "episodes.jsonl", EpisodeLine)
+            self.episodes = {(line.group, line.member): line.trajectory for line in lines}
+        self.sound = sum(t.failure is None for t in self.episodes.values())
+        self.kept = sum(map(is_kept, self.episodes.values()))
+
+
+async def collect(job: Collection) -> Counts:
+    """Play what is missing and write down what is worth it, also when interrupted.
+
+    Raises:
+        RunError: if nothing can be played.
+    """
+    job.recall()
+    places = anyio.CapacityLimiter(max(1, job.rollout.episodes // job.config.attempts))
+    try:
+        async with anyio.create_task_group() as players:
+            for number in range(job.count):
+                draft = job.source.draw()
+                if draft is None:
+                    break
+                players.start_soon(play_task, job, number, draft, places)
+    finally:
+        counts = write_results(job)
+    return counts
+
+
+async def play_task(
+    job: Collection, number: int, draft: Draft, places: anyio.CapacityLimiter
+) -> None:
+    """Write a task and play it as often as wanted, as far as that was not done before."""
+    missing = [m for m in range(job.config.attempts) if (number, m) not in job.episodes]
+    async with places:
+        if number not in job.tasks:
+            job.tasks[number] = await write_task(job, number, draft)
+            job.store.append("tasks.jsonl", [job.tasks[number]])
+        task = job.tasks[number].task
+        async with anyio.create_task_group() as members:
+            if task is not None:
+                for member in missing:
+                    members.start_soon(play_member, job, task, number, member)
+    job.played += 1
+    job.tell({"event": NOTE, "tasks": job.played, "of": job.count, "kept": job.kept})
+
+
+async def write_task(job: Collection, number: int, draft: Draft) -> TaskLine:
+    """Have the source make a task of a draft, or say why there is none."""
+    services = job.serve(random.Random(f"{job.seed} draft {number}"))
+    try:
+        return TaskLine(group=number, version=0, task=await job.source.write(draft, services))
+    except EpisodeError as error:
+        failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+        return TaskLine(group=number, version=0, task=None, failure=failure)
+
+
+async def play_member(job: Collection, task: Task, number: int, member: int) -> None:
+    """Play one episode, look for faults, and write it down."""
+    key = f"{number}/{member}"
+    seat = job.seat(task)
+    job.tell({"event": "begin", "group": number, "member": member})
+    played = await play_episode(
+        task,
+        lambda rng: job.world.environment(task, job.serve(rng)),
+        trajectory_id=key,
+        engine=seat.engine,
+        renderer=seat.renderer,
+        adapter=job.adapter,
+        limits=job.rollout.limits,
+        temperature=job.rollout.temperature,
+        seed=random.Random(f"{job.seed} {key}").randrange(1 << 31),
+        clock=job.clock,
+        context=job.context,
+    )
+    trajectory = judge_worth(job, task, seat.keep(played))
+    job.episodes[number, member] = trajectory
+    line = EpisodeLine(group=number, member=member, trajectory=trajectory)
+    job.store.append("episodes.jsonl", [line])
+    job.tell({**describe(line), NOTE: trajectory.notes[NOTE]})
+    job.sound += trajectory.failure is None
+    job.kept += is_kept(trajectory)
+    if not job.sound and len(job.episodes) >= HOPELESS and trajectory.failure is not None:
+        raise RunError(
+            f"the first {len(job.episodes)} episodes were all spoiled, the last because of "
+            f"{trajectory.failure.blame}: {trajectory.failure.message}; see "
+            f"{job.store.folder / 'episodes.jsonl'}"
+        )
+
+
+def judge_worth(job: Collection, task: Task, trajectory: Trajectory) -> Trajectory:
+    """Write into a trajectory's notes whether it is kept, and why not."""
+    if job.hinter is None:
+        verdict = PLAYED if trajectory.failure is None else str(Fault.SPOILED)
+    else:
+        fault = find_fault(
+            trajectory, task, job.hinter(task), config=job.config.sift, context=job.context
+        )
+        verdict = KEPT if fault is None else str(fault)
+    return msgspec.structs.replace(trajectory, notes={**trajectory.notes, NOTE: verdict})
+
+
+def is_kept(trajectory: Trajectory) -> bool:
+    """Say whether an episode is kept."""
+    return trajectory.failure is None and trajectory.notes.get(NOTE) in (KEPT, PLAYED)
+
+
+def write_results(job: Collection) -> Counts:
+    """Write demonstrations and states anew from all episodes, in their order, and count."""
+    demonstrations: list[Demonstration] = []
+    states: list[Record] = []
+    dropped: Counter[str] = Counter()
+    taken: Counter[int] = Counter()
+    kept = 0
+    for (number, _), trajectory in sorted(job.episodes.items()):
+        task = job.tasks[number].task
+        assert task is not None, "an episode without a task"
+        if not is_kept(trajectory):
+            dropped[trajectory.notes[NOTE]] += 1
+            continue
+        kept += 1
+        states += job.states_of(task, trajectory)
+        if job.hinter is not None and taken[number] < job.config.keep:
+            taken[number] += 1
+            demonstrations.append(demonstrate(task, trajectory))
+    for name, lines in (("demonstrations.jsonl", demonstrations), ("states.jsonl", states)):
+        (job.store.folder / name).unlink(missing_ok=True)
+        if lines:
+            job.store.append(name, lines)
+    counts = Counts(
+        tasks=sum(line.task is not None for line in job.tasks.values()),
+        unwritten=sum(line.task is None for line in job.tasks.values()),
+        episodes=len(job.episodes),
+        kept=kept,
+        dropped=dict(dropped),
+        demonstrations=len(demonstrations),
+        states=len(states),
+    )
+    (job.store.folder / "collected.json").write_bytes(msgspec.json.encode(counts))
+    return counts
+
+
+def demonstrate(task: Task, trajectory: Trajectory) -> Demonstration:
+    """Give an episode as a demonstration."""
+    said = [m for turn in trajectory.turns for m in (turn.message, *turn.replies)]
+    return Demonstration(
+        task_id=task.id,
+        tools=task.tools,
+        messages=(*task.messages, *said),
+        notes={"episode": trajectory.id, "rewards": trajectory.rewards},
+    )

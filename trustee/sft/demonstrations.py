@@ -1,0 +1,283 @@
+"""Demonstrations: how a task is done, to be imitated; reading them, and turning them into samples.
+
+A file has one JSON object a line: a `Demonstration`, or an episode as run folders keep it. What
+cannot be imitated is refused with its row and the reason, and the rest is used.
+
+The one idea: a demonstration becomes the very ids that an episode would have had, so imitation and
+reinforcement learning train on the same text. An episode of this model keeps the ids that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustee.algorithm.batch import cut
+from trustee.errors import InputError
+from trustee.rendering.renderer import Renderer
+from trustee.runs.store import EpisodeLine
+from trustee.types import Call, Message, Record, Sample, Tool, ToolCall, Trajectory
+
+SHOWN = 3
+"""Reasons that an error about a whole file gives."""
+
+
+class Demonstration(Record, frozen=True):
+    """One conversation; every message of role assistant is to be imitated."""
+
+    task_id: str
+    tools: tuple[Tool, ...]
+    messages: tuple[Message, ...]
+    """All that the policy sees and says, from the first message on."""
+    notes: dict[str, Any] = {}
+    """For readers."""
+
+
+Shown = Demonstration | Trajectory
+
+
+class Refused(Record, frozen=True):
+    """A row that is not used."""
+
+    row: int
+    """Counts the lines of the file from 1."""
+    reason: str
+
+
+class Row(Record, frozen=True):
+    """A row that can be read."""
+
+    row: int
+    shown: Shown
+
+
+class Reading(Record, frozen=True):
+    """What a file held."""
+
+    rows: tuple[Row, ...]
+    refused: tuple[Refused, ...]
+
+
+class Lessons(Record, frozen=True):
+    """What can be imitated, in the order of the file."""
+
+    samples: tuple[Sample, ...]
+    task_ids: tuple[str, ...]
+    """By sample."""
+    refused: tuple[Refused, ...]
+
+
+def find_demonstrations(path: Path) -> Path:
+    """Give the file of a path: itself, or what a folder of collected or played episodes holds."""
+    if not path.is_dir():
+        return path
+    collected = path / "demonstrations.jsonl"
+    return collected if collected.is_file() else path / "episodes.jsonl"
+
+
+def read_demonstrations(path: Path) -> Reading:
+    """Read every row of a file, or of a run folder.
+
+    Raises:
+        InputError: if the file cannot be read, or no row of it can be used.
+    """
+    file = find_demonstrations(path)
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}); give a JSONL file of demonstrations, "
+            "or a run folder"
+        ) from error
+    rows: list[Row] = []
+    refused: list[Refused] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(Row(row=number, shown=read_row(line)))
+        except (msgspec.DecodeError, InputError) as error:
+            refused.append(Refused(row=number, reason=str(error)))
+    if not rows:
+        raise InputError(f"{file} holds nothing that can be imitated: {show_refused(refused)}")
+    return Reading(rows=tuple(rows), refused=tuple(refused))
+
+
+def read_row(line: bytes) -> Shown:
+    """Read one row of any of the three kinds.
+
+    Raises:
+        InputError: if it is a spoiled or unsuccessful episode.
+    """
+    fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    if "trajectory" in fields:
+        trajectory = msgspec.json.decode(line, type=EpisodeLine).trajectory
+    elif "turns" in fields:
+        trajectory = msgspec.json.decode(line, type=Trajectory)
+    else:
+        return msgspec.json.decode(line, type=Demonstration)
+    if trajectory.failure is not None:
+        raise InputError(f"the episode was spoiled by {trajectory.failure.blame}")
+    if trajectory.reward <= 0:
+        raise InputError(f"the episode's reward is {trajectory.reward:g} and must be above 0")
+    return trajectory
+
+
+def show_refused(refused: Sequence[Refused]) -> str:
+    """Write the first reasons."""
+    if not refused:
+        return "it is empty"
+    text = "; ".join(f"row {one.row}: {one.reason}" for one in refused[:SHOWN])
+    left = len(refused) - SHOWN
+    return f"{text}; and {left} more" if left > 0 else text
+
+
+def make_lessons(reading: Reading, renderer: Renderer, *, context: int) -> Lessons:
+    """Turn rows into samples of at most `context` ids.
+
+    Raises:
+        InputError: if none can be imitated.
+    """
+    samples: list[Sample] = []
+    names: list[str] = []
+    refused = list(reading.refused)
+    for row in reading.rows:
+        try:
+            sample = as_sample(row.shown, renderer)
+            if len(sample.ids) > context:
+                raise InputError(
+                    f"it is {len(sample.ids)} ids long and engine.context is {context}"
+                )
+        except InputError as error:
+            refused.append(Refused(row=row.row, reason=str(error)))
+        else:
+            samples.append(sample)
+            names.append(row.shown.task_id)
+    refused.sort(key=lambda one: one.row)
+    if not samples:
+        raise InputError(f"no demonstration can be imitated: {show_refused(refused)}")
+    return Lessons(samples=tuple(samples), task_ids=tuple(names), refused=tuple(refused))
+
+
+def as_sample(shown: Shown, renderer: Renderer) -> Sample:
+    """Give the ids that the engine would have seen and sampled.
+
+    Raises:
+        InputError: if they would not say what the demonstration says.
+    """
+    if isinstance(shown, Demonstration):
+        return render_demonstration(shown, renderer)
+    if not shown.turns:
+        raise InputError("the episode has no turn")
+    for number, turn in enumerate(shown.turns):
+        read = renderer.parse(turn.completion.ids, call_prefix="")
+        if outline(read) != outline(turn.message):
+            raise InputError(
+                f"the ids of turn {number} do not say what its message says; "
+                "the episode is of another model"
+            )
+    sample = cut(shown, advantage=1.0)
+    return msgspec.structs.replace(sample, version=0)
+
+
+def render_demonstration(shown: Demonstration, renderer: Renderer) -> Sample:
+    """Render a demonstration as an episode renders it, and see that it is read back the same.
+
+    Raises:
+        InputError: if it cannot be rendered, or would be read otherwise.
+    """
+    opening, spoken = split_messages(shown.messages)
+    ids = list(renderer.open(opening, shown.tools))
+    mask = [False] * len(ids)
+    for number, (said, replies) in enumerate(spoken):
+        completion = write_message(said, renderer)
+        read = renderer.parse(completion, call_prefix="", tools=shown.tools)
+        if plain(read) != plain(said):
+            raise InputError(
+                f"assistant message {number} is read as {describe(read)} once it is rendered, "
+                f"and says {describe(said)}"
+            )
+        ids += completion
+        mask += [True] * len(completion)
+        if number + 1 < len(spoken):
+            between = renderer.extend(completion, replies, calls=said.calls)
+            ids += between
+            mask += [False] * len(between)
+    return Sample(
+        ids=tuple(ids),
+        mask=tuple(mask),
+        logprobs=(0.0,) * len(ids),
+        advantage=1.0,
+        version=0,
+        trajectory_id=shown.task_id,
+    )
+
+
+Spoken = tuple[Message, tuple[Message, ...]]
+"""What the policy says, and what the world answers."""
+
+
+def split_messages(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[Spoken]]:
+    """Split a conversation into its opening and what follows.
+
+    Raises:
+        InputError: if nobody opens it, or the policy says nothing.
+    """
+    places = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    if not places:
+        raise InputError("it has no message of role assistant")
+    if places[0] == 0:
+        raise InputError("its first message is the assistant's; somebody must ask first")
+    ends = [*places[1:], len(messages)]
+    spoken = [
+        (messages[at], tuple(messages[at + 1 : end])) for at, end in zip(places, ends, strict=True)
+    ]
+    return tuple(messages[: places[0]]), spoken
+
+
+def write_message(message: Message, renderer: Renderer) -> tuple[int, ...]:
+    """Give the ids with which the model would say a message, its stop id last.
+
+    Raises:
+        InputError: if the template does not end it with a stop id.
+    """
+    asked = Message(role="user", content=".")
+    before = renderer.open((asked,), ())
+    whole = renderer.open((asked, message), ())
+    after = renderer.extend(renderer.stop_ids[:1], ())
+    ids = whole[len(before) : len(whole) - len(after)]
+    if (*before, *ids, *after) != whole or not ids or ids[-1] not in renderer.stop_ids:
+        raise InputError(
+            "the chat template does not write the assistant's message between its own marks: "
+            f"{renderer.decode(whole[-len(after) - 40 :])!r}"
+        )
+    return ids
+
+
+def plain(message: Message) -> tuple[str, str, tuple[Call | tuple[str, dict[str, Any]], ...]]:
+    """Give what a message says, without the ids of its calls and outer blanks."""
+    calls = tuple(
+        (call.name, call.arguments)
+        if isinstance(call, ToolCall)
+        else msgspec.structs.replace(call, id="", reason="")
+        for call in message.calls
+    )
+    return message.content.strip(), message.thinking.strip(), calls
+
+
+def outline(message: Message) -> tuple[str, str, list[str]]:
+    """Give what a message says but the arguments, whose types some models leave to the tools."""
+    content, thinking, _ = plain(message)
+    names = [call.name if isinstance(call, ToolCall) else call.text for call in message.calls]
+    return content, thinking, names
+
+
+def describe(message: Message) -> str:
+    """Write a message on one line."""
+    content, thinking, calls = plain(message)
+    parts = [f"{name} {value!r}" for name, value in (("text", content), ("thought", thinking))]
+    shown = [part for part, value in zip(parts, (content, thinking), strict=True) if value]
+    return ", ".join([*shown, *(f"call {call}" for call in calls)]) or "nothing"

@@ -1,0 +1,155 @@
+"""Which episodes of a teacher are worth imitating, and why the others are not.
+
+The first fault that is found is the one that is counted. Nothing is asked of a model: all is read
+from the trajectory, as the policy would have seen it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from trustee.environments.trial.metrics import Phase, TrialNotes
+from trustee.sft.hints import Hints, scalars
+from trustee.sft.teacher import TELLTALE
+from trustee.tools.values import normalise, tells_error
+from trustee.types import BadCall, Message, Record, Stop, Task, ToolCall, Trajectory
+
+
+class Fault(StrEnum):
+    """Why an episode is not kept, in the order in which it is looked for."""
+
+    SPOILED = "spoiled by somebody else"
+    UNSOLVED = "no success"
+    UNFINISHED = "cut off by a limit"
+    UNREADABLE = "a call that cannot be read"
+    NO_TRIAL = "no trial before execution"
+    UNCORRECTED = "an error without a correction"
+    LOOP = "the same call again"
+    LEAK = "a hint said before anybody could know it"
+    TOO_LONG = "too long"
+
+
+class SiftConfig(Record, frozen=True):
+    """What an episode must be like to be kept."""
+
+    reward: float = 0.0
+    """Must be above this."""
+    messages: Annotated[int, Meta(ge=1)] = 20
+    """Most messages of the teacher."""
+    ids: Annotated[int, Meta(ge=0)] = 0
+    """Most ids, the opening included; 0 is the engine's context."""
+
+
+class Made(Record, frozen=True):
+    """A call that was made, and what came of it."""
+
+    phase: str
+    name: str
+    key: str
+    """Name and arguments, equal for equal calls."""
+    failed: bool
+
+
+def find_fault(
+    trajectory: Trajectory, task: Task, hints: Hints, *, config: SiftConfig, context: int
+) -> Fault | None:
+    """Give the first reason against keeping an episode; None where there is none."""
+    if trajectory.failure is not None:
+        return Fault.SPOILED
+    if trajectory.reward <= config.reward:
+        return Fault.UNSOLVED
+    if trajectory.stop is not Stop.DONE:
+        return Fault.UNFINISHED
+    if any(isinstance(c, BadCall) for turn in trajectory.turns for c in turn.message.calls):
+        return Fault.UNREADABLE
+    made = list(calls_made(trajectory))
+    if tries_nothing(trajectory):
+        return Fault.NO_TRIAL
+    if made and made[-1].failed:
+        return Fault.UNCORRECTED
+    if goes_in_a_loop(made):
+        return Fault.LOOP
+    if leaks(trajectory, task, hints):
+        return Fault.LEAK
+    length = sum(len(t.rendered_ids) + len(t.completion.ids) for t in trajectory.turns)
+    if len(trajectory.turns) > config.messages or length > (config.ids or context):
+        return Fault.TOO_LONG
+    return None
+
+
+def trial_of(trajectory: Trajectory) -> TrialNotes | None:
+    """Give the notes on the trial phase; None in worlds without one."""
+    notes = trajectory.notes.get("trial")
+    return None if notes is None else msgspec.convert(notes, TrialNotes)
+
+
+def tries_nothing(trajectory: Trajectory) -> bool:
+    """Say whether a world has a trial phase and the teacher made no call in it."""
+    notes = trial_of(trajectory)
+    return notes is not None and notes.trials == 0
+
+
+def calls_made(trajectory: Trajectory) -> Iterator[Made]:
+    """Give the calls of an episode in their order."""
+    notes = trial_of(trajectory)
+    phases: Sequence[str] = notes.phases if notes else ()
+    for index, turn in enumerate(trajectory.turns):
+        answers = {reply.call_id: reply.content for reply in turn.replies}
+        for call in turn.message.calls:
+            if isinstance(call, ToolCall):
+                yield Made(
+                    phase=phases[index] if index < len(phases) else Phase.EXECUTION,
+                    name=call.name,
+                    key=json.dumps([call.name, normalise(call.arguments)], sort_keys=True),
+                    failed=tells_error(answers.get(call.id, "")),
+                )
+
+
+def goes_in_a_loop(made: Sequence[Made]) -> bool:
+    """Say whether a call comes again in its phase with no other call that worked between."""
+    last: dict[tuple[str, str], int] = {}
+    for index, call in enumerate(made):
+        before = last.get((call.phase, call.key))
+        between = made[before + 1 : index] if before is not None else ()
+        if before is not None and all(other.failed for other in between):
+            return True
+        last[call.phase, call.key] = index
+    return False
+
+
+def leaks(trajectory: Trajectory, task: Task, hints: Hints) -> bool:
+    """Say whether the teacher says a secret, or speaks of its hints, before it could know it."""
+    known = " ".join(message.content for message in task.messages).casefold()
+    known += " ".join(json.dumps(tool.schema, ensure_ascii=False) for tool in task.tools).casefold()
+    secrets = [secret.casefold() for secret in hints.secrets if secret.strip()]
+    for turn in trajectory.turns:
+        said = said_in(turn.message).casefold()
+        if TELLTALE in said or any(line.casefold() in said for line in hints.lines):
+            return True
+        if any(holds(said, secret) and not holds(known, secret) for secret in secrets):
+            return True
+        known = " ".join((known, said, *(reply.content.casefold() for reply in turn.replies)))
+    return False
+
+
+def said_in(message: Message) -> str:
+    """Give all that a message says: text, thought, and the values of its calls."""
+    values = (
+        value
+        for call in message.calls
+        if isinstance(call, ToolCall)
+        for value in scalars(call.arguments)
+    )
+    return "\n".join((message.content, message.thinking, *values))
+
+
+def holds(text: str, value: str) -> bool:
+    """Say whether a text holds a value as whole words."""
+    return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None

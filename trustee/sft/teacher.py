@@ -1,0 +1,86 @@
+"""A teacher in the policy's seat: it is told more than is recorded.
+
+The one idea: to the episode a teacher is an engine and a renderer like any other. Its renderer
+opens the conversation with the teacher's prompt; when the episode has ended, the opening that the
+policy would have had is put in its place, so nothing of the hints is in what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from trustee.engine.protocol import Engine
+from trustee.environments.prompts import fill_prompt
+from trustee.rendering.renderer import Renderer
+from trustee.rollout import Renderer as PlayingRenderer
+from trustee.sft.hints import Hints
+from trustee.types import Call, Message, Tool, Trajectory
+
+TELLTALE = "private notes"
+"""What the teacher's prompt calls the hints; whoever says it talks about them."""
+
+
+class Seat:
+    """Who plays one episode, and how what was played is kept."""
+
+    def __init__(self, engine: Engine, renderer: PlayingRenderer) -> None:
+        self.engine = engine
+        self.renderer = renderer
+
+    def keep(self, trajectory: Trajectory) -> Trajectory:
+        """Give the trajectory that is recorded."""
+        return trajectory
+
+
+class TeacherSeat(Seat):
+    """A seat whose player is told the hints of one task; it is its own renderer."""
+
+    def __init__(
+        self, engine: Engine, renderer: Renderer, hints: Hints, *, prompt_set: str
+    ) -> None:
+        super().__init__(engine, self)
+        self._inner = renderer
+        self._hints = hints
+        self._prompt_set = prompt_set
+        self._opened: tuple[int, ...] = ()
+        """The first prompt as the policy would have had it."""
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        """Render the teacher's first prompt, and note the policy's."""
+        self._opened = self._inner.open(messages, tools)
+        told = teach(messages, self._hints, prompt_set=self._prompt_set)
+        return self._inner.open(told, tools)
+
+    def extend(
+        self,
+        completion_ids: Sequence[int],
+        replies: Sequence[Message],
+        *,
+        calls: Sequence[Call] = (),
+    ) -> tuple[int, ...]:
+        """Render what follows a completion, as the policy would have had it."""
+        return self._inner.extend(completion_ids, replies, calls=calls)
+
+    def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
+        """Read a completion."""
+        return self._inner.parse(ids, call_prefix=call_prefix, tools=tools)
+
+    def keep(self, trajectory: Trajectory) -> Trajectory:
+        """Give the trajectory with the policy's own opening."""
+        if not trajectory.turns:
+            return trajectory
+        first, *rest = trajectory.turns
+        first = msgspec.structs.replace(first, rendered_ids=self._opened)
+        return msgspec.structs.replace(trajectory, turns=(first, *rest))
+
+
+def teach(messages: Sequence[Message], hints: Hints, *, prompt_set: str) -> tuple[Message, ...]:
+    """Give an opening whose system message tells the teacher its part and the hints."""
+    rest = list(messages)
+    system = rest.pop(0).content if rest and rest[0].role == "system" else ""
+    content = fill_prompt(
+        prompt_set, "teacher", system=system, hints="\n".join(hints.lines) or "none"
+    )
+    return (Message(role="system", content=content.strip()), *rest)

@@ -1,0 +1,206 @@
+"""Imitation: the adapter learns to say what demonstrations say, by the loss of their tokens.
+
+Samples, micro-batches, learner, ladder and checkpoints are those of reinforcement learning; only
+the loss differs. Which demonstrations a step takes follows from the seed and the step's number, so
+a run that was interrupted goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trustee.algorithm.learner import FinishRequest
+from trustee.algorithm.loss import LossConfig
+from trustee.algorithm.memory_ladder import Ladder
+from trustee.algorithm.step import LearnConfig, gather_fitting, is_finite, rate_at
+from trustee.engine.watchdog import Watchdog
+from trustee.events import Event
+from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.runs.store import Store
+from trustee.sft.demonstrations import Lessons
+from trustee.types import Adapter, Record, Sample
+
+NLL = LossConfig(kind="nll")
+
+
+class ImitateConfig(Record, frozen=True):
+    """How demonstrations are imitated; what is not here is as in `learn`."""
+
+    epochs: Annotated[int, Meta(ge=1)] = 2
+    """Times that each demonstration is seen."""
+    demonstrations: Annotated[int, Meta(ge=1)] = 16
+    """Demonstrations of one optimiser step."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    """Peak."""
+    warmup: Annotated[int, Meta(ge=0)] = 10
+    """Steps over which the rate rises to its peak."""
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.9
+    """Share of the peak that is lost, evenly, by the end."""
+    held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    """Share of the tasks whose demonstrations are never trained on, only measured."""
+    measure_every: Annotated[int, Meta(ge=1)] = 20
+    """Steps between two measurements of the held-out loss."""
+    checkpoint_every: Annotated[int, Meta(ge=1)] = 20
+    """Steps between two checkpoints."""
+
+
+@dataclass(slots=True)
+class Imitation:
+    """One run of imitation."""
+
+    core: Watchdog
+    config: ImitateConfig
+    learning: LearnConfig
+    training: Sequence[Sample]
+    held_out: Sequence[Sample]
+    ladder: Ladder
+    store: Store
+    seed: int
+    keep_checkpoints: int
+    tell: Callable[[Event], None]
+    step: int = 0
+    before: float | None = None
+    """Held-out loss before the first step."""
+    last: float | None = None
+    """Held-out loss when it was last measured."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * math.ceil(len(self.training) / self.config.demonstrations)
+
+    def samples_at(self, step: int) -> list[Sample]:
+        """Give the samples of a step: every epoch goes through all in an order of its own."""
+        size = self.config.demonstrations
+        epoch, place = divmod(step, math.ceil(len(self.training) / size))
+        order = list(range(len(self.training)))
+        random.Random(f"{self.seed} epoch {epoch}").shuffle(order)
+        return [self.training[index] for index in order[place * size : (place + 1) * size]]
+
+    def rates(self) -> LearnConfig:
+        """Give the settings of the learning rate."""
+        config = self.config
+        return msgspec.structs.replace(
+            self.learning,
+            learning_rate=config.learning_rate,
+            warmup=config.warmup,
+            decay=config.decay,
+        )
+
+
+def hold_out(lessons: Lessons, *, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Split samples by task into those to train on and those to measure; neither is empty.
+
+    All are trained on where the share is 0 or there is only one task.
+    """
+    names = sorted(set(lessons.task_ids))
+    count = min(len(names) - 1, max(1, round(share * len(names)))) if share else 0
+    kept = set(random.Random(f"{seed} held-out").sample(names, count))
+    pairs = list(zip(lessons.samples, lessons.task_ids, strict=True))
+    return (
+        [sample for sample, name in pairs if name not in kept],
+        [sample for sample, name in pairs if name in kept],
+    )
+
+
+async def imitate(job: Imitation) -> Adapter:
+    """Train to the end, with a checkpoint now and then, and publish the result."""
+    if job.step == 0:
+        job.before = job.last = await measure_loss(job)
+        tell_loss(job, "before imitation", job.before)
+        await store_imitation(job)
+    while job.step < job.steps:
+        with job.core.step(job.step + 1):
+            await finish_step(job)
+        if job.step % job.config.checkpoint_every == 0 or job.step == job.steps:
+            await store_imitation(job)
+    tell_loss(job, "after imitation", job.last)
+    adapter = job.store.adapter(job.steps)
+    await job.core.publish(adapter)
+    return adapter
+
+
+async def finish_step(job: Imitation) -> None:
+    """Train on a step's demonstrations, measure where it is time, and record."""
+    samples = job.samples_at(job.step)
+    rate = rate_at(job.rates(), step=job.step, spent=job.step / job.steps)
+    kept, (reports, _) = await gather_fitting(samples, job.core, NLL, version=0, ladder=job.ladder)
+    finite = all(map(is_finite, reports))
+    norm, moved = 0.0, False
+    if kept:
+        finished = await job.core.finish(
+            FinishRequest(learning_rate=rate, max_norm=job.learning.max_norm, move=finite)
+        )
+        norm, moved = finished.norm, finished.moved
+    if kept and not moved:
+        job.store.append(f"skipped-{job.step:06d}.jsonl", samples)
+    job.step += 1
+    measured = None
+    if job.step % job.config.measure_every == 0 or job.step == job.steps:
+        measured = job.last = await measure_loss(job)
+    tokens = sum(report.tokens for report in reports)
+    metrics: dict[str, Any] = {
+        "step": job.step,
+        "epoch": (job.step - 1) // (job.steps // job.config.epochs),
+        "moved": moved,
+        "samples": kept,
+        "too_long": len(samples) - kept,
+        "trained_tokens": tokens,
+        "loss": sum(report.loss for report in reports),
+        "entropy": sum(report.entropy_sum for report in reports) / max(1, tokens),
+        "grad_norm": norm,
+        "learning_rate": rate,
+        "held_out_loss": measured,
+        "rungs": len(job.ladder.changes),
+    }
+    job.store.append("metrics.jsonl", [metrics])
+    job.tell({"event": "imitated", "of": job.steps, "spent": job.step / job.steps, **metrics})
+
+
+async def measure_loss(job: Imitation) -> float | None:
+    """Give the mean negative logprob of the held-out tokens; None where nothing is held out."""
+    kept, (reports, _) = await gather_fitting(
+        job.held_out, job.core, NLL, version=0, ladder=job.ladder, learn=False
+    )
+    return sum(report.loss for report in reports) if kept else None
+
+
+def tell_loss(job: Imitation, when: str, loss: float | None) -> None:
+    """Tell the held-out loss."""
+    if loss is not None:
+        text = f"held-out loss {when}: {loss:.4f} nats a token"
+        job.tell({"event": "note", "text": text})
+
+
+async def store_imitation(job: Imitation) -> None:
+    """Store where the run stands."""
+    state = RunState(
+        step=job.step,
+        version=0,
+        next_group=0,
+        source={"before": job.before, "last": job.last},
+        watch={},
+        effect={},
+        ladder=job.ladder.state(),
+    )
+    await write_checkpoint(
+        job.store.folder / "checkpoints", state, save=job.core.save, keep=job.keep_checkpoints
+    )
+
+
+async def continue_imitation(job: Imitation, path: Path, state: RunState) -> None:
+    """Continue from a checkpoint."""
+    await job.core.load(path)
+    job.ladder.restore(state.ladder)
+    await job.core.adjust(job.ladder.rung.checkpointing)
+    job.step = state.step
+    job.before, job.last = state.source["before"], state.source["last"]
+    job.tell({"event": "note", "text": f"continuing after step {state.step} from {path}"})

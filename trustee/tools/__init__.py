@@ -1,0 +1,1 @@
+"""Tool schemas: the packaged repository, importers, checks of arguments."""

@@ -1,0 +1,137 @@
+"""Reads tools from the user's files, and writes them.
+
+The one idea: whatever form tools are written in, they end up as `Tool` records whose parameters are
+a checked JSON Schema, so that nothing after this package asks where a tool came from. The content
+tells the form: OpenAI JSON, in which tools are also written, is read here, the other forms by one
+module each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trustee.errors import InputError
+from trustee.tools.arguments import shorten
+from trustee.tools.files.openapi import read_operations
+from trustee.tools.files.python import read_functions
+from trustee.tools.files.rules import Found, check_effect, check_tools, guess_effect
+from trustee.types import Tool
+
+
+def import_tools(path: Path) -> tuple[Tool, ...]:
+    """Read tools from a file, in whichever form its content has.
+
+    A text that begins with a brace or bracket is JSON: OpenAI tools, bare functions, JSON lines of
+    either, or an OpenAPI 3 or Swagger 2 document. Any other text is a Python module of functions
+    with type hints and Google docstrings. Where the effect is not declared by `x-effect`, an
+    operation's HTTP method decides, or else the verb that the name begins with (`READ_VERBS`).
+
+    Raises:
+        InputError: if the file cannot be read or any tool in it is unusable.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a JSON, JSONL or Python file"
+        ) from error
+    found = list(read_tools(data, source=str(path)))
+    if not found:
+        raise InputError(
+            f"{path}: no tools found; allowed are OpenAI tools, an OpenAPI document with"
+            " operations, or public Python functions"
+        )
+    return check_tools(found)
+
+
+def dump_tools(tools: Iterable[Tool]) -> bytes:
+    """Write tools as OpenAI JSON that `import_tools` reads back equal."""
+    entries = [
+        {**tool.schema, "x-effect": tool.effect, "x-category": tool.category} for tool in tools
+    ]
+    return (json.dumps(entries, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def read_tools(data: bytes, *, source: str) -> Iterator[Found]:
+    """Read tools from a file's bytes, without the checks of `check_tools`.
+
+    Raises:
+        InputError: if the bytes, or the form of a tool in them, cannot be read.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source}: not UTF-8 text, byte {error.start} is {data[error.start]:#04x};"
+            " save the file as UTF-8"
+        ) from error
+    if not text.lstrip().startswith(("{", "[")):
+        return read_functions(text, source=source)
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise _not_json(source, error) from error
+        return _read_lines(text, source=source)
+    if isinstance(document, dict) and ("openapi" in document or "swagger" in document):
+        return read_operations(document, source=source)
+    return _read_document(document, source=source)
+
+
+def _not_json(source: str, error: json.JSONDecodeError, *, line: int = 0) -> InputError:
+    return InputError(
+        f"{source}: not JSON, line {line or error.lineno} column {error.colno}: {error.msg};"
+        " allowed are one JSON document or one JSON object per line"
+    )
+
+
+def _read_lines(text: str, *, source: str) -> Iterator[Found]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _not_json(source, error, line=number) from error
+            where = f"{source}: line {number}"
+            yield where, _read_entry(entry, where=where)
+
+
+def _read_document(document: Any, *, source: str) -> Iterator[Found]:
+    key = ""
+    if isinstance(document, dict):
+        key = next((key for key in ("tools", "functions") if key in document), "")
+        document = document[key] if key else [document]
+    if not isinstance(document, list):
+        raise InputError(f"{source}: {key} must be a list of tools, got {shorten(document)}")
+    for index, entry in enumerate(document):
+        where = f"{source}: {key}[{index}]"
+        yield where, _read_entry(entry, where=where)
+
+
+def _read_entry(entry: Any, *, where: str) -> Tool:
+    """Read one OpenAI tool or bare function."""
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    if not isinstance(function, dict) or "name" not in function:
+        raise InputError(
+            f"{where}: not a tool, got {shorten(entry)}; allowed are"
+            ' {"type": "function", "function": {…}} and {"name": …, "parameters": {…}}'
+        )
+    marks = {**function, **entry}
+    texts = {
+        "name": function["name"],
+        "description": function.get("description") or "",
+        "category": marks.get("x-category", marks.get("category", "")),
+    }
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise InputError(f"{where}.{key}: must be a string, got {shorten(value)}")
+    parameters = function.get("parameters")
+    effect = marks.get("x-effect", marks.get("effect"))
+    return Tool(
+        **texts,
+        parameters={"type": "object", "properties": {}} if parameters is None else parameters,
+        effect=guess_effect(texts["name"]) if effect is None else check_effect(effect, where=where),
+    )

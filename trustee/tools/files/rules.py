@@ -1,0 +1,169 @@
+"""What holds for every tool, in whichever form its file writes it.
+
+The one idea: readers differ, their results do not. Each reader takes effects, descriptions and
+object schemas from here, and all that was read passes `check_tools`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from trustee.errors import InputError
+from trustee.tools.arguments import describe_rule, shorten
+from trustee.types import Tool
+
+if TYPE_CHECKING:
+    from referencing import Registry
+
+READ_VERBS = frozenset(
+    (
+        "get",
+        "list",
+        "search",
+        "find",
+        "read",
+        "check",
+        "show",
+        "lookup",
+        "count",
+        "calculate",
+        "convert",
+    )
+)
+"""First words of names that mark a tool as reading where its file does not say."""
+
+Schema = dict[str, Any]
+Found = tuple[str, Tool]
+"""A tool and where it was found, for messages."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+
+
+def split_name(name: str) -> list[str]:
+    """Split a name into its words, in lower case."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def guess_effect(name: str) -> Literal["read", "write"]:
+    """Tell by the first word of a tool's name whether it reads."""
+    return "read" if READ_VERBS.intersection(split_name(name)[:1]) else "write"
+
+
+def check_effect(effect: object, *, where: str) -> Literal["read", "write"]:
+    """Return a declared effect, or refuse it."""
+    if effect not in ("read", "write"):
+        raise InputError(f'{where}.x-effect: must be "read" or "write", got {shorten(effect)}')
+    return effect
+
+
+def first_paragraph(text: str) -> str:
+    """Keep of a description what prompts need, on one line."""
+    return " ".join(text.strip().split("\n\n")[0].split())
+
+
+def object_schema() -> Schema:
+    """Begin an object's schema, for `add_property` to fill."""
+    return {"type": "object", "properties": {}, "required": []}
+
+
+def add_property(target: Schema, name: str, *, schema: Schema, needed: bool) -> None:
+    """Add a property to an object's schema."""
+    target["properties"][name] = schema
+    if needed:
+        target["required"].append(name)
+
+
+def allow_null(schema: Schema) -> Schema:
+    """Let a schema take null too."""
+    if not isinstance(schema.get("type"), str):
+        return {"anyOf": [schema, {"type": "null"}]} if schema else schema
+    result = {**schema, "type": [schema["type"], "null"]}
+    if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
+        result["enum"] = [*schema["enum"], None]
+    return result
+
+
+def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
+    """Return what was found, or refuse the first tool that cannot be used.
+
+    Raises:
+        InputError: if a name is not allowed or used twice, or parameters are no JSON Schema of an
+            object that is complete in itself.
+    """
+    places: dict[str, str] = {}
+    tools = []
+    for where, tool in found:
+        if _NAME.fullmatch(tool.name) is None:
+            raise InputError(
+                f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
+                " the characters A-Z a-z 0-9 _ -"
+            )
+        if tool.name in places:
+            raise InputError(
+                f'{where}: the name "{tool.name}" was already used by {places[tool.name]};'
+                " names must be unique"
+            )
+        places[tool.name] = where
+        _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
+        tools.append(tool)
+    return tuple(tools)
+
+
+def _check_parameters(parameters: Any, *, where: str) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry
+    from referencing.jsonschema import DRAFT202012
+
+    if not isinstance(parameters, dict) or parameters.get("type") != "object":
+        raise InputError(
+            f'{where}: must be a JSON Schema with "type": "object", got {shorten(parameters)}'
+        )
+    if msgspec.json.decode(msgspec.json.encode(parameters)) != parameters:
+        raise InputError(f"{where}: holds NaN or Infinity; only finite numbers are allowed")
+    try:
+        Draft202012Validator.check_schema(parameters)
+    except SchemaError as error:
+        raise InputError(
+            f"{where}: not a JSON Schema (draft 2020-12), {error.json_path[1:].lstrip('.')} must"
+            f" {describe_rule(error)}, got {shorten(error.instance)}"
+        ) from error
+    registry = Registry().with_resource("", DRAFT202012.create_resource(parameters))
+    for reference in _references(parameters):
+        _check_reference(reference, registry, where=where)
+
+
+def _references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+
+
+def _check_reference(reference: str, registry: Registry[Any], *, where: str) -> None:
+    """Follow a reference to its end inside the same parameters."""
+    from referencing.exceptions import Unresolvable
+
+    passed: list[str] = []
+    following: object = reference
+    while isinstance(following, str):
+        if following in passed:
+            raise InputError(f'{where}: the $ref "{reference}" leads back to itself')
+        passed.append(following)
+        try:
+            target = registry.resolver().lookup(following).contents
+        except Unresolvable as error:
+            raise InputError(
+                f'{where}: the $ref "{reference}" leads nowhere; references must point inside'
+                " the same parameters"
+            ) from error
+        following = target.get("$ref") if isinstance(target, dict) else None

@@ -1,0 +1,170 @@
+"""Groups of tools that make sense together: the packaged repository or a folder of the user's.
+
+The one idea: a tool that needs an id is drawn with the read tools that tell it, so that every drawn
+set is a small world in which its tools can be used.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trustee.errors import InputError
+from trustee.tools.files import read_tools
+from trustee.tools.files.rules import check_tools, split_name
+from trustee.types import Tool
+
+
+class Repository:
+    """A set of tools in categories, each category one small world."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        """Group the tools and link each to the read tools that give the ids it needs."""
+        self.tools = tuple(tools)
+        """All tools, by category, in file order."""
+        self.categories: dict[str, tuple[Tool, ...]] = {}
+        """The tools of each category."""
+        self._chains: dict[str, tuple[Tool, ...]] = {}
+        self._nouns: dict[str, frozenset[str]] = {}
+        for tool in self.tools:
+            self.categories[tool.category] = (*self.categories.get(tool.category, ()), tool)
+        for tools_here in self.categories.values():
+            known = {noun for tool in tools_here for noun in _id_nouns(tool.parameters)}
+            for tool in tools_here:
+                self._chains[tool.name] = _chain(tool, tools_here)
+                self._nouns[tool.name] = _id_nouns(tool.parameters) | known.intersection(
+                    _words(tool.name)[1:]
+                )
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> Repository:
+        """Load the packaged tools, or every `*.json` file of a folder.
+
+        A tool that names no category gets its file's name as category.
+
+        Raises:
+            InputError: if the folder holds no usable tools.
+        """
+        root = files("trustee").joinpath("tools", "packaged") if folder is None else folder
+        try:
+            paths = sorted(
+                (path for path in root.iterdir() if path.name.endswith(".json")),
+                key=lambda path: path.name,
+            )
+            texts = {path.name: path.read_bytes() for path in paths}
+        except OSError as error:
+            raise InputError(
+                f"{root}: cannot be read ({error.strerror}); give a folder of *.json tool files"
+            ) from error
+        found = [
+            (where, tool if tool.category else msgspec.structs.replace(tool, category=name[:-5]))
+            for name, text in texts.items()
+            for where, tool in read_tools(text, source=str(root.joinpath(name)))
+        ]
+        if not found:
+            raise InputError(f"{root}: no tools found; a tool folder holds *.json files of tools")
+        # The tests check the packaged files, and checking them again costs half a second.
+        return cls(tool for _, tool in found) if folder is None else cls(check_tools(found))
+
+    def sample(self, rng: random.Random, count: int, *, mixed: float = 0.0) -> tuple[Tool, ...]:
+        """Draw tools that can be used together, read tools first.
+
+        They come from one category where one has enough, and with probability `mixed` in halves
+        from two. A tool that needs an id comes with the read tools that give it, while they fit.
+
+        Raises:
+            InputError: if there are not `count` tools, or `mixed` is no probability.
+        """
+        if not 1 <= count <= len(self.tools):
+            raise InputError(
+                f"count must be from 1 to {len(self.tools)}, the repository's size; got {count}"
+            )
+        if not 0 <= mixed <= 1:
+            raise InputError(f"mixed must be from 0 to 1, got {mixed}")
+        share = (count + 1) // 2 if rng.random() < mixed else count
+        order = rng.sample(list(self.categories.values()), len(self.categories))
+        order.sort(key=lambda tools: len(tools) < share)
+        chosen: list[Tool] = []
+        for tools in order:
+            if len(chosen) == count:
+                break
+            size = min(share, count - len(chosen), len(tools))
+            chosen += self._grow(rng, tools, size=size)
+        return tuple(sorted(chosen, key=lambda tool: tool.effect != "read"))
+
+    def _grow(self, rng: random.Random, tools: Sequence[Tool], *, size: int) -> list[Tool]:
+        """Choose `size` tools, each time one that shares an id with those already chosen."""
+        chosen: set[str] = set()
+        order = rng.sample(tools, len(tools))
+        while len(chosen) < size:
+            nouns = {noun for name in chosen for noun in self._nouns[name]}
+            order = [tool for tool in order if tool.name not in chosen]
+            added = {
+                tool.name: {link.name for link in self._chains[tool.name]} - chosen
+                for tool in order
+            }
+            fitting = [tool for tool in order if len(added[tool.name]) <= size - len(chosen)]
+            best = max(fitting or order, key=lambda tool: bool(nouns & self._nouns[tool.name]))
+            chosen |= added[best.name] if fitting else {best.name}
+        return [tool for tool in tools if tool.name in chosen]
+
+
+def _words(name: str) -> list[str]:
+    """Split a name into lower-case singular words."""
+    return [_singular(word) for word in split_name(name)]
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us")) else word
+
+
+def _id_nouns(schema: dict[str, Any], *, required_only: bool = False) -> frozenset[str]:
+    """Name the things whose ids a schema asks for: `event` for `event_id`."""
+    nouns: set[str] = set()
+    needed = schema.get("required", ())
+    for name, inner in schema.get("properties", {}).items():
+        if not isinstance(inner, dict) or (required_only and name not in needed):
+            continue
+        words = _words(name)
+        if len(words) > 1 and words[-1] == "id":
+            nouns.add(words[-2])
+        for nested in (inner, inner.get("items")):
+            if isinstance(nested, dict):
+                nouns |= _id_nouns(nested, required_only=required_only)
+    return frozenset(nouns)
+
+
+def _chain(tool: Tool, tools: Sequence[Tool]) -> tuple[Tool, ...]:
+    """List a tool and the read tools that must run before it to learn the ids it needs."""
+    chain = [tool]
+    for link in chain:
+        for noun in sorted(_id_nouns(link.parameters, required_only=True)):
+            givers = _givers(noun, tools)
+            if givers and not any(giver in chain for giver in givers):
+                chain.append(givers[0])
+    return tuple(chain)
+
+
+def _givers(noun: str, tools: Sequence[Tool]) -> list[Tool]:
+    """Find the read tools that tell the ids of things of a kind without needing one.
+
+    Names say so: `search_events` and `list_booked_events` give events, and where no name ends in
+    the noun, `list_events_nearby` does.
+    """
+    about = [
+        tool
+        for tool in tools
+        if tool.effect == "read"
+        and noun in _words(tool.name)[1:]
+        and noun not in _id_nouns(tool.parameters, required_only=True)
+    ]
+    return [tool for tool in about if _words(tool.name)[-1] == noun] or about

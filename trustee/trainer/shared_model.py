@@ -1,0 +1,151 @@
+"""A Hugging Face model whose weights are the engine's own buffers, with a LoRA on top.
+
+Built on the meta device, then every linear, norm and embedding is pointed at the engine's storage;
+nothing is copied and nothing may be left on meta. Dense Qwen2.5, Qwen3 and Llama models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trustee.errors import RunError
+from trustee.trainer.shared_weights import bias_shards_of, shards_of
+from trustee.trainer.tree_attention import register_tree_attention
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FUSED = {
+    "self_attn": {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "o_proj": ("o_proj",)},
+    "mlp": {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)},
+}
+"""The engine's fused layers and the parts that Hugging Face keeps apart."""
+
+
+def lora_config(rank: int) -> LoraConfig:
+    """Give the adapter's config; alpha over rank is 2, exact in bf16."""
+    return LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=list(TARGETS),
+        task_type="CAUSAL_LM",
+        lora_dropout=0.0,
+    )
+
+
+def keep_input_types(model: torch.nn.Module) -> None:
+    """Let adapters take their inputs as they are, which must then happen under autocast.
+
+    PEFT would copy each input to the adapter's fp32, for autocast to round the copy to the same
+    bf16 again: not a bit of any result changes.
+    """
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
+    """Make a linear layer over a shard of the engine's weight."""
+    if isinstance(shard, tuple):
+        packed, state = shard
+        return _adopt_nf4(packed, state, bias=bias)
+    layer = torch.nn.Linear(0, 0, bias=False, device="meta")
+    layer.weight = torch.nn.Parameter(shard, requires_grad=False)
+    layer.out_features, layer.in_features = shard.shape
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def _adopt_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -> torch.nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    layer: Any = Linear4bit(
+        0,
+        0,
+        bias=False,
+        compute_dtype=torch.bfloat16,
+        quant_type="nf4",
+        compress_statistics=True,
+        device="cpu",
+    )
+    layer.weight = Params4bit(
+        data=packed,
+        requires_grad=False,
+        quant_state=state,
+        blocksize=state.blocksize,
+        compress_statistics=True,
+        quant_type="nf4",
+        bnb_quantized=True,
+    )
+    layer.weight.module = layer
+    layer.quant_state = state
+    # In eval mode bitsandbytes would repack the shared bytes for AVX512 and break the engine.
+    layer.support_avx512bf16_for_cpu = False
+    layer.out_features, layer.in_features = state.shape
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias, requires_grad=False)
+    adopted: torch.nn.Module = layer
+    return adopted
+
+
+def _bare(layer: Any) -> Any:
+    """Give the layer that an adapter wraps."""
+    return getattr(layer, "base_layer", layer)
+
+
+def _share(module: Any, source: torch.Tensor) -> None:
+    module.weight = torch.nn.Parameter(source.data, requires_grad=False)
+
+
+def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
+    """Build the trainable model over the engine's weights.
+
+    Args:
+        worker: vLLM's worker.
+        folder: model folder; only its config is read.
+        rank: LoRA rank.
+
+    Raises:
+        RunError: if a part of this architecture has no counterpart in the engine.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=register_tree_attention()
+        )
+    engine: Any = worker.model_runner.model
+    for ours, theirs in zip(model.model.layers, engine.model.layers, strict=True):
+        for block, layers in FUSED.items():
+            for fused, parts in layers.items():
+                source = getattr(getattr(theirs, block), fused)
+                shards, biases = shards_of(source), bias_shards_of(source)
+                for part, shard, bias in zip(parts, shards, biases, strict=True):
+                    setattr(getattr(ours, block), part, _adopt_linear(shard, bias))
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            _share(getattr(ours, norm), getattr(theirs, norm).weight)
+        for norm in ("q_norm", "k_norm"):
+            if hasattr(ours.self_attn, norm):
+                _share(getattr(ours.self_attn, norm), getattr(theirs.self_attn, norm).weight)
+    _share(model.model.norm, engine.model.norm.weight)
+    embedding = _bare(engine.model.embed_tokens).weight[: config.vocab_size]
+    _share(model.model.embed_tokens, embedding)
+    head = embedding if config.tie_word_embeddings else _bare(engine.lm_head).weight
+    _share(model.lm_head, head[: config.vocab_size])
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(worker.device)
+    left = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    if left:
+        raise RunError(
+            f"the trainer cannot share {left[:3]} of {config.model_type}; "
+            "dense Qwen2.5, Qwen3 and Llama models are supported (model.path)"
+        )
+    model.is_loaded_in_4bit = isinstance(shards_of(engine.model.layers[0].mlp.down_proj)[0], tuple)
+    peft_model = get_peft_model(model, lora_config(rank))
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    keep_input_types(peft_model)
+    return peft_model.train()

@@ -1,0 +1,309 @@
+"""The engine's side of sharing: weights that a trainer may read, and adapters in memory.
+
+With `cpu_lora.py` all that touches vLLM in the engine's process. vLLM's own linear methods repack
+weights (on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face
+module can use them too, so that there is one copy of the base, and where a cache of it can take
+them from. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import torch
+from torch.nn import Parameter
+from vllm.config import get_current_vllm_config
+from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
+from vllm.model_executor.layers.quantization import register_quantization_config
+from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
+from vllm.model_executor.parameter import ModelWeightParameter
+from vllm.platforms import current_platform
+from vllm.utils.torch_utils import direct_register_custom_op
+
+from trustee.trainer.packing import Packed, can_pack
+from trustee.trainer.quantised_cache import LOADER, read_tensors
+
+NF4_BLOCK = 64
+"""Weights per scale; the QLoRA paper's choice."""
+NESTED_BLOCK = 256
+"""Scales per scale of scales; bitsandbytes knows no other."""
+PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
+"""The tensors of a quantised shard, as a cache names them."""
+
+
+def _apply_nf4(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    from bitsandbytes import matmul_4bit
+
+    rows = x.reshape(-1, x.shape[-1])
+    into = out.view(-1, out.shape[-1])
+    at = 0
+    for packed, state in weight.nf4_shards:  # type: ignore[attr-defined]
+        width = state.shape[0]
+        into[:, at : at + width] = matmul_4bit(rows, packed.t(), state)
+        at += width
+
+
+def _apply_nf4_shape(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+    return
+
+
+direct_register_custom_op(
+    op_name="trustee_nf4",
+    op_func=_apply_nf4,
+    mutates_args=["out"],
+    fake_impl=_apply_nf4_shape,
+    dispatch_key=current_platform.dispatch_key,
+)
+
+
+class NF4Linear(LinearMethodBase):
+    """Quantises a bf16 checkpoint to NF4 layer by layer while it loads."""
+
+    uses_meta_device = True
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra: Any,
+    ) -> None:
+        """Declare the weight; vLLM materialises it when its shards arrive."""
+        layer.logical_widths = list(output_partition_sizes)
+        weight = ModelWeightParameter(
+            data=torch.empty(
+                sum(output_partition_sizes),
+                input_size_per_partition,
+                device="meta",
+                dtype=params_dtype,
+            ),
+            input_dim=1,
+            output_dim=0,
+            weight_loader=extra.get("weight_loader"),
+        )
+        layer.register_parameter("weight", weight)
+        initialize_online_processing(layer)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Quantise each shard (q, k, v, ...) by itself into one buffer."""
+        if hasattr(layer.weight, "nf4_shards"):
+            return
+        if current_platform.is_cuda():
+            # bitsandbytes quantises on the legacy default stream, vLLM loads on its own.
+            torch.cuda.synchronize()
+        quantised = [
+            bnb.quantize_4bit(
+                shard.contiguous(),
+                quant_type="nf4",
+                compress_statistics=True,
+                blocksize=NF4_BLOCK,
+            )
+            for shard in layer.weight.data.split(layer.logical_widths, 0)
+        ]
+        del layer.weight
+        _join_shards(layer, quantised)
+        if current_platform.is_cuda():
+            torch.cuda.synchronize()
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply through one custom op, opaque to torch.compile."""
+        width = sum(layer.logical_widths)
+        out = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
+        torch.ops.vllm.trustee_nf4(x, layer.weight, out)
+        return out if bias is None else out + bias
+
+
+def _join_shards(layer: Any, quantised: list[tuple[torch.Tensor, bnb.QuantState]]) -> None:
+    """Make one weight of a layer's quantised parts."""
+    buffer = torch.cat([packed.view(-1, 1) for packed, _ in quantised])
+    shards, at = [], 0
+    for packed, state in quantised:
+        shards.append((buffer[at : at + packed.numel()], state))
+        at += packed.numel()
+    weight = Parameter(buffer, requires_grad=False)
+    weight.nf4_shards = shards  # type: ignore[attr-defined]
+    layer.register_parameter("weight", weight)
+
+
+class StoredNF4Linear(NF4Linear):
+    """Takes the bytes and statistics that an earlier start has quantised."""
+
+    uses_meta_device = False
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra: Any,
+    ) -> None:
+        """Name what will come; each shard brings buffers of its own."""
+        layer.logical_widths = list(output_partition_sizes)
+        self.dtype = params_dtype
+        self.width = input_size_per_partition
+        self.shards: list[dict[str, torch.Tensor]] = [{} for _ in output_partition_sizes]
+        for name in PARTS:
+            dtype = torch.uint8 if name in ("weight", "absmax") else torch.float32
+            empty = Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
+            empty.weight_loader = partial(self.take_part, name)  # type: ignore[attr-defined]
+            layer.register_parameter(name, empty)
+
+    def take_part(
+        self, name: str, empty: Parameter, loaded: torch.Tensor, shard: str | int | None = None
+    ) -> None:
+        """Copy a part to the layer's device; vLLM calls shards q, k, v or by number."""
+        index = "qkv".index(shard) if isinstance(shard, str) else shard or 0
+        self.shards[index][name] = loaded.to(empty.device, copy=True)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Put the shards together as if they were quantised just now."""
+        if hasattr(layer.weight, "nf4_shards"):
+            return
+        quantised = []
+        for height, parts in zip(layer.logical_widths, self.shards, strict=True):
+            nested = bnb.QuantState(
+                absmax=parts["nested_absmax"],
+                code=parts["nested_quant_map"],
+                blocksize=NESTED_BLOCK,
+                dtype=torch.float32,
+            )
+            state = bnb.QuantState(
+                absmax=parts["absmax"],
+                shape=torch.Size((height, self.width)),
+                code=parts["quant_map"],
+                blocksize=NF4_BLOCK,
+                quant_type="nf4",
+                dtype=self.dtype,
+                offset=parts["nested_offset"],
+                state2=nested,
+            )
+            quantised.append((parts["weight"], state))
+        self.shards = []
+        for name in PARTS:
+            delattr(layer, name)
+        _join_shards(layer, quantised)
+
+
+def _choose_nf4() -> LinearMethodBase:
+    """Quantise, or take what is quantised, as vLLM was told to load."""
+    stored = get_current_vllm_config().load_config.load_format == LOADER
+    return StoredNF4Linear() if stored else NF4Linear()
+
+
+@register_model_loader(LOADER)
+class BaseCacheLoader(BaseModelLoader):
+    """Reads a quantised base from its cache; config and tokenizer stay with the model."""
+
+    def download_model(self, model_config: Any) -> None:
+        """Fetch nothing: the cache is a folder."""
+
+    def load_weights(self, model: Any, model_config: Any) -> None:
+        """Hand each tensor to the layer that it belongs to."""
+        extra: Any = self.load_config.model_loader_extra_config
+        model.load_weights(read_tensors(Path(extra["folder"])))
+
+
+class PlainLinear(LinearMethodBase):
+    """Keeps a bf16 weight as it is; vLLM's CPU method would pack it and drop the original.
+
+    On a CPU a packed copy lies beside it. The base is frozen, so the copy stays right.
+    """
+
+    def create_weights(
+        self,
+        layer: Any,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra: Any,
+    ) -> None:
+        """Make the weight."""
+        layer.logical_widths = list(output_partition_sizes)
+        weight = ModelWeightParameter(
+            data=torch.empty(
+                sum(output_partition_sizes), input_size_per_partition, dtype=params_dtype
+            ),
+            input_dim=1,
+            output_dim=0,
+            weight_loader=extra.get("weight_loader"),
+        )
+        layer.register_parameter("weight", weight)
+
+    def process_weights_after_loading(self, layer: Any) -> None:
+        """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
+        layer.weight = Parameter(layer.weight.data, requires_grad=False)
+        layer.trustee_packed = Packed(layer.weight) if can_pack(layer.weight) else None
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply."""
+        packed: Packed | None = layer.trustee_packed
+        # On a card the compiler must see the layer's own weight.
+        if packed is None:
+            return torch.nn.functional.linear(x, layer.weight, bias)
+        return packed.multiply(x, bias)
+
+
+class _SharedConfig(QuantizationConfig):
+    """What both methods tell vLLM about themselves."""
+
+    method: Callable[[], LinearMethodBase]
+
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        """Give the activation types."""
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        """Give the oldest GPU generation: Turing."""
+        return 75
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        """Say that no file in the checkpoint describes the method."""
+        return []
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> _SharedConfig:
+        """Make the config."""
+        return cls()
+
+    def get_quant_method(self, layer: Any, prefix: str) -> LinearMethodBase | None:
+        """Take every linear layer; embeddings and heads stay as they are."""
+        return type(self).method() if isinstance(layer, LinearBase) else None
+
+
+@register_quantization_config("trustee_nf4")
+class NF4Config(_SharedConfig):
+    """NF4 weights with nested scales."""
+
+    method = staticmethod(_choose_nf4)
+
+    def get_name(self) -> str:
+        """Give the name."""
+        return "trustee_nf4"
+
+
+@register_quantization_config("trustee_plain")
+class PlainConfig(_SharedConfig):
+    """Weights as they are in the checkpoint."""
+
+    method = PlainLinear
+
+    def get_name(self) -> str:
+        """Give the name."""
+        return "trustee_plain"
