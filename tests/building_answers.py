@@ -23,10 +23,10 @@ Script = Callable[[Request], Answer]
 PROMPTS = {
     "Invent one question": "decompose",
     "Design one tool": "document",
-    "Here are numbered": "integrate",
+    "Find tools that": "integrate",
     "Write the arguments": "call",
-    "Widen this tool": "scale",
-    "A program offers": "extend",
+    "Extend one tool": "scale",
+    "Design additional tools": "extend",
     "Write the Python": "deploy",
 }
 
@@ -131,6 +131,11 @@ def section(prompt: str, after: str) -> str:
     return prompt.partition(after)[2].lstrip("\n").partition("\n")[0]
 
 
+def number(prompt: str, *, after: str) -> int:
+    """Give the number in a prompt that follows a text."""
+    return int(re.split(r"\D", prompt.partition(after)[2], maxsplit=1)[0])
+
+
 def prompt_of(request: Request) -> str:
     """Say which prompt file a request was made from."""
     text = request.prompt
@@ -139,17 +144,17 @@ def prompt_of(request: Request) -> str:
 
 def decompose(request: Request) -> Answer:
     """Answer stage 1 with the scenario that the rule of the prompt describes."""
-    rule = section(request.prompt, "How the parts hang together: ")
+    rule = section(request.prompt, "How the parts depend on each other: ")
     scenario: Scenario = (
         "single_hop"
         if rule.startswith("there is one part")
         else "parallel_single_hop"
-        if rule.startswith("the parts need nothing")
+        if rule.startswith("the parts are independent")
         else "multi_hop"
-        if rule.startswith("the parts are a chain")
+        if rule.startswith("the parts form a chain")
         else "parallel_multi_hop"
     )
-    count = int(request.prompt.partition("parts: exactly ")[2].split()[0])
+    count = number(request.prompt, after="Number of parts: exactly ")
     return decomposition(good_parts(scenario, count))
 
 
@@ -161,29 +166,29 @@ def decomposition(given: Decomposition) -> Answer:
 
 def call(request: Request) -> Answer:
     """Write the call of a tool."""
-    tool = json.loads(section(request.prompt, "one call of this tool:"))
+    tool = json.loads(section(request.prompt, "The tool: "))
     return {"arguments": {"subject": SUBJECTS[tool["name"]]}}
 
 
 def scale(request: Request) -> Answer:
     """Widen a tool by a language."""
-    before = json.loads(section(request.prompt, "harder to call well:"))
+    before = json.loads(section(request.prompt, "The tool:"))
     widened: Answer = before | {"parameters": [*before["parameters"], LANGUAGE]}
     return widened
 
 
 def extend(request: Request) -> Answer:
     """Add as many tools as were asked for."""
-    count = int(section(request.prompt, "Design ").split()[0])
-    return {"tools": [document(f"list_things_{number}") for number in range(count)]}
+    count = number(request.prompt, after="Number of additional tools: exactly ")
+    return {"tools": [document(f"list_things_{index}") for index in range(count)]}
 
 
 def deploy(request: Request) -> Answer:
     """Write the function that the prompt asks for."""
-    signature = section(request.prompt, "Its first line is exactly:")
+    signature = section(request.prompt, "The first line of the function is exactly:")
     name = signature.removeprefix("def ").partition("(")[0]
-    pattern = r"^(\{.*\}) -> a result that holds exactly: (.*)$"
-    wanted = request.prompt.partition("The tool: ")[2].partition("Answer with JSON")[0]
+    pattern = r"^(\{.*\}) -> the result must contain exactly: (.*)$"
+    wanted = request.prompt.partition("The tool: ")[2]
     cases = {
         json.loads(arguments)["subject"]: answer
         for arguments, answer in re.findall(pattern, wanted, flags=re.MULTILINE)
@@ -193,7 +198,7 @@ def deploy(request: Request) -> Answer:
 
 FAULTLESS: dict[str, Script] = {
     "decompose": decompose,
-    "document": lambda request: document(tool_of(section(request.prompt, "looks this up:"))),
+    "document": lambda request: document(tool_of(section(request.prompt, "The question: "))),
     "integrate": lambda request: {"merges": []},
     "call": call,
     "scale": scale,

@@ -164,14 +164,14 @@ async def test_hints_of_environments_that_run(tmp_path: Path) -> None:
         told.append(hinter_of(world)(await write(world)))
     assert {("box dd", "403")} == {hints.secrets for hints in told}
     assert (
-        'solution: find_thing {"thing": "blue key"} brings box dd',
-        'solution: read_label {"place": "box dd"} brings 403',
-        "solution: answer 403",
+        'solution: find_thing {"thing": "blue key"} returns box dd',
+        'solution: read_label {"place": "box dd"} returns 403',
+        "solution: the final answer is 403",
     ) == told[0].lines
     assert (
-        "solution: find_thing brings box dd",
-        "solution: read_label brings 403",
-        "solution: answer 403",
+        "solution: find_thing returns box dd",
+        "solution: read_label returns 403",
+        "solution: the final answer is 403",
     ) == told[1].lines
 
 
@@ -187,5 +187,5 @@ async def test_hints_of_an_anchored_world(tmp_path: Path) -> None:
         assert draft is not None
         task = await source.write(draft, services(ScriptedEngine(cast(perfect))))
         lines.append(hinter_of(world)(task).lines)
-    assert [False, True] == ["solution: answer 403" in told for told in lines]
+    assert [False, True] == ["solution: the final answer is 403" in told for told in lines]
     assert "tiny" == prompts_of(world)

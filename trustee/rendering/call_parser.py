@@ -248,7 +248,7 @@ def _after_wrapper(text: str, at: int) -> int:
     """Find the end of a wrapped block; only the end of the text may stand for the closing mark."""
     at = _after_space(text, at)
     if at < len(text) and not text.startswith("</tool_call>", at):
-        raise _Unreadable("there is more before </tool_call> than one call")
+        raise _Unreadable("there is more text between the call and </tool_call>")
     return min(at + len("</tool_call>"), len(text))
 
 
@@ -275,10 +275,10 @@ def _as_calls(value: Any, *, may_lack_arguments: bool) -> tuple[Call, ...]:
 
 def _as_call(item: Any, *, may_lack_arguments: bool) -> ToolCall:
     if not isinstance(item, dict):
-        raise _Unreadable("a call in the list is no JSON object")
+        raise _Unreadable("a call in the list is not a JSON object")
     name = item.get("name")
     if not isinstance(name, str) or not name:
-        raise _Unreadable('"name" is missing or is no string')
+        raise _Unreadable('"name" is missing or is not a string')
     keys = [key for key in ("arguments", "parameters") if key in item]
     if len(keys) == 2:
         raise _Unreadable('"arguments" and "parameters" are both given')
@@ -290,13 +290,13 @@ def _as_call(item: Any, *, may_lack_arguments: bool) -> ToolCall:
         try:
             arguments, end = _decode_json(text, 0)
         except _Unreadable as error:
-            raise _Unreadable(f"in the text of the arguments {error}") from None
+            raise _Unreadable(f"in the arguments string, {error}") from None
         if end < len(text):
             raise _Unreadable("the arguments are followed by more text")
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise _Unreadable("the arguments are no JSON object")
+        raise _Unreadable("the arguments are not a JSON object")
     return ToolCall(id="", name=name, arguments=arguments)
 
 
@@ -363,7 +363,7 @@ def _finite(digits: str) -> float:
 
 
 def _refuse_constant(name: str) -> Never:
-    raise _Unreadable(f"{name} is no JSON value")
+    raise _Unreadable(f"{name} is not a JSON value")
 
 
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_refuse_constant)

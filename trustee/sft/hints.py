@@ -91,15 +91,15 @@ def hint_executable(blueprints: dict[str, Blueprint], task: Task) -> Hints:
     owed = [answer for answers in hidden.unsolved.values() for answer in answers]
     gold = blueprints[hidden.blueprint].gold
     lines = [
-        f"solution: {call_line(call.name, call.arguments)} brings {call.answer}" for call in gold
+        f"solution: {call_line(call.name, call.arguments)} returns {call.answer}" for call in gold
     ]
     lines = lines or [
-        f"solution: {name} brings {answer}"
+        f"solution: {name} returns {answer}"
         for name, answers in hidden.unsolved.items()
         for answer in answers
     ]
     return Hints(
-        lines=(*lines, f"solution: answer {hidden.answer}"),
+        lines=(*lines, f"solution: the final answer is {hidden.answer}"),
         secrets=tuple(dict.fromkeys([*owed, hidden.answer])),
     )
 
@@ -142,7 +142,7 @@ def tell_truths(
         if dead:
             yield f"truth: {tool.name} does not work"
         elif tool != known[name]:
-            yield f"truth: {tool.name} is {known[name].signature}"
+            yield f"truth: {tool.name} really is {known[name].signature}"
 
 
 def hint_calls(calls: Sequence[ExpectedCall]) -> Hints:

@@ -121,7 +121,7 @@ async def test_merged_tool_owes_two_answers(tmp_path: Path) -> None:
     )
 
     def call(request: Request) -> dict[str, Any]:
-        subject = "Ostwacht" if "Ostwacht?\nAll" in request.prompt else "Luginsland"
+        subject = "Ostwacht" if "Ostwacht?\nKnown" in request.prompt else "Luginsland"
         return {"arguments": {"subject": subject}}
 
     documents = iter(["find_first", "find_second"])
@@ -339,8 +339,8 @@ async def test_function_is_asked_for_again_with_what_was_wrong(tmp_path: Path) -
     config = msgspec.structs.replace(ONCE, tries=2)
     report = await run_build(tmp_path, engine=script_builder(deploy=deploy), config=config)
     assert (1, 2) == (report.accepted, len(asked))
-    assert ["The last function was wrong" in prompt for prompt in asked] == [False, True]
-    assert "it must hold '214 m'" in asked[1]
+    assert ["Your last function was wrong" in prompt for prompt in asked] == [False, True]
+    assert "the result must contain '214 m'" in asked[1]
 
 
 async def test_same_question_is_accepted_once(tmp_path: Path) -> None:

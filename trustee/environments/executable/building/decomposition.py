@@ -39,29 +39,29 @@ SHAPES: dict[Scenario, Shape] = {
     "single_hop": Shape(
         least=1,
         most=1,
-        rule="there is one part, and it needs nothing.",
+        rule="there is one part, and its needs are [].",
         asked="that one fact",
     ),
     "parallel_single_hop": Shape(
         least=2,
         most=4,
-        rule="the parts need nothing of each other; each could be asked first. All needs are [].",
+        rule="the parts are independent, so each could be asked first. All needs are [].",
         asked="all of these facts",
     ),
     "multi_hop": Shape(
         least=2,
         most=5,
-        rule="the parts are a chain: part 1 needs nothing, part 2 needs part 1, part 3 needs part "
-        "2, and so on. The question says what the first part starts from and asks for the last "
+        rule="the parts form a chain: part 1 needs nothing, part 2 needs part 1, part 3 needs part "
+        "2, and so on. The question states what the first part starts from and asks for the last "
         "answer.",
-        asked="the answer of the last part only",
+        asked="only the answer of the last part",
     ),
     "parallel_multi_hop": Shape(
         least=3,
         most=6,
-        rule="at least two parts need nothing, and at least one other part needs an earlier one: "
-        "several chains side by side, or branches whose answers one later part uses together.",
-        asked="the answers of those parts that no other part uses",
+        rule="at least two parts need nothing, and at least one other part needs an earlier part: "
+        "either several separate chains, or branches whose answers a later part combines.",
+        asked="the answers of the parts that no other part uses",
     ),
 }
 

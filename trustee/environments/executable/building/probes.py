@@ -161,9 +161,11 @@ def judge_probe(
         gold: all gold calls.
         ancestors: by gold call, those whose answers it needs, counted from 0: they may be repeated.
     """
-    shown = f"{probe.name}({json.dumps(probe.arguments)}) gave {outcome.text[:SHOWN]!r}"
+    shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN]!r}"
     if outcome.breach:
-        return Flaw(kind="breach", text=f"{shown}: it broke the limit {outcome.breach}")
+        return Flaw(
+            kind="breach", text=f"{shown}; it broke a limit of the sandbox: {outcome.breach}"
+        )
     found = find_answers(probe, outcome, gold)
     if probe.kind == "gold":
         return _judge_gold(probe, outcome, found, gold, ancestors, shown=shown)
@@ -174,11 +176,11 @@ def judge_probe(
             probe.kind, "gold_in_error"
         )
         answer = gold[found[0]].answer
-        return Flaw(kind=kind, text=f"{shown}: a wrong call brings the answer {answer!r}")
+        return Flaw(kind=kind, text=f"{shown}; this call must not return the answer {answer!r}")
     if not probe.fails:
         return None
     if not tells_error(outcome):
-        return Flaw(kind="no_error", text=f'{shown}; wanted is {{"error": ...}} for this call')
+        return Flaw(kind="no_error", text=f'{shown}; this call must return {{"error": ...}}')
     if probe.kind != "value" and probe.subject not in outcome.text:
         return Flaw(
             kind="uninformative", text=f"{shown}; the error must name the parameter {probe.subject}"
@@ -197,11 +199,11 @@ def _judge_gold(
 ) -> Flaw | None:
     answer = gold[probe.gold].answer
     if probe.gold not in found:
-        return Flaw(kind="no_gold", text=f"{shown}; it must hold {answer!r}")
+        return Flaw(kind="no_gold", text=f"{shown}; the result must contain {answer!r}")
     earlier = ancestors[probe.gold] if ancestors else frozenset()
     leaked = [gold[n].answer for n in found if n != probe.gold and n not in earlier]
     if leaked:
-        return Flaw(kind="leak", text=f"{shown}: it also brings the answers {leaked}")
+        return Flaw(kind="leak", text=f"{shown}; it must not return the other answers {leaked}")
     return None
 
 

@@ -121,12 +121,12 @@ async def decompose(shop: Workshop, scenario: Scenario) -> Decomposition:
     """Stage 1: invent a question and its parts."""
     rng = shop.rng("topic")
     count, shape = draw_count(scenario, rng), SHAPES[scenario]
-    topic = f"{rng.choice(TOPICS)}, {rng.choice(ANGLES)}"
+    topic = f"{rng.choice(TOPICS)}. Ask for facts such as {rng.choice(ANGLES)}."
     shop.material["topic"] = topic
     prompt = shop.fill(
         "decompose",
         topic=topic,
-        count="1 part" if count == 1 else f"{count} parts",
+        count=str(count),
         rule=shape.rule,
         asked=shape.asked,
     )
@@ -236,7 +236,7 @@ async def scale(
         given = await shop.ask(
             shop.fill(
                 "extend",
-                count="1 more tool" if count == 1 else f"{count} more tools",
+                count=str(count),
                 tools="\n".join(document.text for document in documents),
                 questions="\n".join(part.question for part in parts.parts),
             ),
@@ -261,7 +261,7 @@ def call_lines(calls: Sequence[GoldCall]) -> str:
 def case_lines(calls: Sequence[GoldCall]) -> str:
     """Write calls with what their results must hold."""
     return "\n".join(
-        f"{json.dumps(call.arguments)} -> a result that holds exactly: {call.answer}"
+        f"{json.dumps(call.arguments)} -> the result must contain exactly: {call.answer}"
         for call in calls
     )
 
@@ -280,7 +280,7 @@ async def deploy(
                 shop.fill(
                     "deploy",
                     **describe(document),
-                    cases=case_lines(calls) or "none; it knows a few invented things of its own",
+                    cases=case_lines(calls) or "no cases are given; invent a few entries",
                     complaint=complaint,
                 ),
                 answer=Function,
@@ -294,7 +294,9 @@ async def deploy(
             attempt += 1
             if attempt == shop.config.tries:
                 raise Rejected(shop.stage, flaw)
-            complaint = f"The last function was wrong: {flaw.text}"
+            complaint = (
+                f"Your last function was wrong: {flaw.text}. Write it again without this error."
+            )
 
     return dict(await side_by_side([partial(write, entry) for entry in served]))
 

@@ -7,7 +7,7 @@ TOPICS = (
     *("a chess league", "a fishing harbour", "a mountain rescue service", "a film archive"),
     *("a cheese dairy", "an observatory", "a city theatre", "a bicycle maker", "a hospital ward"),
     *("a law firm", "a wind farm", "a marathon", "a coffee importer", "a school district"),
-    *("a natural history museum", "a publishing house", "a car rental", "a vineyard"),
+    *("a natural history museum", "a publishing house", "a car rental company", "a vineyard"),
     *("an airport", "a software company", "a zoo", "a ferry line", "a radio station"),
     *("a stamp auction", "a pharmacy chain", "a football club", "a weather network"),
     *("a housing cooperative", "a spice market", "a dance festival", "a seed bank"),
@@ -20,7 +20,11 @@ TOPICS = (
 )
 ANGLES = (
     *("who is responsible for something", "when something happened", "what something costs"),
-    *("how much or how many there is", "where something is kept", "which code or number it has"),
-    *("what comes next in a plan", "what was decided", "which model or edition it is"),
-    *("how long something takes", "who made or supplied something", "what its rating is"),
+    *(
+        "how much or how many there are",
+        "where something is kept",
+        "which code or number something has",
+    ),
+    *("what the next step of a plan is", "what was decided", "which model or edition something is"),
+    *("how long something takes", "who made or supplied something", "what rating something has"),
 )
