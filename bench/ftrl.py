@@ -50,9 +50,9 @@ def build(config: Path, changes: Sequence[str], *, count: int) -> float:
     path = ROOT / world.path
     if path.exists():
         return 0.0
-    begun = time.monotonic()
+    started_at = time.monotonic()
     call_program("build", "--config", str(config), "--out", str(path.parent), "--count", str(count))
-    return (time.monotonic() - begun) / 60
+    return (time.monotonic() - started_at) / 60
 
 
 def f1_by_task(path: Path) -> dict[str, float]:
@@ -87,7 +87,7 @@ def compare(before: dict[str, float], after: dict[str, float], *, seed: int) -> 
 
 def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str]) -> dict[str, Any]:
     """Run `trustee run` once and read what it left."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
     call_program(
         "run",
@@ -99,7 +99,7 @@ def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str])
     return {
         **compare(*played, seed=seed),
         "steps": outcome["steps"],
-        "minutes": (time.monotonic() - begun) / 60,
+        "minutes": (time.monotonic() - started_at) / 60,
     }
 
 

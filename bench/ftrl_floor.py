@@ -29,9 +29,9 @@ import msgspec
 
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint import Blueprint
-from trustee.environments.executable.blueprint_files import read_blueprints, show_refused
+from trustee.environments.executable.blueprint_files import read_blueprints, show_refused_blueprints
 from trustee.environments.executable.environment import Executable, as_published
-from trustee.environments.executable.rewards import Observation, brings
+from trustee.environments.executable.rewards import Observation, solves
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.evaluation.ftrl_suite import (
@@ -39,7 +39,7 @@ from trustee.evaluation.ftrl_suite import (
     floor_notes,
     report_on,
     suite_text,
-    write_all,
+    write_tasks_of,
 )
 from trustee.sandbox.calls import Sandbox, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
@@ -175,7 +175,7 @@ async def search_tool(
     tool: Tool, blueprint: Blueprint, worker: Worker, *, tries: int, published: bool
 ) -> list[ToolCall]:
     """Find a call for each sub-answer that a tool owes."""
-    owed = list(blueprint.unsolved[tool.name])
+    unsolved = list(blueprint.unsolved[tool.name])
     found: list[ToolCall] = []
     given = arguments_to_try(tool, blueprint.sources[tool.name], blueprint.question)
     if not published:
@@ -186,11 +186,11 @@ async def search_tool(
         if published:
             outcome = as_published(tool.name, outcome)
         seen = Observation(name=tool.name, arguments=arguments, text=outcome.text, ok=outcome.ok)
-        hits = [answer for answer in owed if brings(seen, answer, published=published)]
+        hits = [answer for answer in unsolved if solves(seen, answer, published=published)]
         for answer in hits:
             found.append(ToolCall(id="", name=tool.name, arguments=arguments))
-            owed.remove(answer)
-        if not owed:
+            unsolved.remove(answer)
+        if not unsolved:
             break
     return found
 
@@ -236,16 +236,16 @@ async def measure(
     """Play a floor in every environment of a file."""
     loaded = read_blueprints(Path(world.path))
     if loaded.refused:
-        print(f"{len(loaded.refused)} rows refused: {show_refused(loaded.refused)}")
+        print(f"{len(loaded.refused)} rows refused: {show_refused_blueprints(loaded.refused)}")
     blueprints = {blueprint.id: blueprint for blueprint in loaded.blueprints}
-    simulator = Simulator(ScriptedEngine(str), scripted_renderer(), voices={}, tries=1)
-    tasks = (await write_all(world, simulator=simulator, seed=0))[:rows]
+    simulator = Simulator(ScriptedEngine(str), scripted_renderer(), sampling_by_role={}, tries=1)
+    tasks = (await write_tasks_of(world, simulator=simulator, seed=0))[:rows]
     notes: dict[str, dict[str, Any]] = {}
-    places = anyio.CapacityLimiter(parallel)
+    limiter = anyio.CapacityLimiter(parallel)
     async with ProcessSandbox(SandboxConfig(workers=parallel)) as sandbox:
 
         async def run(task: Task) -> None:
-            async with places:
+            async with limiter:
                 calls = await choose_calls(
                     floor,
                     task,
@@ -278,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     world = Executable(path=options.file, published=options.published)
     line: dict[str, Any] = {"bench": "ftrl_floor", "published": options.published}
     for floor in options.floor or FLOORS:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         job = partial(
             measure,
             world,
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         report = anyio.run(job)
         line[floor] = {
-            "seconds": round(time.monotonic() - begun, 1),
+            "seconds": round(time.monotonic() - started_at, 1),
             "total": msgspec.to_builtins(report.total),
             "f1": {name: round(own.f1, 2) for name, own in report.scenarios.items()},
         }

@@ -108,7 +108,7 @@ def run_family(
         seconds: after which all its processes are killed.
         log: takes its output.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -132,7 +132,7 @@ def run_family(
     last = [row for row in text.splitlines() if not row.startswith(MARK)][-LAST_LINES:]
     missing: Line = {
         "state": "fail",
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - started_at, 1),
         "problems": [f"its process {end} before this check did"],
         "log": last,
     }
@@ -187,11 +187,11 @@ def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> 
     """Run families one after the other and print their lines; give the exit code."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    begun, failed = time.monotonic(), False
+    started_at, failed = time.monotonic(), False
     with (out / "checks.jsonl").open("a", encoding="utf-8") as file:
         for family in FAMILIES:
             checks = chosen.get(family.name, ())
-            left = options.budget - (time.monotonic() - begun)
+            left = options.budget - (time.monotonic() - started_at)
             setting = make_setting(options, checks)
             lines: list[Line] = []
             if checks and left < options.least:

@@ -26,7 +26,7 @@ EDGE = 5
 
 def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str]) -> dict[str, Any]:
     """Run `trustee run` once and read what it left."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
     subprocess.run(
         [
@@ -54,7 +54,7 @@ def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str])
         "interval": [outcome["gain"]["low"], outcome["gain"]["high"]],
         "tasks": outcome["after"]["count"],
         "steps": outcome["steps"],
-        "minutes": (time.monotonic() - begun) / 60,
+        "minutes": (time.monotonic() - started_at) / 60,
         "judge_reward_first": sum(rewards[:EDGE]) / len(rewards[:EDGE]),
         "judge_reward_last": sum(rewards[-EDGE:]) / len(rewards[-EDGE:]),
         "rolled_back": [row["rolled_back_to"] for row in metrics if row["rolled_back_to"]],

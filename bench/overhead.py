@@ -37,7 +37,7 @@ from trustee.jobs.assemble import prepare_model
 from trustee.jobs.rl import make_run
 from trustee.rl.train import train
 from trustee.runs.store import Store
-from trustee.types import Adapter, Blame, Completion
+from trustee.types import Adapter, Completion, Role
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
@@ -100,10 +100,10 @@ class Speaker:
         """Say what the script says."""
         if len(ids) + sampling.max_tokens > self.context:
             raise ContextError(f"{len(ids)} prompt tokens do not fit {self.context}")
-        begun = time.thread_time()
+        started_at = time.thread_time()
         said = tuple(self.speak(request_id, ids, sampling)[: sampling.max_tokens])
-        self.seconds += time.thread_time() - begun
-        playing = not request_id.startswith(Blame.WRITER)
+        self.seconds += time.thread_time() - started_at
+        playing = not request_id.startswith(Role.WRITER)
         self._under_way += playing
         self.most = max(self.most, self._under_way)
         await anyio.sleep(self._latency)
@@ -135,15 +135,15 @@ class Counts:
         self.episodes = 0
         self.turns = 0
         self.won = 0
-        self.spoiled = 0
+        self.failed = 0
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """Take an event."""
         if event["event"] == "episode":
             self.episodes += 1
             self.turns += event["turns"]
             self.won += event["reward"] > 0
-            self.spoiled += event["spoiled"]
+            self.failed += event["failed"]
 
 
 @dataclass(slots=True)
@@ -151,14 +151,14 @@ class Collections:
     """What the garbage collector took while it was watched."""
 
     seconds: float = 0.0
-    _begun: float = 0.0
+    _started_at: float = 0.0
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
         """Take the collector's call."""
         if phase == "start":
-            self._begun = time.thread_time()
+            self._started_at = time.thread_time()
         else:
-            self.seconds += time.thread_time() - self._begun
+            self.seconds += time.thread_time() - self._started_at
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def scale(config: Config, level: int, *, turns: int) -> Config:
         config.rollout,
         group_size=GROUP,
         groups_per_step=groups,
-        max_lag=0,
+        max_off_policy_steps=0,
         write_ahead=0,
         parallel=level,
         limits=msgspec.structs.replace(config.rollout.limits, seconds=3600),
@@ -231,7 +231,7 @@ async def measure_level(
         async with Store(Path(scratch)) as store:
             engine: Any = speaker
             run = make_run(
-                config, engine, renderer, store, tell=counts.tell, dead=None, timeline=None
+                config, engine, renderer, store, emit=counts.emit, previous=None, timeline=None
             )
             with watched_collector() as collections:
                 held, wall, cpu = resident_mib(), time.monotonic(), time.process_time()
@@ -240,10 +240,10 @@ async def measure_level(
                 cpu = time.process_time() - cpu - speaker.seconds
                 wall = time.monotonic() - wall
         written = count_bytes(Path(scratch))
-    if speaker.most != level or counts.spoiled or counts.won < 0.9 * counts.episodes:
+    if speaker.most != level or counts.failed or counts.won < 0.9 * counts.episodes:
         raise RuntimeError(
             f"{speaker.most} episodes at once where {level} were wanted; of {counts.episodes} "
-            f"{counts.spoiled} were spoiled and {counts.won} won"
+            f"{counts.failed} failed and {counts.won} won"
         )
     return {
         "cpu_ms_per_turn": 1000 * cpu / counts.turns,
@@ -262,7 +262,7 @@ async def measure(
 ) -> dict[str, Any]:
     """Measure every level after a round that fills all caches; give the bench's line."""
     script = perfect_script()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await measure_level(GROUP, turns=1, config=config, script=script)
     rows = [
         await measure_level(
@@ -288,7 +288,7 @@ async def measure(
             str(level): round(row[key], digits) if digits else row[key]
             for level, row in zip(levels, rows, strict=True)
         }
-    return line | {"wall_s": round(time.monotonic() - begun, 1)}
+    return line | {"wall_s": round(time.monotonic() - started_at, 1)}
 
 
 def print_profile(profile: cProfile.Profile, turns: int) -> None:

@@ -191,7 +191,7 @@ def configure(path: Path, job: Job) -> Config:
         "run.seed": job.seed,
         "rollout.group_size": job.group_size,
         "rollout.groups_per_step": job.groups,
-        "rollout.max_lag": job.lag,
+        "rollout.max_off_policy_steps": job.lag,
         "rollout.limits.turns": job.turns,
         "rollout.limits.tokens": job.tokens,
         "learn.learning_rate": job.learning_rate,
@@ -218,7 +218,7 @@ async def generate_alone(
     taken = []
     for trial in range(5):
         await engine.reset_prefix_cache()
-        begun = time.monotonic()
+        started_at = time.monotonic()
         async with anyio.create_task_group() as requests:
             for index, ids in enumerate(prompts):
                 for member in range(job.group_size):
@@ -231,7 +231,7 @@ async def generate_alone(
                         await engine.generate(ids, sampling, adapter=adapter, request_id=name)
 
                     requests.start_soon(ask)
-        taken.append(time.monotonic() - begun)
+        taken.append(time.monotonic() - started_at)
     return statistics.median(taken)
 
 
@@ -243,7 +243,7 @@ async def run_ours(
     steps: list[Event] = []
     played: list[Event] = []
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if event["event"] == "episode":
             played.append(event)
         if event["event"] == "step":
@@ -256,7 +256,7 @@ async def run_ours(
             Store(Path(scratch)) as store,
             VllmEngine(config.engine, trainer_spec(config, job.model)) as engine,
         ):
-            run = make_run(config, engine, renderer, store, tell=tell, dead=None, timeline=None)
+            run = make_run(config, engine, renderer, store, emit=emit, previous=None, timeline=None)
             run.world = OneTurn(tasks) if job.play == "one-turn" else Tools(tasks)
             run.source = run.world.source(seed=job.seed)
             await train(run)

@@ -24,14 +24,14 @@ import structlog
 from trustee.config import Config, apply_changes, read_config
 from trustee.engine.vllm import VllmEngine
 from trustee.jobs.assemble import prepare_model, trainer_spec
-from trustee.planning.shapes import Shape, find_shape
+from trustee.planning.shapes import ModelShape, find_shape
 from trustee.types import Adapter
 
 TIMES = 3
 """Each figure is the least of so many, for others use the machine too."""
 
 
-def make_tensors(shape: Shape, rank: int) -> dict[str, Any]:
+def make_tensors(shape: ModelShape, rank: int) -> dict[str, Any]:
     """Make the fp32 tensors of a LoRA on all linear layers, named as in a PEFT file."""
     import torch
 
@@ -44,7 +44,7 @@ def make_tensors(shape: Shape, rank: int) -> dict[str, Any]:
     return tensors
 
 
-def time_parts(shape: Shape, rank: int, folder: Path) -> dict[str, float]:
+def time_parts(shape: ModelShape, rank: int, folder: Path) -> dict[str, float]:
     """Time what publishing does to a LoRA in host memory, part by part."""
     import torch
     from safetensors.torch import save_file
@@ -57,7 +57,7 @@ def time_parts(shape: Shape, rank: int, folder: Path) -> dict[str, float]:
     config = lora_config(rank).to_dict()
     config["target_modules"] = sorted(config["target_modules"])
     path = folder / "adapter_model.safetensors"
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     save_file(tensors, path, metadata={"format": "pt"})
     saved = time.perf_counter()
     cast = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
@@ -73,10 +73,10 @@ def time_parts(shape: Shape, rank: int, folder: Path) -> dict[str, float]:
     )
     made = time.perf_counter()
     return {
-        "save_s": saved - begun,
+        "save_s": saved - started_at,
         "cast_s": after_cast - saved,
         "make_s": made - after_cast,
-        "seconds": made - begun,
+        "seconds": made - started_at,
         "file_bytes": path.stat().st_size,
         "engine_bytes": 2 * shape.adapter_numel(rank),
     }
@@ -89,9 +89,9 @@ async def time_engine(config: Config, folder: Path) -> dict[str, float]:
     async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
         for version in range(1, TIMES + 2):
             adapter = Adapter(version=version, path=folder / f"policy-{version}")
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             await engine.publish(adapter)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started_at)
             await engine.retire(adapter)
         memory = await engine.memory()
     size = (folder / "policy-1" / "adapter_model.safetensors").stat().st_size
@@ -103,7 +103,7 @@ async def time_engine(config: Config, folder: Path) -> dict[str, float]:
     }
 
 
-def measure(config: Config, *, ranks: Sequence[int], shape: Shape) -> dict[str, Any]:
+def measure(config: Config, *, ranks: Sequence[int], shape: ModelShape) -> dict[str, Any]:
     """Time every rank, through the engine and on the full-size shape."""
     engine: dict[str, dict[str, float]] = {}
     full: dict[str, dict[str, float]] = {}

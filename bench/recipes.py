@@ -29,14 +29,14 @@ RECIPES = {
 
 def train(folder: Path, config: Path, *, tokens: int, seed: int) -> float:
     """Train one recipe; give the minutes that it took."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     call_program(
         "run",
         *("--config", str(config), "--out", str(folder)),
         *("--set", f"run.tokens={tokens}", "--set", "run.minutes=0", "--set", "run.steps=100000"),
         *("--set", f"run.seed={seed}", "--set", "eval.tasks=0"),
     )
-    return (time.monotonic() - begun) / 60
+    return (time.monotonic() - started_at) / 60
 
 
 def measure(folder: Path, tasks: int) -> tuple[dict[str, float], dict[str, float]]:

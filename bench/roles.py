@@ -45,7 +45,7 @@ from trustee.evaluation.evaluate import evaluate, share_of, success_of, write_ta
 from trustee.jobs.assemble import make_simulator, prepare_model, trainer_spec
 from trustee.jobs.held_out import evaluation_world
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, teach
-from trustee.types import Blame
+from trustee.types import Role
 
 Case = Callable[[int], Awaitable[dict[str, bool]]]
 
@@ -69,14 +69,14 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
         aspects: Aspects = draw_aspects(rng)
         tools = sample_tools(rng, max(2, aspects.tools), reserved=True)
         task = await simulator.ask(
-            Blame.WRITER,
+            Role.WRITER,
             writer_prompt("tiny", tools, aspects),
             answer=WrittenTask,
             schema=writer_schema(tools, aspects),
             seed=index,
         )
         kept = await simulator.ask(
-            Blame.WRITER,
+            Role.WRITER,
             writer_prompt("tiny", tools, aspects),
             answer=WrittenTask,
             schema=writer_schema(tools, aspects),
@@ -91,7 +91,7 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
     async def answer_tool(index: int) -> dict[str, bool]:
         given, wanted = texts(lessons["tool"][index])
         got = await simulator.ask(
-            Blame.TOOL, given, answer=ToolAnswer, schema=TOOL_SCHEMA, seed=index
+            Role.TOOL, given, answer=ToolAnswer, schema=TOOL_SCHEMA, seed=index
         )
         want = msgspec.json.decode(wanted, type=ToolAnswer)
         if not want.changes and not value_is_known(given):
@@ -102,7 +102,7 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
     async def answer_user(index: int) -> dict[str, bool]:
         given, wanted = texts(lessons["user"][index])
         got = await simulator.ask(
-            Blame.USER, given, answer=UserAnswer, schema=USER_SCHEMA, seed=index
+            Role.USER, given, answer=UserAnswer, schema=USER_SCHEMA, seed=index
         )
         want = msgspec.json.decode(wanted, type=UserAnswer)
         return {"faithful": got.done == want.done and (got.done or got.message == want.message)}
@@ -112,7 +112,7 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
         want = json.loads(wanted)
         criteria = [Criterion(key) for key in want if key != "evidence"]
         got = await simulator.ask(
-            Blame.JUDGE,
+            Role.JUDGE,
             given,
             answer=dict[str, str | bool],
             schema=judge_schema(criteria),

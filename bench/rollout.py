@@ -6,10 +6,10 @@ One process and one engine play with `feed`, `play`, `record` and `learn` of the
 learner does nothing. Then every request that ended in the measured time is asked for again, all at
 once: same prompt, adapter, grammar and seed, exactly as many tokens, nothing to wait for. That is
 the engine's limit. Asked once more with only as many under way as the rollout had on average, what
-is missing is the loop's own doing and not the batch's size. With `max_lag` of 1 or more the time is
-from the first step to the last, slots always refilled; with 0 it is whole steps with their tails.
-On a CPU `ratio_by_cpu` counts the engine's processor time and its idle time, but not what other
-jobs on the machine took.
+is missing is the loop's own doing and not the batch's size. With `max_off_policy_steps` of 1 or
+more the time is from the first step to the last, slots always refilled; with 0 it is whole steps
+with their tails. On a CPU `ratio_by_cpu` counts the engine's processor time and its idle time, but
+not what other jobs on the machine took.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import msgspec
 import structlog
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
@@ -48,11 +48,11 @@ from trustee.jobs.rl import make_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.train import train
 from trustee.runs.store import Store
-from trustee.types import Adapter, Blame, Completion, Record
+from trustee.types import Adapter, Completion, Record, Role
 
 TICK_SECONDS = 0.01
 """How often the event loop is asked whether it is late."""
-ROLES = (Blame.POLICY, Blame.USER, Blame.TOOL, Blame.JUDGE, Blame.WRITER)
+ROLES = (Role.POLICY, Role.USER, Role.TOOL, Role.JUDGE, Role.WRITER)
 
 
 class Asked(Record, frozen=True):
@@ -68,10 +68,10 @@ class Asked(Record, frozen=True):
 class Phase(Record, frozen=True):
     """What was measured between two moments."""
 
-    begun: float
+    started_at: float
     ended: float
     timings: tuple[RequestTiming, ...]
-    """All finished requests of the phase, also those from before `begun`."""
+    """All finished requests of the phase, also those from before `started_at`."""
     main_cpu_s: float
     engine_cpu_s: float
     """Of the first thread of the engine's process, which computes all there is on a CPU."""
@@ -82,7 +82,7 @@ class Phase(Record, frozen=True):
     @property
     def seconds(self) -> float:
         """How long it took."""
-        return self.ended - self.begun
+        return self.ended - self.started_at
 
 
 class IdleCore:
@@ -136,10 +136,10 @@ class IdleCore:
     async def load(self, folder: Path) -> None:
         """Read nothing."""
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Take nothing over."""
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Change nothing."""
 
 
@@ -152,7 +152,7 @@ class Gauges:
 
     def begin(self) -> None:
         """Forget what was read before."""
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
         self._main_cpu = time.process_time()
         self._engine_cpu = self._read_engine()
         self._late: list[float] = []
@@ -167,7 +167,7 @@ class Gauges:
     def end(self, timings: Iterable[RequestTiming]) -> Phase:
         """Give what was read."""
         return Phase(
-            begun=self.begun,
+            started_at=self.started_at,
             ended=time.monotonic(),
             timings=tuple(timings),
             main_cpu_s=time.process_time() - self._main_cpu,
@@ -192,13 +192,13 @@ async def watched(engine: VllmEngine) -> AsyncIterator[Gauges]:
         tasks.cancel_scope.cancel()
 
 
-def measured_steps(steps: int, max_lag: int) -> tuple[int, int]:
+def measured_steps(steps: int, max_off_policy_steps: int) -> tuple[int, int]:
     """Give the steps after which measuring begins and ends.
 
     With lag the first steps come in a burst, for all slots were filled at once, and a last one lets
     what is under way end. Without lag each step begins and ends with nothing under way.
     """
-    return (max_lag + 1, steps - 1) if max_lag else (0, steps)
+    return (max_off_policy_steps + 1, steps - 1) if max_off_policy_steps else (0, steps)
 
 
 async def play(
@@ -214,18 +214,18 @@ async def play(
     core = IdleCore(engine)
     timings.clear()
     await engine.reset_prefix_cache()
-    first, last = measured_steps(config.run.steps, config.rollout.max_lag)
+    first, last = measured_steps(config.run.steps, config.rollout.max_off_policy_steps)
     phases: list[Phase] = []
     async with Store(folder) as store, watched(engine) as gauges:
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             if event["event"] == "step" and event["step"] == first:
                 gauges.begin()
             if event["event"] == "step" and event["step"] == last:
                 phases.append(gauges.end(()))
 
         # The loop takes whatever has the methods of engine and learner.
-        run = make_run(config, core, renderer, store, tell=tell, dead=None)  # type: ignore[arg-type]
+        run = make_run(config, core, renderer, store, emit=emit, previous=None)  # type: ignore[arg-type]
         await run.versions.announce(adapter)
         gauges.begin()
         await train(run)
@@ -239,14 +239,14 @@ async def ask_again(
     asked: dict[str, Asked],
     *,
     timings: list[RequestTiming],
-    places: int,
+    slots: int,
 ) -> Phase:
     """Ask for everything at once, at most `places` under way, as many tokens each as before."""
     timings.clear()
     await engine.reset_prefix_cache()
     usual = engine._params
     engine._params = partial(usual, ignore_eos=True)
-    limiter = anyio.CapacityLimiter(places)
+    limiter = anyio.CapacityLimiter(slots)
 
     async def ask(name: str, request: Asked) -> None:
         sampling = msgspec.structs.replace(request.sampling, max_tokens=request.tokens, priority=0)
@@ -264,9 +264,9 @@ async def ask_again(
         engine._params = usual
 
 
-def overlap(begun: float, ended: float, phase: Phase) -> float:
+def overlap(started_at: float, ended: float, phase: Phase) -> float:
     """Give the seconds of an interval that lie in a phase."""
-    return max(0.0, min(ended, phase.ended) - max(begun, phase.begun))
+    return max(0.0, min(ended, phase.ended) - max(started_at, phase.started_at))
 
 
 def first_token(timing: RequestTiming) -> float:
@@ -279,7 +279,7 @@ def tokens_in(phase: Phase) -> float:
     total = 0.0
     for timing in phase.timings:
         first = first_token(timing)
-        total += phase.begun <= first <= phase.ended
+        total += phase.started_at <= first <= phase.ended
         if timing.decode_s > 0:
             share = overlap(first, first + timing.decode_s, phase) / timing.decode_s
             total += share * (timing.completion_tokens - 1)
@@ -291,21 +291,21 @@ def prompt_tokens_in(phase: Phase) -> int:
     return sum(
         timing.prompt_tokens - timing.cached_tokens
         for timing in phase.timings
-        if phase.begun <= first_token(timing) <= phase.ended
+        if phase.started_at <= first_token(timing) <= phase.ended
     )
 
 
-def load_of(phase: Phase, places: int) -> dict[str, float]:
+def load_of(phase: Phase, slots: int) -> dict[str, float]:
     """Say how many requests the engine held, waiting or in its batch, over the time of a phase."""
     held = [(t.queued, first_token(t) + t.decode_s) for t in phase.timings]
     batch = [(t.queued + t.queue_s, first_token(t) + t.decode_s) for t in phase.timings]
     edges = sorted([(a, 1) for a, _ in held] + [(b, -1) for _, b in held])
-    count, at = 0, phase.begun
+    count, at = 0, phase.started_at
     empty = quarter = 0.0
     for moment, change in edges:
         spent = overlap(at, moment, phase)
         empty += spent * (count == 0)
-        quarter += spent * (count < places / 4)
+        quarter += spent * (count < slots / 4)
         count, at = count + change, max(at, moment)
     return {
         "batch_mean": sum(overlap(a, b, phase) for a, b in batch) / phase.seconds,
@@ -315,9 +315,9 @@ def load_of(phase: Phase, places: int) -> dict[str, float]:
     }
 
 
-def describe(phase: Phase, places: int) -> dict[str, Any]:
+def describe(phase: Phase, slots: int) -> dict[str, Any]:
     """Give a phase's figures."""
-    tokens, prompts, load = tokens_in(phase), prompt_tokens_in(phase), load_of(phase, places)
+    tokens, prompts, load = tokens_in(phase), prompt_tokens_in(phase), load_of(phase, slots)
     by_cpu = tokens / max(0.01, phase.engine_cpu_s) * (1 - load["idle_share"])
     return {
         "seconds": round(phase.seconds, 2),
@@ -336,10 +336,10 @@ def describe(phase: Phase, places: int) -> dict[str, Any]:
     }
 
 
-def describe_role(phase: Phase, role: Blame) -> dict[str, float]:
+def describe_role(phase: Phase, role: Role) -> dict[str, float]:
     """Give mean seconds and tokens of a role's requests that ended in a phase."""
     ended = [
-        t for t in phase.timings if t.role is role and phase.begun <= t.finished <= phase.ended
+        t for t in phase.timings if t.role is role and phase.started_at <= t.finished <= phase.ended
     ]
     if not ended:
         return {}
@@ -368,13 +368,13 @@ async def compare(
     measured = {
         timing.request_id: asked[timing.request_id]
         for timing in played.timings
-        if played.begun <= timing.finished <= played.ended
+        if played.started_at <= timing.finished <= played.ended
     }
-    places = config.engine.max_sequences
-    first = describe(played, places)
+    slots = config.engine.max_sequences
+    first = describe(played, slots)
     load = max(1, round(first["held_mean"]))
     limit, same = [
-        describe(await ask_again(engine, measured, timings=timings, places=count), places)
+        describe(await ask_again(engine, measured, timings=timings, slots=count), slots)
         for count in (len(measured), load)
     ]
     return {
@@ -394,7 +394,7 @@ def ratio_of(first: dict[str, Any], second: dict[str, Any], key: str) -> float:
 
 
 async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[str, Any]:
-    """Compare for each `max_lag`, all in one engine."""
+    """Compare for each `max_off_policy_steps`, all in one engine."""
     model, renderer = prepare_model(config)
     timings: list[RequestTiming] = []
     found: dict[str, Any] = {}
@@ -411,7 +411,9 @@ async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[st
                 adapter = Adapter(version=number, path=folder / f"adapter-{number}")
                 await engine.publish(adapter)
                 found[f"max_lag_{lag}"] = await compare(
-                    apply_changes(config, [f"rollout.max_lag={lag}", f"run.steps={count}"]),
+                    apply_changes(
+                        config, [f"rollout.max_off_policy_steps={lag}", f"run.steps={count}"]
+                    ),
                     engine,
                     renderer=renderer,
                     timings=timings,
@@ -474,7 +476,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3, help="measured steps of each kind")
-    parser.add_argument("--lags", type=int, nargs="+", default=[1, 0], help="values of max_lag")
+    parser.add_argument(
+        "--lags", type=int, nargs="+", default=[1, 0], help="values of max_off_policy_steps"
+    )
     parser.add_argument("--config", type=Path, default=Path("configs/tiny.toml"))
     parser.add_argument("--set", action="append", default=[], dest="changes")
     parser.add_argument("--json", action="store_true", help="one line")

@@ -85,11 +85,11 @@ def measure_bare(environments: int, calls: int) -> list[float]:
     """Call every tool in this process; give the seconds of each call."""
     seconds = []
     for call in range(calls):
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         names: dict[str, Any] = {}
         exec(source(call % environments), names)
         answer = json.dumps(names["look_up"](**CALL))
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started_at)
         assert answer == expected(call % environments)
     return seconds
 
@@ -104,27 +104,27 @@ async def measure_sandbox(environments: int, calls: int, config: SandboxConfig) 
             nonlocal wrong
             async with sandbox.open({"look_up": source(number)}, seed=number) as worker:
                 for _ in range(turns):
-                    begun = time.perf_counter()
+                    started_at = time.perf_counter()
                     outcome = await worker.call("look_up", CALL)
-                    seconds.append(time.perf_counter() - begun)
+                    seconds.append(time.perf_counter() - started_at)
                     wrong += outcome.text != expected(number)
 
         async def play_all(turns: int) -> float:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             async with anyio.create_task_group() as tasks:
                 for number in range(environments):
                     tasks.start_soon(play, number, turns)
-            return time.perf_counter() - begun
+            return time.perf_counter() - started_at
 
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         async with sandbox.open({"alone": "def alone():\n    return 1"}, seed=0) as worker:
             await worker.call("alone", {})
-            alone = time.perf_counter() - begun
+            alone = time.perf_counter() - started_at
             single = []
             for _ in range(200):
-                begun = time.perf_counter()
+                started_at = time.perf_counter()
                 await worker.call("alone", {})
-                single.append(time.perf_counter() - begun)
+                single.append(time.perf_counter() - started_at)
         started = await play_all(1)
         seconds.clear()
         wall = await play_all(-(-calls // environments))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CLOSING_SECONDS = 60
+ENGINE_CLOSING_SECONDS = 60
 
 
 def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[str, float]:
@@ -33,13 +33,13 @@ def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[st
         *("--config", str(config.resolve()), "--out", str(folder)),
         *(part for change in ("eval.tasks=0", *changes) for part in ("--set", change)),
     ]
-    begun = time.monotonic()
+    started_at = time.monotonic()
     found: dict[str, float] = {}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                event, passed = json.loads(line), time.monotonic() - begun
+                event, passed = json.loads(line), time.monotonic() - started_at
                 name = str(event.get("name", ""))
                 if event["event"] == "stage" and name.startswith("starting the engine"):
                     found["imported_s"] = passed
@@ -53,12 +53,12 @@ def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[st
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.communicate(timeout=CLOSING_SECONDS)
+                process.communicate(timeout=ENGINE_CLOSING_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
     if "first_episode_s" not in found:
         raise RuntimeError(f"the run ended before its first episode; see {folder}")
-    found["ended_s"] = time.monotonic() - begun - found["first_episode_s"]
+    found["ended_s"] = time.monotonic() - started_at - found["first_episode_s"]
     return {key: round(seconds, 2) for key, seconds in found.items()}
 
 

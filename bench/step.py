@@ -27,7 +27,7 @@ from trustee.config import Config, read_config
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError, OutOfMemory
 from trustee.jobs.assemble import prepare_model, trainer_spec
-from trustee.planning.shapes import Shape, find_shape
+from trustee.planning.shapes import ModelShape, find_shape
 from trustee.types import Sample
 
 ATTENTION_BACKWARD = 2.5
@@ -52,7 +52,7 @@ def make_samples(
     )
 
 
-def count_operations(shape: Shape, *, length: int, trained: float, recompute: bool) -> float:
+def count_operations(shape: ModelShape, *, length: int, trained: float, recompute: bool) -> float:
     """Count a step's floating point operations per token, the adapter's own left out.
 
     Forward, perhaps forward again, and the gradient of each input; weights are frozen and have
@@ -87,12 +87,12 @@ async def time_step(
         loss=loss,
         normaliser=normaliser_of([sum(sample.mask) for sample in samples] * micros, loss),
     )
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     for _ in range(micros):
         await engine.accumulate(request)
     gathered = time.perf_counter()
     await engine.finish(FinishRequest(learning_rate=1e-6, max_norm=1.0))
-    return gathered - begun, time.perf_counter() - gathered
+    return gathered - started_at, time.perf_counter() - gathered
 
 
 async def measure(
@@ -102,7 +102,7 @@ async def measure(
     model, _ = prepare_model(config)
     shape = find_shape(str(model))
     spec = trainer_spec(config, model)
-    recompute = spec.checkpointing != "off"
+    recompute = spec.activation_checkpointing != "off"
     rng = random.Random("bench step")
     found: dict[str, Any] = {}
     async with VllmEngine(config.engine, spec) as engine:
@@ -166,7 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     )
     if options.json:
-        facts = {"device": config.engine.device, "checkpointing": config.learn.checkpointing}
+        facts = {
+            "device": config.engine.device,
+            "activation_checkpointing": config.learn.activation_checkpointing,
+        }
         print(json.dumps({"bench": "step", **facts, "lengths": found}))
         return
     for length, figures in found.items():

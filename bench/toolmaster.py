@@ -63,7 +63,7 @@ def measure_seed(
     folder: Path, *, seed: int, config: Path, changes: Sequence[str]
 ) -> dict[str, float]:
     """Train with and without imitation, and take the trial away."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
     # Side by side: each engine takes one core.
     with ThreadPool(2) as pool:
@@ -85,7 +85,7 @@ def measure_seed(
         "no_trial_at_test": stripped["trained"]["value"],
         "unseen_way": unseen["trained"]["value"],
         "tasks": both["after"]["count"],
-        "minutes": (time.monotonic() - begun) / 60,
+        "minutes": (time.monotonic() - started_at) / 60,
     }
 
 

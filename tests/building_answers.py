@@ -14,8 +14,8 @@ from typing import Any
 from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint import Scenario
 from trustee.environments.executable.building.candidate import Decomposition, Part
-from trustee.environments.simulator import Simulator, Voice
-from trustee.types import Blame
+from trustee.environments.simulator import RoleSampling, Simulator
+from trustee.types import Role
 
 Answer = dict[str, Any]
 Script = Callable[[Request], Answer]
@@ -217,5 +217,10 @@ def script_builder(**changed: Script) -> ScriptedEngine:
 
 def make_simulator(engine: ScriptedEngine, *, tries: int = 1) -> Simulator:
     """Make a simulator in which every role may speak at length."""
-    voice = Voice(temperature=0.7, max_tokens=4000)
-    return Simulator(engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=tries)
+    role_sampling = RoleSampling(temperature=0.7, max_tokens=4000)
+    return Simulator(
+        engine,
+        scripted_renderer(),
+        sampling_by_role=dict.fromkeys(Role, role_sampling),
+        tries=tries,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Tool, Turn
 
@@ -38,12 +38,12 @@ class Table(Record, frozen=True):
 class Dice(Record, frozen=True, tag="dice", tag_field="kind"):
     """The world of dice."""
 
-    drafts: int | None = None
+    specs: int | None = None
     """Tasks until the source is exhausted; None is no end."""
 
     def source(self, *, seed: int, held_out: bool = False) -> DiceSource:
         """Make the source of tasks; in training the pips add up to an odd number, else not."""
-        return DiceSource(seed=seed, drafts=self.drafts, odd=not held_out)
+        return DiceSource(seed=seed, specs=self.specs, odd=not held_out)
 
     def environment(self, task: Task, services: Services) -> DiceEnvironment:
         """Make the environment of one episode."""
@@ -53,31 +53,31 @@ class Dice(Record, frozen=True, tag="dice", tag_field="kind"):
 class DiceSource:
     """Rolls dice."""
 
-    def __init__(self, *, seed: int, drafts: int | None, odd: bool) -> None:
+    def __init__(self, *, seed: int, specs: int | None, odd: bool) -> None:
         self._seed = seed
         self._odd = odd
-        self._drafts = drafts
+        self._specs = specs
         self.drawn = 0
         self.observed: list[int] = []
         """Ids of the groups that it was shown."""
 
-    def draw(self) -> Draft | None:
+    def draw(self) -> TaskSpec | None:
         """Draw the next draft."""
-        if self.drawn == self._drafts:
+        if self.drawn == self._specs:
             return None
         self.drawn += 1
         seed = random.Random(f"{self._seed} {self.drawn}").randrange(1 << 31)
-        return Draft(id=f"dice-{self.drawn}", seed=seed, difficulty=1)
+        return TaskSpec(id=f"dice-{self.drawn}", seed=seed, difficulty=1)
 
-    async def write(self, draft: Draft, services: Services) -> Task:
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Cover three different dice."""
         rolls = [pips for pips in permutations(range(1, 7), 3) if sum(pips) % 2 == self._odd]
-        table = Table(pips=random.Random(draft.seed).choice(rolls))
+        table = Table(pips=random.Random(spec.seed).choice(rolls))
         return Task(
-            id=draft.id,
+            id=spec.id,
             messages=(Message(role="user", content="keep the highest of the dice 1, 2 and 3"),),
             tools=TOOLS,
-            difficulty=draft.difficulty,
+            difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(table),
         )
 

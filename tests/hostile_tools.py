@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
-from trustee.sandbox.calls import Outcome
+from trustee.sandbox.calls import CallResult
 
 FOLDER = Path(__file__).parent / "data" / "hostile"
 ENDS = {"gave": "", "hid": "denied", "raised": "", "refused": "denied"}
@@ -43,12 +43,12 @@ class Attack(NamedTuple):
         """Write the attack as a tool."""
         return self._fill(f"def NAME():\n{textwrap.indent(self.body, '    ')}", folder)
 
-    def outcome(self, folder: Path) -> Outcome:
+    def outcome(self, folder: Path) -> CallResult:
         """Say what must come of it."""
         ok = self.end in ("gave", "hid")
         text = self.text if ok else f"an error occurred when calling NAME: {self.text}"
         breach = ENDS.get(self.end, self.end)
-        return Outcome(text=self._fill(text, folder), ok=ok, breach=breach)
+        return CallResult(text=self._fill(text, folder), ok=ok, breach=breach)
 
     def _fill(self, text: str, folder: Path) -> str:
         """Fill both slots."""

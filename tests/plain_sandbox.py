@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from trustee.sandbox.calls import Outcome
+from trustee.sandbox.calls import CallResult
 
 
 class PlainWorker:
@@ -18,7 +18,7 @@ class PlainWorker:
         self._published = published
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> CallResult:
         self.calls.append((name, dict(arguments)))
         seen: dict[str, Any] = {}
         tool = seen if not self._published else {}
@@ -27,9 +27,9 @@ class PlainWorker:
             value = tool[name](**arguments)
         except Exception as error:  # noqa: BLE001  # whatever a tool raises is its answer
             why = f"{type(error).__name__}: {error}"
-            return Outcome(text=f"an error occurred when calling {name}: {why}", ok=False)
+            return CallResult(text=f"an error occurred when calling {name}: {why}", ok=False)
         text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-        return Outcome(text=str(text), ok=True)
+        return CallResult(text=str(text), ok=True)
 
 
 class PlainSandbox:

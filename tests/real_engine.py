@@ -39,7 +39,7 @@ def trainer_spec(optimizer: str = "adamw8bit") -> TrainerSpec:
         optimizer=optimizer,
         betas=(0.9, 0.99),
         weight_decay=0.0,
-        checkpointing="recompute",
+        activation_checkpointing="recompute",
         head_chunk=16,
         mlp_tile=0,
     )

@@ -54,7 +54,7 @@ class Both(ScriptedEngine):
         self.finish = self.learner.finish
         self.save = self.learner.save
         self.load = self.learner.load
-        self.adopt = self.learner.adopt
+        self.load_adapter = self.learner.load_adapter
         self.adjust = self.learner.adjust
         self.built: list[tuple[Any, Any]] = []
 

@@ -29,11 +29,11 @@ from trustee.environments.micro.world import (
     write_intent,
 )
 from trustee.environments.simulated.curriculum import Aspects
-from trustee.environments.simulator import Simulator, Voice
-from trustee.types import Blame, ExpectedCall
+from trustee.environments.simulator import RoleSampling, Simulator
+from trustee.types import ExpectedCall, Role
 
 Policy = Callable[[Request], str]
-Role = Literal["writer", "user", "tool", "judge", "policy"]
+Speaker = Literal["writer", "user", "tool", "judge", "policy"]
 
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -42,13 +42,18 @@ MALFORMED = "<tool_call>{'name': look}</tool_call>"
 
 def make_simulator(engine: Engine, *, tries: int = 2, max_tokens: int = 900) -> Simulator:
     """Make a simulator whose roles all speak alike."""
-    voice = Voice(temperature=0.0, max_tokens=max_tokens)
-    return Simulator(engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=tries)
+    role_sampling = RoleSampling(temperature=0.0, max_tokens=max_tokens)
+    return Simulator(
+        engine,
+        scripted_renderer(),
+        sampling_by_role=dict.fromkeys(Role, role_sampling),
+        tries=tries,
+    )
 
 
 def cast(policy: Policy) -> Policy:
     """Give a script in which the micro-world's roles play around a policy."""
-    roles: dict[Role, Callable[[Request], str]] = {
+    roles: dict[Speaker, Callable[[Request], str]] = {
         "writer": write_task,
         "user": answer_user,
         "tool": answer_tool,
@@ -58,7 +63,7 @@ def cast(policy: Policy) -> Policy:
     return lambda request: roles[role_of(request)](request)
 
 
-def role_of(request: Request) -> Role:
+def role_of(request: Request) -> Speaker:
     """Say who is to speak."""
     if request.sampling.schema is None:
         return "policy"

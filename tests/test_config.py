@@ -87,12 +87,12 @@ def test_changes_of_a_finished_config() -> None:
         (
             "rollout.group_sze=4",
             "unknown key rollout.group_sze; did you mean group_size? allowed are: group_size, "
-            "groups_per_step, limits, max_lag, parallel, temperature, write_ahead",
+            "groups_per_step, limits, max_off_policy_steps, parallel, temperature, write_ahead",
         ),
         (
             "rollot.group_size=4",
             "unknown key rollot; did you mean rollout? allowed are: build, collect, engine, "
-            "env, eval, eval_env, gates, imitate, learn, model, rollout, run, sandbox, "
+            "env, eval, eval_env, gates, learn, model, rollout, run, sandbox, sft, "
             "simulator, watch, watchdog",
         ),
         (
@@ -142,7 +142,10 @@ def test_wrong_type(change: str, message: str) -> None:
         ("run.keep_checkpoints=0", "run.keep_checkpoints: Expected `int` >= 1; given 0"),
         ("rollout.group_size=1", "rollout.group_size: Expected `int` >= 2; given 1"),
         ("rollout.groups_per_step=0", "rollout.groups_per_step: Expected `int` >= 1; given 0"),
-        ("rollout.max_lag=-1", "rollout.max_lag: Expected `int` >= 0; given -1"),
+        (
+            "rollout.max_off_policy_steps=-1",
+            "rollout.max_off_policy_steps: Expected `int` >= 0; given -1",
+        ),
         ("rollout.temperature=0", "rollout.temperature: Expected `float` > 0.0; given 0"),
         ("rollout.limits.turns=0", "rollout.limits.turns: Expected `int` >= 1; given 0"),
         ("rollout.limits.tokens=0", "rollout.limits.tokens: Expected `int` >= 1; given 0"),

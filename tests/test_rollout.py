@@ -14,22 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
-from trustee.algorithm.batch import cut
+from trustee.algorithm.batch import to_sample
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
 from trustee.engine.scripted import STOP, Request, Script, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Opening, Reply, Services
-from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import EngineError, SimulatorError
 from trustee.rollout import Limits, play_episode
 from trustee.types import (
     Adapter,
-    Blame,
     Completion,
     ExpectedCall,
     Message,
+    Role,
     Score,
     Stop,
     Task,
@@ -131,7 +131,7 @@ async def test_finished_episode_is_scored_and_closed() -> None:
         played.reward,
         played.notes,
         played.failure,
-        played.blame,
+        played.failed_by,
     )
     assert ("g/m", "t", 3) == (played.id, played.task_id, len(played.turns))
 
@@ -212,8 +212,8 @@ async def test_limit_of_seconds(place: str) -> None:
         "not finished in 0.05 s (rollout.limits.seconds); it waited for "
         f"{waited_for.get(place, 'the score')}"
     )
-    assert (Blame.ENGINE, message) == (played.failure.blame, played.failure.message)
-    assert (Stop.FAILED, {}, Blame.ENGINE) == (played.stop, played.rewards, played.blame)
+    assert (Role.ENGINE, message) == (played.failure.source, played.failure.message)
+    assert (Stop.FAILED, {}, Role.ENGINE) == (played.stop, played.rewards, played.failed_by)
     assert {"open": 0, "reply": 0, "score": 3}[place] == len(played.turns)
     assert 1 == probe.events.count("aclose")
 
@@ -247,25 +247,25 @@ async def test_limit_of_a_turn(place: str, waited_for: str) -> None:
         limits=Limits(turns=5, tokens=200, turn_seconds=0.05, seconds=20),
     )
     assert played.failure is not None
-    assert (Blame.ENGINE, "EngineError") == (played.failure.blame, played.failure.kind)
+    assert (Role.ENGINE, "EngineError") == (played.failure.source, played.failure.kind)
     assert played.failure.message == (
         f"turn 0 took more than 0.05 s (rollout.limits.turn_seconds); it waited for {waited_for}"
     )
 
 
 @pytest.mark.parametrize("place", ["open", "reply", "score"])
-@pytest.mark.parametrize("blame", [Blame.USER, Blame.TOOL, Blame.JUDGE])
-async def test_spoiled_episode_names_its_blame(place: str, blame: Blame) -> None:
+@pytest.mark.parametrize("role", [Role.USER, Role.TOOL, Role.JUDGE])
+async def test_failed_episode_names_its_source(place: str, role: Role) -> None:
     """Whoever spoiled an episode is named; there is no reward, and the turns so far are kept."""
-    probe = Probe(faults={place: SimulatorError("said nothing", blame=blame)})
+    probe = Probe(faults={place: SimulatorError("said nothing", source=role)})
     played = await play(probe)
     assert played.failure is not None
-    assert (blame, "SimulatorError", "said nothing") == (
-        played.failure.blame,
+    assert (role, "SimulatorError", "said nothing") == (
+        played.failure.source,
         played.failure.kind,
         played.failure.message,
     )
-    assert (blame, Stop.FAILED, {}) == (played.blame, played.stop, played.rewards)
+    assert (role, Stop.FAILED, {}) == (played.failed_by, played.stop, played.rewards)
     assert 1 == probe.events.count("aclose")
 
 
@@ -276,13 +276,13 @@ async def test_engine_that_dies_is_to_blame() -> None:
         raise EngineError("gone")
 
     played = await play(Probe(), engine=ScriptedEngine(die))
-    assert (Blame.ENGINE, Stop.FAILED) == (played.blame, played.stop)
+    assert (Role.ENGINE, Stop.FAILED) == (played.failed_by, played.stop)
 
 
 @pytest.mark.parametrize("place", ["open", "reply", "score", "aclose"])
 @pytest.mark.parametrize("bug", [KeyError("no such field"), TimeoutError("a socket of its own")])
 async def test_bug_of_an_environment_crashes(place: str, bug: Exception) -> None:
-    """A bug is no spoiled episode, even a timeout that is not the deadline; all is still closed."""
+    """A bug is no failed episode, even a timeout that is not the deadline; all is still closed."""
     probe = Probe(faults={place: bug})
     with pytest.raises(type(bug)) as caught:
         await play(probe)
@@ -353,7 +353,7 @@ SIMULATED = Task(
     tools=(MICRO["set_lamp"], MICRO["read_lamp"]),
     difficulty=1,
     hidden=msgspec.to_builtins(
-        Hidden(
+        HiddenSimulated(
             intent="XINTENT XPLACE",
             persona="XPERSONA",
             expected_calls=(
@@ -415,7 +415,7 @@ def test_every_sampled_id_is_trained_exactly_once(seed: int) -> None:
     """
     engine = Recorder(say_anything)
     played = anyio.run(lambda: play_simulated(engine, seed=seed))
-    sample = cut(played, advantage=1.0)
+    sample = to_sample(played, advantage=1.0)
     trained = [i for i, masked in zip(sample.ids, sample.mask, strict=True) if masked]
     assert [i for completion in engine.completions for i in completion.ids] == trained
     so_far: tuple[int, ...] = ()

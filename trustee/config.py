@@ -25,13 +25,13 @@ from trustee.engine.watchdog import WatchdogConfig
 from trustee.environments import WorldConfig
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import Voice
+from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import EvalConfig
 from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
-from trustee.sft.train import ImitateConfig
+from trustee.sft.train import SftConfig
 from trustee.types import Record
 
 CONFIGS = Path("configs")
@@ -67,11 +67,11 @@ class ModelConfig(Record, frozen=True):
 class SimulatorConfig(Record, frozen=True):
     """How the roles speak."""
 
-    writer: Voice = Voice(temperature=1.0, max_tokens=1024)
-    user: Voice = Voice(temperature=0.7, max_tokens=320)
-    tool: Voice = Voice(temperature=0.3, max_tokens=768)
-    judge: Voice = Voice(temperature=0.0, max_tokens=512)
-    builder: Voice = Voice(temperature=0.8, max_tokens=2048)
+    writer: RoleSampling = RoleSampling(temperature=1.0, max_tokens=1024)
+    user: RoleSampling = RoleSampling(temperature=0.7, max_tokens=320)
+    tool: RoleSampling = RoleSampling(temperature=0.3, max_tokens=768)
+    judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
+    builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
     tries: Annotated[int, Meta(ge=1)] = 3
     """Answers asked for before an episode counts as spoiled."""
 
@@ -89,7 +89,7 @@ class Config(Record, frozen=True):
     sandbox: SandboxConfig = SandboxConfig()
     build: BuildConfig = BuildConfig()
     collect: CollectConfig = CollectConfig()
-    imitate: ImitateConfig = ImitateConfig()
+    sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
     eval_env: WorldConfig | Literal["same"] = "same"
     """World of the held-out tasks; `same` is that of training."""
@@ -161,7 +161,7 @@ def convert(table: dict[str, Any], *, source: str) -> Config:
     try:
         config = msgspec.convert(table, Config)
     except (msgspec.ValidationError, InputError) as error:
-        raise InputError(f"{source}: {explain(str(error), table)}") from error
+        raise InputError(f"{source}: {explain_conversion(str(error), table)}") from error
     room = config.engine.context - config.rollout.limits.tokens
     if room < 1:
         raise InputError(
@@ -179,7 +179,7 @@ def convert(table: dict[str, Any], *, source: str) -> Config:
     return config
 
 
-def explain(error: str, table: dict[str, Any]) -> str:
+def explain_conversion(error: str, table: dict[str, Any]) -> str:
     """Add to a conversion error what was given and what is allowed."""
     found = re.search(r" - at `\$\.?([\w.\[\]]*)`$", error)
     path = found.group(1) if found else ""

@@ -6,7 +6,7 @@
     ├── RunError                    the run cannot go on; exit code 1
     │   ├── EngineDied              the engine's process is gone or silent; it is started once more
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
-    └── EpisodeError                this episode is spoiled, the run goes on
+    └── EpisodeError                this episode has failed, the run goes on
         ├── EngineError
         │   └── ContextError        the prompt does not fit the engine's context
         └── SimulatorError          a role gave no usable answer within its tries
@@ -18,7 +18,7 @@ place it in the tree above, say in one sentence when it is raised, let it carry 
 
 from __future__ import annotations
 
-from trustee.types import Blame
+from trustee.types import Role
 
 
 class TrusteeError(Exception):
@@ -46,9 +46,9 @@ class OutOfMemory(RunError):
 
 
 class EpisodeError(TrusteeError):
-    """One episode is spoiled by somebody other than the policy."""
+    """One episode has failed by somebody other than the policy."""
 
-    blame: Blame = Blame.ENGINE
+    source: Role = Role.ENGINE
 
 
 class EngineError(EpisodeError):
@@ -62,6 +62,6 @@ class ContextError(EngineError):
 class SimulatorError(EpisodeError):
     """A role of the simulator gave no usable answer within its tries."""
 
-    def __init__(self, message: str, *, blame: Blame) -> None:
+    def __init__(self, message: str, *, source: Role) -> None:
         super().__init__(message)
-        self.blame = blame
+        self.source = source

@@ -1,4 +1,4 @@
-"""Playing one episode: the only place that owns limits, and the only catcher of spoiled episodes.
+"""Playing one episode: the only place that owns limits, and the only catcher of failed episodes.
 
 Token in, token out: the engine's ids are kept as sampled, and only what the environment says is
 rendered and appended. The environment sees messages, the engine sees ids.
@@ -19,12 +19,12 @@ from trustee.environments.protocol import Environment
 from trustee.errors import EngineError, EpisodeError
 from trustee.types import (
     Adapter,
-    Blame,
     Call,
     Completion,
     Failure,
     Message,
     Record,
+    Role,
     Score,
     Stop,
     Task,
@@ -58,13 +58,14 @@ class RolloutConfig(Record, frozen=True):
     """Episodes per task; one alone has nothing to be compared with."""
     groups_per_step: Annotated[int, Meta(ge=1)] = 16
     """Tasks per optimiser step."""
-    max_lag: Annotated[int, Meta(ge=0)] = 1
+    max_off_policy_steps: Annotated[int, Meta(ge=0)] = 1
     """Steps by which a group may be older than the policy it trains; 0 waits for each step."""
     write_ahead: Annotated[int, Meta(ge=0)] = 8
     """Tasks written before there is a slot to play them in, so that writing fills the engine where
     episodes leave it idle. Their difficulty is older by as much."""
     parallel: Annotated[int, Meta(ge=0)] = 0
-    """Episodes at once; 0 is no bound but the slots: (max_lag + 1) x groups x group size."""
+    """Episodes at once; 0 is no bound but the slots: (max_off_policy_steps + 1) x groups x group
+    size."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     """At 1 the engine's raw logprobs are those of the sampling distribution."""
     limits: Limits = Limits()
@@ -72,7 +73,7 @@ class RolloutConfig(Record, frozen=True):
     @property
     def slots(self) -> int:
         """Groups under way at once."""
-        return (self.max_lag + 1) * self.groups_per_step
+        return (self.max_off_policy_steps + 1) * self.groups_per_step
 
     @property
     def episodes(self) -> int:
@@ -80,8 +81,8 @@ class RolloutConfig(Record, frozen=True):
         return self.parallel or self.slots * self.group_size
 
 
-class Renderer(Protocol):
-    """The part of `rendering.Renderer` that playing needs."""
+class EpisodeRenderer(Protocol):
+    """The part of `rendering.EpisodeRenderer` that playing needs."""
 
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """Render the first prompt."""
@@ -102,7 +103,7 @@ class Renderer(Protocol):
         ...
 
 
-class Progress:
+class EpisodeProgress:
     """The turns of an episode so far, kept outside it so that a failure loses none."""
 
     def __init__(self) -> None:
@@ -119,7 +120,7 @@ async def play_episode(
     *,
     trajectory_id: str,
     engine: Engine,
-    renderer: Renderer,
+    renderer: EpisodeRenderer,
     adapter: Adapter | None,
     limits: Limits,
     temperature: float,
@@ -134,7 +135,7 @@ async def play_episode(
             deadline become a `Trajectory.failure`.
     """
     environment = make_environment(random.Random(seed))
-    progress = Progress()
+    progress = EpisodeProgress()
     failure: Failure | None = None
     try:
         with clock.limit(limits.seconds) as deadline:
@@ -157,9 +158,9 @@ async def play_episode(
                 f"not finished in {limits.seconds:g} s (rollout.limits.seconds); "
                 f"it waited for {progress.waits_for}"
             )
-            failure = Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
+            failure = Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
     except EpisodeError as error:
-        failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+        failure = Failure(source=error.source, kind=type(error).__name__, message=str(error))
     finally:
         with anyio.move_on_after(CLOSING_SECONDS, shield=True):
             await environment.aclose()
@@ -177,11 +178,11 @@ async def play_episode(
 
 async def _play(
     environment: Environment,
-    progress: Progress,
+    progress: EpisodeProgress,
     *,
     trajectory_id: str,
     engine: Engine,
-    renderer: Renderer,
+    renderer: EpisodeRenderer,
     adapter: Adapter | None,
     limits: Limits,
     temperature: float,

@@ -144,7 +144,7 @@ class Stop(StrEnum):
     """Something other than the policy spoiled it; see `Trajectory.failure`."""
 
 
-class Blame(StrEnum):
+class Role(StrEnum):
     """Who spoiled an episode."""
 
     POLICY = "policy"
@@ -159,7 +159,7 @@ class Blame(StrEnum):
 class Failure(Record, frozen=True):
     """Why a trajectory carries no reward."""
 
-    blame: Blame
+    source: Role
     kind: str
     message: str
 
@@ -186,11 +186,11 @@ class Trajectory(Record, frozen=True):
     failure: Failure | None = None
 
     @property
-    def blame(self) -> Blame | None:
+    def failed_by(self) -> Role | None:
         """Who spoiled the episode, or the policy where it failed the task; None for a success."""
         if self.failure is not None:
-            return self.failure.blame
-        return None if self.success else Blame.POLICY
+            return self.failure.source
+        return None if self.success else Role.POLICY
 
     @property
     def success(self) -> bool:
@@ -212,7 +212,7 @@ class Group(Record, frozen=True):
     """The trajectories of one task, in member order."""
 
     id: int
-    """Counts the drafts of a run from 0, in the order they were drawn."""
+    """Counts the task specs of a run from 0, in the order they were drawn."""
     version: int
     """The version that was current when the group began."""
     task: Task | None
@@ -222,7 +222,7 @@ class Group(Record, frozen=True):
     """Why there is no task."""
 
     @property
-    def sound(self) -> tuple[Trajectory, ...]:
+    def valid(self) -> tuple[Trajectory, ...]:
         """The members that nobody else spoiled: they alone train and steer."""
         return tuple(t for t in self.trajectories if t.failure is None)
 

@@ -46,7 +46,7 @@ from trustee.planning.ledger import (
     make_ledger,
 )
 from trustee.planning.plan import find_changes, read_budget
-from trustee.planning.shapes import Shape, find_shape
+from trustee.planning.shapes import ModelShape, find_shape
 from trustee.types import Adapter
 
 CARD = "RTX 3090"
@@ -86,12 +86,12 @@ ON_CPU = Sizes(sequences=(1, 4), decoded=8, prompts=(128,), lengths=(128, 256), 
 
 
 @dataclass
-class Patient:
+class FullSizeExam:
     """An engine of full size, with what its checks need."""
 
     config: Config
     sizes: Sizes
-    shape: Shape
+    shape: ModelShape
     engine: VllmEngine
     subject: Subject
     folder: Path
@@ -160,37 +160,37 @@ async def check_first(setting: Setting, model: Path, speed: dict[str, float]) ->
         "mismatch_8b": check_mismatch,
         "train_8b": check_training,
     }
-    begun = time.monotonic()
+    started_at = time.monotonic()
     try:
-        async with start(setting, config, model, speed) as patient:
+        async with start(setting, config, model, speed) as exam:
             for name, check in checks.items():
-                await report(setting, name, partial(check, patient))
+                await report(setting, name, partial(check, exam))
     except Exception as error:  # noqa: BLE001, it is told as the check's result
-        failure = f"the engine failed after {time.monotonic() - begun:.0f} s: {error!r}"[:1500]
+        failure = f"the engine failed after {time.monotonic() - started_at:.0f} s: {error!r}"[:1500]
 
-        async def tell() -> Figures:
+        async def emit() -> Figures:
             return {"problems": [failure]}
 
-        await report(setting, next(name for name in FIRST if setting.wants(name)), tell)
+        await report(setting, next(name for name in FIRST if setting.wants(name)), emit)
 
 
 async def check_second(setting: Setting, model: Path, speed: dict[str, float]) -> Figures:
     """Start once more, as planned for a longer context, and train at that length."""
     config = longer_config(full_config(setting, model), sizes_of(setting), find_shape(str(model)))
     cached = count_cache()
-    async with start(setting, config, model, speed) as patient:
-        held = await held_bytes(patient)
-        trained = await time_lengths(patient, (patient.sizes.longest,))
-        after = await held_bytes(patient)
+    async with start(setting, config, model, speed) as exam:
+        held = await held_bytes(exam)
+        trained = await time_lengths(exam, (exam.sizes.longest,))
+        after = await held_bytes(exam)
     figures = {
-        "load_s": patient.started_s,
+        "load_s": exam.started_s,
         "cached_bytes": cached,
         "settings": describe(config),
         "at_start": held,
         "lengths": trained,
         "after": after,
     }
-    problems = hold_against_plan(make_ledger(patient.shape, read_budget(config)), held, after)
+    problems = hold_against_plan(make_ledger(exam.shape, read_budget(config)), held, after)
     if setting.device == "cuda" and not cached:
         problems.append("the first start left no cache of the quantised base")
     return {**round_all(figures), "problems": problems}
@@ -214,7 +214,7 @@ def full_config(setting: Setting, model: Path) -> Config:
     return read_config(ROOT / "configs" / name, [f"model.path={model}", *changes, *setting.changes])
 
 
-def longer_config(config: Config, sizes: Sizes, shape: Shape) -> Config:
+def longer_config(config: Config, sizes: Sizes, shape: ModelShape) -> Config:
     """Give what the plan proposes for a longer context."""
     longer = apply_changes(
         config, [f"engine.context={sizes.longest}", f"learn.micro_tokens={sizes.longest}"]
@@ -238,19 +238,19 @@ def describe(config: Config) -> dict[str, Any]:
 @asynccontextmanager
 async def start(
     setting: Setting, config: Config, model: Path, speed: dict[str, float]
-) -> AsyncIterator[Patient]:
+) -> AsyncIterator[FullSizeExam]:
     """Start the engine of a config."""
     timings: list[RequestTiming] = []
     folder = setting.scratch / "full-adapters"
     folder.mkdir(parents=True, exist_ok=True)
-    idle, begun = taken_of_card(), time.monotonic()
+    idle, started_at = taken_of_card(), time.monotonic()
     async with VllmEngine(
         config.engine, trainer_spec(config, model), observer=timings.append
     ) as engine:
-        started = time.monotonic() - begun
+        started = time.monotonic() - started_at
         # Random weights end an answer at random; speeds need answers of one length.
         usual = engine._params
-        patient = Patient(
+        exam = FullSizeExam(
             config=config,
             sizes=sizes_of(setting),
             shape=find_shape(str(model)),
@@ -263,36 +263,36 @@ async def start(
             timings=timings,
         )
         engine._params = partial(usual, ignore_eos=True)
-        yield patient
+        yield exam
 
 
-async def check_load(patient: Patient) -> Figures:
+async def check_load(exam: FullSizeExam) -> Figures:
     """Hold what the card holds against the ledger: after the start, and after the longest pass."""
-    ledger = make_ledger(patient.shape, read_budget(patient.config))
-    held = await held_bytes(patient)
-    context = patient.config.engine.context
-    await patient.ask(patient.prompt(context - 32), 8, adapter=None)
-    await time_lengths(patient, (context,))
-    after = await held_bytes(patient)
+    ledger = make_ledger(exam.shape, read_budget(exam.config))
+    held = await held_bytes(exam)
+    context = exam.config.engine.context
+    await exam.ask(exam.prompt(context - 32), 8, adapter=None)
+    await time_lengths(exam, (context,))
+    after = await held_bytes(exam)
     figures = {
-        "load_s": patient.started_s,
+        "load_s": exam.started_s,
         "cached_bytes": count_cache(),
-        "settings": describe(patient.config),
+        "settings": describe(exam.config),
         "at_start": held,
         "after": after,
         "planned": {"peak": ledger.peak, "usable": usable(), **ledger.sizes()},
     }
-    if patient.speed:
+    if exam.speed:
         problems = hold_against_plan(ledger, held, after)
     else:
         figures["counted"], problems = count_on_meta()
     return {**round_all(figures), "problems": problems}
 
 
-async def held_bytes(patient: Patient) -> dict[str, int]:
+async def held_bytes(exam: FullSizeExam) -> dict[str, int]:
     """Give what torch holds, and what the driver says is taken of the card."""
-    held = await patient.engine.memory()
-    return held | ({"card": taken_of_card() - patient.idle} if patient.speed else {})
+    held = await exam.engine.memory()
+    return held | ({"card": taken_of_card() - exam.idle} if exam.speed else {})
 
 
 def taken_of_card() -> int:
@@ -359,121 +359,121 @@ def count_on_meta() -> tuple[dict[str, int], list[str]]:
     return counted, problems
 
 
-async def train_a_version(patient: Patient) -> None:
+async def train_a_version(exam: FullSizeExam) -> None:
     """Publish a fresh version and one after a few steps, once."""
-    if patient.state.get("trained"):
+    if exam.state.get("trained"):
         return
-    await patient.engine.publish(patient.subject.adapter(FRESH))
-    await patient.subject.train(3, rate=2e-4)
-    await patient.engine.publish(patient.trained)
-    patient.state["trained"] = True
+    await exam.engine.publish(exam.subject.adapter(FRESH))
+    await exam.subject.train(3, rate=2e-4)
+    await exam.engine.publish(exam.trained)
+    exam.state["trained"] = True
 
 
-async def check_decode(patient: Patient) -> Figures:
+async def check_decode(exam: FullSizeExam) -> Figures:
     """Measure tokens a second by sequences at once, against the time that reading bytes takes."""
-    await train_a_version(patient)
+    await train_a_version(exam)
     figures: Figures = {}
-    for voice, adapter in {"base": None, "adapter": patient.trained}.items():
-        by_count = {str(n): await time_decode(patient, n, adapter) for n in patient.sizes.sequences}
+    for voice, adapter in {"base": None, "adapter": exam.trained}.items():
+        by_count = {str(n): await time_decode(exam, n, adapter) for n in exam.sizes.sequences}
         figures[voice] = by_count
-    return {**round_all({"measured": patient.speed, **figures}), "problems": []}
+    return {**round_all({"measured": exam.speed, **figures}), "problems": []}
 
 
-async def time_decode(patient: Patient, count: int, adapter: Adapter | None) -> dict[str, float]:
+async def time_decode(exam: FullSizeExam, count: int, adapter: Adapter | None) -> dict[str, float]:
     """Decode so many sequences at once."""
-    tokens, prompt = patient.sizes.decoded, 32
+    tokens, prompt = exam.sizes.decoded, 32
     for _ in range(2):
         # The first round pays for what this size needs once.
-        patient.timings.clear()
+        exam.timings.clear()
         async with anyio.create_task_group() as tasks:
             for number in range(count):
-                ids = [10 + number, *patient.prompt(prompt - 1)]
-                tasks.start_soon(partial(patient.ask, ids, tokens, adapter=adapter))
-    step = median(t.decode_s / (t.completion_tokens - 1) for t in patient.timings)
+                ids = [10 + number, *exam.prompt(prompt - 1)]
+                tasks.start_soon(partial(exam.ask, ids, tokens, adapter=adapter))
+    step = median(t.decode_s / (t.completion_tokens - 1) for t in exam.timings)
     found = {"tokens_per_s": count / step, "step_ms": 1e3 * step}
-    if patient.speed:
-        least = step_bytes(patient, count, prompt + tokens / 2) / patient.speed["bytes_per_s"]
+    if exam.speed:
+        least = step_bytes(exam, count, prompt + tokens / 2) / exam.speed["bytes_per_s"]
         found |= {"share_of_limit": least / step}
     return found
 
 
-def step_bytes(patient: Patient, count: int, length: float) -> float:
+def step_bytes(exam: FullSizeExam, count: int, length: float) -> float:
     """Give the bytes that one decoding step must read: weights but for the embedding, and KV."""
-    shape = patient.shape
-    weights = {e.name: e.bytes for e in list_weights(shape, weights=patient.config.engine.weights)}
+    shape = exam.shape
+    weights = {e.name: e.bytes for e in list_weights(shape, weights=exam.config.engine.weights)}
     read = weights["linear layers"] + weights["quantisation scales"]
     return read + 2 * shape.vocab * shape.hidden + count * length * kv_token_bytes(shape)
 
 
-async def check_prefill(patient: Patient) -> Figures:
+async def check_prefill(exam: FullSizeExam) -> Figures:
     """Measure prompt tokens read in a second."""
-    await train_a_version(patient)
+    await train_a_version(exam)
     figures: Figures = {}
-    for voice, adapter in {"base": None, "adapter": patient.trained}.items():
-        for length in patient.sizes.prompts:
+    for voice, adapter in {"base": None, "adapter": exam.trained}.items():
+        for length in exam.sizes.prompts:
             rates = []
             for _ in range(3):
-                patient.timings.clear()
-                await patient.ask(patient.prompt(length), 2, adapter=adapter)
-                (timing,) = patient.timings
+                exam.timings.clear()
+                await exam.ask(exam.prompt(length), 2, adapter=adapter)
+                (timing,) = exam.timings
                 rates.append((length - timing.cached_tokens) / timing.prefill_s)
             figures[f"{voice}_{length}"] = {"tokens_per_s": max(rates)}
     return {**round_all(figures), "problems": []}
 
 
-async def check_publish(patient: Patient) -> Figures:
+async def check_publish(exam: FullSizeExam) -> Figures:
     """Measure publishing."""
     seconds = []
     for version in range(50, 54):
-        adapter = patient.subject.adapter(version)
-        begun = time.monotonic()
-        await patient.engine.publish(adapter)
-        seconds.append(time.monotonic() - begun)
-        await patient.engine.retire(adapter)
+        adapter = exam.subject.adapter(version)
+        started_at = time.monotonic()
+        await exam.engine.publish(adapter)
+        seconds.append(time.monotonic() - started_at)
+        await exam.engine.retire(adapter)
         shutil.rmtree(adapter.path, ignore_errors=True)
     return {**round_all({"first_s": seconds[0], "least_s": min(seconds[1:])}), "problems": []}
 
 
-async def check_mismatch(patient: Patient) -> Figures:
+async def check_mismatch(exam: FullSizeExam) -> Figures:
     """Hold the engine's logprobs against the trainer's."""
-    await train_a_version(patient)
+    await train_a_version(exam)
     gaps = {
-        str(version): await patient.subject.gap_sampled(version, tokens=patient.sizes.decoded)
+        str(version): await exam.subject.gap_sampled(version, tokens=exam.sizes.decoded)
         for version in (BASE, TRAINED)
     }
     return {**round_all({"mean_gap": gaps}), "problems": name_gaps(gaps)}
 
 
-async def check_training(patient: Patient) -> Figures:
+async def check_training(exam: FullSizeExam) -> Figures:
     """Measure training by length."""
     return {
-        "lengths": round_all(await time_lengths(patient, patient.sizes.lengths)),
+        "lengths": round_all(await time_lengths(exam, exam.sizes.lengths)),
         "problems": [],
     }
 
 
-async def time_lengths(patient: Patient, lengths: Sequence[int]) -> dict[str, dict[str, float]]:
+async def time_lengths(exam: FullSizeExam, lengths: Sequence[int]) -> dict[str, dict[str, float]]:
     """Time a micro-batch of one sample of each length, short ones first, for peaks only grow."""
     rng = random.Random("lengths")
     found: dict[str, dict[str, float]] = {}
-    recompute = patient.config.learn.checkpointing != "off"
-    most = patient.config.rollout.limits.turns * patient.config.rollout.limits.tokens
+    recompute = exam.config.learn.activation_checkpointing != "off"
+    most = exam.config.rollout.limits.turns * exam.config.rollout.limits.tokens
     for length in sorted(lengths):
         share = min(0.95, most / length)
-        samples = make_samples(1, length=length, trained=share, vocab=patient.shape.vocab, rng=rng)
-        loss = patient.config.learn.loss
-        await time_step(patient.engine, samples, loss=loss, micros=1)
-        seconds, finish = await time_step(patient.engine, samples, loss=loss, micros=2)
+        samples = make_samples(1, length=length, trained=share, vocab=exam.shape.vocab, rng=rng)
+        loss = exam.config.learn.loss
+        await time_step(exam.engine, samples, loss=loss, micros=1)
+        seconds, finish = await time_step(exam.engine, samples, loss=loss, micros=2)
         flops = (2 * length / seconds) * count_operations(
-            patient.shape, length=length, trained=share, recompute=recompute
+            exam.shape, length=length, trained=share, recompute=recompute
         )
         found[str(length)] = {
             "micro_s": seconds / 2,
             "tokens_per_s": 2 * length / seconds,
             "finish_s": finish,
             "tflops": flops / 1e12,
-            **{f"torch_{name}": size for name, size in (await held_bytes(patient)).items()},
+            **{f"torch_{name}": size for name, size in (await held_bytes(exam)).items()},
         }
-        if patient.speed:
-            found[str(length)]["share_of_product"] = flops / patient.speed["flops"]
+        if exam.speed:
+            found[str(length)]["share_of_product"] = flops / exam.speed["flops"]
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trustee.engine.model_files import TINY
-from trustee.planning.shapes import PACKAGED, Shape, read_shape
+from trustee.planning.shapes import PACKAGED, ModelShape, read_shape
 
 ROOT = Path(__file__).parents[2]
 FULL = "Qwen/Qwen3-8B"
@@ -90,7 +90,7 @@ def read_full() -> dict[str, Any]:
     return config
 
 
-def write_random(folder: Path, shape: Shape, *, shard_bytes: int = SHARD_BYTES) -> None:
+def write_random(folder: Path, shape: ModelShape, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write random bf16 weights, shard by shard; the index comes last."""
     files: dict[str, str] = {}
     for number, names in enumerate(_cut(shape, shard_bytes)):
@@ -101,7 +101,7 @@ def write_random(folder: Path, shape: Shape, *, shard_bytes: int = SHARD_BYTES) 
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def tensor_shape(shape: Shape, name: str) -> tuple[int, ...]:
+def tensor_shape(shape: ModelShape, name: str) -> tuple[int, ...]:
     """Give the shape of a tensor by its name in a checkpoint."""
     own = name.removesuffix(".weight").split(".", 3)[-1]
     if own in shape.linears and name.endswith(".weight"):
@@ -111,7 +111,7 @@ def tensor_shape(shape: Shape, name: str) -> tuple[int, ...]:
     return (shape.parameters()[name],)
 
 
-def _cut(shape: Shape, limit: int) -> Iterator[list[str]]:
+def _cut(shape: ModelShape, limit: int) -> Iterator[list[str]]:
     names: list[str] = []
     size = 0
     for name, numel in shape.parameters().items():

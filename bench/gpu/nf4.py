@@ -179,9 +179,9 @@ def _micros(function: Callable[..., Any], weights: Sequence[tuple[Any, Any]], de
 
     sweep()
     if device == "cpu":
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         sweep()
-        return 1e6 * (time.perf_counter() - begun) / len(weights)
+        return 1e6 * (time.perf_counter() - started_at) / len(weights)
     torch.cuda.synchronize()
     graph: Any = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -44,7 +44,7 @@ async def report(setting: Setting, name: str, check: Callable[[], Awaitable[Figu
     """Make a check if it is wanted, and print its line."""
     if not setting.wants(name):
         return
-    begun = time.monotonic()
+    started_at = time.monotonic()
     try:
         figures = await check()
     except Exception as error:  # noqa: BLE001, a check's every failure is its result
@@ -53,7 +53,7 @@ async def report(setting: Setting, name: str, check: Callable[[], Awaitable[Figu
     line = {
         "check": name,
         "state": "fail" if figures.get("problems") else "pass",
-        "seconds": round(time.monotonic() - begun, 1),
+        "seconds": round(time.monotonic() - started_at, 1),
         "device": setting.device,
         **figures,
     }

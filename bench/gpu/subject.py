@@ -217,7 +217,7 @@ async def subject(
         optimizer=optimizer,
         betas=(0.9, 0.99),
         weight_decay=0.0,
-        checkpointing="recompute",
+        activation_checkpointing="recompute",
         head_chunk=16,
         mlp_tile=0,
     )

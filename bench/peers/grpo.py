@@ -54,11 +54,11 @@ class Stopwatch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             completions, logprobs = self._function(*args, **kwargs)
         finally:
-            self.seconds += time.monotonic() - begun
+            self.seconds += time.monotonic() - started_at
         self.tokens += sum(map(len, completions))
         self.calls += 1
         return completions, logprobs

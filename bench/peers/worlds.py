@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from trustee.environments.micro.environment import Microworld, MicroworldEnvironment
-from trustee.environments.protocol import Draft, Opening, Reply, Services, TaskSource
+from trustee.environments.protocol import Opening, Reply, Services, TaskSource, TaskSpec
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.types import Completion, Group, Message, Score, Stop, Task, ToolCall, Turn
 
@@ -62,15 +62,15 @@ class Prompts:
         self._tasks = tasks
         self._drawn = 0
 
-    def draw(self) -> Draft:
+    def draw(self) -> TaskSpec:
         """Draw the next task's number."""
         index = self._drawn % len(self._tasks)
         self._drawn += 1
-        return Draft(id=f"prompt-{self._drawn}", seed=index, difficulty=1)
+        return TaskSpec(id=f"prompt-{self._drawn}", seed=index, difficulty=1)
 
-    async def write(self, draft: Draft, services: Services) -> Task:
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Give the task."""
-        return self._tasks[draft.seed]
+        return self._tasks[spec.seed]
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Stay as it is."""

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustee.algorithm.batch import collate, cut, pack, share_out
+from trustee.algorithm.batch import collate, pack, share_out, to_sample
 from trustee.algorithm.prefix_tree import grow_tree
 from trustee.types import Completion, Message, Sample, Stop, Trajectory, Turn
 
@@ -53,7 +53,7 @@ def test_cut_by_hand() -> None:
         version=3,
         trajectory_id="7/2",
     )
-    assert expected == cut(trajectory([(2, 1), (1, 2)]), advantage=-0.75)
+    assert expected == to_sample(trajectory([(2, 1), (1, 2)]), advantage=-0.75)
 
 
 @settings(max_examples=60, deadline=None)
@@ -61,7 +61,7 @@ def test_cut_by_hand() -> None:
 def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
     """The masked ids are the sampled ones in order, each beside its own logprob."""
     episode = trajectory(turns)
-    sample = cut(episode, advantage=1.0)
+    sample = to_sample(episode, advantage=1.0)
     columns = list(zip(sample.ids, sample.mask, sample.logprobs, strict=True))
     assert list(range(sum(map(sum, turns)))) == [i for i, _, _ in columns]
     assert [i for turn in episode.turns for i in turn.completion.ids] == [
@@ -77,9 +77,9 @@ def test_cut_refuses_what_cannot_be_trained() -> None:
     short = Completion(ids=(1, 2), logprobs=(-0.5,), stop="stop", version=3)
     broken = Turn(rendered_ids=turn.rendered_ids, completion=short, message=turn.message)
     with pytest.raises(AssertionError, match="7/2: a completion lacks logprobs"):
-        cut(Trajectory(id="7/2", task_id="t", turns=(broken,), stop=Stop.DONE), advantage=0.0)
+        to_sample(Trajectory(id="7/2", task_id="t", turns=(broken,), stop=Stop.DONE), advantage=0.0)
     with pytest.raises(AssertionError, match="7/2: nothing precedes the first sampled id"):
-        cut(trajectory([(0, 2)]), advantage=0.0)
+        to_sample(trajectory([(0, 2)]), advantage=0.0)
 
 
 def sample_like(*ids: int, name: str = "") -> Sample:

@@ -418,7 +418,7 @@ def figures(sums: LossSums) -> dict[str, float]:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 10_000))
-def test_imitation_is_cross_entropy(lengths: list[int], seed: int) -> None:
+def test_sft_is_cross_entropy(lengths: list[int], seed: int) -> None:
     """With advantages of 1, loss and gradient are those of torch's cross entropy over the step."""
     rng = torch.Generator().manual_seed(seed)
     shape = (len(lengths), 6)

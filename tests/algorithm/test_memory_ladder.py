@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustee.algorithm.learner import Checkpointing
-from trustee.algorithm.memory_ladder import Ladder, Rung, descend
+from trustee.algorithm.learner import ActivationCheckpointing
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel, descend
 from trustee.errors import OutOfMemory, RunError
 
-TOP = Rung(micro_tokens=4096, checkpointing="off", context=1024, parallel=8)
+TOP = MemoryLevel(micro_tokens=4096, activation_checkpointing="off", context=1024, parallel=8)
 FULL = OutOfMemory("tried to allocate 2.00 GiB; torch held 21.50 GiB in tensors")
 
 
 def test_what_is_given_up_in_which_order() -> None:
     """Micro-batches, then layer inputs, then episodes' length, then their number."""
-    ladder = Ladder(TOP, shortest=512)
-    changes = [ladder.descend(FULL, longest=min(1000, ladder.rung.context)) for _ in range(14)]
+    ladder = MemoryLadder(TOP, shortest=512)
+    changes = [ladder.descend(FULL, longest=min(1000, ladder.level.context)) for _ in range(14)]
     with pytest.raises(RunError):
         ladder.descend(FULL, longest=512)
     assert (
@@ -26,8 +26,8 @@ def test_what_is_given_up_in_which_order() -> None:
             "micro-batches of 2048 instead of 4096 ids (learn.micro_tokens)",
             "micro-batches of 1024 instead of 2048 ids (learn.micro_tokens)",
             "micro-batches of 1000 instead of 1024 ids (learn.micro_tokens)",
-            "recompute layer inputs (learn.checkpointing)",
-            "offload layer inputs (learn.checkpointing)",
+            "recompute layer inputs (learn.activation_checkpointing)",
+            "offload layer inputs (learn.activation_checkpointing)",
             "episodes of at most 750 instead of 1024 ids (engine.context)",
             "micro-batches of 750 instead of 1000 ids (learn.micro_tokens)",
             "episodes of at most 562 instead of 750 ids (engine.context)",
@@ -45,9 +45,11 @@ def test_what_is_given_up_in_which_order() -> None:
 
 def test_the_bottom_names_all_figures() -> None:
     """The last refusal says what was given up and what the allocator said."""
-    bottom = Rung(micro_tokens=10, checkpointing="offload", context=10, parallel=1)
+    bottom = MemoryLevel(
+        micro_tokens=10, activation_checkpointing="offload", context=10, parallel=1
+    )
     with pytest.raises(RunError) as caught:
-        Ladder(bottom, shortest=512).descend(FULL, longest=10)
+        MemoryLadder(bottom, shortest=512).descend(FULL, longest=10)
     assert str(caught.value) == (
         "a training step does not fit into memory, whatever is given up (nothing could be): "
         "tried to allocate 2.00 GiB; torch held 21.50 GiB in tensors; "
@@ -56,42 +58,44 @@ def test_the_bottom_names_all_figures() -> None:
 
 
 rungs = st.builds(
-    Rung,
+    MemoryLevel,
     micro_tokens=st.integers(1, 1 << 17),
-    checkpointing=st.sampled_from(["off", "recompute", "offload"]),
+    activation_checkpointing=st.sampled_from(["off", "recompute", "offload"]),
     context=st.integers(1, 1 << 15),
     parallel=st.integers(1, 512),
 )
-ORDER: list[Checkpointing] = ["off", "recompute", "offload"]
+ORDER: list[ActivationCheckpointing] = ["off", "recompute", "offload"]
 
 
-@given(rung=rungs, longest=st.integers(1, 1 << 15), shortest=st.integers(1, 1024))
-def test_each_rung_asks_for_less(rung: Rung, longest: int, shortest: int) -> None:
-    """A rung gives up one thing and nothing grows; the descent always ends."""
+@given(level=rungs, longest=st.integers(1, 1 << 15), shortest=st.integers(1, 1024))
+def test_each_level_asks_for_less(level: MemoryLevel, longest: int, shortest: int) -> None:
+    """A level gives up one thing and nothing grows; the descent always ends."""
     steps = 0
-    while (descent := descend(rung, longest=longest, shortest=shortest)) is not None:
-        below = descent.rung
-        assert below.micro_tokens <= rung.micro_tokens
-        assert below.context <= max(rung.context, shortest)
-        assert below.parallel <= rung.parallel
-        assert ORDER.index(below.checkpointing) >= ORDER.index(rung.checkpointing)
+    while (descent := descend(level, longest=longest, shortest=shortest)) is not None:
+        below = descent.level
+        assert below.micro_tokens <= level.micro_tokens
+        assert below.context <= max(level.context, shortest)
+        assert below.parallel <= level.parallel
+        assert ORDER.index(below.activation_checkpointing) >= ORDER.index(
+            level.activation_checkpointing
+        )
         changed = [
             field
-            for field in Rung.__struct_fields__
-            if getattr(below, field) != getattr(rung, field)
+            for field in MemoryLevel.__struct_fields__
+            if getattr(below, field) != getattr(level, field)
         ]
         assert 1 == len(changed)
-        rung = below
-        longest = min(longest, rung.context)
+        level = below
+        longest = min(longest, level.context)
         steps += 1
         assert steps < 100
 
 
 def test_state_is_restored() -> None:
     """A resumed run stands where it stood, as JSON keeps it."""
-    ladder = Ladder(TOP, shortest=512)
+    ladder = MemoryLadder(TOP, shortest=512)
     ladder.descend(FULL, longest=1000)
     state = msgspec.json.decode(msgspec.json.encode(ladder.state()))
-    other = Ladder(TOP, shortest=512)
+    other = MemoryLadder(TOP, shortest=512)
     other.restore(state)
-    assert (ladder.rung, ladder.changes) == (other.rung, other.changes)
+    assert (ladder.level, ladder.changes) == (other.level, other.changes)

@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
     MicroRequest,
 )
 from trustee.algorithm.loss import LossConfig
-from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.prefix_tree import grow_tree
 from trustee.algorithm.step import (
     LearnConfig,
     StepReport,
-    cut_groups,
-    probe,
+    build_samples,
+    dry_run_largest,
     rate_at,
     rewards_of,
     take_step,
@@ -36,11 +36,11 @@ from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
 from trustee.errors import OutOfMemory, RunError
 from trustee.runs.store import Store, read_lines
 from trustee.types import (
-    Blame,
     Completion,
     Failure,
     Group,
     Message,
+    Role,
     Sample,
     Stop,
     Trajectory,
@@ -49,7 +49,7 @@ from trustee.types import (
 
 pytestmark = pytest.mark.anyio
 
-SPOILED = Failure(blame=Blame.TOOL, kind="SimulatorError", message="said nothing")
+FAILED = Failure(source=Role.TOOL, kind="SimulatorError", message="said nothing")
 
 
 def make_trajectory(
@@ -87,7 +87,7 @@ def make_group(number: int, *rewards: float, **other: Any) -> Group:
 
 def cut_plainly(*groups: Group) -> tuple[list[Sample], int]:
     """Cut groups whose advantages are their rewards less the mean."""
-    return cut_groups(groups, rewards_of(groups, shuffle=None), scale="none")
+    return build_samples(groups, rewards_of(groups, shuffle=None), scale="none")
 
 
 def test_constant_groups_are_not_cut() -> None:
@@ -102,19 +102,19 @@ def test_constant_groups_are_cut_where_the_step_is_the_baseline() -> None:
     """With REINFORCE++ a group that always succeeds is better than the rest; it is not mixed."""
     groups = [make_group(0, 1, 1), make_group(1, -1, -1), make_group(2, 1, -1)]
     rewards = rewards_of(groups, shuffle=None)
-    samples, mixed = cut_groups(groups, rewards, scale="group", estimator="reinforce++")
+    samples, mixed = build_samples(groups, rewards, scale="group", estimator="reinforce++")
     assert (6, 1) == (len(samples), mixed)
     assert [1, 1, -1, -1, 1, -1] == [math.copysign(1, s.advantage) for s in samples]
     equal = [make_group(0, 1, 1), make_group(1, 1, 1)]
     rewards = rewards_of(equal, shuffle=None)
-    assert ([], 0) == cut_groups(equal, rewards, scale="group", estimator="reinforce++")
+    assert ([], 0) == build_samples(equal, rewards, scale="group", estimator="reinforce++")
 
 
-def test_spoiled_members_neither_train_nor_steer() -> None:
-    """The mean is that of the sound members alone."""
-    spoiled = make_trajectory("0/2", 0, failure=SPOILED)
+def test_failed_members_neither_train_nor_steer() -> None:
+    """The mean is that of the valid members alone."""
+    failed = make_trajectory("0/2", 0, failure=FAILED)
     group = make_group(0, 1, -1)
-    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, spoiled))
+    group = msgspec.structs.replace(group, trajectories=(*group.trajectories, failed))
     samples, mixed = cut_plainly(group)
     assert [("0/0", 1.0), ("0/1", -1.0)] == [(s.trajectory_id, s.advantage) for s in samples]
     assert 1 == mixed
@@ -138,7 +138,7 @@ def test_member_without_turns_counts_but_is_not_cut() -> None:
 def test_advantages_of_a_group_add_up_to_nothing(rewards: list[list[float]]) -> None:
     """Each mixed group gives all its members, in order, and its advantages sum to zero."""
     groups = [make_group(number, *own) for number, own in enumerate(rewards)]
-    samples, mixed = cut_groups(groups, rewards_of(groups, shuffle=None), scale="group")
+    samples, mixed = build_samples(groups, rewards_of(groups, shuffle=None), scale="group")
     for number, own in enumerate(rewards):
         taken = [s for s in samples if s.trajectory_id.startswith(f"{number}/")]
         assert len(taken) == (len(own) if len(set(own)) > 1 else 0)
@@ -167,7 +167,7 @@ def test_rewards_are_shuffled_over_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "spent", "expected"),
+    ("step", "progress", "expected"),
     [
         (0, 0.0, 1e-3 / 4),
         (1, 0.0, 2e-3 / 4),
@@ -178,15 +178,15 @@ def test_rewards_are_shuffled_over_groups() -> None:
         (100, 2.0, 0.5e-3),
     ],
 )
-def test_rate_rises_and_decays(step: int, spent: float, expected: float) -> None:
+def test_rate_rises_and_decays(step: int, progress: float, expected: float) -> None:
     """The rate rises evenly over the warm-up and then loses its share by the end of the run."""
     config = LearnConfig(learning_rate=1e-3, warmup=4, decay=0.5)
-    assert expected == pytest.approx(rate_at(config, step=step, spent=spent), rel=1e-12)
+    assert expected == pytest.approx(rate_at(config, step=step, progress=progress), rel=1e-12)
 
 
 def test_rate_without_warmup_is_the_peak() -> None:
     """No warm-up starts at the peak."""
-    assert 1e-3 == rate_at(LearnConfig(learning_rate=1e-3, warmup=0), step=0, spent=0.9)
+    assert 1e-3 == rate_at(LearnConfig(learning_rate=1e-3, warmup=0), step=0, progress=0.9)
 
 
 class Learner(ScriptedLearner):
@@ -208,7 +208,7 @@ async def take(
     *groups: Group,
     config: LearnConfig,
     version: int = 0,
-    ladder: Ladder | None = None,
+    ladder: MemoryLadder | None = None,
 ) -> StepReport:
     """Take step 3 of a run."""
     async with Store(folder) as store:
@@ -218,14 +218,14 @@ async def take(
             config,
             step=3,
             version=version,
-            spent=0.0,
+            progress=0.0,
             store=store,
-            ladder=ladder or Ladder(TOP, shortest=2),
+            ladder=ladder or MemoryLadder(TOP, shortest=2),
         )
 
 
 CONFIG = LearnConfig(warmup=0, scale="none")
-TOP = Rung(micro_tokens=10, checkpointing="off", context=100, parallel=4)
+TOP = MemoryLevel(micro_tokens=10, activation_checkpointing="off", context=100, parallel=4)
 
 
 async def test_shuffle_of_a_step_reaches_the_learner(tmp_path: Path) -> None:
@@ -351,10 +351,10 @@ class Card(ScriptedLearner):
 
     SHARE: ClassVar[dict[str, int]] = {"off": 4, "recompute": 2, "offload": 1}
 
-    def __init__(self, room: int, *, mode: Checkpointing = "off") -> None:
+    def __init__(self, room: int, *, mode: ActivationCheckpointing = "off") -> None:
         super().__init__(ScriptedEngine(lambda request: ""))
         self._room = room
-        self._mode: Checkpointing = mode
+        self._mode: ActivationCheckpointing = mode
         self.gathered: list[str] = []
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
@@ -365,32 +365,67 @@ class Card(ScriptedLearner):
         self.gathered += [sample.trajectory_id for sample in request.samples]
         return await super().accumulate(request)
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         self._mode = mode
         await super().adjust(mode)
 
 
 @pytest.mark.parametrize(
-    ("room", "rung", "kept"),
+    ("room", "level", "kept"),
     [
-        (1000, Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), 4),
-        (80, Rung(micro_tokens=20, checkpointing="off", context=10, parallel=4), 4),
-        (40, Rung(micro_tokens=10, checkpointing="off", context=10, parallel=4), 4),
-        (20, Rung(micro_tokens=10, checkpointing="recompute", context=10, parallel=4), 4),
-        (10, Rung(micro_tokens=10, checkpointing="offload", context=10, parallel=4), 4),
-        (7, Rung(micro_tokens=5, checkpointing="offload", context=7, parallel=4), 2),
-        (4, Rung(micro_tokens=5, checkpointing="offload", context=3, parallel=4), 0),
+        (
+            1000,
+            MemoryLevel(micro_tokens=40, activation_checkpointing="off", context=10, parallel=4),
+            4,
+        ),
+        (
+            80,
+            MemoryLevel(micro_tokens=20, activation_checkpointing="off", context=10, parallel=4),
+            4,
+        ),
+        (
+            40,
+            MemoryLevel(micro_tokens=10, activation_checkpointing="off", context=10, parallel=4),
+            4,
+        ),
+        (
+            20,
+            MemoryLevel(
+                micro_tokens=10, activation_checkpointing="recompute", context=10, parallel=4
+            ),
+            4,
+        ),
+        (
+            10,
+            MemoryLevel(
+                micro_tokens=10, activation_checkpointing="offload", context=10, parallel=4
+            ),
+            4,
+        ),
+        (
+            7,
+            MemoryLevel(micro_tokens=5, activation_checkpointing="offload", context=7, parallel=4),
+            2,
+        ),
+        (
+            4,
+            MemoryLevel(micro_tokens=5, activation_checkpointing="offload", context=3, parallel=4),
+            0,
+        ),
     ],
 )
-async def test_each_rung_lets_the_step_end(
-    tmp_path: Path, room: int, rung: Rung, kept: int
+async def test_each_level_lets_the_step_end(
+    tmp_path: Path, room: int, level: MemoryLevel, kept: int
 ) -> None:
     """A step that does not fit is begun anew with less, until it does; no sample counts twice."""
     groups = (make_group(0, 1, -1, turns=2), make_group(1, 1, -1, turns=1))
-    ladder = Ladder(Rung(micro_tokens=40, checkpointing="off", context=10, parallel=4), shortest=2)
+    ladder = MemoryLadder(
+        MemoryLevel(micro_tokens=40, activation_checkpointing="off", context=10, parallel=4),
+        shortest=2,
+    )
     learner = Card(room)
     report = await take(tmp_path, learner, *groups, config=CONFIG, ladder=ladder)
-    assert rung == ladder.rung
+    assert level == ladder.level
     assert (kept, 4 - kept, bool(kept)) == (report.samples, report.too_long, report.moved)
     names = ["0/0", "0/1", "1/0", "1/1"][4 - kept :]
     assert names == sorted(learner.gathered)
@@ -399,7 +434,7 @@ async def test_each_rung_lets_the_step_end(
 
 async def test_a_step_that_never_fits_stops_with_the_figures(tmp_path: Path) -> None:
     """At the bottom of the ladder the run stops, and says what the allocator said."""
-    ladder = Ladder(TOP, shortest=10)
+    ladder = MemoryLadder(TOP, shortest=10)
     with pytest.raises(RunError, match=r"5 ids do not fit; trustee plan says what fits") as caught:
         await take(tmp_path, Card(1), make_group(0, 1, -1), config=CONFIG, ladder=ladder)
     assert "offload layer inputs" in str(caught.value)
@@ -409,8 +444,11 @@ async def test_a_step_that_never_fits_stops_with_the_figures(tmp_path: Path) -> 
 async def test_probe_takes_the_worst_micro_batch_and_drops_it() -> None:
     """The probe fills the budget with the longest samples, moves nothing, and tells the length."""
     learner = Card(1000)
-    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
-    assert 30 == await probe(learner, LossConfig(), ladder=ladder)
+    ladder = MemoryLadder(
+        MemoryLevel(micro_tokens=70, activation_checkpointing="off", context=30, parallel=4),
+        shortest=2,
+    )
+    assert 30 == await dry_run_largest(learner, LossConfig(), ladder=ladder)
     (request,) = learner.requests
     assert [30, 30] == [len(sample.ids) for sample in request.samples]
     assert [29, 29] == [sum(sample.mask) for sample in request.samples]
@@ -420,7 +458,10 @@ async def test_probe_takes_the_worst_micro_batch_and_drops_it() -> None:
 async def test_probe_goes_down_the_ladder() -> None:
     """A card that is too small is found out before the first step."""
     learner = Card(20)
-    ladder = Ladder(Rung(micro_tokens=70, checkpointing="off", context=30, parallel=4), shortest=2)
-    assert 16 == await probe(learner, LossConfig(), ladder=ladder)
+    ladder = MemoryLadder(
+        MemoryLevel(micro_tokens=70, activation_checkpointing="off", context=30, parallel=4),
+        shortest=2,
+    )
+    assert 16 == await dry_run_largest(learner, LossConfig(), ladder=ladder)
     assert ["recompute", "offload"] == learner.modes
-    assert (16, "offload") == (ladder.rung.context, ladder.rung.checkpointing)
+    assert (16, "offload") == (ladder.level.context, ladder.level.activation_checkpointing)

@@ -87,11 +87,11 @@ def test_overhead_keeps_as_many_episodes_as_wanted() -> None:
 def test_counts_follow_events() -> None:
     """Only the ends of episodes count, spoiled ones and those without a reward too."""
     counts = overhead.Counts()
-    won = {"event": "episode", "turns": 3, "reward": 1.0, "spoiled": False}
-    lost = {"event": "episode", "turns": 4, "reward": 0.0, "spoiled": True}
+    won = {"event": "episode", "turns": 3, "reward": 1.0, "failed": False}
+    lost = {"event": "episode", "turns": 4, "reward": 0.0, "failed": True}
     for event in ({"event": "begin"}, won, {"event": "task"}, won, lost):
-        counts.tell(event)
-    assert (3, 10, 2, 1) == (counts.episodes, counts.turns, counts.won, counts.spoiled)
+        counts.emit(event)
+    assert (3, 10, 2, 1) == (counts.episodes, counts.turns, counts.won, counts.failed)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,10 @@ async def test_prompts_come_round_again() -> None:
     tasks = worlds.write_tasks(2)
     source = worlds.Prompts(tasks)
     services: Any = None
-    drafts = [source.draw() for _ in range(3)]
-    written = [await source.write(draft, services) for draft in drafts]
+    specs = [source.draw() for _ in range(3)]
+    written = [await source.write(spec, services) for spec in specs]
     assert [tasks[0], tasks[1], tasks[0]] == written
-    assert 3 == len({draft.id for draft in drafts})
+    assert 3 == len({spec.id for spec in specs})
 
 
 def test_tasks_need_no_user() -> None:
@@ -323,12 +323,12 @@ def test_job_sets_our_config(tmp_path: Path) -> None:
     assert (3, 4, 0) == (
         config.rollout.groups_per_step,
         config.rollout.group_size,
-        config.rollout.max_lag,
+        config.rollout.max_off_policy_steps,
     )
     assert (1, 17) == (config.rollout.limits.turns, config.rollout.limits.tokens)
     tools = msgspec.structs.replace(job, play="tools", turns=5, lag=2)
     several = peers.configure(CONFIG, tools).rollout
-    assert (5, 2) == (several.limits.turns, several.max_lag)
+    assert (5, 2) == (several.limits.turns, several.max_off_policy_steps)
     assert (5, 8, "adamw") == (config.run.steps, config.learn.rank, config.learn.optimizer)
 
 

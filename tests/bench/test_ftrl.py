@@ -16,7 +16,7 @@ import pytest
 from blueprints import TOOLS, make_blueprint
 from plain_sandbox import PlainWorker
 from trustee.errors import InputError
-from trustee.types import Blame, Failure, Stop, Trajectory
+from trustee.types import Failure, Role, Stop, Trajectory
 
 ROOT = Path(__file__).parents[2]
 KEYS = ROOT / "tests" / "data" / "ftrl" / "keys.jsonl"
@@ -38,15 +38,15 @@ floor = load_bench("ftrl_floor")
 
 
 def test_gain_is_over_tasks_played_both_times(tmp_path: Path) -> None:
-    """Spoiled episodes and tasks of one side alone are left out."""
-    failure = Failure(blame=Blame.ENGINE, kind="x", message="x")
+    """Failed episodes and tasks of one side alone are left out."""
+    failure = Failure(source=Role.ENGINE, kind="x", message="x")
     for name, figures in (("before", {"a": 0.25, "b": 0.5}), ("after", {"a": 0.75, "b": 1.0})):
         played = [
             Trajectory(id=task, task_id=task, turns=(), stop=Stop.DONE, notes={"f1": f1})
             for task, f1 in figures.items()
         ]
-        spoiled = Trajectory(id=name, task_id=name, turns=(), stop=Stop.FAILED, failure=failure)
-        lines = [msgspec.json.encode(one) + b"\n" for one in (*played, spoiled)]
+        failed = Trajectory(id=name, task_id=name, turns=(), stop=Stop.FAILED, failure=failure)
+        lines = [msgspec.json.encode(one) + b"\n" for one in (*played, failed)]
         (tmp_path / name).write_bytes(b"".join(lines))
     before, after = (ftrl.f1_by_task(tmp_path / name) for name in ("before", "after"))
     assert {
@@ -135,12 +135,12 @@ async def test_search_finds_what_a_tool_owes() -> None:
     """A call for each sub-answer that was found, and none for the others."""
     blueprint = make_blueprint()
     worker = PlainWorker(blueprint.sources, published=False)
-    for tool, owed, expected in (
+    for tool, unsolved, expected in (
         (TOOLS[0], ("box aa",), [{"thing": "blue key"}]),
         (TOOLS[1], ("400", "nowhere"), [{"place": "box aa"}]),
         (TOOLS[2], ("400",), []),
     ):
-        asked = msgspec.structs.replace(blueprint, unsolved={tool.name: owed})
+        asked = msgspec.structs.replace(blueprint, unsolved={tool.name: unsolved})
         found = await floor.search_tool(tool, asked, worker, tries=20, published=False)
         assert expected == [call.arguments for call in found]
 

@@ -82,11 +82,11 @@ def test_a_family_that_is_too_slow_is_killed(tmp_path: Path) -> None:
         + "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
         + "print('child', child.pid, flush=True); time.sleep(60)"
     )
-    begun = time.monotonic()
+    started_at = time.monotonic()
     lines = gpu_check.run_family(
         ("first", "second"), command=say(code), seconds=3.0, log=tmp_path / "log"
     )
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - started_at < 20
     assert lines[0] == {"check": "first", "state": "pass"}
     assert (lines[1]["check"], lines[1]["state"]) == ("second", "fail")
     assert lines[1]["problems"] == ["its process was killed after 3 s before this check did"]

@@ -12,7 +12,7 @@ from scripts import make_simulator
 from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.scripted import Request, ScriptedEngine
 from trustee.environments.protocol import Services
-from trustee.environments.simulated.environment import Hidden, judge_episode
+from trustee.environments.simulated.environment import HiddenSimulated, judge_episode
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Stop, ToolCall
@@ -41,7 +41,7 @@ def test_each_set_has_both_kinds(prompt_set: str, good: int, bad: int) -> None:
 def test_canary_could_have_been_played(prompt_set: str, known: Known) -> None:
     """Expected calls fit their tools, all calls are answered, and a readable call fits its tool."""
     tools = {tool.name: tool for tool in known.task.tools}
-    hidden = msgspec.convert(known.task.hidden, Hidden)
+    hidden = msgspec.convert(known.task.hidden, HiddenSimulated)
     for expected in hidden.expected_calls:
         assert check_arguments(tools[expected.name], expected.arguments) is None
     for turn in known.turns:

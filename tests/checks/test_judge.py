@@ -21,7 +21,7 @@ from scripts import judge, make_simulator
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
 from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate
-from trustee.checks.call_parsing import Reading, check_reading, crosscheck_calls, read_again
+from trustee.checks.call_parsing import CallCrosscheck, check_reading, crosscheck_calls, read_again
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
 from trustee.checks.judge import (
@@ -52,11 +52,11 @@ from trustee.rendering.call_parser import CallFormat, parse_message
 from trustee.types import (
     Adapter,
     BadCall,
-    Blame,
     Completion,
     Failure,
     Group,
     Message,
+    Role,
     Sample,
     Stop,
     Task,
@@ -331,9 +331,9 @@ async def played(*, good: int, bad: int) -> tuple[list[Task], list[Trajectory]]:
     )
     tasks, trajectories = [], []
     for index in range(good + bad):
-        draft = source.draw()
-        assert draft is not None
-        tasks.append(await source.write(draft, services))
+        spec = source.draw()
+        assert spec is not None
+        tasks.append(await source.write(spec, services))
         trajectories.append(await play(tasks[-1], honest=index < good))
     return tasks, trajectories
 
@@ -379,12 +379,12 @@ async def test_judge_of_one_answer_stops_the_run(holds: bool, good: int, bad: in
 async def test_comparison_needs_the_truth_a_judge_and_enough_episodes() -> None:
     """Where one of them lacks, nobody is asked and nothing is said."""
     tasks, trajectories = await played(good=15, bad=15)
-    failure = Failure(blame=Blame.ENGINE, kind="EngineError", message="gone")
-    spoiled = [msgspec.structs.replace(trajectories[0], failure=failure), *trajectories[1:]]
+    failure = Failure(source=Role.ENGINE, kind="EngineError", message="gone")
+    failed = [msgspec.structs.replace(trajectories[0], failure=failure), *trajectories[1:]]
     lie = always(False)
     assert await compare(tasks, trajectories, lie, held_out=WORLD) is None
     assert await compare(tasks, trajectories, lie, training=Microworld()) is None
-    assert await compare(tasks, spoiled, lie) is None
+    assert await compare(tasks, failed, lie) is None
     assert await compare(tasks, trajectories, lie, agreement=0) is None
 
 
@@ -632,7 +632,7 @@ def scripted_ids(text: str) -> list[int]:
 def test_parser_that_loses_calls_stops_the_run() -> None:
     """Strings that look like marks explain a few differences, not more than a twentieth."""
     reading = read_again([written(60, lost=4)], scripted_renderer())
-    assert Reading(differing=4, total=60, example=CALL) == reading
+    assert CallCrosscheck(differing=4, total=60, example=CALL) == reading
     with pytest.raises(RunError) as caught:
         check_reading(reading, config=GateConfig())
     assert (
@@ -657,10 +657,10 @@ def test_second_reading_is_cheap() -> None:
     message = parse_message(text, CallFormat.HERMES, call_prefix="c")
     seconds = []
     for _ in range(3):
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         for _ in range(1000):
             crosscheck_calls(text, message, call_format=CallFormat.HERMES)
-        seconds.append((time.perf_counter() - begun) / 1000)
+        seconds.append((time.perf_counter() - started_at) / 1000)
     assert min(seconds) < 20e-6
 
 

@@ -25,9 +25,9 @@ from trustee.cli.commands.run import load_config
 from trustee.cli.main import main, make_parser
 from trustee.config import read_config
 from trustee.errors import EngineError, InputError, RunError
-from trustee.evaluation.evaluate import Gain, Share
+from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs import assemble, doctor, stages
-from trustee.jobs.held_out import Outcome
+from trustee.jobs.held_out import RunResult
 from trustee.jobs.run_metadata import describe_run
 from trustee.planning import card_fit, cards
 from trustee.planning.cards import FoundCard, Holder
@@ -275,8 +275,8 @@ def test_options_of_a_run_are_changes_of_its_config(
     ("filters", "message"),
     [
         (
-            ["--blame", "nobody"],
-            "--blame 'nobody': give one of policy, user, tool, judge, writer, builder, engine",
+            ["--failed-by", "nobody"],
+            "--failed-by 'nobody': give one of policy, user, tool, judge, writer, builder, engine",
         ),
         (
             ["--reward", "high"],
@@ -331,7 +331,7 @@ def run_folder(tmp_path: Path) -> Path:
         (["--limit", "1"], ["0/0"]),
         (["--reward", "-1"], ["0/1"]),
         (["--reward", ">=0"], ["0/0", "0/2"]),
-        (["--blame", "policy"], ["0/1", "0/2"]),
+        (["--failed-by", "policy"], ["0/1", "0/2"]),
         (["--step", "1", "--group", "0"], ["0/0", "0/1", "0/2"]),
         (["--group", "5"], []),
     ],
@@ -348,7 +348,9 @@ def test_view_filters(
 def test_view_for_people(capsys: pytest.CaptureFixture[str], run_folder: Path) -> None:
     """Without --json the same is printed to be read."""
     assert DONE == main(["view", str(run_folder), "--reward", "-1"])
-    assert capsys.readouterr().out.startswith("episode 0/1  reward -1  version 0  done  blame pol")
+    assert capsys.readouterr().out.startswith(
+        "episode 0/1  reward -1  version 0  done  failed by pol"
+    )
 
 
 def test_tools_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,7 +380,7 @@ def test_tools_are_imported(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert (["read", "find_book(title)"], "1 tools") == (line.split()[-2:], count)
 
 
-SHARE = Share(value=0.5, low=0.4, high=0.6, count=10, failed=1)
+SHARE = SuccessRate(value=0.5, low=0.4, high=0.6, count=10, failed=1)
 
 
 def train_as(monkeypatch: pytest.MonkeyPatch, job: Callable[[Path], Any]) -> None:
@@ -398,13 +400,13 @@ def test_finished_run(
     gain = Gain(points=12.5, low=-1.0, high=26.0, better=7, worse=2)
     train_as(
         monkeypatch,
-        lambda folder: Outcome(
+        lambda folder: RunResult(
             folder=folder, steps=3, version=3, before=SHARE, after=SHARE, gain=gain, seconds=90
         ),
     )
     assert DONE == main(["run", "--config", TINY, "--out", str(tmp_path / "new")])
     captured = capfd.readouterr()
-    share = "50.0% (95 % interval 40.0% to 60.0%, 10 tasks, 1 spoiled)"
+    share = "50.0% (95 % interval 40.0% to 60.0%, 10 tasks, 1 failed)"
     assert "" == captured.err
     assert [
         "trained 3 steps in 1.5 minutes",
@@ -494,7 +496,7 @@ def test_noise_goes_to_a_file(
     def shout(folder: Path) -> Any:
         os.write(1, b"a library speaks\n")
         os.write(2, b"and warns\n")
-        return Outcome(
+        return RunResult(
             folder=folder, steps=1, version=1, before=None, after=None, gain=None, seconds=1
         )
 
@@ -526,7 +528,7 @@ def card_with(free: float, *holders: Holder, name: str = "NVIDIA GeForce RTX 309
     )
 
 
-OUTCOME = Outcome(
+OUTCOME = RunResult(
     folder=Path("new"), steps=1, version=1, before=None, after=None, gain=None, seconds=1
 )
 
@@ -535,7 +537,7 @@ def note_starts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Have `trustee run` do no more than to be started; give the folders it was started in."""
     started: list[Path] = []
 
-    def start(folder: Path) -> Outcome:
+    def start(folder: Path) -> RunResult:
         started.append(folder)
         return OUTCOME
 
@@ -736,7 +738,7 @@ def test_plan_loads_nothing_heavy(options: list[str]) -> None:
 
 
 WELL = Finding(name="disk", state="ok", why="50 GiB")
-ILL = Finding(name="judge", state="fail", why="it obeys", mend="a stronger base")
+ILL = Finding(name="judge", state="fail", why="it obeys", fix="a stronger base")
 
 
 def find_things(
@@ -745,11 +747,11 @@ def find_things(
     """Have the doctor find these things and no others; give what it is asked to examine."""
     asked: list[tuple[Any, int]] = []
 
-    async def examine(config: Any, *, extra: Any, soak: int, tell: Any) -> doctor.Examination:
+    async def examine(config: Any, *, extra: Any, soak: int, emit: Any) -> doctor.Examination:
         asked.append((config, soak))
         os.write(2, noise)
         for finding in (*extra, *findings):
-            tell(finding)
+            emit(finding)
         return doctor.Examination(findings=(*extra, *findings))
 
     monkeypatch.setattr(doctor, "examine", examine)

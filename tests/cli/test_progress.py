@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from trustee.cli import progress
-from trustee.cli.progress import Mode, Progress
-from trustee.types import Blame
+from trustee.cli.progress import DisplayMode, ProgressDisplay
+from trustee.types import Role
 
 Event = dict[str, Any]
 
@@ -27,24 +27,24 @@ STEP: Event = {
     "lag_mean": 0.5,
     "lag_max": 1,
     "tokens": {"user": 500, "tool": 100},
-    "spent": 0.25,
+    "progress": 0.25,
 }
 STAGE: Event = {"event": "stage", "name": "training, 80 steps"}
 NOTE: Event = {"event": "note", "text": "held-out success before: 12.0%"}
 ROLLED_BACK: Event = {"event": "rolled_back", "to": 3, "why": "no group with different rewards"}
 COLLECTED: Event = {"event": "collected", "tasks": 3, "of": 20, "kept": 5}
 IMITATED: Event = {
-    "event": "imitated",
+    "event": "sft_step",
     "step": 7,
     "of": 14,
     "loss": 0.51239,
     "held_out_loss": None,
-    "spent": 0.5,
+    "progress": 0.5,
 }
 BEGIN: Event = {"event": "begin", "group": 0, "member": 0}
 
 
-def episode(*, blame: Blame | None = None, spoiled: bool = False, tokens: int = 10) -> Event:
+def episode(*, failed_by: Role | None = None, failed: bool = False, tokens: int = 10) -> Event:
     """Make the event of a finished episode."""
     return {
         "event": "episode",
@@ -53,8 +53,8 @@ def episode(*, blame: Blame | None = None, spoiled: bool = False, tokens: int = 
         "reward": 1.0,
         "turns": 2,
         "tokens": tokens,
-        "blame": blame,
-        "spoiled": spoiled,
+        "failed_by": failed_by,
+        "failed": failed,
     }
 
 
@@ -77,16 +77,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def show(mode: Mode, *events: Event) -> str:
+def show(mode: DisplayMode, *events: Event) -> str:
     """Give what is written for events."""
     out = StringIO()
-    with Progress(out, mode=mode) as shown:
+    with ProgressDisplay(out, mode=mode) as shown:
         for event in events:
-            shown.tell(event)
+            shown.emit(event)
     return out.getvalue()
 
 
-def rows_of(shown: Progress) -> dict[str, str]:
+def rows_of(shown: ProgressDisplay) -> dict[str, str]:
     """Draw the panel and give its rows."""
     out = StringIO()
     Console(file=out, width=160).print(shown.panel())
@@ -102,7 +102,7 @@ def rows_of(shown: Progress) -> dict[str, str]:
         (ROLLED_BACK, "rolled back to version 3: no group with different rewards\n"),
         (BEGIN, ""),
         (episode(), ""),
-        ({"event": "task", "group": 0, "blame": None, "spoiled": False}, ""),
+        ({"event": "task", "group": 0, "failed_by": None, "failed": False}, ""),
         ({"event": "compared", "base": 0.1, "adapter": 0.2, "gain_points": 10.0}, ""),
         ({"event": "rejected", "accepted": 3, "wanted": 20, "candidates": 9}, ""),
         (COLLECTED, "task 3 of 20  kept 5 episodes\n"),
@@ -117,15 +117,15 @@ def test_lines(event: Event, line: str) -> None:
 def test_line_of_a_step(clock: Clock) -> None:
     """A step's line has its figures, the counts so far, and the time that is left."""
     out = StringIO()
-    with Progress(out, mode="lines") as shown:
-        shown.tell(episode())
-        shown.tell(episode(blame=Blame.POLICY))
-        shown.tell(episode(blame=Blame.JUDGE, spoiled=True))
+    with ProgressDisplay(out, mode="lines") as shown:
+        shown.emit(episode())
+        shown.emit(episode(failed_by=Role.POLICY))
+        shown.emit(episode(failed_by=Role.JUDGE, failed=True))
         clock.now += 30
-        shown.tell(STEP)
+        shown.emit(STEP)
     assert (
         "step    7  reward +0.50  difficulty  40  mixed 75%  clipped 0.012  mismatch 0.0031  "
-        "lag 0.5  episodes 3  spoiled 1  left 1:30\n"
+        "lag 0.5  episodes 3  failed 1  left 1:30\n"
     ) == out.getvalue()
 
 
@@ -133,12 +133,12 @@ def test_line_of_a_step(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("held_out", "more"), [(None, ""), (0.4, "  held-out loss 0.4000")], ids=["off", "on"]
 )
-def test_line_of_imitation(clock: Clock, held_out: float | None, more: str) -> None:
+def test_line_of_sft(clock: Clock, held_out: float | None, more: str) -> None:
     """A step of imitation tells its loss, that of the held-out rows where it was measured."""
     out = StringIO()
-    with Progress(out, mode="lines") as shown:
+    with ProgressDisplay(out, mode="lines") as shown:
         clock.now += 20
-        shown.tell(IMITATED | {"held_out_loss": held_out})
+        shown.emit(IMITATED | {"held_out_loss": held_out})
     assert f"step    7 of 14  loss 0.5124{more}  left 0:20\n" == out.getvalue()
 
 
@@ -164,38 +164,38 @@ def test_build_is_told_by_tenths(wanted: int, told: list[int]) -> None:
 
 def test_line_of_a_bare_step() -> None:
     """No fresh sample is a dash, a world without difficulty a 0, a run just begun has no end."""
-    bare = STEP | {"mismatch_abs": None, "spent": 0.0, "reward": -1.0, "step": 1}
+    bare = STEP | {"mismatch_abs": None, "progress": 0.0, "reward": -1.0, "step": 1}
     del bare["difficulty"]
     assert (
         "step    1  reward -1.00  difficulty   0  mixed 75%  clipped 0.012  mismatch -  "
-        "lag 0.5  episodes 0  spoiled 0  left unknown\n"
+        "lag 0.5  episodes 0  failed 0  left unknown\n"
     ) == show("lines", bare)
 
 
 @pytest.mark.parametrize(
-    ("spent", "left"),
+    ("progress", "left"),
     [(0.0, "unknown"), (0.01, "99:00"), (0.5, "1:00"), (0.9, "0:06"), (1.0, "0:00"), (2, "0:00")],
 )
-def test_time_left(clock: Clock, spent: float, left: str) -> None:
+def test_time_left(clock: Clock, progress: float, left: str) -> None:
     """What is left is in proportion to what was spent; a run over its time has none left."""
-    shown = Progress(StringIO(), mode="lines")
+    shown = ProgressDisplay(StringIO(), mode="lines")
     clock.now += 60
-    assert left == shown.left({"spent": spent})
+    assert left == shown.left({"progress": progress})
 
 
 def test_time_left_is_of_the_stage(clock: Clock) -> None:
     """What came before training, and what a resumed run had done, tell nothing of its speed."""
-    shown = Progress(StringIO(), mode="lines")
+    shown = ProgressDisplay(StringIO(), mode="lines")
     clock.now += 600
-    shown.tell(STAGE | {"spent": 0.5})
+    shown.emit(STAGE | {"progress": 0.5})
     clock.now += 30
-    assert "unknown" == shown.left({"spent": 0.5})
-    assert "2:00" == shown.left({"spent": 0.6})
+    assert "unknown" == shown.left({"progress": 0.5})
+    assert "2:00" == shown.left({"progress": 0.6})
 
 
 def test_json() -> None:
     """Every event is one JSON object on a line, whatever it holds."""
-    events = [BEGIN, STAGE, episode(blame=Blame.USER, spoiled=True), STEP, NOTE, ROLLED_BACK]
+    events = [BEGIN, STAGE, episode(failed_by=Role.USER, failed=True), STEP, NOTE, ROLLED_BACK]
     lines = show("json", *events).splitlines()
     assert [json.loads(json.dumps(event)) for event in events] == [
         json.loads(line) for line in lines
@@ -213,8 +213,8 @@ def test_json_is_written_at_once() -> None:
 
     for mode in ("json", "lines"):
         pipe = Pipe()
-        shown = Progress(pipe, mode="json" if mode == "json" else "lines")
-        shown.tell(NOTE)
+        shown = ProgressDisplay(pipe, mode="json" if mode == "json" else "lines")
+        shown.emit(NOTE)
         assert 1 == pipe.flushed, mode
 
 
@@ -247,8 +247,8 @@ def test_live_that_fails_ends_the_panel() -> None:
     out = StringIO()
 
     def fail() -> None:
-        with Progress(out, mode="live") as shown:
-            shown.tell(STAGE)
+        with ProgressDisplay(out, mode="live") as shown:
+            shown.emit(STAGE)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -258,38 +258,40 @@ def test_live_that_fails_ends_the_panel() -> None:
 
 def test_panel_before_the_first_step() -> None:
     """Without a step the panel has the stage and the episodes."""
-    shown = Progress(StringIO(), mode="json")
-    shown.tell(STAGE)
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(STAGE)
     for _ in range(3):
-        shown.tell(BEGIN)
-    shown.tell(episode())
+        shown.emit(BEGIN)
+    shown.emit(episode())
     assert {
         "now": "training, 80 steps",
         "episodes": "1 done, 2 running, failed by: none",
     } == rows_of(shown)
 
 
-def test_panel_counts_by_blame() -> None:
+def test_panel_counts_by_role() -> None:
     """Episodes and tasks that failed are counted by who failed."""
-    shown = Progress(StringIO(), mode="json")
-    shown.tell(episode(blame=Blame.POLICY))
-    shown.tell(episode(blame=Blame.POLICY))
-    shown.tell(episode(blame=Blame.JUDGE, spoiled=True))
-    shown.tell({"event": "task", "group": 1, "blame": Blame.WRITER, "spoiled": True})
-    shown.tell({"event": "task", "group": 2, "blame": None, "spoiled": False})
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(episode(failed_by=Role.POLICY))
+    shown.emit(episode(failed_by=Role.POLICY))
+    shown.emit(episode(failed_by=Role.JUDGE, failed=True))
+    shown.emit({"event": "task", "group": 1, "failed_by": Role.WRITER, "failed": True})
+    shown.emit({"event": "task", "group": 2, "failed_by": None, "failed": False})
     failed = rows_of(shown)["episodes"].partition("failed by: ")[2]
     assert "judge 1, policy 2, writer 1" == failed
 
 
 def test_panel_after_steps(clock: Clock) -> None:
     """The panel has the figures of the last step, and rates since the step before."""
-    shown = Progress(StringIO(), mode="json")
-    shown.tell(episode(tokens=100))
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(episode(tokens=100))
     clock.now += 10
-    shown.tell(STEP | {"step": 1, "reward": -0.25, "tokens": {"user": 500, "tool": 100}})
-    shown.tell(episode(tokens=60))
+    shown.emit(STEP | {"step": 1, "reward": -0.25, "tokens": {"user": 500, "tool": 100}})
+    shown.emit(episode(tokens=60))
     clock.now += 20
-    shown.tell(STEP | {"step": 2, "tokens": {"user": 900, "tool": 100, "judge": 40}, "spent": 0.5})
+    shown.emit(
+        STEP | {"step": 2, "tokens": {"user": 900, "tool": 100, "judge": 40}, "progress": 0.5}
+    )
     assert {
         "now": "",
         "episodes": "2 done, -2 running, failed by: none",
@@ -306,10 +308,10 @@ def test_panel_after_steps(clock: Clock) -> None:
 @pytest.mark.usefixtures("clock")
 def test_panel_of_a_bare_step() -> None:
     """What a step does not have is a dash."""
-    shown = Progress(StringIO(), mode="json")
+    shown = ProgressDisplay(StringIO(), mode="json")
     bare = STEP | {"mismatch_abs": None}
     del bare["difficulty"]
-    shown.tell(bare)
+    shown.emit(bare)
     rows = rows_of(shown)
     assert ("-", "- nats a token") == (rows["difficulty"], rows["mismatch"])
 
@@ -317,8 +319,8 @@ def test_panel_of_a_bare_step() -> None:
 @pytest.mark.usefixtures("clock")
 def test_panel_shows_the_last_eight_rewards() -> None:
     """Of many steps the panel shows the newest."""
-    shown = Progress(StringIO(), mode="json")
+    shown = ProgressDisplay(StringIO(), mode="json")
     for number in range(10):
-        shown.tell(STEP | {"step": number, "reward": number / 10})
+        shown.emit(STEP | {"step": number, "reward": number / 10})
     expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
     assert expected == rows_of(shown)["reward"]

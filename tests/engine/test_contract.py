@@ -118,8 +118,8 @@ async def test_learner_keeps_what_it_is_given(tmp_path: Path) -> None:
     assert not (await learner.finish(end)).moved
     await learner.publish(adapter)
     await learner.save(tmp_path)
-    await learner.adopt(adapter)
-    assert ([micro], [end], [adapter]) == (learner.requests, learner.finished, learner.adopted)
+    await learner.load_adapter(adapter)
+    assert ([micro], [end], [adapter]) == (learner.requests, learner.finished, learner.loaded)
     assert ({1: adapter}, True) == (engine.known, adapter.path.is_dir())
     assert 1 == json.loads((tmp_path / "steps.json").read_text())
 

@@ -30,13 +30,13 @@ from trustee.engine.vllm import VllmEngine
 from trustee.environments.micro.tasks import BY_NAME
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import Simulator, Voice
+from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import ContextError, EngineError, RunError
 from trustee.types import (
     Adapter,
-    Blame,
     Completion,
     Message,
+    Role,
     Stop,
     Task,
     ToolCall,
@@ -319,8 +319,8 @@ async def test_a_canary_does_not_score(bench: Bench, canary: str) -> None:
             "criteria": ["fulfilled", "right_tools"],
         },
     )
-    voices = {blame: Voice(temperature=0.0, max_tokens=160) for blame in Blame}
-    simulator = Simulator(bench.engine, bench.renderer, voices=voices, tries=2)
+    sampling_by_role = {role: RoleSampling(temperature=0.0, max_tokens=160) for role in Role}
+    simulator = Simulator(bench.engine, bench.renderer, sampling_by_role=sampling_by_role, tries=2)
     services = Services(simulator=simulator, rng=random.Random(1))
     environment = Simulated(prompts="tiny", tools="micro").environment(task, services)
     turns = []

@@ -152,11 +152,11 @@ async def test_calls_reach_the_learner(tmp_path: Path) -> None:
     await dog.publish(adapter)
     assert {3: adapter} == engine.known
     await dog.adjust("offload")
-    await dog.adopt(adapter)
+    await dog.load_adapter(adapter)
     await dog.save(tmp_path)
     await dog.load(tmp_path)
     await dog.retire(adapter)
-    assert ({}, ["offload"], [adapter]) == (engine.known, learner.modes, learner.adopted)
+    assert ({}, ["offload"], [adapter]) == (engine.known, learner.modes, learner.loaded)
     assert engine.context == dog.context
 
 

@@ -28,9 +28,9 @@ from trustee.environments.anchored import (
     wrap,
 )
 from trustee.environments.executable.environment import Executable
-from trustee.environments.protocol import Draft, Services
+from trustee.environments.protocol import Services, TaskSpec
 from trustee.environments.simulated.curriculum import Curriculum
-from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.rollout import Limits, play_episode
 from trustee.types import ExpectedCall, Group, Message, Stop, Task, Trajectory
@@ -92,10 +92,10 @@ class Stage:
     async def write(self, world: str) -> Task:
         """Write the next task of one of the worlds."""
         while True:
-            draft = self.source.draw()
-            assert draft is not None
-            if draft.data["world"] == world:
-                return await self.source.write(draft, self.serve(random.Random(draft.seed)))
+            spec = self.source.draw()
+            assert spec is not None
+            if spec.data["world"] == world:
+                return await self.source.write(spec, self.serve(random.Random(spec.seed)))
 
     async def play(self, task: Task) -> Trajectory:
         """Play one episode."""
@@ -124,12 +124,12 @@ class Counted:
         self.drawn = 0
         self.seen: list[Sequence[Group]] = []
 
-    def draw(self) -> Draft | None:
+    def draw(self) -> TaskSpec | None:
         self.drawn += 1
-        return Draft(id=f"{self.drawn}", seed=self.drawn, difficulty=1, data={"own": self.drawn})
+        return TaskSpec(id=f"{self.drawn}", seed=self.drawn, difficulty=1, data={"own": self.drawn})
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        return make_task(draft.id, draft.data)
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        return make_task(spec.id, spec.data)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         self.seen.append(groups)
@@ -161,7 +161,7 @@ def make_source(
 def test_draws_are_the_share_at_every_moment(share: float, count: int) -> None:
     """After any number of draws the anchor has had its share of them, rounded down."""
     source, soft, hard = make_source(share)
-    worlds = [draft.data["world"] for draft in (source.draw() for _ in range(count)) if draft]
+    worlds = [spec.data["world"] for spec in (source.draw() for _ in range(count)) if spec]
     assert int(count * share) == worlds.count(HARD) == hard.drawn
     assert count - int(count * share) == soft.drawn
 
@@ -169,7 +169,7 @@ def test_draws_are_the_share_at_every_moment(share: float, count: int) -> None:
 def test_rhythm_of_a_quarter() -> None:
     """Every fourth draft is the anchor's, and each world numbers its own."""
     source, _, _ = make_source(0.25)
-    drafts = [source.draw() for _ in range(8)]
+    specs = [source.draw() for _ in range(8)]
     assert [
         "soft-1",
         "soft-2",
@@ -179,7 +179,7 @@ def test_rhythm_of_a_quarter() -> None:
         "soft-5",
         "soft-6",
         "hard-2",
-    ] == [draft.id for draft in drafts if draft is not None]
+    ] == [spec.id for spec in specs if spec is not None]
 
 
 names = st.text(min_size=1, max_size=8)
@@ -198,12 +198,12 @@ def test_unwrapping_gives_the_task_as_it_was(hidden: dict[str, Any], world: str)
     assert task == unwrap(wrapped)
 
 
-async def test_each_world_writes_its_own_drafts() -> None:
+async def test_each_world_writes_its_own_specs() -> None:
     """A source meets the draft that it has drawn, and the task keeps the id that both share."""
     source, _, _ = make_source(0.5)
     stage = Stage(cast(both))
-    drafts = [source.draw() for _ in range(2)]
-    tasks = [await source.write(d, stage.serve(random.Random(0))) for d in drafts if d]
+    specs = [source.draw() for _ in range(2)]
+    tasks = [await source.write(d, stage.serve(random.Random(0))) for d in specs if d]
     assert [
         make_task("soft-1", {"world": SOFT, "hidden": {"own": 1}}),
         make_task("hard-1", {"world": HARD, "hidden": {"own": 1}}),
@@ -357,12 +357,12 @@ async def test_nobody_is_told_what_pays(gold: bool, asked: int) -> None:
     task = msgspec.structs.replace(task, hidden=task.hidden | {"hidden": hidden})
     played = await stage.play(task)
     prompts = [request.prompt for request in stage.engine.requests]
-    owed = [answer for answers in hidden["unsolved"].values() for answer in answers]
-    secrets = (*hidden["sources"].values(), *owed, hidden["answer"], "unsolved", '"world"')
+    unsolved = [answer for answers in hidden["unsolved"].values() for answer in answers]
+    secrets = (*hidden["sources"].values(), *unsolved, hidden["answer"], "unsolved", '"world"')
     assert (asked, 0.0, 3, []) == (
         len(prompts),
         played.reward,
-        len(owed) + 1,
+        len(unsolved) + 1,
         [secret for secret in secrets if any(secret in prompt for prompt in prompts)],
     )
 
@@ -378,7 +378,7 @@ async def test_judge_is_told_what_the_user_asked() -> None:
     )
     for messages in (task.messages, begun):
         told = as_simulated(msgspec.structs.replace(task, messages=messages))
-        assert Hidden(
+        assert HiddenSimulated(
             intent=task.messages[-1].content,
             persona="expert",
             expected_calls=tuple(
@@ -386,4 +386,4 @@ async def test_judge_is_told_what_the_user_asked() -> None:
                 for call in task.hidden["gold"]
             ),
             criteria=(Criterion.FULFILLED,),
-        ) == msgspec.convert(told.hidden, Hidden)
+        ) == msgspec.convert(told.hidden, HiddenSimulated)

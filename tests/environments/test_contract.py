@@ -123,9 +123,9 @@ class Stage:
         for seed in seeds:
             source = self.world.source(seed=seed, held_out=held_out)
             for _ in range(1 + seed % 2):
-                draft = source.draw()
-            assert draft is not None
-            tasks.append(await source.write(draft, self.services(f"draft {seed}")))
+                spec = source.draw()
+            assert spec is not None
+            tasks.append(await source.write(spec, self.services(f"draft {seed}")))
         return tasks
 
     async def play(self, task: Task, *, number: int = 0) -> Trajectory:

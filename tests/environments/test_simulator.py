@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
-from trustee.environments.simulator import Simulator, Voice
+from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineError, SimulatorError
-from trustee.types import Blame, Record
+from trustee.types import Record, Role
 
 pytestmark = pytest.mark.anyio
 
@@ -29,9 +29,12 @@ def make(
     """Make a simulator whose engine says these texts in turn."""
     said = iter(texts)
     engine = ScriptedEngine(lambda request: next(said))
-    voice = Voice(temperature=temperature, max_tokens=max_tokens)
+    role_sampling = RoleSampling(temperature=temperature, max_tokens=max_tokens)
     simulator = Simulator(
-        engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=tries
+        engine,
+        scripted_renderer(),
+        sampling_by_role=dict.fromkeys(Role, role_sampling),
+        tries=tries,
     )
     return engine, simulator
 
@@ -39,7 +42,7 @@ def make(
 async def ask(
     simulator: Simulator,
     *,
-    role: Blame = Blame.JUDGE,
+    role: Role = Role.JUDGE,
     seed: int = 5,
     prompt: str = "how many?",
     check: Callable[[Answer], str | None] = lambda answer: None,
@@ -101,14 +104,14 @@ async def test_hot_voice_stays_hot() -> None:
     assert [1.0, 1.0] == [request.sampling.temperature for request in engine.requests]
 
 
-@pytest.mark.parametrize("role", [Blame.WRITER, Blame.USER, Blame.TOOL, Blame.JUDGE])
+@pytest.mark.parametrize("role", [Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE])
 @pytest.mark.parametrize("tries", [1, 3])
-async def test_tries_are_bounded_and_the_role_is_blamed(role: Blame, tries: int) -> None:
+async def test_tries_are_bounded_and_the_role_is_blamed(role: Role, tries: int) -> None:
     """After the last try the role is to blame, and the last reason is told."""
     engine, simulator = make(*['{"n": 0}'] * 9, tries=tries)
     with pytest.raises(SimulatorError) as caught:
         await ask(simulator, role=role, check=lambda answer: "zero")
-    assert (role, tries) == (caught.value.blame, len(engine.requests))
+    assert (role, tries) == (caught.value.source, len(engine.requests))
     assert (
         f"{role} gave no usable answer in {tries} tries; the last was zero: '{{\"n\": 0}}'"
     ) == str(caught.value)
@@ -128,8 +131,8 @@ async def test_prompt_that_does_not_fit_blames_the_role() -> None:
     with pytest.raises(
         SimulatorError, match=r"^tool: 9019 prompt tokens and 60 new ones"
     ) as caught:
-        await ask(simulator, role=Blame.TOOL, prompt="x" * 9000)
-    assert (Blame.TOOL, []) == (caught.value.blame, engine.requests)
+        await ask(simulator, role=Role.TOOL, prompt="x" * 9000)
+    assert (Role.TOOL, []) == (caught.value.source, engine.requests)
 
 
 async def test_engine_that_fails_is_to_blame_itself() -> None:
@@ -139,16 +142,18 @@ async def test_engine_that_fails_is_to_blame_itself() -> None:
         raise EngineError("gone")
 
     engine = ScriptedEngine(die)
-    voice = Voice(temperature=0.0, max_tokens=60)
-    simulator = Simulator(engine, scripted_renderer(), voices=dict.fromkeys(Blame, voice), tries=3)
+    role_sampling = RoleSampling(temperature=0.0, max_tokens=60)
+    simulator = Simulator(
+        engine, scripted_renderer(), sampling_by_role=dict.fromkeys(Role, role_sampling), tries=3
+    )
     with pytest.raises(EngineError) as caught:
         await ask(simulator)
-    assert Blame.ENGINE is caught.value.blame
+    assert Role.ENGINE is caught.value.source
 
 
 async def test_request_ids_are_never_used_twice() -> None:
     """Engines key their requests by id: no two are equal, over roles and tries."""
     engine, simulator = make("{", '{"n": 1}', '{"n": 2}', '{"n": 3}')
-    for role in (Blame.USER, Blame.USER, Blame.JUDGE):
+    for role in (Role.USER, Role.USER, Role.JUDGE):
         await ask(simulator, role=role)
     assert ["user-1", "user-2", "user-3", "judge-4"] == [r.request_id for r in engine.requests]

@@ -20,7 +20,7 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.evaluation.evaluate import (
     EvalConfig,
     Gain,
-    Share,
+    SuccessRate,
     evaluate,
     gain_between,
     share_of,
@@ -28,7 +28,7 @@ from trustee.evaluation.evaluate import (
     write_tasks,
 )
 from trustee.rollout import Limits
-from trustee.types import Blame, Failure, Stop, Task, Trajectory
+from trustee.types import Failure, Role, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +54,7 @@ def test_wilson_interval(successes: int, count: int, low: float, high: float) ->
 
 def test_share_of_nothing_is_unknown() -> None:
     """No outcome says nothing: the interval is everything."""
-    assert Share(value=0.0, low=0.0, high=1.0, count=0, failed=3) == share_of([], failed=3)
+    assert SuccessRate(value=0.0, low=0.0, high=1.0, count=0, failed=3) == share_of([], failed=3)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))
@@ -69,7 +69,7 @@ def test_interval_holds_the_share(outcomes: list[bool]) -> None:
 
 def played(task: int, reward: float, *, failed: bool = False) -> Trajectory:
     """Make a trajectory of a task."""
-    failure = Failure(blame=Blame.USER, kind="SimulatorError", message="x") if failed else None
+    failure = Failure(source=Role.USER, kind="SimulatorError", message="x") if failed else None
     return Trajectory(
         id=f"x/{task}",
         task_id=f"task-{task}",
@@ -89,7 +89,7 @@ def test_gain_counts_wins_and_losses() -> None:
 
 
 def test_gain_leaves_out_what_either_played_unsoundly() -> None:
-    """Spoiled episodes, and tasks that only one side played, are not compared."""
+    """Failed episodes, and tasks that only one side played, are not compared."""
     first = [played(0, -1), played(1, -1, failed=True), played(2, -1)]
     second = [played(0, 1), played(1, 1), played(2, 1, failed=True), played(9, 1)]
     gain = gain_between(first, second, seed=0)
@@ -133,8 +133,8 @@ def test_bootstrap_covers_the_truth() -> None:
     assert missed <= 8
 
 
-def test_success_counts_sound_episodes() -> None:
-    """Spoiled episodes are told apart, never counted as lost."""
+def test_success_counts_valid_episodes() -> None:
+    """Failed episodes are told apart, never counted as lost."""
     share = success_of([played(0, 1), played(1, 0), played(2, -1), played(3, 1, failed=True)])
     assert (1 / 3, 3, 1) == (share.value, share.count, share.failed)
 
@@ -223,7 +223,7 @@ async def test_policy_is_measured_greedily_with_seeds_of_the_tasks() -> None:
     assert 12 == len({seed for _, seed in first})
 
 
-async def test_drafts_without_a_task_are_left_out() -> None:
+async def test_specs_without_a_task_are_left_out() -> None:
     """A writer that fails on some drafts leaves fewer tasks, still the same for every policy."""
 
     def script(request: Request) -> str:
@@ -241,11 +241,11 @@ async def test_drafts_without_a_task_are_left_out() -> None:
 
 async def test_finite_source_gives_what_it_has() -> None:
     """A source with fewer drafts than were asked for is no error."""
-    tasks, _ = await run_evaluation(Dice(drafts=5), lambda request: "ok")
+    tasks, _ = await run_evaluation(Dice(specs=5), lambda request: "ok")
     assert 5 == len(tasks)
 
 
-async def test_spoiled_episodes_are_kept_as_such() -> None:
+async def test_failed_episodes_are_kept_as_such() -> None:
     """A user that says nothing usable spoils episodes; they are returned and not counted."""
 
     def script(request: Request) -> str:
@@ -255,7 +255,7 @@ async def test_spoiled_episodes_are_kept_as_such() -> None:
     _, result = await run_evaluation(world, script, tasks=3)
     share = success_of(result)
     assert (0, 3) == (share.count, share.failed)
-    assert {Blame.USER} == {t.blame for t in result}
+    assert {Role.USER} == {t.failed_by for t in result}
 
 
 def test_calls_are_written_for_the_parser() -> None:

@@ -25,7 +25,7 @@ from trustee.evaluation.ftrl_suite import (
     run_suite,
     suite_text,
     sum_up,
-    write_all,
+    write_tasks_of,
 )
 from trustee.rollout import Limits
 from trustee.types import Trajectory
@@ -124,7 +124,7 @@ async def test_no_call_is_the_floor(folder: Path) -> None:
     assert floor == report.total
 
 
-async def test_spoiled_episodes_are_in_no_figure(folder: Path) -> None:
+async def test_failed_episodes_are_in_no_figure(folder: Path) -> None:
     """They are counted apart."""
 
     def script(request: Request) -> str:
@@ -135,7 +135,7 @@ async def test_spoiled_episodes_are_in_no_figure(folder: Path) -> None:
     report, played, _ = await run(folder, script)
     assert "gone" in str(played[0].failure)
     assert (3, 1, 50.0) == (report.total.rows, report.total.failed, report.total.f1)
-    assert "1 spoiled" in suite_text(report)
+    assert "1 failed" in suite_text(report)
 
 
 async def test_published_rows_in_published_mode(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_tasks_are_in_the_order_of_ids(folder: Path) -> None:
     """The same order for every seed, so reports can be laid side by side."""
     simulator = make_simulator(ScriptedEngine(half))
     for seed in range(3):
-        tasks = await write_all(Executable(path=str(folder)), simulator=simulator, seed=seed)
+        tasks = await write_tasks_of(Executable(path=str(folder)), simulator=simulator, seed=seed)
         assert [f"keys-{n}" for n in range(4)] == [task.hidden["blueprint"] for task in tasks]
     assert {"precision": 1.0, "recall": 0.0, "f1": 0.0, "calls": 0, "answered": False} == (
         floor_notes(tasks[0])

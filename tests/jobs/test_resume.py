@@ -23,7 +23,7 @@ EXACT = {
     "run.minutes": 0,
     "engine.max_sequences": 1,
     "engine.prefix_caching": "false",
-    "rollout.max_lag": 0,
+    "rollout.max_off_policy_steps": 0,
     "rollout.write_ahead": 0,
     "rollout.group_size": 4,
     "rollout.groups_per_step": 1,

@@ -26,17 +26,17 @@ from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.prompts import hash_prompts
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import Voice
+from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, RunError
-from trustee.evaluation.evaluate import Share
+from trustee.evaluation.evaluate import SuccessRate
 from trustee.jobs import assemble
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.held_out import evaluation_world, held_out_tasks, show_share
 from trustee.jobs.rl import is_terminal, run_training
-from trustee.jobs.run_metadata import describe_run, name_folder, read_record
+from trustee.jobs.run_metadata import describe_run, name_folder, read_metadata
 from trustee.planning.cards import use_card
 from trustee.runs.store import Store, read_lines
-from trustee.types import Blame, Trajectory
+from trustee.types import Role, Trajectory
 
 Event = dict[str, Any]
 
@@ -102,14 +102,14 @@ def test_record_is_read_back(tmp_path: Path) -> None:
     """What a run says of itself is enough to continue it."""
     record = describe_run(small_config("run.seed=7"))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
-    assert record == read_record(tmp_path)
+    assert record == read_metadata(tmp_path)
 
 
 def test_record_cannot_unlock_the_sandbox(tmp_path: Path) -> None:
     """A stranger's folder may say what it likes: only the call at hand runs tools unconfined."""
     record = describe_run(small_config("sandbox.isolation=none", "sandbox.seconds=7"))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
-    sandbox = read_record(tmp_path).config.sandbox
+    sandbox = read_metadata(tmp_path).config.sandbox
     assert ("auto", 7) == (sandbox.isolation, sandbox.seconds)
 
 
@@ -119,7 +119,7 @@ def test_record_of_no_run(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / name
     with pytest.raises(InputError) as caught:
-        read_record(folder)
+        read_metadata(folder)
     assert f"{folder} is no run folder: run.json cannot be read" == str(caught.value)
 
 
@@ -153,7 +153,7 @@ def test_record_of_another_program(tmp_path: Path, data: bytes, reason: str) -> 
     path = tmp_path / "run.json"
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
-        read_record(tmp_path)
+        read_metadata(tmp_path)
     assert f"{path}: {reason}; this program cannot continue that run" == str(caught.value)
 
 
@@ -165,7 +165,7 @@ def test_trainer_is_built_from_the_config() -> None:
         "learn.betas=[0.5, 0.6]",
         "learn.weight_decay=0.25",
         "learn.head_chunk=77",
-        "learn.checkpointing='offload'",
+        "learn.activation_checkpointing='offload'",
         "learn.mlp_tile=99",
         "learn.threads=3",
     )
@@ -176,7 +176,7 @@ def test_trainer_is_built_from_the_config() -> None:
         optimizer="adamw",
         betas=(0.5, 0.6),
         weight_decay=0.25,
-        checkpointing="offload",
+        activation_checkpointing="offload",
         head_chunk=77,
         mlp_tile=99,
         threads=3,
@@ -184,7 +184,7 @@ def test_trainer_is_built_from_the_config() -> None:
 
 
 @pytest.mark.anyio
-async def test_each_role_has_its_voice() -> None:
+async def test_each_role_has_its_sampling() -> None:
     """The simulator's roles speak as the config says, each for itself."""
     changes = [
         f"simulator.{role}={{ temperature = 0.{place}, max_tokens = {100 + place} }}"
@@ -192,10 +192,10 @@ async def test_each_role_has_its_voice() -> None:
     ]
     engine: Any = ScriptedEngine(lambda request: "{}")
     simulator = assemble.make_simulator(small_config(*changes), engine, scripted_renderer())
-    for role in (Blame.WRITER, Blame.USER, Blame.TOOL, Blame.JUDGE):
+    for role in (Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE):
         await simulator.ask(role, "prompt", answer=dict, schema="{}", seed=0)
-    assert [Voice(temperature=place / 10, max_tokens=100 + place) for place in range(4)] == [
-        Voice(temperature=r.sampling.temperature, max_tokens=r.sampling.max_tokens)
+    assert [RoleSampling(temperature=place / 10, max_tokens=100 + place) for place in range(4)] == [
+        RoleSampling(temperature=r.sampling.temperature, max_tokens=r.sampling.max_tokens)
         for r in engine.requests
     ]
 
@@ -279,9 +279,9 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     engine = play_with(monkeypatch, learnt_by_half)
     config = small_config("rollout.group_size=4")
     events: list[Event] = []
-    outcome = await run_training(config, tmp_path, tell=events.append)
+    outcome = await run_training(config, tmp_path, emit=events.append)
     assert [(config.engine, trainer_spec(config, BASE))] == engine.built
-    assert config == read_record(tmp_path).config
+    assert config == read_metadata(tmp_path).config
     before = read_lines(tmp_path / "held-out-before.jsonl", Trajectory)
     after = read_lines(tmp_path / "held-out-after.jsonl", Trajectory)
     assert ([0.0] * 6, [1.0] * 6) == ([t.reward for t in before], [t.reward for t in after])
@@ -321,7 +321,7 @@ async def test_run_begins_with_an_adapter(tmp_path: Path, monkeypatch: pytest.Mo
     engine = play_with(monkeypatch, learnt)
     start = write_adapter(tmp_path / "start", rank=16)
     config = small_config(f"run.adapter={start}", "learn.loss.kl_coef=0.1")
-    outcome = await run_training(config, tmp_path / "run", tell=lambda event: None)
+    outcome = await run_training(config, tmp_path / "run", emit=lambda event: None)
     ((_, spec),) = engine.built
     assert (str(start), True) == (spec.start, spec.reference)
     before = read_lines(tmp_path / "run" / "held-out-before.jsonl", Trajectory)
@@ -356,7 +356,7 @@ def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
 async def test_run_without_held_out_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is measured, and the outcome says so."""
     play_with(monkeypatch, learnt_by_half)
-    outcome = await run_training(small_config("eval.tasks=0"), tmp_path, tell=lambda event: None)
+    outcome = await run_training(small_config("eval.tasks=0"), tmp_path, emit=lambda event: None)
     assert (None, None, None) == (outcome.before, outcome.after, outcome.gain)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()
     written = json.loads((tmp_path / "outcome.json").read_bytes())
@@ -367,13 +367,13 @@ async def test_run_without_held_out_tasks(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A finished run with more steps goes on; what the base did before is read, not played."""
     play_with(monkeypatch, learnt_by_half)
-    await run_training(small_config(), tmp_path, tell=lambda event: None)
+    await run_training(small_config(), tmp_path, emit=lambda event: None)
     before = (tmp_path / "held-out-before.jsonl").read_text()
     record = (tmp_path / "run.json").read_text()
     engine = play_with(monkeypatch, learnt_by_half)
     events: list[Event] = []
     config = small_config("run.steps=3")
-    outcome = await run_training(config, tmp_path, tell=events.append, resume=True)
+    outcome = await run_training(config, tmp_path, emit=events.append, resume=True)
     assert 3 == outcome.steps
     assert [1, 2, 3] == [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
     assert [3] == [event["step"] for event in events if event["event"] == "step"]
@@ -392,7 +392,7 @@ async def test_nothing_to_continue_from(tmp_path: Path, monkeypatch: pytest.Monk
     """Without a checkpoint a run cannot be continued, and no engine is started."""
     engine = play_with(monkeypatch, silent)
     with pytest.raises(InputError, match="holds no whole checkpoint"):
-        await run_training(small_config(), tmp_path, tell=lambda event: None, resume=True)
+        await run_training(small_config(), tmp_path, emit=lambda event: None, resume=True)
     assert [] == engine.built
 
 
@@ -400,16 +400,16 @@ async def test_nothing_to_continue_from(tmp_path: Path, monkeypatch: pytest.Monk
     ("share", "text"),
     [
         (
-            Share(value=0.5, low=0.402, high=0.598, count=96),
+            SuccessRate(value=0.5, low=0.402, high=0.598, count=96),
             "50.0% (95 % interval 40.2% to 59.8%, 96 tasks)",
         ),
         (
-            Share(value=0.125, low=0.0, high=1.0, count=8, failed=2),
-            "12.5% (95 % interval 0.0% to 100.0%, 8 tasks, 2 spoiled)",
+            SuccessRate(value=0.125, low=0.0, high=1.0, count=8, failed=2),
+            "12.5% (95 % interval 0.0% to 100.0%, 8 tasks, 2 failed)",
         ),
     ],
 )
-def test_share_for_people(share: Share, text: str) -> None:
+def test_share_for_people(share: SuccessRate, text: str) -> None:
     """A share is shown with its interval, its count and what was spoiled."""
     assert text == show_share(share)
 
@@ -494,5 +494,5 @@ async def test_a_judge_that_accepts_everything_stops_the_run(
     engine = play_with(monkeypatch, silent)
     engine._script = lambda request: say_yes(request)
     with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 26"):
-        await run_training(small_config(), tmp_path, tell=lambda event: None)
+        await run_training(small_config(), tmp_path, emit=lambda event: None)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()

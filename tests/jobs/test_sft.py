@@ -17,12 +17,12 @@ from trustee.engine.model_files import TINY
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.jobs.assemble import trainer_spec
-from trustee.jobs.sft import Imitated, imitated_text, run_imitation
+from trustee.jobs.sft import SftResult, run_sft, sft_text
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, read_adapter
 from trustee.runs.store import read_lines
-from trustee.sft.demonstrations import Demonstration, make_lessons, read_demonstrations
-from trustee.sft.train import ImitateConfig
+from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
+from trustee.sft.train import SftConfig
 from trustee.tiny.lessons import FAULTLESS, teach
 from trustee.types import Adapter
 
@@ -53,25 +53,25 @@ class Whole(NamedTuple):
     """A whole run of imitation."""
 
     folder: Path
-    outcome: Imitated
+    outcome: SftResult
     events: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 async def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Imitate 64 dialogues, two epochs long."""
-    folder = tmp_path_factory.mktemp("imitated")
+    folder = tmp_path_factory.mktemp("sft_step")
     events: list[dict[str, Any]] = []
     file = write_lessons(folder / "shown.jsonl", 64)
-    wanted = ImitateConfig(epochs=2, demonstrations=8, learning_rate=1e-3, warmup=2, held_out=0.2)
-    outcome = await run_imitation(config(), wanted, file, folder / "run", tell=events.append)
+    wanted = SftConfig(epochs=2, demonstrations=8, learning_rate=1e-3, warmup=2, held_out=0.2)
+    outcome = await run_sft(config(), wanted, file, folder / "run", emit=events.append)
     return Whole(folder / "run", outcome, events)
 
 
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(400)
-async def test_imitation_lowers_the_held_out_loss(whole: Whole) -> None:
+async def test_sft_lowers_the_held_out_loss(whole: Whole) -> None:
     """The careless model learns to do what it is shown, also what it is shown elsewhere."""
     folder, outcome, events = whole
     assert outcome.before is not None
@@ -87,7 +87,7 @@ async def test_imitation_lowers_the_held_out_loss(whole: Whole) -> None:
     assert sum(losses[-5:]) < sum(losses[:5])
     check_fit(read_adapter(outcome.adapter), TINY, rank=8)
     assert [1] == [row["row"] for row in read_lines(folder / "refused.jsonl")]
-    assert 14 == sum(event["event"] == "imitated" for event in events)
+    assert 14 == sum(event["event"] == "sft_step" for event in events)
 
 
 @slow
@@ -95,10 +95,10 @@ async def test_imitation_lowers_the_held_out_loss(whole: Whole) -> None:
 @pytest.mark.timeout(300)
 async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: Path) -> None:
     """An engine that starts from an adapter trains that one, and keeps near it by its KL term."""
-    lessons = make_lessons(
+    dataset = make_dataset(
         read_demonstrations(whole.folder.parent / "shown.jsonl"), Renderer.load(TINY), context=640
     )
-    sample = lessons.samples[0]
+    sample = dataset.samples[0]
     spec = trainer_spec(config(), TINY)
     start = str(whole.outcome.adapter)
     started = msgspec.structs.replace(spec, start=start, reference=True)
@@ -110,7 +110,7 @@ async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: P
         await engine.finish(FinishRequest(learning_rate=1e-3, max_norm=1.0))
         second = await engine.accumulate(near)
         await engine.finish(FinishRequest(learning_rate=0.0, max_norm=1.0, move=False))
-        await engine.adopt(Adapter(version=1, path=whole.outcome.adapter))
+        await engine.load_adapter(Adapter(version=1, path=whole.outcome.adapter))
         again = await engine.trainer_logprobs(sample, adapter=True)
         third = await engine.accumulate(near)
     assert imitated == again
@@ -128,7 +128,7 @@ def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
     """Give a listener that ends a run once a step is done."""
 
     def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "imitated" and event["step"] == step:
+        if event["event"] == "sft_step" and event["step"] == step:
             raise Interrupted
 
     return listen
@@ -137,16 +137,16 @@ def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(400)
-async def test_resumed_imitation_is_the_same(tmp_path: Path) -> None:
+async def test_resumed_sft_is_the_same(tmp_path: Path) -> None:
     """Six steps, and six that were cut off after the fifth, leave equal bytes."""
     file = write_lessons(tmp_path / "shown.jsonl", 20)
-    wanted = ImitateConfig(epochs=2, demonstrations=6, checkpoint_every=2, measure_every=3)
-    whole = await run_imitation(config(), wanted, file, tmp_path / "a", tell=lambda event: None)
+    wanted = SftConfig(epochs=2, demonstrations=6, checkpoint_every=2, measure_every=3)
+    whole = await run_sft(config(), wanted, file, tmp_path / "a", emit=lambda event: None)
     with pytest.raises(BaseExceptionGroup) as caught:
-        await run_imitation(config(), wanted, file, tmp_path / "b", tell=stop_after(5))
+        await run_sft(config(), wanted, file, tmp_path / "b", emit=stop_after(5))
     assert caught.group_contains(Interrupted)
-    again = await run_imitation(
-        config(), wanted, file, tmp_path / "b", tell=lambda event: None, resume=True
+    again = await run_sft(
+        config(), wanted, file, tmp_path / "b", emit=lambda event: None, resume=True
     )
     assert (whole.before, whole.after, whole.steps) == (again.before, again.after, again.steps)
     names = ["metrics.jsonl", f"adapters/policy-{whole.steps:06d}/adapter_model.safetensors"]
@@ -154,9 +154,7 @@ async def test_resumed_imitation_is_the_same(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     file.write_bytes(file.read_bytes() + b"{}\n")
     with pytest.raises(InputError, match="has changed since the run began: its sha256 was"):
-        await run_imitation(
-            config(), wanted, file, tmp_path / "b", tell=lambda event: None, resume=True
-        )
+        await run_sft(config(), wanted, file, tmp_path / "b", emit=lambda event: None, resume=True)
 
 
 @pytest.mark.anyio
@@ -165,21 +163,21 @@ async def test_run_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     file = write_lessons(tmp_path / "shown.jsonl", 4)
     with pytest.raises(InputError, match="holds a run already; continue it with --resume"):
-        await run_imitation(config(), ImitateConfig(), file, tmp_path, tell=lambda event: None)
+        await run_sft(config(), SftConfig(), file, tmp_path, emit=lambda event: None)
 
 
 @pytest.mark.anyio
-async def test_folder_without_imitation_cannot_be_resumed(tmp_path: Path) -> None:
+async def test_folder_without_sft_cannot_be_resumed(tmp_path: Path) -> None:
     """Resuming needs what the run was begun with."""
-    with pytest.raises(InputError, match=r"is no run of trustee sft: imitation\.json cannot"):
-        await run_imitation(
-            config(), ImitateConfig(), tmp_path, tmp_path, tell=lambda event: None, resume=True
+    with pytest.raises(InputError, match=r"is no run of trustee sft: sft\.json cannot"):
+        await run_sft(
+            config(), SftConfig(), tmp_path, tmp_path, emit=lambda event: None, resume=True
         )
 
 
 def test_outcome_for_people() -> None:
     """What was learnt, from how much, and what to do next."""
-    outcome = Imitated(
+    outcome = SftResult(
         folder=Path("runs/a"),
         adapter=Path("runs/a/adapters/policy-000014"),
         steps=14,
@@ -195,6 +193,6 @@ def test_outcome_for_people() -> None:
         "held-out loss 0.5000 -> 0.2500 nats a token (13 demonstrations)\n"
         "adapter  runs/a/adapters/policy-000014\n"
         "next  trustee run --adapter runs/a"
-    ) == imitated_text(outcome)
+    ) == sft_text(outcome)
     bare = msgspec.structs.replace(outcome, before=None, after=None)
-    assert 3 == len(imitated_text(bare).splitlines())
+    assert 3 == len(sft_text(bare).splitlines())

@@ -51,7 +51,7 @@ def look(monkeypatch: pytest.MonkeyPatch, found: FoundCard, config: Config = QWE
     """Look at a card that the driver shows."""
     monkeypatch.setattr(card_fit, "read_card", lambda index: found)
     findings = look_at_card(config, 0)
-    assert all(finding.state == "ok" or finding.mend for finding in findings)
+    assert all(finding.state == "ok" or finding.fix for finding in findings)
     return findings
 
 
@@ -69,7 +69,7 @@ def test_driver_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card_fit, "read_card", asked.append)
     (found,) = look_at_card(QWEN, 3)
     assert ([3], "card", "warn") == (asked, found.name, found.state)
-    assert "nvidia-smi" in found.mend
+    assert "nvidia-smi" in found.fix
 
 
 def test_free_card(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,10 +91,10 @@ def test_card_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
         state="warn",
         why="NVIDIA GeForce RTX 3090, driver 580.1, 15.5 of 24.0 GiB free (process 41 holds "
         "8.0 GiB, process 42)",
-        mend="close what else uses the card",
+        fix="close what else uses the card",
     )
     assert "fail" == plan.state
-    assert plan.mend.startswith("it fits with: trustee run --set model.path=Qwen/Qwen3-8B --set ")
+    assert plan.fix.startswith("it fits with: trustee run --set model.path=Qwen/Qwen3-8B --set ")
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_card_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch, driver: str, state: str) -> None:
     """A driver without CUDA 13 is named before the engine fails on it."""
     found, _ = look(monkeypatch, card(driver=driver))
-    assert (state, state == "warn") == (found.state, "update the driver to 580" in found.mend)
+    assert (state, state == "warn") == (found.state, "update the driver to 580" in found.fix)
 
 
 def test_all_that_a_card_needs_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shared card with an old driver has two things to mend."""
     found, _ = look(monkeypatch, card(free=10, driver="570.1"))
-    assert found.mend == (
+    assert found.fix == (
         "close what else uses the card; update the driver to 580 or later, which CUDA 13 wants"
     )
 
@@ -170,7 +170,7 @@ def test_unknown_small_card(monkeypatch: pytest.MonkeyPatch) -> None:
         name="plan",
         state="fail",
         why="a card of 4 GiB is too small; at least 8 are needed (--vram)",
-        mend="name another model with --set model.path=DIR, or another card with --gpu N",
+        fix="name another model with --set model.path=DIR, or another card with --gpu N",
     )
 
 

@@ -48,10 +48,10 @@ from trustee.planning.ledger import (
     list_weights,
     make_ledger,
 )
-from trustee.planning.shapes import Shape, find_shape, read_shape
+from trustee.planning.shapes import ModelShape, find_shape, read_shape
 from trustee.trainer import tree_attention
-from trustee.trainer.activation_checkpointing import PAGE, Mode, set_checkpointing
-from trustee.trainer.shared_model import _adopt_nf4, keep_input_types, lora_config
+from trustee.trainer.activation_checkpointing import PAGE, CheckpointingMode, set_checkpointing
+from trustee.trainer.shared_model import _share_nf4, keep_input_types, lora_config
 from trustee.trainer.tiling import tile_mlp, tile_norms
 
 BUDGET = Budget(
@@ -67,7 +67,7 @@ BUDGET = Budget(
     eager=False,
     rank=32,
     optimizer="adamw8bit",
-    checkpointing="offload",
+    activation_checkpointing="offload",
     mlp_tile=0,
     head_chunk=256,
 )
@@ -174,7 +174,7 @@ def build(model_type: str, weights: str) -> torch.nn.Module:
                 for name, linear in list(block.named_children()):
                     if isinstance(linear, torch.nn.Linear):
                         bias = None if linear.bias is None else linear.bias.data
-                        setattr(block, name, _adopt_nf4(*quantise(linear.weight.data), bias=bias))
+                        setattr(block, name, _share_nf4(*quantise(linear.weight.data), bias=bias))
         model.is_loaded_in_4bit = True
     adapted = get_peft_model(model, lora_config(RANK))
     for parameter in adapted.parameters():
@@ -185,7 +185,7 @@ def build(model_type: str, weights: str) -> torch.nn.Module:
     return trained
 
 
-def shape_of(model_type: str) -> Shape:
+def shape_of(model_type: str) -> ModelShape:
     """Give the shape of the small model."""
     return read_shape({"model_type": model_type, **SIZES}, name=model_type)
 
@@ -268,7 +268,7 @@ def frozen_storages(model: torch.nn.Module) -> set[int]:
 
 
 def measure_pass(
-    model: Any, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
+    model: Any, *, positions: int, trained: int, chunk: int, mode: CheckpointingMode, tile: int
 ) -> int:
     """Give the peak bytes of the second of two passes, as the trainer runs them."""
     set_checkpointing(model, mode=mode)
@@ -297,10 +297,22 @@ def measure_pass(
 
 
 def plan_pass(
-    shape: Shape, weights: str, *, positions: int, trained: int, chunk: int, mode: Mode, tile: int
+    shape: ModelShape,
+    weights: str,
+    *,
+    positions: int,
+    trained: int,
+    chunk: int,
+    mode: CheckpointingMode,
+    tile: int,
 ) -> int:
     """Give what the ledger's parts say of such a pass, without a GPU kernel's own memory."""
-    sizes: Any = {"checkpointing": mode, "positions": positions, "tile": tile, "rank": RANK}
+    sizes: Any = {
+        "activation_checkpointing": mode,
+        "positions": positions,
+        "tile": tile,
+        "rank": RANK,
+    }
     layer = count_layer(shape, **sizes, kernel=False) + count_opened(shape, weights=weights)
     norm = count_last_norm(shape, positions=positions, trained=trained)
     head = count_head(shape, trained=trained, chunk=chunk)
@@ -327,7 +339,7 @@ def test_training_pass_is_bounded_closely(model_type: str, weights: str, tile: i
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", ["off", "offload"])
 @pytest.mark.parametrize("tile", [0, 64])
-def test_other_ways_of_keeping_are_bounded(mode: Mode, tile: int) -> None:
+def test_other_ways_of_keeping_are_bounded(mode: CheckpointingMode, tile: int) -> None:
     """Without checkpointing, and with layer inputs parked, the plan holds within 10 %."""
     model = build("qwen3", "bf16")
     sizes: Any = {"positions": 256, "trained": 100, "chunk": 64, "mode": mode, "tile": tile}
@@ -340,7 +352,7 @@ def test_other_ways_of_keeping_are_bounded(mode: Mode, tile: int) -> None:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", ["recompute", "offload"])
 @pytest.mark.parametrize("model_type", TYPES)
-def test_many_tiles_are_bounded_closely(model_type: str, mode: Mode) -> None:
+def test_many_tiles_are_bounded_closely(model_type: str, mode: CheckpointingMode) -> None:
     """Where tiles are short, attention or the last norm is the peak: the plan is within 10 %."""
     model = build(model_type, "bf16")
     sizes: Any = {"positions": 1024, "trained": 100, "chunk": 64, "mode": mode, "tile": 64}
@@ -464,7 +476,7 @@ def test_moments_do_not_add_up() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"checkpointing": "recompute"},
+        {"activation_checkpointing": "recompute"},
         {"optimizer": "adamw"},
         {"weights": "bf16"},
         {"kv_bytes": 10 * GIB},

@@ -106,8 +106,8 @@ def test_wsl_is_doubtful(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     found = look_at_system()
     assert ("system", "warn") == (found.name, found.state)
     assert found.why.startswith(f"Linux {release}, Python 3.11.7: under WSL the card's memory may")
-    assert ".wslconfig" in found.mend
-    assert "prefer no sysmem fallback" in found.mend
+    assert ".wslconfig" in found.fix
+    assert "prefer no sysmem fallback" in found.fix
 
 
 @pytest.mark.parametrize("name", ["darwin", "win32"])
@@ -118,7 +118,7 @@ def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -
         name="system",
         state="fail",
         why=f"{name.capitalize()} 24.1, Python 3.11.7; vLLM needs Linux",
-        mend="use Linux, or WSL 2 on Windows",
+        fix="use Linux, or WSL 2 on Windows",
     )
 
 
@@ -142,7 +142,7 @@ def test_host_memory(monkeypatch: pytest.MonkeyPatch, free: float, state: str) -
     with_memory(monkeypatch, free=free)
     found = look_at_memory()
     assert (state, f"{free:.1f} of 16.0 GiB of host memory are free") == (found.state, found.why)
-    assert (state == "fail") == ("close other programs" in found.mend)
+    assert (state == "fail") == ("close other programs" in found.fix)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_disk_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         "warn",
         f"39.9 GiB are free at {tmp_path}, 40 are wanted for model, cache and run",
         "free some, or name other places with --set run.folder=DIR, HF_HOME and TRUSTEE_CACHE",
-    ) == (found.state, found.why, found.mend)
+    ) == (found.state, found.why, found.fix)
 
 
 @pytest.mark.parametrize("kind", ["locked", "file"])
@@ -202,7 +202,7 @@ def test_folder_that_cannot_be_written(
         name="disk",
         state="fail",
         why=f"{place} cannot be written",
-        mend="name another place with --set run.folder=DIR",
+        fix="name another place with --set run.folder=DIR",
     )
 
 
@@ -265,12 +265,12 @@ def test_package_of_another_version(
     (found,) = [found for found in look_at_versions("cuda") if found.name == name]
     assert state == found.state
     if state == "ok":
-        assert (given, "") == (found.why, found.mend)
+        assert (given, "") == (found.why, found.fix)
     else:
         wanted = WANTED["cuda"][name]
         assert (f"{given}; made and tested with {wanted}", "pip install 'trustee[gpu]'") == (
             found.why,
-            found.mend,
+            found.fix,
         )
 
 
@@ -287,7 +287,7 @@ def test_package_that_is_missing(
         name=name,
         state="fail",
         why=f"{name} is not installed",
-        mend=f"pip install 'trustee[{extra}]', or make setup",
+        fix=f"pip install 'trustee[{extra}]', or make setup",
     )
 
 
@@ -336,7 +336,7 @@ def test_sandbox(
     found = look_at_sandbox()
     assert ("sandbox", state) == (found.name, found.state)
     assert found.why == why if state == "ok" else found.why.startswith(why)
-    assert (state == "warn") == ("install bubblewrap" in found.mend)
+    assert (state == "warn") == ("install bubblewrap" in found.fix)
 
 
 class Libc:
@@ -425,7 +425,7 @@ def test_what_builds_the_launchers_of_kernels(
     assert ("warn" if why else "ok") == finding.state
     if why:
         assert finding.why.startswith(why.replace("HERE", str(tmp_path)))
-        assert "sudo apt install gcc python3." in finding.mend
+        assert "sudo apt install gcc python3." in finding.fix
     else:
         assert finding.why == f"{variable or '/usr/bin/' + found}, {tmp_path}/Python.h"
 
@@ -441,7 +441,7 @@ def test_everything_bad_has_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     found = look_at_machine(device="cuda", folder=tmp_path)
     states = ["warn", "fail", "fail", "fail", "fail", "fail", "fail", "warn", "warn"]
     assert states == [finding.state for finding in found]
-    assert all(finding.mend for finding in found)
+    assert all(finding.fix for finding in found)
 
 
 def findings_of(path: Path) -> list[dict[str, ast.expr]]:
@@ -473,6 +473,6 @@ def test_every_finding_of_the_program_has_advice() -> None:
         (path.name, given["name"])
         for path, findings in made.items()
         for given in findings
-        if not says_ok(given) and ("mend" not in given or is_empty(given["mend"]))
+        if not says_ok(given) and ("fix" not in given or is_empty(given["fix"]))
     ]
     assert [] == [(name, ast.unparse(what)) for name, what in bad]

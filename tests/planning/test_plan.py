@@ -15,7 +15,7 @@ from trustee.config import Config, apply_changes, read_config
 from trustee.errors import InputError
 from trustee.planning import cards, plan
 from trustee.planning.cards import FoundCard, Holder, choose_card
-from trustee.planning.fit_search import FREE, HARSH, KEYS, MILD, name_changes, raise_cache
+from trustee.planning.fit_search import CONFIG_KEYS, FREE, HARSH, MILD, name_changes, raise_cache
 from trustee.planning.hours import (
     USUAL,
     Range,
@@ -27,7 +27,7 @@ from trustee.planning.hours import (
     measured_hours,
 )
 from trustee.planning.ledger import GIB, Budget, count_kv_tokens, make_ledger
-from trustee.planning.plan import Plan, make_plan, read_budget, read_workload, run_plan
+from trustee.planning.plan import RunPlan, make_plan, read_budget, read_workload, run_plan
 from trustee.planning.shapes import find_shape, known_models
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -36,7 +36,7 @@ WANTED = (
     "engine.kv_bytes=12348030976",
     "engine.max_sequences=48",
     "engine.versions=3",
-    "learn.checkpointing=offload",
+    "learn.activation_checkpointing=offload",
     "learn.head_chunk=256",
     "learn.micro_tokens=16384",
     "learn.mlp_tile=2048",
@@ -56,7 +56,7 @@ def qwen(*changes: str) -> Config:
     return apply_changes(read_config(CONFIGS / "qwen3-8b.toml"), (*WANTED, *changes))
 
 
-def plan_for(config: Config, gib: float) -> Plan:
+def plan_for(config: Config, gib: float) -> RunPlan:
     """Plan a config for a size of card."""
     shape = find_shape(config.model.path)
     return make_plan(config, shape, vram_gib=gib, card=choose_card(float(gib)))
@@ -145,21 +145,21 @@ def test_32k_with_tiles_on_24_gib() -> None:
 
 def test_free_changes_go_first() -> None:
     """Where parking layer inputs is enough, nothing else is touched."""
-    made = plan_for(qwen("learn.checkpointing=recompute"), 24)
-    assert ("learn.checkpointing=offload",) == made.changes
+    made = plan_for(qwen("learn.activation_checkpointing=recompute"), 24)
+    assert ("learn.activation_checkpointing=offload",) == made.changes
     assert (
-        "trustee run --set model.path=Qwen/Qwen3-8B --set learn.checkpointing=offload"
+        "trustee run --set model.path=Qwen/Qwen3-8B --set learn.activation_checkpointing=offload"
     ) == made.command
 
 
 def test_command_is_one_that_fits() -> None:
     """The settings on the command line make the plan that is promised."""
-    made = plan_for(qwen("learn.checkpointing=recompute", "learn.optimizer=adamw"), 16)
+    made = plan_for(qwen("learn.activation_checkpointing=recompute", "learn.optimizer=adamw"), 16)
     words = shlex.split(made.command)
     assert words[:2] == ["trustee", "run"]
     assert words[2::2] == ["--set"] * len(words[2::2])
     changed = apply_changes(
-        qwen("learn.checkpointing=recompute", "learn.optimizer=adamw"), words[3::2]
+        qwen("learn.activation_checkpointing=recompute", "learn.optimizer=adamw"), words[3::2]
     )
     assert plan_for(changed, 16) == made.after
 
@@ -168,7 +168,7 @@ def test_command_is_one_that_fits() -> None:
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-8B", "Qwen/Qwen2.5-7B-Instruct"])
 def test_nothing_can_be_dropped_from_the_changes(name: str, gib: int) -> None:
     """Without any one of the changes it fits no more, or its cache holds too few contexts."""
-    config = qwen(f"model.path={name}", "learn.checkpointing=recompute")
+    config = qwen(f"model.path={name}", "learn.activation_checkpointing=recompute")
     made = plan_for(config, gib)
     assert made.after is not None
     for dropped in made.changes:
@@ -184,10 +184,10 @@ def test_levers_name_settings_of_the_config() -> None:
     config = qwen()
     for lever in (*MILD, *HARSH):
         value = lever.value if isinstance(lever.value, str) else json.dumps(lever.value)
-        changed = read_budget(apply_changes(config, [f"{KEYS[lever.field]}={value}"]))
+        changed = read_budget(apply_changes(config, [f"{CONFIG_KEYS[lever.field]}={value}"]))
         assert lever.value == getattr(changed, lever.field)
     assert set(FREE) <= set(MILD)
-    assert set(KEYS) == set(Budget.__struct_fields__) - {
+    assert set(CONFIG_KEYS) == set(Budget.__struct_fields__) - {
         "trained_tokens",
         "block",
         "reference",
@@ -249,14 +249,16 @@ def test_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_room_is_pointed_out() -> None:
     """On a large card the plan says which savings can go and what can grow."""
     notes = " ".join(plan_for(qwen(), 80).notes)
-    assert "without these savings: learn.checkpointing=recompute" in notes
+    assert "without these savings: learn.activation_checkpointing=recompute" in notes
     assert "engine.kv_bytes=" in notes
     assert "longer episodes: engine.context=32768 and learn.micro_tokens=32768" in notes
 
 
 def test_no_savings_are_pointed_out_where_there_are_none() -> None:
     """A run that keeps everything on the card is not told to keep more or less of it."""
-    notes = " ".join(plan_for(qwen("learn.checkpointing=off", "engine.context=4096"), 80).notes)
+    notes = " ".join(
+        plan_for(qwen("learn.activation_checkpointing=off", "engine.context=4096"), 80).notes
+    )
     assert "without these savings" not in notes
 
 
@@ -352,7 +354,7 @@ def test_host_memory_counts_parked_inputs() -> None:
     """Parking takes pinned memory: 35 inputs of 128 MiB at 16k."""
     shape = find_shape("Qwen/Qwen3-8B")
     parked, kept = (
-        plan.count_host(shape, read_budget(qwen(f"learn.checkpointing={mode}")))
+        plan.count_host(shape, read_budget(qwen(f"learn.activation_checkpointing={mode}")))
         for mode in ("offload", "recompute")
     )
     assert parked - kept == 35 * 128 << 20
@@ -392,7 +394,7 @@ def test_json_has_what_programs_read() -> None:
     wanted = {"peak_gib", "kv_tokens", "ledger", "episodes", "host_gib", "disk_gib", "notes"}
     assert wanted <= set(read)
     assert all(isinstance(size, int) for size in read["ledger"].values())
-    assert msgspec.json.decode(text, type=Plan).fits
+    assert msgspec.json.decode(text, type=RunPlan).fits
 
 
 def test_text_is_a_sorted_table() -> None:
@@ -414,12 +416,12 @@ def test_text_is_a_sorted_table() -> None:
 
 def test_text_ends_with_the_command() -> None:
     """What does not fit ends with a command line that does."""
-    text, fits = run("learn.checkpointing=recompute", vram=24.0)
+    text, fits = run("learn.activation_checkpointing=recompute", vram=24.0)
     lines = text.splitlines()
     assert not fits
     assert lines[0].startswith("Qwen/Qwen3-8B does not fit RTX 3090: 27.02 of 23.50 GiB")
     assert lines[-1] == (
-        "  trustee run --set model.path=Qwen/Qwen3-8B --set learn.checkpointing=offload"
+        "  trustee run --set model.path=Qwen/Qwen3-8B --set learn.activation_checkpointing=offload"
     )
 
 
@@ -480,7 +482,7 @@ def test_no_card_in_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_changes_are_written_as_the_config_reads_them() -> None:
     """Words, numbers and booleans come back as they were meant."""
     before = read_budget(qwen())
-    after = msgspec.structs.replace(before, checkpointing="off", rank=8, eager=True)
+    after = msgspec.structs.replace(before, activation_checkpointing="off", rank=8, eager=True)
     changes = name_changes(before, after)
-    assert ("learn.checkpointing=off", "learn.rank=8", "engine.eager=true") == changes
+    assert ("learn.activation_checkpointing=off", "learn.rank=8", "engine.eager=true") == changes
     assert after == read_budget(apply_changes(qwen(), changes))

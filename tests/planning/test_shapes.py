@@ -11,7 +11,7 @@ import pytest
 
 from trustee.engine.model_files import TINY
 from trustee.errors import InputError
-from trustee.planning.shapes import PACKAGED, Shape, find_shape, known_models, read_shape
+from trustee.planning.shapes import PACKAGED, ModelShape, find_shape, known_models, read_shape
 
 NAMES = (
     "Qwen/Qwen2.5-7B-Instruct",
@@ -156,4 +156,4 @@ def test_defaults_of_older_configs() -> None:
     del config["num_key_value_heads"]
     shape = read_shape(config, name="x")
     assert (128, 32) == (shape.head_dim, shape.kv_heads)
-    assert isinstance(shape, Shape)
+    assert isinstance(shape, ModelShape)

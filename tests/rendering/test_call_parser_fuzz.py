@@ -143,8 +143,8 @@ def grows_linearly(short: str, long: str, *, format: CallFormat) -> bool:
 
 def seconds(text: str, format: CallFormat) -> float:
     """Time one reading."""
-    begun = time.process_time()
+    started_at = time.process_time()
     message = parse_message(text, format, call_prefix="", tools=(TOOL,))
-    taken = time.process_time() - begun
+    taken = time.process_time() - started_at
     assert all(isinstance(call, ToolCall | BadCall) for call in message.calls)
     return taken

@@ -25,7 +25,7 @@ from trustee.engine.protocol import Sampling
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
 from trustee.engine.timing import RequestTiming
 from trustee.engine.vllm import VllmConfig, VllmEngine
-from trustee.environments.protocol import Draft, Services
+from trustee.environments.protocol import Services, TaskSpec
 from trustee.errors import RunError
 from trustee.rl.timeline import (
     TRACKS,
@@ -37,7 +37,7 @@ from trustee.rl.timeline import (
     take_lane,
 )
 from trustee.runs.store import read_lines
-from trustee.types import Adapter, Blame, Group, Message, Sample, Task
+from trustee.types import Adapter, Group, Message, Role, Sample, Task
 
 pytestmark = pytest.mark.anyio
 
@@ -137,16 +137,16 @@ async def test_tracks_are_named_and_ordered(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("request_id", "role"),
     [
-        ("writer-1", Blame.WRITER),
-        ("user-12", Blame.USER),
-        ("tool-3", Blame.TOOL),
-        ("judge-4", Blame.JUDGE),
-        ("17/3/0", Blame.POLICY),
-        ("before/17/0", Blame.POLICY),
-        ("engine-1", Blame.POLICY),
+        ("writer-1", Role.WRITER),
+        ("user-12", Role.USER),
+        ("tool-3", Role.TOOL),
+        ("judge-4", Role.JUDGE),
+        ("17/3/0", Role.POLICY),
+        ("before/17/0", Role.POLICY),
+        ("engine-1", Role.POLICY),
     ],
 )
-def test_role_of_a_request(request_id: str, role: Blame) -> None:
+def test_role_of_a_request(request_id: str, role: Role) -> None:
     """The request's id says who speaks."""
     assert role == make_timing(request_id).role
 
@@ -201,8 +201,12 @@ def test_parts_never_leave_their_request(
         )
     )
     (_, first, last, _), *inner = drawn
-    assert all(first <= begun <= last and first <= ended <= last for _, begun, ended, _ in inner)
-    assert [ended for _, _, ended, _ in inner[:-1]] == [begun for _, begun, _, _ in inner[1:]]
+    assert all(
+        first <= started_at <= last and first <= ended <= last for _, started_at, ended, _ in inner
+    )
+    assert [ended for _, _, ended, _ in inner[:-1]] == [
+        started_at for _, started_at, _, _ in inner[1:]
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=60))
@@ -210,8 +214,8 @@ def test_boxes_on_one_lane_never_overlap(spans: list[tuple[int, int]]) -> None:
     """Boxes come in the order of their ends, as they do in a run; each finds a free lane."""
     lanes: list[float] = []
     taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for begun, ended in sorted(((a, a + n) for a, n in spans), key=lambda span: span[1]):
-        taken[take_lane(lanes, begun=begun, ended=ended)].append((begun, ended))
+    for started_at, ended in sorted(((a, a + n) for a, n in spans), key=lambda span: span[1]):
+        taken[take_lane(lanes, started_at=started_at, ended=ended)].append((started_at, ended))
     for own in taken.values():
         assert all(before[1] <= after[0] for before, after in pairwise(own))
     assert [own[-1][1] for _, own in sorted(taken.items())] == lanes
@@ -220,9 +224,9 @@ def test_boxes_on_one_lane_never_overlap(spans: list[tuple[int, int]]) -> None:
 def test_the_lane_left_last_is_taken() -> None:
     """Lanes that end early stay free for boxes that began early, so there are few lanes."""
     lanes = [1.0, 3.0, 9.0]
-    assert 1 == take_lane(lanes, begun=4.0, ended=10.0)
-    assert 0 == take_lane(lanes, begun=2.0, ended=11.0)
-    assert 3 == take_lane(lanes, begun=2.0, ended=12.0)
+    assert 1 == take_lane(lanes, started_at=4.0, ended=10.0)
+    assert 0 == take_lane(lanes, started_at=2.0, ended=11.0)
+    assert 3 == take_lane(lanes, started_at=2.0, ended=12.0)
     assert [11.0, 10.0, 9.0, 12.0] == lanes
 
 
@@ -231,10 +235,10 @@ async def test_an_open_file_is_readable(tmp_path: Path) -> None:
     clock = Clock()
     async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
         clock.now = 100.5
-        timeline.draw("train", "held", begun=100.0, ended=100.5)
+        timeline.draw("train", "held", started_at=100.0, ended=100.5)
         assert [] == boxes(tmp_path / "t.json")
         clock.now = 101.0
-        timeline.draw("train", "writes both", begun=100.5, ended=101.0)
+        timeline.draw("train", "writes both", started_at=100.5, ended=101.0)
         assert ["held", "writes both"] == [box["name"] for box in boxes(tmp_path / "t.json")]
         assert not (tmp_path / "t.json").read_text().rstrip().endswith("]")
     assert (tmp_path / "t.json").read_text().endswith("\n]\n")
@@ -337,7 +341,7 @@ async def test_threads_may_draw_at_once(tmp_path: Path) -> None:
 async def test_progress_is_drawn_and_passed_on(tmp_path: Path) -> None:
     """Episodes, groups, the parts of a step and stages; every event reaches the listener."""
     clock, heard = Clock(), list[Event]()
-    ending = {"reward": 1.0, "turns": 2, "tokens": 9, "spoiled": False}
+    ending = {"reward": 1.0, "turns": 2, "tokens": 9, "failed": False}
     given: list[tuple[float, Event]] = [
         (100.0, {"event": "stage", "name": "training"}),
         (101.0, {"event": "begin", "group": 4, "member": 0}),
@@ -358,9 +362,9 @@ async def test_progress_is_drawn_and_passed_on(tmp_path: Path) -> None:
         (110.0, {"event": "note", "text": "passes by"}),
     ]
     async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
-        tell = timeline.listen(heard.append)
+        emit = timeline.listen(heard.append)
         for clock.now, event in given:
-            tell(event)
+            emit(event)
     assert [event for _, event in given] == heard
     assert [
         ("episodes", "4/0", 1_000_000, 2_000_000, ending),
@@ -383,11 +387,11 @@ async def test_parts_of_steps_lie_on_one_lane(tmp_path: Path) -> None:
     clock = Clock()
     step = {"event": "step", "train_s": 0.5, "publish_s": 0.25, "checkpoint_s": 0.0}
     async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
-        tell = timeline.listen(lambda event: None)
+        emit = timeline.listen(lambda event: None)
         clock.now = 102.0
-        tell({**step, "step": 1, "waited_s": 1.25})
+        emit({**step, "step": 1, "waited_s": 1.25})
         clock.now = 104.0
-        tell({**step, "step": 2, "waited_s": 1.251})
+        emit({**step, "step": 2, "waited_s": 1.251})
     found = boxes(tmp_path / "t.json")
     assert {0} == {box["tid"] for box in found}
     assert [(0, 1_250_000), (2_000_000, 1_250_000)] == [
@@ -416,18 +420,18 @@ async def test_a_timed_learner_learns_the_same(tmp_path: Path) -> None:
         await learner.publish(adapter)
         await learner.save(tmp_path)
         await learner.load(tmp_path)
-        await learner.adopt(adapter)
+        await learner.load_adapter(adapter)
         await learner.adjust("offload")
     assert [micro] == inner.requests
     assert {5: adapter} == engine.known
-    assert [adapter] == inner.adopted
+    assert [adapter] == inner.loaded
     assert [
         ("micro", {"samples": 1, "tokens": 3}),
         ("finish", None),
         ("publish", {"version": 5}),
         ("save", None),
         ("load", None),
-        ("adopt", {"version": 5}),
+        ("load_adapter", {"version": 5}),
         ("adjust", {"mode": "offload"}),
     ] == [(box["name"], box.get("args")) for box in boxes(tmp_path / "t.json")]
 
@@ -439,11 +443,11 @@ class OneTask:
         self.kept: dict[str, Any] = {}
         self.seen: list[Group] = []
 
-    def draw(self) -> Draft | None:
-        return Draft(id="d1", seed=1, difficulty=30)
+    def draw(self) -> TaskSpec | None:
+        return TaskSpec(id="d1", seed=1, difficulty=30)
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        return Task(id=draft.id, messages=(Message(role="user"),), tools=(), difficulty=30)
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        return Task(id=spec.id, messages=(Message(role="user"),), tools=(), difficulty=30)
 
     def observe(self, groups: Any) -> dict[str, float]:
         self.seen += groups
@@ -463,9 +467,9 @@ async def test_a_timed_source_gives_the_same_tasks(tmp_path: Path) -> None:
     services: Any = None
     async with Timeline(tmp_path / "t.json", clock=Clock()) as timeline:
         source = TimedSource(inner, timeline)
-        draft = source.draw()
-        assert draft is not None
-        assert "d1" == (await source.write(draft, services)).id
+        spec = source.draw()
+        assert spec is not None
+        assert "d1" == (await source.write(spec, services)).id
         assert {"difficulty": 30.0} == source.observe([group])
         assert {"drawn": 1} == source.state()
         source.restore({"drawn": 2})
@@ -525,7 +529,7 @@ def small_engine() -> tuple[VllmConfig, TrainerSpec]:
         "optimizer": "adamw",
         "betas": (0.9, 0.99),
         "weight_decay": 0.0,
-        "checkpointing": "off",
+        "activation_checkpointing": "off",
         "mlp_tile": 0,
         "head_chunk": 16,
     }

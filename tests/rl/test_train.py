@@ -29,7 +29,7 @@ from scripts import (
     write_calls,
 )
 from trustee.algorithm.learner import MicroReport, MicroRequest
-from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
@@ -44,7 +44,7 @@ from trustee.engine.scripted import (
 )
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
-from trustee.environments.protocol import Draft, Environment, Services, TaskSource, World
+from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec, World
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
@@ -55,7 +55,7 @@ from trustee.rollout import Limits, RolloutConfig
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.store import EpisodeLine, Store, TaskLine, read_lines
 from trustee.sandbox.calls import NoSandbox
-from trustee.types import Adapter, Blame, Group, Message, Task
+from trustee.types import Adapter, Group, Message, Role, Task
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +106,7 @@ class Closing:
 
 
 class Fussy:
-    """A source whose writer fails on some drafts; it keeps what it was shown."""
+    """A source whose writer fails on some task specs; it keeps what it was shown."""
 
     def __init__(self, inner: TaskSource, unwritable: Callable[[int], bool]) -> None:
         self._inner = inner
@@ -117,11 +117,11 @@ class Fussy:
         self.state = inner.state
         self.restore = inner.restore
 
-    async def write(self, draft: Draft, services: Services) -> Task:
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
         self._asked += 1
         if self._unwritable(self._asked):
-            raise SimulatorError("writer gave no usable answer", blame=Blame.WRITER)
-        return await self._inner.write(draft, services)
+            raise SimulatorError("writer gave no usable answer", source=Role.WRITER)
+        return await self._inner.write(spec, services)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         self.observed += groups
@@ -160,7 +160,7 @@ class Setup:
         world: World | None = None,
         group_size: int = 2,
         groups_per_step: int = 2,
-        max_lag: int = 0,
+        max_off_policy_steps: int = 0,
         steps: int = 3,
         slots: int = 3,
         seconds: float = 20,
@@ -170,7 +170,7 @@ class Setup:
         write_ahead: int = 0,
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
-        ladder: Ladder | None = None,
+        ladder: MemoryLadder | None = None,
         effect_patience: int = 0,
         renderer: Any = None,
     ) -> None:
@@ -187,7 +187,7 @@ class Setup:
         self.run = Run(
             world=self.world,
             source=self.source,
-            core=Watchdog(
+            engine=Watchdog(
                 self.engine,
                 self.learner,
                 config=watchdog or WatchdogConfig(),
@@ -204,19 +204,19 @@ class Setup:
             gates=GateConfig(),
             effect=EffectGate(self.engine, scripted_renderer(), patience=effect_patience),
             ladder=ladder
-            or Ladder(
-                Rung(
+            or MemoryLadder(
+                MemoryLevel(
                     micro_tokens=16384,
-                    checkpointing="recompute",
+                    activation_checkpointing="recompute",
                     context=100_000,
-                    parallel=(max_lag + 1) * groups_per_step * group_size,
+                    parallel=(max_off_policy_steps + 1) * groups_per_step * group_size,
                 ),
                 shortest=512,
             ),
             rollout=RolloutConfig(
                 group_size=group_size,
                 groups_per_step=groups_per_step,
-                max_lag=max_lag,
+                max_off_policy_steps=max_off_policy_steps,
                 write_ahead=write_ahead,
                 limits=Limits(turns=6, tokens=400, seconds=seconds),
             ),
@@ -225,7 +225,7 @@ class Setup:
             steps=steps,
             minutes=0,
             keep_checkpoints=2,
-            tell=self.events.append,
+            emit=self.events.append,
         )
 
     async def train(self) -> None:
@@ -299,35 +299,44 @@ async def test_run_ends_after_its_steps(tmp_path: Path) -> None:
     assert 0 == setup.world.open
 
 
-@pytest.mark.parametrize("max_lag", [0, 1, 2, 4])
-async def test_lag_and_episodes_in_flight_are_bounded(tmp_path: Path, max_lag: int) -> None:
-    """No sample is older than `max_lag` when it is trained, and no more episodes play than that."""
+@pytest.mark.parametrize("max_off_policy_steps", [0, 1, 2, 4])
+async def test_lag_and_episodes_in_flight_are_bounded(
+    tmp_path: Path, max_off_policy_steps: int
+) -> None:
+    """No trained sample is older than the bound, and no more episodes play than that."""
     setup = Setup(
         tmp_path,
         delayed(gamble, (0, 3, 30, 1)),
-        max_lag=max_lag,
+        max_off_policy_steps=max_off_policy_steps,
         group_size=3,
         steps=12,
         slots=6,
         learner_steps=20,
     )
     await setup.train()
-    assert max_lag >= max(setup.learner.lags)
-    assert max_lag >= max(line["lag_max"] for line in setup.metrics())
-    assert (max_lag + 1) * 2 * 3 >= setup.world.most
+    assert max_off_policy_steps >= max(setup.learner.lags)
+    assert max_off_policy_steps >= max(line["lag_max"] for line in setup.metrics())
+    assert (max_off_policy_steps + 1) * 2 * 3 >= setup.world.most
 
 
-@pytest.mark.parametrize("max_lag", [1, 2, 4])
-async def test_lag_is_used(tmp_path: Path, max_lag: int) -> None:
+@pytest.mark.parametrize("max_off_policy_steps", [1, 2, 4])
+async def test_lag_is_used(tmp_path: Path, max_off_policy_steps: int) -> None:
     """With lag allowed, episodes play while the policy learns: the lag is reached."""
-    setup = Setup(tmp_path, gamble, max_lag=max_lag, steps=12, slots=6, learner_steps=400)
+    setup = Setup(
+        tmp_path,
+        gamble,
+        max_off_policy_steps=max_off_policy_steps,
+        steps=12,
+        slots=6,
+        learner_steps=400,
+    )
     await setup.train()
-    assert max_lag == max(line["lag_max"] for line in setup.metrics())
+    assert max_off_policy_steps == max(line["lag_max"] for line in setup.metrics())
 
 
 @given(
     delays=st.lists(st.integers(0, 40), min_size=1, max_size=12),
-    max_lag=st.integers(0, 4),
+    max_off_policy_steps=st.integers(0, 4),
     groups_per_step=st.integers(1, 3),
     group_size=st.integers(2, 4),
     learner_steps=st.integers(0, 60),
@@ -336,7 +345,7 @@ async def test_lag_is_used(tmp_path: Path, max_lag: int) -> None:
 @settings(max_examples=15, deadline=None)
 def test_lag_is_bounded_under_any_delays(
     delays: list[int],
-    max_lag: int,
+    max_off_policy_steps: int,
     groups_per_step: int,
     group_size: int,
     learner_steps: int,
@@ -349,15 +358,15 @@ def test_lag_is_bounded_under_any_delays(
             delayed(gamble, delays),
             group_size=group_size,
             groups_per_step=groups_per_step,
-            max_lag=max_lag,
+            max_off_policy_steps=max_off_policy_steps,
             steps=5,
             slots=slots,
             learner_steps=learner_steps,
         )
         anyio.run(setup.train)
         assert [1, 2, 3, 4, 5] == [line["step"] for line in setup.metrics()]
-        assert max_lag >= max(setup.learner.lags, default=0)
-        assert (max_lag + 1) * groups_per_step * group_size >= setup.world.most
+        assert max_off_policy_steps >= max(setup.learner.lags, default=0)
+        assert (max_off_policy_steps + 1) * groups_per_step * group_size >= setup.world.most
         trained = [s.trajectory_id for r in setup.learner.requests for s in r.samples]
         assert len(trained) == len(set(trained))
         assert slots >= len(setup.engine.known)
@@ -365,7 +374,7 @@ def test_lag_is_bounded_under_any_delays(
 
 
 async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
-    """A group that took more steps than `max_lag` allows is not trained, and its slot is free."""
+    """A group that took more steps than allowed is not trained, and its slot is free."""
     late = anyio.Event()
 
     async def script(request: Request) -> str:
@@ -373,13 +382,15 @@ async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
             await late.wait()
         return gamble(request)
 
-    setup = Setup(tmp_path, script, groups_per_step=1, group_size=3, max_lag=1, steps=8, slots=8)
+    setup = Setup(
+        tmp_path, script, groups_per_step=1, group_size=3, max_off_policy_steps=1, steps=8, slots=8
+    )
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         if event["event"] == "step" and setup.run.versions.version >= 3:
             late.set()
 
-    setup.run.tell = tell
+    setup.run.emit = emit
     await setup.train()
     assert 1 == sum(line["dropped"] for line in setup.metrics())
     trained = [s.trajectory_id for r in setup.learner.requests for s in r.samples]
@@ -387,20 +398,20 @@ async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
     assert 3 == sum(line.group == 0 for line in setup.episodes())
 
 
-@pytest.mark.parametrize("drafts", [0, 1, 4, 7])
-async def test_finite_source_ends_by_itself(tmp_path: Path, drafts: int) -> None:
+@pytest.mark.parametrize("specs", [0, 1, 4, 7])
+async def test_finite_source_ends_by_itself(tmp_path: Path, specs: int) -> None:
     """A source that runs dry ends the run after the last whole step; nothing is left open."""
-    setup = Setup(tmp_path, gamble, world=Dice(drafts=drafts), steps=100, max_lag=1)
+    setup = Setup(tmp_path, gamble, world=Dice(specs=specs), steps=100, max_off_policy_steps=1)
     with anyio.fail_after(10):
         await setup.train()
-    assert drafts // 2 == setup.run.step
-    assert 2 * drafts == setup.world.made
+    assert specs // 2 == setup.run.step
+    assert 2 * specs == setup.world.made
     assert 0 == setup.world.open
 
 
 async def test_bug_of_an_environment_ends_everything(tmp_path: Path) -> None:
     """A bug comes out as itself, alone, and leaves no episode, no request, no environment."""
-    setup = Setup(tmp_path, delayed(gamble, (0, 5, 50)), max_lag=2, bug_in=9, steps=50)
+    setup = Setup(tmp_path, delayed(gamble, (0, 5, 50)), max_off_policy_steps=2, bug_in=9, steps=50)
     with anyio.fail_after(10), raises_one(ZeroDivisionError):
         await setup.train()
     assert (0, set()) == (setup.world.open, setup.engine.running)
@@ -423,15 +434,15 @@ async def test_bug_of_a_script_ends_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize("events", [1, 7, 40, 90])
 async def test_outer_cancel_is_clean(tmp_path: Path, events: int) -> None:
     """Cancelled from outside, the run ends without an error and leaves nothing open."""
-    setup = Setup(tmp_path, delayed(gamble, (1, 9)), max_lag=2, steps=1000)
+    setup = Setup(tmp_path, delayed(gamble, (1, 9)), max_off_policy_steps=2, steps=1000)
     with anyio.CancelScope() as scope:
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             setup.events.append(event)
             if len(setup.events) == events:
                 scope.cancel()
 
-        setup.run.tell = tell
+        setup.run.emit = emit
         await setup.train()
     assert scope.cancelled_caught
     assert (0, set()) == (setup.world.open, setup.engine.running)
@@ -439,19 +450,19 @@ async def test_outer_cancel_is_clean(tmp_path: Path, events: int) -> None:
 
 async def test_groups_are_on_disk_before_they_are_learnt_from(tmp_path: Path) -> None:
     """Whatever the learner sees was written down before."""
-    setup = Setup(tmp_path, delayed(gamble, (0, 2, 11)), max_lag=2, steps=8)
+    setup = Setup(tmp_path, delayed(gamble, (0, 2, 11)), max_off_policy_steps=2, steps=8)
     await setup.train()
     assert len(setup.learner.on_disk) > 8
     assert all(setup.learner.on_disk)
 
 
 async def test_failed_writer_frees_its_slot(tmp_path: Path) -> None:
-    """Drafts without a task are written down, counted, and do not hold up the run."""
+    """Task specs without a task are written down, counted, and do not hold up the run."""
     setup = Setup(tmp_path, gamble, unwritable=lambda number: number % 2 == 0, steps=4)
     with anyio.fail_after(10):
         await setup.train()
     failed = [line for line in setup.tasks() if line.task is None]
-    assert [Blame.WRITER] * len(failed) == [line.failure.blame for line in failed if line.failure]
+    assert [Role.WRITER] * len(failed) == [line.failure.source for line in failed if line.failure]
     assert len(failed) >= 4
     counted = sum(line["failed_writer"] for line in setup.metrics())
     assert counted == sum(line["dropped"] for line in setup.metrics()) > 0
@@ -463,16 +474,16 @@ async def test_slow_writer_is_given_up(tmp_path: Path) -> None:
     write = setup.source.write
     slow = iter([True])
 
-    async def hesitate(draft: Draft, services: Services) -> Task:
+    async def hesitate(spec: TaskSpec, services: Services) -> Task:
         if next(slow, False):
             await anyio.sleep(30)
-        return await write(draft, services)
+        return await write(spec, services)
 
     setup.source.write = hesitate  # type: ignore[method-assign]
     await setup.train()
     (failure,) = [line.failure for line in setup.tasks() if line.failure is not None]
-    assert (Blame.ENGINE, "task not written in 0.05 s (rollout.limits.seconds)") == (
-        failure.blame,
+    assert (Role.ENGINE, "task not written in 0.05 s (rollout.limits.seconds)") == (
+        failure.source,
         failure.message,
     )
 
@@ -500,7 +511,7 @@ async def test_timeout_inside_a_writer_is_a_bug(tmp_path: Path) -> None:
     """A timeout that is not the deadline is not hidden as a slow writer."""
     setup = Setup(tmp_path, gamble)
 
-    async def fail(draft: Draft, services: Services) -> Task:
+    async def fail(spec: TaskSpec, services: Services) -> Task:
         raise TimeoutError("a socket of its own")
 
     setup.source.write = fail  # type: ignore[method-assign]
@@ -543,12 +554,12 @@ async def test_member_without_a_turn_does_not_age_its_group(tmp_path: Path) -> N
                 broken.add(task.id)
 
                 async def fail() -> Any:
-                    raise SimulatorError("deaf", blame=Blame.USER)
+                    raise SimulatorError("deaf", source=Role.USER)
 
                 environment.open = fail  # type: ignore[method-assign]
             return environment
 
-    setup = Setup(tmp_path, gamble, world=Deaf(), group_size=4, max_lag=0, steps=6)
+    setup = Setup(tmp_path, gamble, world=Deaf(), group_size=4, max_off_policy_steps=0, steps=6)
     with anyio.fail_after(10):
         await setup.train()
     assert 1 < setup.run.versions.version
@@ -574,7 +585,7 @@ async def test_source_observes_every_group_once(tmp_path: Path) -> None:
         tmp_path,
         delayed(gamble, (0, 25)),
         unwritable=lambda number: number % 5 == 0,
-        max_lag=1,
+        max_off_policy_steps=1,
         steps=6,
     )
     await setup.train()
@@ -651,12 +662,16 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("groups_per_step", [1, 2])
 async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step: int) -> None:
-    """Whenever a checkpoint is taken, as many groups were counted as drafts were drawn.
+    """Whenever a checkpoint is taken, as many groups were counted as task specs were drawn.
 
     Nothing is ever learnt here, so a step has no pause in which the feed could catch up.
     """
     setup = Setup(
-        tmp_path, lambda request: "nothing", groups_per_step=groups_per_step, max_lag=3, steps=12
+        tmp_path,
+        lambda request: "nothing",
+        groups_per_step=groups_per_step,
+        max_off_policy_steps=3,
+        steps=12,
     )
     save = setup.learner.save
     counts: list[tuple[int, int]] = []
@@ -717,18 +732,18 @@ async def test_alarm_rolls_back_to_the_best_version(tmp_path: Path) -> None:
         clipped = 5 if len(setup.learner.finished) >= 3 else 0
         return msgspec.structs.replace(report, tokens=10, clipped=clipped)
 
-    async def adopt(adapter: Adapter) -> None:
+    async def load_adapter(adapter: Adapter) -> None:
         there.append(adapter.path.is_dir())
         await take_up(adapter)
 
     there: list[bool] = []
-    take_up = setup.learner.adopt
+    take_up = setup.learner.load_adapter
     setup.learner.accumulate = clip  # type: ignore[method-assign]
-    setup.learner.adopt = adopt  # type: ignore[method-assign]
+    setup.learner.load_adapter = load_adapter  # type: ignore[method-assign]
     await setup.train()
     back = [line["rolled_back_to"] for line in setup.metrics() if line["rolled_back_to"]]
     assert back
-    assert back == [adapter.version for adapter in setup.learner.adopted]
+    assert back == [adapter.version for adapter in setup.learner.loaded]
     assert [True] * len(back) == there
     assert back == [event["to"] for event in setup.events if event["event"] == "rolled_back"]
 

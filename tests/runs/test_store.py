@@ -17,10 +17,10 @@ from trustee.runs.store import EpisodeLine, Store, TaskLine, keep_lines, open_li
 from trustee.types import (
     Adapter,
     BadCall,
-    Blame,
     Completion,
     Failure,
     Message,
+    Role,
     Stop,
     Task,
     Tool,
@@ -75,7 +75,7 @@ FAILED = TaskLine(
     group=4,
     version=2,
     task=None,
-    failure=Failure(blame=Blame.WRITER, kind="SimulatorError", message="gave nothing"),
+    failure=Failure(source=Role.WRITER, kind="SimulatorError", message="gave nothing"),
 )
 
 

@@ -13,10 +13,10 @@ from trustee.runs.store import EpisodeLine, Store, TaskLine
 from trustee.runs.view import Filter, find_episodes, parse_reward, show_trajectories
 from trustee.types import (
     BadCall,
-    Blame,
     Completion,
     Failure,
     Message,
+    Role,
     Stop,
     Task,
     Tool,
@@ -44,13 +44,15 @@ def make_line(
     member: int,
     reward: float,
     *turns: Turn,
-    blame: Blame | None = None,
+    failed_by: Role | None = None,
     version: int = 1,
 ) -> EpisodeLine:
     """Make a line of `episodes.jsonl`."""
     failure = None
-    if blame is not None:
-        failure = Failure(blame=blame, kind="SimulatorError", message=f"{blame} said [nothing]")
+    if failed_by is not None:
+        failure = Failure(
+            source=failed_by, kind="SimulatorError", message=f"{failed_by} said [nothing]"
+        )
     trajectory = Trajectory(
         id=f"{group}/{member}",
         task_id=f"task-{group}",
@@ -79,7 +81,7 @@ LINES = (
     make_line(0, 0, 1.0, CALLING, make_turn(SAYING)),
     make_line(0, 1, -1.0),
     make_line(1, 0, 0.5, version=2),
-    make_line(1, 1, 0.0, blame=Blame.USER),
+    make_line(1, 1, 0.0, failed_by=Role.USER),
     make_line(2, 0, 0.0, version=2),
 )
 TASKS = [
@@ -137,8 +139,8 @@ def show(folder: Path, wanted: Filter, *, as_json: bool = False) -> str:
         (Filter(reward=">0"), ["0/0", "1/0"]),
         (Filter(reward="<=0"), ["0/1", "2/0"]),
         (Filter(reward="=0.5"), ["1/0"]),
-        (Filter(blame="user"), ["1/1"]),
-        (Filter(blame="policy"), ["0/1", "2/0"]),
+        (Filter(failed_by="user"), ["1/1"]),
+        (Filter(failed_by="policy"), ["0/1", "2/0"]),
         (Filter(tool="set_lamp"), ["0/0"]),
         (Filter(tool="read_lamp"), []),
         (Filter(step=2), ["0/0", "0/1", "1/1"]),
@@ -149,18 +151,18 @@ def show(folder: Path, wanted: Filter, *, as_json: bool = False) -> str:
 def test_filters(folder: Path, wanted: Filter, expected: list[str]) -> None:
     """Each filter lets pass what its help says; all of them together must agree.
 
-    A spoiled episode has no reward, so no condition on the reward finds it.
+    A failed episode has no reward, so no condition on the reward finds it.
     """
     assert expected == names(folder, wanted)
 
 
-@pytest.mark.parametrize("blame", ["", "nobody", "USER"])
-def test_unknown_blame(blame: str) -> None:
+@pytest.mark.parametrize("failed_by", ["", "nobody", "USER"])
+def test_unknown_failed_by(failed_by: str) -> None:
     """A blame that nobody can have is refused with those that there are."""
     with pytest.raises(InputError) as caught:
-        Filter(blame=blame)
+        Filter(failed_by=failed_by)
     assert (
-        f"--blame {blame!r}: give one of policy, user, tool, judge, writer, builder, engine"
+        f"--failed-by {failed_by!r}: give one of policy, user, tool, judge, writer, builder, engine"
     ) == str(caught.value)
 
 
@@ -208,11 +210,11 @@ def test_episode_for_people(folder: Path) -> None:
     ] == lines[1:]
 
 
-def test_spoiled_episode_for_people(folder: Path) -> None:
-    """A spoiled episode shows no reward but who spoiled it and how."""
-    lines = show(folder, Filter(blame="user")).splitlines()
-    assert lines[0].startswith("episode 1/1  void  version 1  failed  blame user ")
-    assert "void: user said [nothing]" in lines
+def test_failed_episode_for_people(folder: Path) -> None:
+    """A failed episode shows no reward but who spoiled it and how."""
+    lines = show(folder, Filter(failed_by="user")).splitlines()
+    assert lines[0].startswith("episode 1/1  no reward  version 1  failed  failed by user ")
+    assert "no reward: user said [nothing]" in lines
 
 
 def test_nothing_matches(folder: Path) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from trustee.errors import InputError
-from trustee.sandbox.calls import Isolation, Outcome, SandboxConfig
+from trustee.sandbox.calls import CallResult, Isolation, SandboxConfig
 from trustee.sandbox.host import LONGEST_ARGUMENTS, LONGEST_SOURCE, ProcessSandbox
 from trustee.sandbox.isolation import Lock
 from trustee.sandbox.process import WorkerProcess, start_process
@@ -41,9 +41,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def say(text: str) -> Outcome:
+def say(text: str) -> CallResult:
     """Expect a result."""
-    return Outcome(text=text, ok=True)
+    return CallResult(text=text, ok=True)
 
 
 @contextmanager
@@ -103,7 +103,7 @@ async def test_killed_worker_is_replaced_and_no_call_lost(sandbox: ProcessSandbo
     source = {
         "slow": "def slow(n):\n    import select\n    select.select([], [], [], 0.5)\n    return n"
     }
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, CallResult] = {}
     async with sandbox.open(source, seed=0) as worker:
         assert say("-1") == await worker.call("slow", {"n": -1})
         [first] = pids(sandbox)
@@ -207,7 +207,7 @@ async def test_tools_that_cannot_be_loaded_are_given_up(
     async with sandbox.open(ADD, seed=0) as worker:
         outcomes = [await worker.call("add", {"a": 1, "b": 1}) for _ in range(3)]
     why = "an error occurred when calling add: it cannot be loaded: it did not start in time"
-    assert [Outcome(text=why, ok=False, breach="died")] * 3 == outcomes
+    assert [CallResult(text=why, ok=False, breach="died")] * 3 == outcomes
     assert 2 == len(starts)
 
 

@@ -10,7 +10,7 @@ import pytest
 from trustee.errors import InputError
 from trustee.sandbox import isolation
 from trustee.sandbox.isolation import find_locks, readable_paths
-from trustee.sandbox.probe import ATTEMPTS, Probe, probe_isolation
+from trustee.sandbox.probe import ATTEMPTS, IsolationReport, probe_isolation
 
 
 @pytest.fixture
@@ -93,5 +93,5 @@ async def test_probe_of_a_missing_lock_says_why(monkeypatch: pytest.MonkeyPatch)
     """A lock that cannot be had is not an error of the probe."""
     monkeypatch.setenv("PATH", "")
     probe = await probe_isolation("bubblewrap")
-    assert Probe(isolation=None, why=probe.why) == probe
+    assert IsolationReport(isolation=None, why=probe.why) == probe
     assert "bwrap is not on the path" in probe.why

@@ -39,24 +39,24 @@ def test_frames_survive_any_cutting(frames: list[dict[str, object]], size: int) 
 @given(st.binary(max_size=40))
 def test_noise_is_no_answer(noise: bytes) -> None:
     """Bytes are an answer only if kind and both lengths fit exactly."""
-    read = worker.read_answer(noise)
+    read = worker.read_fork_answer(noise)
     fits = len(noise) >= inside.ANSWER.size and (
-        noise[:1] in worker.ANSWERS
+        noise[:1] in worker.BREACHES
         and sum(inside.ANSWER.unpack_from(noise)[1:]) == len(noise) - inside.ANSWER.size
     )
     assert fits == (read is not None)
 
 
-@given(kind=st.sampled_from(sorted(worker.ANSWERS)), denied=st.text(), text=st.text())
+@given(kind=st.sampled_from(sorted(worker.BREACHES)), denied=st.text(), text=st.text())
 def test_answer_is_read_as_written(kind: bytes, denied: str, text: str) -> None:
     """Kind, refusal and text come back; a byte more or less and there is no answer."""
     why, body = denied.encode("utf-8", "replace"), text.encode("utf-8", "replace")
     written = inside.ANSWER.pack(kind, len(why), len(body)) + why + body
     assert {
         "ok": kind == b"+",
-        "breach": worker.ANSWERS[kind],
+        "breach": worker.BREACHES[kind],
         "denied": why.decode(),
         "text": body.decode(),
-    } == worker.read_answer(written)
-    assert worker.read_answer(written + b"x") is None
-    assert worker.read_answer(written[:-1]) is None
+    } == worker.read_fork_answer(written)
+    assert worker.read_fork_answer(written + b"x") is None
+    assert worker.read_fork_answer(written[:-1]) is None

@@ -20,23 +20,23 @@ from scripted_program import BASE, Both, small_config
 from scripts import Policy, perfect, silent
 from trustee.config import Config
 from trustee.engine.scripted import Request, scripted_renderer
-from trustee.environments.executable.blueprint import State
+from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
 from trustee.jobs import assemble
 from trustee.jobs import collect as command
-from trustee.jobs.collect import CollectionRecord, Player, counts_text, run_collection
+from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
 from trustee.runs.view import Filter, show_trajectories
 from trustee.sft.collect import CollectConfig, Counts
-from trustee.sft.demonstrations import Demonstration, make_lessons, read_demonstrations
-from trustee.sft.rejection import SiftConfig
+from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
+from trustee.sft.rejection import FilterConfig
 from trustee.types import Adapter
 
 pytestmark = pytest.mark.anyio
 Event = dict[str, Any]
-TEACHER = Player(teacher=True)
+TEACHER = PlayerConfig(teacher=True)
 THRICE = CollectConfig(attempts=3)
 
 
@@ -64,14 +64,14 @@ async def run(
     folder: Path,
     *,
     count: int = 6,
-    player: Player = TEACHER,
+    player: PlayerConfig = TEACHER,
     changes: tuple[str, ...] = (),
     collection: CollectConfig = THRICE,
-    tell: Any = lambda event: None,
+    emit: Any = lambda event: None,
 ) -> Counts:
     """Collect."""
     return await run_collection(
-        config(*changes), collection, folder, count=count, player=player, tell=tell
+        config(*changes), collection, folder, count=count, player=player, emit=emit
     )
 
 
@@ -81,7 +81,7 @@ async def test_teacher_makes_demonstrations(
     """Good episodes become demonstrations, one a task; the others are counted by reason."""
     play_with(monkeypatch, moody)
     events: list[Event] = []
-    counts = await run(tmp_path, tell=events.append)
+    counts = await run(tmp_path, emit=events.append)
     lines: list[EpisodeLine] = read_lines(tmp_path / "episodes.jsonl", EpisodeLine)
     won = {(line.group, line.member) for line in lines if line.trajectory.reward > 0}
     verdicts = {(x.group, x.member): x.trajectory.notes["collected"] for x in lines}
@@ -107,7 +107,7 @@ async def test_hints_stay_out_of_all_files(tmp_path: Path, monkeypatch: pytest.M
     assert {True} == {"solution: " in prompt for prompt in prompts}
     for name in ("episodes.jsonl", "demonstrations.jsonl"):
         assert "solution: " not in (tmp_path / name).read_text()
-    lessons = make_lessons(read_demonstrations(tmp_path), scripted_renderer(), context=8192)
+    lessons = make_dataset(read_demonstrations(tmp_path), scripted_renderer(), context=8192)
     assert (6, ()) == (len(lessons.samples), lessons.refused)
     assert "solution: " not in scripted_renderer().decode(lessons.samples[0].ids)
 
@@ -151,14 +151,14 @@ async def test_interrupted_collection_goes_on(
     play_with(monkeypatch, moody)
     whole = await run(tmp_path / "a")
     with pytest.raises(BaseExceptionGroup):
-        await run(tmp_path / "b", tell=stop_after(episodes))
+        await run(tmp_path / "b", emit=stop_after(episodes))
     begun = read_lines(tmp_path / "b" / "episodes.jsonl", EpisodeLine)
     assert episodes <= len(begun) < 18
     counted = json.loads((tmp_path / "b" / "collected.json").read_bytes())
     assert len(begun) == counted["episodes"]
     engine = play_with(monkeypatch, moody)
     events: list[Event] = []
-    assert whole == await run(tmp_path / "b", tell=events.append)
+    assert whole == await run(tmp_path / "b", emit=events.append)
     assert 18 - len(begun) == sum(event["event"] == "episode" for event in events)
     assert engine.requests
     files = [(tmp_path / name / "demonstrations.jsonl").read_bytes() for name in "ab"]
@@ -182,9 +182,9 @@ async def test_larger_count_adds_tasks(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_policy_plays_without_hints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a teacher all sound episodes are kept, and none is a demonstration."""
+    """Without a teacher all valid episodes are kept, and none is a demonstration."""
     engine = play_with(monkeypatch, moody)
-    counts = await run(tmp_path, player=Player())
+    counts = await run(tmp_path, player=PlayerConfig())
     assert (18, 0, {}) == (counts.kept, counts.demonstrations, counts.dropped)
     assert not (tmp_path / "demonstrations.jsonl").exists()
     assert {None} == {request.adapter for request in engine.requests}
@@ -199,26 +199,26 @@ async def test_adapter_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(command, "find_adapter", lambda path: trained)
     monkeypatch.setattr(command, "read_adapter", lambda path: path)
     monkeypatch.setattr(command, "check_fit", lambda *given, rank: checked.append((*given, rank)))
-    await run(tmp_path / "out", player=Player(adapter=str(tmp_path / "run")))
+    await run(tmp_path / "out", player=PlayerConfig(adapter=str(tmp_path / "run")))
     assert [(trained, BASE, 16)] == checked
-    assert [Adapter(version=1, path=trained)] == engine.learner.adopted
+    assert [Adapter(version=1, path=trained)] == engine.learner.loaded
     names = {request.adapter.name if request.adapter else "" for request in engine.requests}
     assert {"policy-000001"} == names
 
 
 async def test_hopeless_collection_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where every episode is spoiled, it ends and says why."""
+    """Where every episode has failed, it ends and says why."""
     play_with(monkeypatch, perfect)
-    player = Player(teacher=True, url="http://127.0.0.1:1/v1", model="m")
+    player = PlayerConfig(teacher=True, url="http://127.0.0.1:1/v1", model="m")
     with pytest.raises(BaseExceptionGroup) as caught:
         await run(tmp_path, player=player, count=40)
     error = caught.value
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, RunError)
-    assert "episodes were all spoiled, the last because of engine: http://127" in str(error)
+    assert "episodes all failed, the last because of engine: http://127" in str(error)
     counted = json.loads((tmp_path / "collected.json").read_bytes())
-    assert {"spoiled by somebody else": counted["episodes"]} == counted["dropped"]
+    assert {"failed, not by the policy": counted["episodes"]} == counted["dropped"]
 
 
 async def test_unwritten_tasks_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,21 +230,26 @@ async def test_unwritten_tasks_are_counted(tmp_path: Path, monkeypatch: pytest.M
     engine = play_with(monkeypatch, perfect)
     monkeypatch.setattr(engine, "_script", refuse)
     counts = await run_collection(
-        small_config(), CollectConfig(), tmp_path, count=3, player=Player(), tell=lambda event: None
+        small_config(),
+        CollectConfig(),
+        tmp_path,
+        count=3,
+        player=PlayerConfig(),
+        emit=lambda event: None,
     )
     assert (0, 3, 0) == (counts.tasks, counts.unwritten, counts.episodes)
     failures = [line.failure for line in read_lines(tmp_path / "tasks.jsonl", TaskLine)]
-    assert {"writer"} == {failure.blame for failure in failures if failure}
+    assert {"writer"} == {failure.source for failure in failures if failure}
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"count": 0}, "--count must be 1 or more, got 0"),
-        ({"player": Player()}, "was collected with another player; name another folder"),
+        ({"player": PlayerConfig()}, "was collected with another player; name another folder"),
         ({"changes": ("run.seed=9",)}, "was collected with another config; name another"),
         (
-            {"collection": CollectConfig(sift=SiftConfig(messages=3))},
+            {"collection": CollectConfig(filter=FilterConfig(messages=3))},
             "was collected with another collect; name another folder",
         ),
     ],
@@ -275,8 +280,8 @@ async def test_record_names_what_was_asked(tmp_path: Path, monkeypatch: pytest.M
     await run(tmp_path, count=1)
     text = (tmp_path / "collection.json").read_bytes()
     assert (
-        CollectionRecord(player=TEACHER, collect=THRICE, config=config())
-    ) == msgspec.json.decode(text, type=CollectionRecord)
+        CollectionMetadata(player=TEACHER, collect=THRICE, config=config())
+    ) == msgspec.json.decode(text, type=CollectionMetadata)
     names = ("collection.json", "run.json", "tasks.jsonl", "episodes.jsonl")
     assert {False} == {"secret-key" in (tmp_path / name).read_text() for name in names}
 
@@ -291,9 +296,9 @@ def solve_keys(request: Request) -> str:
     return f"<tool_call>{json.dumps({'name': call[0], 'arguments': call[1]})}</tool_call>"
 
 
-@pytest.mark.parametrize("player", [Player(), TEACHER])
+@pytest.mark.parametrize("player", [PlayerConfig(), TEACHER])
 async def test_environments_that_run_give_states(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: Player
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: PlayerConfig
 ) -> None:
     """Each episode is cut into states, which a world of single turns can read again."""
 
@@ -311,11 +316,11 @@ async def test_environments_that_run_give_states(
         tmp_path / "out",
         count=2,
         player=player,
-        tell=lambda event: None,
+        emit=lambda event: None,
     )
     taught = 2 if player.teacher else 0
     assert (2, {}, taught, 6) == (counts.kept, counts.dropped, counts.demonstrations, counts.states)
-    states: list[State] = read_lines(tmp_path / "out" / "states.jsonl", State)
+    states: list[TurnState] = read_lines(tmp_path / "out" / "states.jsonl", TurnState)
     assert [0.0, 0.5, 1.0] * 2 == [state.solve_rate for state in states]
     read = Executable(
         path=str(tmp_path / "built"),
@@ -336,7 +341,7 @@ async def test_environments_that_run_give_states(
 def test_refused_players(fields: dict[str, Any], message: str) -> None:
     """Options that contradict each other are named."""
     with pytest.raises(InputError, match=message):
-        Player(**fields)
+        PlayerConfig(**fields)
 
 
 def test_counts_for_people(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dice_world import Dice
 from qwen_tokenizer import write_model
 from scripts import cast, make_simulator, perfect
-from trustee.algorithm.batch import cut
+from trustee.algorithm.batch import to_sample
 from trustee.engine.clock import EngineClock
 from trustee.engine.model_files import TINY
 from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
@@ -25,15 +25,15 @@ from trustee.rollout import Limits, play_episode
 from trustee.runs.store import EpisodeLine
 from trustee.sft.demonstrations import (
     Demonstration,
-    Refused,
+    RefusedRow,
     as_sample,
-    make_lessons,
+    make_dataset,
     read_demonstrations,
     render_demonstration,
     write_message,
 )
 from trustee.tiny.lessons import FAULTLESS, teach
-from trustee.types import BadCall, Blame, Failure, Message, Stop, Tool, ToolCall, Trajectory
+from trustee.types import BadCall, Failure, Message, Role, Stop, Tool, ToolCall, Trajectory
 
 TOOL = Tool(name="look", description="look", parameters={"type": "object", "properties": {}})
 ASKED = Message(role="user", content="look there")
@@ -55,9 +55,9 @@ async def play(world: Any) -> tuple[Any, Trajectory]:
     engine = ScriptedEngine(cast(perfect), context=8192)
     simulator = make_simulator(engine)
     source = world.source(seed=1)
-    draft = source.draw()
+    spec = source.draw()
     services = Services(simulator=simulator, rng=random.Random(0))
-    task = await source.write(draft, services)
+    task = await source.write(spec, services)
     trajectory = await play_episode(
         task,
         lambda rng: world.environment(task, services),
@@ -80,7 +80,7 @@ async def test_a_demonstration_has_the_ids_of_its_episode() -> None:
     assert (Stop.DONE, 1.0) == (trajectory.stop, trajectory.reward)
     said = [m for turn in trajectory.turns for m in (turn.message, *turn.replies)]
     shown = Demonstration(task_id="t", tools=task.tools, messages=(*task.messages, *said))
-    expected = cut(trajectory, advantage=1.0)
+    expected = to_sample(trajectory, advantage=1.0)
     rendered = render_demonstration(shown, scripted_renderer())
     assert (expected.ids, expected.mask) == (rendered.ids, rendered.mask)
     assert (1.0, 0, "t") == (rendered.advantage, rendered.version, rendered.trajectory_id)
@@ -189,7 +189,7 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
         task_id="t",
         turns=(),
         stop=Stop.FAILED,
-        failure=Failure(blame=Blame.TOOL, kind="k", message="m"),
+        failure=Failure(source=Role.TOOL, kind="k", message="m"),
     )
     lost = Trajectory(id="0/1", task_id="t", turns=(), stop=Stop.DONE, rewards={"r": -1.0})
     path = write(
@@ -204,16 +204,16 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
         msgspec.structs.replace(GOOD, task_id="last"),
     )
     reading = read_demonstrations(path)
-    lessons = make_lessons(reading, scripted_renderer(), context=600)
-    assert ("t", "last") == lessons.task_ids
+    dataset = make_dataset(reading, scripted_renderer(), context=600)
+    assert ("t", "last") == dataset.task_ids
     assert [
-        Refused(row=1, reason="Input data was truncated"),
-        Refused(row=4, reason="Object missing required field `messages`"),
-        Refused(row=5, reason=lessons.refused[2].reason),
-        Refused(row=6, reason="the episode was spoiled by tool"),
-        Refused(row=7, reason="the episode's reward is -1 and must be above 0"),
-    ] == list(lessons.refused)
-    assert "ids long and engine.context is 600" in lessons.refused[2].reason
+        RefusedRow(row=1, reason="Input data was truncated"),
+        RefusedRow(row=4, reason="Object missing required field `messages`"),
+        RefusedRow(row=5, reason=dataset.refused[2].reason),
+        RefusedRow(row=6, reason="the episode failed because of tool"),
+        RefusedRow(row=7, reason="the episode's reward is -1 and must be above 0"),
+    ] == list(dataset.refused)
+    assert "ids long and engine.context is 600" in dataset.refused[2].reason
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_folder_means_its_demonstrations(tmp_path: Path) -> None:
     """Collected demonstrations go before episodes."""
     write(tmp_path / "demonstrations.jsonl", GOOD)
-    assert [GOOD] == [row.shown for row in read_demonstrations(tmp_path).rows]
+    assert [GOOD] == [row.example for row in read_demonstrations(tmp_path).rows]
 
 
 @pytest.mark.anyio
@@ -254,7 +254,7 @@ async def test_episode_of_another_model_is_refused(tmp_path: Path) -> None:
     )
     write(path, EpisodeLine(group=0, member=0, trajectory=other))
     with pytest.raises(InputError, match="the ids of turn 0 do not say what its message says"):
-        make_lessons(read_demonstrations(tmp_path), scripted_renderer(), context=9000)
+        make_dataset(read_demonstrations(tmp_path), scripted_renderer(), context=9000)
 
 
 def test_scripted_stop_is_known() -> None:

@@ -23,11 +23,11 @@ from trustee.sft.collect import demonstrate
 from trustee.sft.demonstrations import render_demonstration
 from trustee.sft.endpoint import (
     KEY,
+    ChatMessage,
     Endpoint,
-    EndpointSeat,
-    SpokenMessage,
+    EndpointPlayer,
     as_message,
-    read_answer,
+    read_completion,
 )
 from trustee.sft.hints import Hints
 from trustee.types import Task, Trajectory
@@ -112,28 +112,30 @@ async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Ta
     """Have an endpoint play a game of dice."""
     world = Dice()
     source = world.source(seed=2)
-    draft = source.draw()
-    assert draft is not None
+    spec = source.draw()
+    assert spec is not None
     simulator = Simulator(
-        ScriptedEngine(lambda request: ""), scripted_renderer(), voices={}, tries=1
+        ScriptedEngine(lambda request: ""), scripted_renderer(), sampling_by_role={}, tries=1
     )
     services = Services(simulator=simulator, rng=random.Random(0))
-    task = await source.write(draft, services)
+    task = await source.write(spec, services)
     endpoint = Endpoint(url, model="big", parallel=2, seconds=seconds)
-    seat = EndpointSeat(endpoint, scripted_renderer(), HINTS, prompt_set="simulated", context=4096)
+    player = EndpointPlayer(
+        endpoint, scripted_renderer(), HINTS, prompt_set="simulated", context=4096
+    )
     played = await play_episode(
         task,
         lambda rng: world.environment(task, services),
         trajectory_id="0/0",
-        engine=seat.engine,
-        renderer=seat.renderer,
+        engine=player.engine,
+        renderer=player.renderer,
         adapter=None,
         limits=Limits(tokens=tokens),
         temperature=0.5,
         seed=0,
         clock=EngineClock(),
     )
-    return task, seat.keep(played)
+    return task, player.keep(played)
 
 
 async def test_endpoint_plays_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,11 +222,11 @@ def test_answers_as_messages() -> None:
     """Empty arguments are an empty object; a missing text is none."""
     function = {"name": "f", "arguments": ""}
     said = {"choices": [{"message": {"tool_calls": [{"function": function}]}}]}
-    message = as_message(read_answer(json.dumps(said).encode()))
+    message = as_message(read_completion(json.dumps(said).encode()))
     assert ("", [("f", {})]) == (
         message.content,
         [(one.name, one.arguments) for one in message.calls],  # type: ignore[union-attr]
     )
-    assert "" == as_message(SpokenMessage()).content
+    assert "" == as_message(ChatMessage()).content
     with pytest.raises(EngineError):
-        read_answer(b"{}")
+        read_completion(b"{}")

@@ -9,14 +9,14 @@ import pytest
 
 from trustee.environments.trial.metrics import Attempt, Label, Phase, TrialNotes
 from trustee.sft.hints import Hints
-from trustee.sft.rejection import Fault, SiftConfig, find_fault, holds
+from trustee.sft.rejection import FilterConfig, RejectReason, contains, find_reject_reason
 from trustee.types import (
     BadCall,
-    Blame,
     Call,
     Completion,
     Failure,
     Message,
+    Role,
     Stop,
     Task,
     Tool,
@@ -59,9 +59,11 @@ def play(*turns: Turn, **changes: Any) -> Trajectory:
     return msgspec.structs.replace(trajectory, **changes)
 
 
-def fault(trajectory: Trajectory, *, context: int = 100, **config: Any) -> Fault | None:
+def fault(trajectory: Trajectory, *, context: int = 100, **config: Any) -> RejectReason | None:
     """Look for a fault."""
-    return find_fault(trajectory, TASK, HINTS, config=SiftConfig(**config), context=context)
+    return find_reject_reason(
+        trajectory, TASK, HINTS, config=FilterConfig(**config), context=context
+    )
 
 
 ERROR = '{"error": "no such place"}'
@@ -79,26 +81,26 @@ def test_good_episode() -> None:
     ("changes", "expected"),
     [
         (
-            {"failure": Failure(blame=Blame.ENGINE, kind="k", message="m"), "rewards": {}},
-            Fault.SPOILED,
+            {"failure": Failure(source=Role.ENGINE, kind="k", message="m"), "rewards": {}},
+            RejectReason.FAILED,
         ),
-        ({"rewards": {"success": 0.0}}, Fault.UNSOLVED),
-        ({"stop": Stop.TURNS}, Fault.UNFINISHED),
+        ({"rewards": {"success": 0.0}}, RejectReason.UNSOLVED),
+        ({"stop": Stop.TURNS}, RejectReason.UNFINISHED),
         (
             {"turns": (turn(BadCall(id="c", text="x", reason="y"), ERROR), *GOOD.turns)},
-            Fault.UNREADABLE,
+            RejectReason.UNREADABLE,
         ),
         ({"turns": (turn(call(of="Peru"), LIMA), turn(call(of="Chile"), ERROR), ANSWER)},
-         Fault.UNCORRECTED),
+         RejectReason.UNCORRECTED),
         ({"turns": (turn(call(of="a"), ERROR), turn(call(of="a"), ERROR), *GOOD.turns)},
-         Fault.LOOP),
-        ({"turns": (ANSWER, *GOOD.turns)}, Fault.LEAK),
-        ({"turns": (turn(call(of="PE"), LIMA), ANSWER)}, Fault.LEAK),
-        ({"turns": (turn("my private notes say so", "well"), *GOOD.turns)}, Fault.LEAK),
-        ({"turns": (turn('SOLUTION: find {"of": "pe"}', "well"), *GOOD.turns)}, Fault.LEAK),
+         RejectReason.LOOP),
+        ({"turns": (ANSWER, *GOOD.turns)}, RejectReason.LEAK),
+        ({"turns": (turn(call(of="PE"), LIMA), ANSWER)}, RejectReason.LEAK),
+        ({"turns": (turn("my private notes say so", "well"), *GOOD.turns)}, RejectReason.LEAK),
+        ({"turns": (turn('SOLUTION: find {"of": "pe"}', "well"), *GOOD.turns)}, RejectReason.LEAK),
     ],
 )  # fmt: skip
-def test_faults(changes: dict[str, Any], expected: Fault) -> None:
+def test_reject_reasons(changes: dict[str, Any], expected: RejectReason) -> None:
     """What spoils a good episode is named."""
     assert expected == fault(msgspec.structs.replace(GOOD, **changes))
 
@@ -114,21 +116,21 @@ def test_faults(changes: dict[str, Any], expected: Fault) -> None:
 def test_what_somebody_said_is_known(turns: tuple[Turn, ...]) -> None:
     """Values of the user, of results and of the tools' own descriptions are no leak."""
     leaking = isinstance(turns[0].message.calls, tuple) and "Lima" in str(turns[0].message.calls)
-    expected = Fault.LEAK if leaking else None
+    expected = RejectReason.LEAK if leaking else None
     assert expected == fault(play(*turns, *GOOD.turns))
 
 
 def test_limits() -> None:
     """Messages and ids are counted, the opening included."""
     assert None is fault(GOOD, messages=2, ids=20)
-    assert Fault.TOO_LONG == fault(GOOD, messages=1)
-    assert Fault.TOO_LONG == fault(GOOD, ids=19)
-    assert Fault.TOO_LONG == fault(GOOD, context=19)
+    assert RejectReason.TOO_LONG == fault(GOOD, messages=1)
+    assert RejectReason.TOO_LONG == fault(GOOD, ids=19)
+    assert RejectReason.TOO_LONG == fault(GOOD, context=19)
 
 
 def test_reward_must_be_above() -> None:
     """The bound itself is not enough."""
-    assert [Fault.UNSOLVED, None] == [fault(GOOD, reward=1.0), fault(GOOD, reward=0.9)]
+    assert [RejectReason.UNSOLVED, None] == [fault(GOOD, reward=1.0), fault(GOOD, reward=0.9)]
 
 
 def test_same_call_after_another_is_no_loop() -> None:
@@ -136,7 +138,7 @@ def test_same_call_after_another_is_no_loop() -> None:
     read, write = turn(call("read"), "{}"), turn(call("write"), "{}")
     assert None is fault(play(read, write, read, *GOOD.turns))
     failed = turn(call("write"), ERROR)
-    assert Fault.LOOP == fault(play(read, failed, read, *GOOD.turns))
+    assert RejectReason.LOOP == fault(play(read, failed, read, *GOOD.turns))
 
 
 def trial(*phases: Phase, trials: int) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def test_trial_comes_before_execution() -> None:
     whole = play(tried, note, *GOOD.turns, notes=trial(*phases, trials=1))
     assert None is fault(whole)
     without = play(note, *GOOD.turns, notes=trial(*phases[1:], trials=0))
-    assert Fault.NO_TRIAL == fault(without)
+    assert RejectReason.NO_TRIAL == fault(without)
 
 
 @pytest.mark.parametrize(
@@ -170,4 +172,4 @@ def test_trial_comes_before_execution() -> None:
 )
 def test_whole_words(text: str, value: str, expected: bool) -> None:
     """A value is found as words of its own."""
-    assert expected == holds(text, value)
+    assert expected == contains(text, value)

@@ -12,7 +12,7 @@ import pytest
 from blueprints import make_blueprint
 from dice_world import Dice
 from scripts import cast, make_simulator, perfect
-from trustee.algorithm.batch import cut
+from trustee.algorithm.batch import to_sample
 from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.anchored import Anchored
@@ -26,7 +26,7 @@ from trustee.environments.trial.transforms.names import Opaque
 from trustee.environments.trial.transforms.supply import Break
 from trustee.rollout import Limits, play_episode
 from trustee.sft.hints import NOTHING, Hints, hinter_of, prompts_of, scalars
-from trustee.sft.teacher import TELLTALE, TeacherSeat, teach
+from trustee.sft.teacher import TELLTALE, TeacherPlayer, add_hints
 from trustee.types import Message, Stop, Task, ToolCall, Trajectory
 
 pytestmark = pytest.mark.anyio
@@ -36,9 +36,9 @@ HINTS = Hints(lines=("solution: open the third", "truth: look does not work"), s
 async def write(world: World, *, seed: int = 1) -> Task:
     """Write a task."""
     source = world.source(seed=seed)
-    draft = source.draw()
-    assert draft is not None
-    return await source.write(draft, services(ScriptedEngine(cast(perfect))))
+    spec = source.draw()
+    assert spec is not None
+    return await source.write(spec, services(ScriptedEngine(cast(perfect))))
 
 
 def services(engine: ScriptedEngine) -> Services:
@@ -49,20 +49,20 @@ def services(engine: ScriptedEngine) -> Services:
 async def play(task: Task, world: World, hints: Hints) -> tuple[ScriptedEngine, Trajectory]:
     """Have a teacher play a task."""
     engine = ScriptedEngine(cast(perfect))
-    seat = TeacherSeat(engine, scripted_renderer(), hints, prompt_set="simulated")
+    player = TeacherPlayer(engine, scripted_renderer(), hints, prompt_set="simulated")
     played = await play_episode(
         task,
         lambda rng: world.environment(task, services(engine)),
         trajectory_id="0/0",
-        engine=seat.engine,
-        renderer=seat.renderer,
+        engine=player.engine,
+        renderer=player.renderer,
         adapter=None,
         limits=Limits(tokens=600),
         temperature=1.0,
         seed=0,
         clock=EngineClock(),
     )
-    return engine, seat.keep(played)
+    return engine, player.keep(played)
 
 
 async def test_hints_are_told_and_not_recorded() -> None:
@@ -76,7 +76,7 @@ async def test_hints_are_told_and_not_recorded() -> None:
     renderer = scripted_renderer()
     assert renderer.open(task.messages, task.tools) == trajectory.turns[0].rendered_ids
     kept = msgspec.json.encode(trajectory).decode()
-    text = renderer.decode(cut(trajectory, advantage=1.0).ids)
+    text = renderer.decode(to_sample(trajectory, advantage=1.0).ids)
     for told in (*HINTS.lines, TELLTALE):
         assert told not in kept
         assert told not in text
@@ -86,11 +86,11 @@ def test_teaching_keeps_the_task() -> None:
     """The policy's own guidance stays, in front; without one there is a system message now."""
     asked = Message(role="user", content="look")
     guided = (Message(role="system", content="be brief"), asked)
-    system, *rest = teach(guided, HINTS, prompt_set="simulated")
+    system, *rest = add_hints(guided, HINTS, prompt_set="simulated")
     assert ("system", [asked]) == (system.role, rest)
     assert system.content.startswith("be brief\n")
     assert system.content.endswith("solution: open the third\ntruth: look does not work")
-    bare, *rest = teach((asked,), HINTS, prompt_set="tiny")
+    bare, *rest = add_hints((asked,), HINTS, prompt_set="tiny")
     expected = "solution: open the third\ntruth: look does not work"
     assert (expected, [asked]) == (bare.content, rest)
 
@@ -113,7 +113,7 @@ async def test_hints_of_worlds_with_expected_calls(world: Any) -> None:
     assert hints.secrets
 
 
-async def test_hints_under_disguise() -> None:
+async def test_hints_under_perturbation() -> None:
     """The solution is told with shown names, and so is what each shown tool is."""
     world = Trial(inner=Microworld(), transforms=(Opaque(), Break()), prompts="tiny")
     for seed in range(5):
@@ -183,9 +183,9 @@ async def test_hints_of_an_anchored_world(tmp_path: Path) -> None:
     source = world.source(seed=1)
     lines = []
     for _ in range(2):
-        draft = source.draw()
-        assert draft is not None
-        task = await source.write(draft, services(ScriptedEngine(cast(perfect))))
+        spec = source.draw()
+        assert spec is not None
+        task = await source.write(spec, services(ScriptedEngine(cast(perfect))))
         lines.append(hinter_of(world)(task).lines)
     assert [False, True] == ["solution: the final answer is 403" in told for told in lines]
     assert "tiny" == prompts_of(world)

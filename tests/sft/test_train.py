@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
-from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.step import LearnConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
@@ -21,11 +21,11 @@ from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
-from trustee.sft.demonstrations import Lessons
-from trustee.sft.train import ImitateConfig, Imitation, continue_imitation, hold_out, imitate
+from trustee.sft.demonstrations import SftDataset
+from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
 from trustee.types import Sample
 
-TOP = Rung(micro_tokens=12, checkpointing="off", context=50, parallel=4)
+TOP = MemoryLevel(micro_tokens=12, activation_checkpointing="off", context=50, parallel=4)
 
 
 def make_sample(name: str, length: int = 5) -> Sample:
@@ -68,15 +68,15 @@ class Bench:
         self.engine = ScriptedEngine(lambda request: "")
         self.learner = Teachable(self.engine, **learner)
         self.events: list[dict[str, Any]] = []
-        self.job = Imitation(
-            core=Watchdog(
+        self.job = SftJob(
+            engine=Watchdog(
                 self.engine,
                 self.learner,
                 config=WatchdogConfig(),
                 clock=EngineClock(),
                 folder=folder,
             ),
-            config=ImitateConfig(
+            config=SftConfig(
                 epochs=2,
                 demonstrations=2,
                 warmup=2,
@@ -88,11 +88,11 @@ class Bench:
             learning=LearnConfig(max_norm=0.7),
             training=[make_sample(f"t{n}") for n in range(5)],
             held_out=[make_sample(f"h{n}", 4) for n in range(2)],
-            ladder=Ladder(TOP, shortest=2),
+            ladder=MemoryLadder(TOP, shortest=2),
             store=store,
             seed=4,
             keep_checkpoints=2,
-            tell=self.events.append,
+            emit=self.events.append,
         )
 
     def learnt(self) -> list[str]:
@@ -105,7 +105,7 @@ async def test_every_demonstration_is_seen_in_every_epoch(tmp_path: Path) -> Non
     """Two epochs of three steps; held-out ones are measured and never learnt."""
     async with Store(tmp_path) as store:
         bench = Bench(tmp_path, store)
-        adapter = await imitate(bench.job)
+        adapter = await train_sft(bench.job)
     names = bench.learnt()
     first, second = names[:5], names[5:]
     assert [{"t0", "t1", "t2", "t3", "t4"}] * 2 == [set(first), set(second)]
@@ -121,11 +121,11 @@ async def test_every_demonstration_is_seen_in_every_epoch(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
-async def test_metrics_of_imitation(tmp_path: Path) -> None:
+async def test_metrics_of_sft(tmp_path: Path) -> None:
     """A line a step: the loss of its tokens, its rate, the held-out loss where measured."""
     async with Store(tmp_path) as store:
         bench = Bench(tmp_path, store)
-        await imitate(bench.job)
+        await train_sft(bench.job)
     rows = read_lines(tmp_path / "metrics.jsonl")
     assert [1, 2, 3, 4, 5, 6] == [row["step"] for row in rows]
     assert [0, 0, 0, 1, 1, 1] == [row["epoch"] for row in rows]
@@ -136,18 +136,18 @@ async def test_metrics_of_imitation(tmp_path: Path) -> None:
     rates = [finish.learning_rate for finish in bench.learner.finished]
     assert [0.5, 1 - 1 / 12, 1 - 2 / 12, 0.75, 1 - 4 / 12, 1 - 5 / 12] == pytest.approx(rates)
     assert {0.7} == {finish.max_norm for finish in bench.learner.finished}
-    told = [event for event in bench.events if event["event"] == "imitated"]
+    told = [event for event in bench.events if event["event"] == "sft_step"]
     assert [(row["loss"], 6, row["step"] / 6) for row in rows] == [
-        (event["loss"], event["of"], event["spent"]) for event in told
+        (event["loss"], event["of"], event["progress"]) for event in told
     ]
 
 
 @pytest.mark.anyio
-async def test_imitation_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
     """From a checkpoint the same steps follow, and the same lines are written."""
     async with Store(tmp_path / "a") as store:
         whole = Bench(tmp_path / "a", store)
-        await imitate(whole.job)
+        await train_sft(whole.job)
     async with Store(tmp_path / "b") as store:
         begun = Bench(tmp_path / "b", store)
         begun.job.config = msgspec.structs.replace(begun.job.config, checkpoint_every=4)
@@ -156,17 +156,17 @@ async def test_imitation_goes_on_where_it_was(tmp_path: Path) -> None:
             if event.get("step") == 5:
                 raise KeyError
 
-        begun.job.tell = stop
+        begun.job.emit = stop
         with pytest.raises(KeyError):
-            await imitate(begun.job)
+            await train_sft(begun.job)
     async with Store(tmp_path / "b") as store:
         path, state = open_checkpoint(tmp_path / "b" / "checkpoints")
         assert 4 == state.step
         keep_lines(tmp_path / "b" / "metrics.jsonl", state.step)
         again = Bench(tmp_path / "b", store)
         again.learner.finished = list(begun.learner.finished[:4])
-        await continue_imitation(again.job, path, state)
-        await imitate(again.job)
+        await continue_sft(again.job, path, state)
+        await train_sft(again.job)
     lines = [(tmp_path / run / "metrics.jsonl").read_bytes() for run in "ab"]
     assert lines[0] == lines[1]
     assert whole.learnt() == begun.learnt()[: len(begun.learnt()) - 2] + again.learnt()
@@ -178,10 +178,10 @@ async def test_what_does_not_fit_is_made_smaller(tmp_path: Path) -> None:
     """A step that needs too much memory is begun anew with smaller micro-batches."""
     async with Store(tmp_path) as store:
         bench = Bench(tmp_path, store, room=5)
-        await imitate(bench.job)
+        await train_sft(bench.job)
     assert {1} == {len(request.samples) for request in bench.learner.requests}
     assert 10 == len(set(enumerate(bench.learnt())))
-    assert 1 <= read_lines(tmp_path / "metrics.jsonl")[-1]["rungs"]
+    assert 1 <= read_lines(tmp_path / "metrics.jsonl")[-1]["memory_fallbacks"]
 
 
 @pytest.mark.anyio
@@ -189,7 +189,7 @@ async def test_broken_step_moves_nothing(tmp_path: Path) -> None:
     """A loss that is not finite is stored beside the run and not learnt from."""
     async with Store(tmp_path) as store:
         bench = Bench(tmp_path, store, broken=2)
-        await imitate(bench.job)
+        await train_sft(bench.job)
     assert [True, True, False, True, True, True] == [f.move for f in bench.learner.finished]
     stored = read_lines(tmp_path / "skipped-000002.jsonl", Sample)
     assert bench.learnt()[4:5] == [sample.trajectory_id for sample in stored]
@@ -200,8 +200,8 @@ async def test_broken_step_moves_nothing(tmp_path: Path) -> None:
 def test_held_out_tasks_are_whole(names: list[str], share: float, seed: int) -> None:
     """No task stands on both sides, nothing is lost, and something is left to train on."""
     samples = tuple(make_sample(name) for name in names)
-    lessons = Lessons(samples=samples, task_ids=tuple(names), refused=())
-    training, held_out = hold_out(lessons, share=share, seed=seed)
+    dataset = SftDataset(samples=samples, task_ids=tuple(names), refused=())
+    training, held_out = hold_out(dataset, share=share, seed=seed)
     left, right = ({s.trajectory_id for s in part} for part in (training, held_out))
     assert not left & right
     assert Counter(names) == Counter(s.trajectory_id for s in (*training, *held_out))

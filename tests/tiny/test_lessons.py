@@ -27,7 +27,15 @@ from trustee.environments.simulated.roles import (
 )
 from trustee.environments.splits import is_reserved
 from trustee.tiny import lessons
-from trustee.tiny.lessons import CARELESS, FAULTLESS, NO_COMPLETION, Habits, Lesson, Stage, teach
+from trustee.tiny.lessons import (
+    CARELESS,
+    FAULTLESS,
+    NO_COMPLETION,
+    Habits,
+    Lesson,
+    ScriptedEpisode,
+    teach,
+)
 from trustee.types import Message, ToolCall, Turn
 
 EPISODES = 300
@@ -36,7 +44,7 @@ EPISODES = 300
 class Episode(NamedTuple):
     """One episode's lessons, and the stage that they come from."""
 
-    stage: Stage
+    stage: ScriptedEpisode
     start: dict[str, int | str]
     """What was written in the world before the first call."""
     lessons: list[Lesson]
@@ -60,7 +68,7 @@ class Episode(NamedTuple):
         return self.stage.plan.goals
 
 
-class Kept(Stage):
+class Kept(ScriptedEpisode):
     """A stage that can be looked at afterwards."""
 
     made: list[Kept]
@@ -80,7 +88,7 @@ def play(habits: Habits, *, reserved: bool = False, count: int = EPISODES) -> li
     episodes = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Kept, "made", [], raising=False)
-        patch.setattr(lessons, "Stage", Kept)
+        patch.setattr(lessons, "ScriptedEpisode", Kept)
         for seed in range(count):
             taught = teach(random.Random(seed), habits=habits, reserved=reserved)
             stage = Kept.made[-1]

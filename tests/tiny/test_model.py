@@ -56,8 +56,8 @@ def fresh_lessons(role: str, *, episodes: int, malformed: float = 0.03) -> list[
 
 def turns_of(lesson: Lesson) -> Iterator[tuple[Message, tuple[Message, ...]]]:
     """Give each message of the model with the replies that follow it."""
-    places = [i for i, message in enumerate(lesson.messages) if message.role == "assistant"]
-    for place, following in zip(places, [*places[1:], len(lesson.messages)], strict=True):
+    positions = [i for i, message in enumerate(lesson.messages) if message.role == "assistant"]
+    for place, following in zip(positions, [*positions[1:], len(lesson.messages)], strict=True):
         yield lesson.messages[place], lesson.messages[place + 1 : following]
 
 

@@ -28,7 +28,12 @@ from narrow_models import (
 )
 from trustee.errors import InputError
 from trustee.trainer import activation_checkpointing
-from trustee.trainer.activation_checkpointing import PAGE, Copies, Mode, set_checkpointing
+from trustee.trainer.activation_checkpointing import (
+    PAGE,
+    CheckpointingMode,
+    Copies,
+    set_checkpointing,
+)
 
 
 @contextmanager
@@ -94,7 +99,7 @@ def test_modes_agree_bit_by_bit(family: str, lengths: tuple[int, ...]) -> None:
     plain = step(model, ids)
     assert {n for n, p in model.named_parameters() if p.requires_grad} == plain[1].keys()
     assert all("lora_" in name and grad.abs().sum() > 0 for name, grad in plain[1].items())
-    modes: tuple[Mode, ...] = ("recompute", "offload", "off", "offload", "recompute")
+    modes: tuple[CheckpointingMode, ...] = ("recompute", "offload", "off", "offload", "recompute")
     for mode in modes:
         set_checkpointing(model, mode=mode)
         assert_same(plain, step(model, ids))
@@ -157,7 +162,7 @@ def test_each_layer_keeps_its_input_alone() -> None:
     own = {parameter.data_ptr() for parameter in model.parameters()}
     input_bytes = ids.numel() * WIDTH * 2
 
-    def saved_bytes(mode: Mode) -> int:
+    def saved_bytes(mode: CheckpointingMode) -> int:
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ def test_each_layer_keeps_its_input_alone() -> None:
 def test_no_offloaded_input_stays_on_the_device() -> None:
     """After the forward pass only the last layer's input is alive; recompute holds all of them."""
     model, ids = make_model(), make_ids(24, 24)
-    modes: tuple[Mode, ...] = ("recompute", "offload")
+    modes: tuple[CheckpointingMode, ...] = ("recompute", "offload")
     for mode in modes:
         set_checkpointing(model, mode=mode)
         with watch_inputs(model) as seen:
@@ -261,7 +266,7 @@ def test_the_next_input_comes_back_ahead() -> None:
 
 @pytest.mark.parametrize("mode", ["recompute", "offload"])
 @pytest.mark.parametrize("failing", range(2 * LAYERS))
-def test_a_step_after_an_error_is_whole(mode: Mode, failing: int) -> None:
+def test_a_step_after_an_error_is_whole(mode: CheckpointingMode, failing: int) -> None:
     """Out of memory in any layer, forward or backward, costs neither pages nor later gradients."""
     model, ids = make_model(), make_ids(40, 17, 3)
     plain = step(model, ids)
@@ -289,7 +294,7 @@ def test_a_step_after_an_error_is_whole(mode: Mode, failing: int) -> None:
 
 
 def test_switching_after_an_error_lets_go_of_the_device() -> None:
-    """The ladder's next rung holds no input of the pass that failed."""
+    """The ladder's next level holds no input of the pass that failed."""
     model, ids = make_model(), make_ids(24, 24)
     copies = open_shelf(model).copies = LazyCopies()
 
@@ -358,7 +363,7 @@ class Fork(GradientCheckpointingLayer):  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("mode", ["recompute", "offload"])
-def test_tuples_and_keywords_pass(mode: Mode) -> None:
+def test_tuples_and_keywords_pass(mode: CheckpointingMode) -> None:
     """Outputs come as the layer gives them, keywords reach both runs, unused weights get None."""
     forks: list[Any] = [Fork(), Fork()]
     set_checkpointing(torch.nn.ModuleList(forks).train(), mode=mode)
@@ -426,7 +431,7 @@ def test_modes_agree_on_a_card(lengths: tuple[int, ...]) -> None:
     for _ in range(2):
         plain = step(model, ids)
     kept = {}
-    modes: tuple[Mode, ...] = ("off", "recompute", "offload")
+    modes: tuple[CheckpointingMode, ...] = ("off", "recompute", "offload")
     for mode in modes:
         shelf = set_checkpointing(model, mode=mode)
         for _ in range(20):

@@ -10,7 +10,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.platforms import current_platform
 
-from trustee.trainer.cpu_norm import mend_cpu_norm, norm
+from trustee.trainer.cpu_norm import fix_cpu_norm, norm
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="a CPU's norms are mended")
 
@@ -41,7 +41,7 @@ def test_the_bits_of_transformers(shape: tuple[int, ...]) -> None:
 
 def test_sum_is_rounded_before_the_norm() -> None:
     """With a residual both outputs are those of transformers' layer, and inputs stay."""
-    mend_cpu_norm()
+    fix_cpu_norm()
     x, residual, weight = draw(40, 256), draw(40, 256) * 3, draw(256)
     kept = x.clone(), residual.clone()
     with set_current_vllm_config(VllmConfig()):
@@ -57,7 +57,7 @@ def test_sum_is_rounded_before_the_norm() -> None:
 
 def test_other_types_take_the_stock_norm() -> None:
     """In fp32 nothing is mended."""
-    mend_cpu_norm()
+    fix_cpu_norm()
     with set_current_vllm_config(VllmConfig()):
         ours = RMSNorm(256, eps=1e-6, dtype=torch.float32)
     x = torch.randn(5, 256)

@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trustee.algorithm.batch import Batch
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     MemoryReport,
     MicroReport,
     MicroRequest,
@@ -29,7 +29,7 @@ from trustee.trainer.tree_attention import register_tree_attention
 from trustee.types import Sample
 
 
-def make_trainer(*, threads: int, mode: Checkpointing = "off") -> Any:
+def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Any:
     """Make a trainer over a small random model, always the same."""
     torch.manual_seed(3)
     shape = Qwen3Config(
@@ -177,7 +177,9 @@ def make_group(*, length: int = 16) -> tuple[Sample, ...]:
 
 @pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
 @pytest.mark.parametrize("block", [0, 20, 1000])
-def test_what_members_have_in_common_is_computed_once(block: int, mode: Checkpointing) -> None:
+def test_what_members_have_in_common_is_computed_once(
+    block: int, mode: ActivationCheckpointing
+) -> None:
     """A group gives the figures and gradients of its members one by one, from fewer ids."""
     alone, together = make_trainer(threads=1), make_trainer(threads=1, mode=mode)
     together.trustee_block = block
@@ -207,7 +209,9 @@ def test_what_members_have_in_common_is_computed_once(block: int, mode: Checkpoi
     ("mode", "kl_coef", "shares"),
     [("off", 0.0, 4), ("off", 0.1, 1), ("recompute", 0.0, 1), ("offload", 0.0, 1)],
 )
-def test_what_must_stay_together_does(mode: Checkpointing, kl_coef: float, shares: int) -> None:
+def test_what_must_stay_together_does(
+    mode: ActivationCheckpointing, kl_coef: float, shares: int
+) -> None:
     """Checkpoints and the reference pass have state for all: then one thread does it all."""
     trainer = make_trainer(threads=4, mode=mode)
     assert shares == trainer.trustee_shares(make_micro(kl_coef=kl_coef))
@@ -285,7 +289,7 @@ def test_measuring_gathers_nothing() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_imitation_has_the_gradient_of_cross_entropy(threads: int) -> None:
+def test_sft_has_the_gradient_of_cross_entropy(threads: int) -> None:
     """The whole path gives what torch's cross entropy gives through the model."""
     trainer, other = make_trainer(threads=threads), make_trainer(threads=1)
     ones = tuple(msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples)

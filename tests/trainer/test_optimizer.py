@@ -23,7 +23,7 @@ def spec(optimizer: str) -> TrainerSpec:
         optimizer=optimizer,
         betas=(0.9, 0.99),
         weight_decay=0.1,
-        checkpointing="off",
+        activation_checkpointing="off",
         head_chunk=16,
         mlp_tile=0,
     )

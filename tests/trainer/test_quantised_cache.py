@@ -27,20 +27,20 @@ from structlog.testing import capture_logs
 
 from trustee.engine.model_files import TINY
 from trustee.trainer.quantised_cache import (
+    KEY_SAMPLE_BYTES,
     MANIFEST,
-    SAMPLE_BYTES,
     SAMPLES,
     BaseCache,
     cache_key,
     cache_root,
-    find_fault,
+    find_damage,
     group_tensors,
     hash_file,
     open_cache,
     read_manifest,
     read_tensors,
     write_cache,
-    write_file,
+    write_cache_file,
 )
 from trustee.types import Completion
 
@@ -110,7 +110,7 @@ def set_byte(path: Path, at: int) -> None:
 def test_each_tensor_of_a_file_begins_at_a_multiple_of_its_width(tmp_path: Path) -> None:
     """Maps of the file can be used as they are."""
     path = tmp_path / "a.safetensors"
-    write_file(path, some_tensors())
+    write_cache_file(path, some_tensors())
     length = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + length])
     begins = {name: 8 + length + header[name]["data_offsets"][0] for name in header}
@@ -119,7 +119,7 @@ def test_each_tensor_of_a_file_begins_at_a_multiple_of_its_width(tmp_path: Path)
 
 def test_a_written_file_is_safetensors(tmp_path: Path) -> None:
     """The library reads back every tensor, and the hash on the way is the file's."""
-    written = write_file(tmp_path / "a.safetensors", some_tensors())
+    written = write_cache_file(tmp_path / "a.safetensors", some_tensors())
     assert_same(some_tensors(), load_file(tmp_path / "a.safetensors"))
     assert written.sha256 == hash_file(tmp_path / "a.safetensors")
     assert written.size == (tmp_path / "a.safetensors").stat().st_size
@@ -140,7 +140,7 @@ def test_groups_lose_nothing_and_keep_the_limit(sizes: list[int], limit: int) ->
     )
 
 
-def test_a_sound_cache_is_ready(model: Path, place: Path) -> None:
+def test_a_valid_cache_is_ready(model: Path, place: Path) -> None:
     """It holds the tensors in several files, is found again, and vLLM is told where it is."""
     with capture_logs() as logs:
         cache = open_cache(model, weights="nf4", device="cpu")
@@ -227,7 +227,7 @@ def replace_by_file(place: Path) -> None:
         (replace_by_file, "Not a directory"),
     ],
 )
-def test_a_spoiled_cache_is_deleted_with_a_reason(
+def test_a_failed_cache_is_deleted_with_a_reason(
     model: Path, place: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
     """It is not ready, the log says why, its room is free, and a new one takes its place."""
@@ -350,7 +350,7 @@ def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "key.part" / "base-00009.safetensors").write_bytes(b"half")
     assert write_cache(tmp_path / "key", some_tensors(), spare_bytes=0) == ""
     assert names_under(tmp_path) == ["key"]
-    assert find_fault(tmp_path / "key", key="key") == ""
+    assert find_damage(tmp_path / "key", key="key") == ""
 
 
 def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     go_on.set()
     first.join()
     assert answers == [""]
-    assert find_fault(place, key="key") == ""
+    assert find_damage(place, key="key") == ""
     assert write_cache(place, some_tensors(), spare_bytes=0) == "another run was quicker"
 
 
@@ -394,7 +394,7 @@ def test_a_new_cache_replaces_those_of_the_same_origin(tmp_path: Path) -> None:
     assert sorted({*kept, "new"} - {"old"}) == names_under(tmp_path)
     assert write("second_nameless", "") == ""
     assert "nameless" in names_under(tmp_path)
-    assert [""] * 2 == [find_fault(tmp_path / name, key=name) for name in ("new", "other")]
+    assert [""] * 2 == [find_damage(tmp_path / name, key=name) for name in ("new", "other")]
 
 
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def empty_between_samples(path: Path) -> None:
     step = size // SAMPLES
     with path.open("r+b") as file:
         for at in range(step, size, step):
-            file.seek(at + SAMPLE_BYTES)
+            file.seek(at + KEY_SAMPLE_BYTES)
             file.write(bytes(max(0, min(at + step, size) - file.tell())))
     assert path.stat().st_size == size
     os.utime(path, ns=times)

@@ -29,7 +29,7 @@ from narrow_models import (
     step,
 )
 from trustee.errors import InputError
-from trustee.trainer.activation_checkpointing import Mode, set_checkpointing
+from trustee.trainer.activation_checkpointing import CheckpointingMode, set_checkpointing
 from trustee.trainer.shared_model import keep_input_types
 from trustee.trainer.tiling import tile_mlp, tile_norms
 
@@ -120,7 +120,7 @@ def test_tiles_agree_under_autocast(nf4: bool) -> None:
 
 @EVERY_FAMILY
 @pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
-def test_tiles_agree_within_checkpoints(family: str, mode: Mode) -> None:
+def test_tiles_agree_within_checkpoints(family: str, mode: CheckpointingMode) -> None:
     """Inside checkpointed layers, where a run skips its tiles, gradients agree as well."""
     model, ids = make_model(family, dtype=torch.float32), make_ids(40, 17, 3)
     plain = step(model, ids, autocast=False)
@@ -162,7 +162,7 @@ def test_no_wide_tensor_is_longer_than_a_tile() -> None:
 
 
 @pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
-def test_each_tile_runs_twice(mode: Mode) -> None:
+def test_each_tile_runs_twice(mode: CheckpointingMode) -> None:
     """Once forward and once backward: a checkpointed layer's second run skips its MLP."""
     model, ids = make_model(), make_ids(40, 17, 3)
     set_checkpointing(model, mode=mode)
@@ -174,7 +174,7 @@ def test_each_tile_runs_twice(mode: Mode) -> None:
 
 @EVERY_FAMILY
 @pytest.mark.parametrize("mode", ["off", "recompute", "offload"])
-def test_tiled_norms_change_no_bit(family: str, mode: Mode) -> None:
+def test_tiled_norms_change_no_bit(family: str, mode: CheckpointingMode) -> None:
     """Norms of positions and of heads give the same loss and gradients in every mode."""
     model, ids = make_model(family), make_ids(40, 17, 3)
     norms = [module for name, module in model.named_modules() if name.endswith(NORM_NAMES)]

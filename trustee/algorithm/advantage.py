@@ -2,7 +2,7 @@
 
 The one idea: with GRPO the group's mean is the baseline, so a group whose members all got the same
 reward teaches nothing; with REINFORCE++ the whole batch is, so such a group teaches too. Inner
-sequences hold the sound members of one task; nobody else's faults count.
+sequences hold the valid members of one task; nobody else's faults count.
 """
 
 from __future__ import annotations

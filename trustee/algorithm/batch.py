@@ -65,7 +65,7 @@ class Batch:
         return values_BL.where(self.mask_BL.to(values_N.device), 0.0)
 
 
-def cut(trajectory: Trajectory, *, advantage: float) -> Sample:
+def to_sample(trajectory: Trajectory, *, advantage: float) -> Sample:
     """Cut the one sample that holds every sampled id of a trajectory exactly once.
 
     Turns extend each other, so the sample is each turn's rendered ids and completion in order.
@@ -137,7 +137,7 @@ def _fill(
     return parts
 
 
-def hide(nodes: Sequence[Node]) -> torch.Tensor | None:
+def mask_ids(nodes: Sequence[Node]) -> torch.Tensor | None:
     """Say which ids of a block each must not see: those after it, and those of other branches."""
     import torch
 
@@ -162,7 +162,7 @@ def collate(samples: Sequence[Sample], *, block: int = 0) -> Batch:
     attention = []
     for part in cut_blocks(nodes, most=block):
         own = [nodes[index] for index in part.nodes]
-        attention.append(Attention(sum(map(len, own)), part.above, hide(own)))
+        attention.append(Attention(sum(map(len, own)), part.above, mask_ids(own)))
     runs = [torch.arange(node.start, node.stop) for node in nodes]
     depths = [torch.arange(node.depth, node.depth + len(node)) for node in nodes]
     ids_T = torch.tensor(tree.ids, dtype=torch.int64)

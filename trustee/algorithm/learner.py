@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from trustee.algorithm.loss import LossConfig
 from trustee.types import Adapter, Record, Sample
 
-Checkpointing = Literal["off", "recompute", "offload"]
+ActivationCheckpointing = Literal["off", "recompute", "offload"]
 """What is kept of a layer for the backward pass: all, its input, or its input in host memory."""
 
 
@@ -28,7 +28,7 @@ class TrainerSpec(Record, frozen=True):
     """`adamw8bit` or `adamw`."""
     betas: tuple[float, float]
     weight_decay: float
-    checkpointing: Checkpointing
+    activation_checkpointing: ActivationCheckpointing
     head_chunk: int
     """Positions per chunk of the logprob head."""
     mlp_tile: int
@@ -143,10 +143,10 @@ class Learner(Protocol):
         """Continue from what `save` wrote."""
         ...
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Take the weights of an earlier version and forget the optimiser's momentum."""
         ...
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what is kept of a layer for the backward pass, from the next micro-batch on."""
         ...

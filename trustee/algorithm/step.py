@@ -16,16 +16,16 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.advantage import Estimator, Scale, advantages, is_constant, whiten
-from trustee.algorithm.batch import cut, pack
+from trustee.algorithm.batch import pack, to_sample
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishRequest,
     Learner,
     MicroReport,
     MicroRequest,
 )
 from trustee.algorithm.loss import LossConfig, normaliser_of
-from trustee.algorithm.memory_ladder import Ladder
+from trustee.algorithm.memory_ladder import MemoryLadder
 from trustee.errors import OutOfMemory
 from trustee.runs.store import Store
 from trustee.types import Group, Record, Sample, Trajectory
@@ -59,7 +59,7 @@ class LearnConfig(Record, frozen=True):
     loss: LossConfig = LossConfig()
     micro_tokens: Annotated[int, Meta(ge=1)] = 16384
     """Ids of one forward pass, those that samples have in common counted once."""
-    checkpointing: Checkpointing = "recompute"
+    activation_checkpointing: ActivationCheckpointing = "recompute"
     """What is kept of a layer for the backward pass."""
     mlp_tile: Annotated[int, Meta(ge=0)] = 0
     """Positions of one tile of a layer's MLP and norms, which bounds their memory; 0 takes all at
@@ -125,15 +125,15 @@ class StepReport(Record, frozen=True):
         }
 
 
-def rate_at(config: LearnConfig, *, step: int, spent: float) -> float:
-    """Give a step's learning rate; `spent` is the share of the run that is over."""
+def rate_at(config: LearnConfig, *, step: int, progress: float) -> float:
+    """Give a step's learning rate; `progress` is the share of the run that is over."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    return config.learning_rate * rise * (1 - config.decay * min(1.0, spent))
+    return config.learning_rate * rise * (1 - config.decay * min(1.0, progress))
 
 
 def rewards_of(groups: Sequence[Group], *, shuffle: random.Random | None) -> list[list[float]]:
-    """Give the rewards of each group's sound members, dealt out anew where `shuffle` is given."""
-    rewards = [[trajectory.reward for trajectory in group.sound] for group in groups]
+    """Give the rewards of each group's valid members, dealt out anew where `shuffle` is given."""
+    rewards = [[trajectory.reward for trajectory in group.valid] for group in groups]
     if shuffle is None:
         return rewards
     deck = [reward for own in rewards for reward in own]
@@ -142,7 +142,7 @@ def rewards_of(groups: Sequence[Group], *, shuffle: random.Random | None) -> lis
     return [[next(dealt) for _ in own] for own in rewards]
 
 
-def cut_groups(
+def build_samples(
     groups: Sequence[Group],
     rewards: Sequence[Sequence[float]],
     *,
@@ -153,7 +153,7 @@ def cut_groups(
     if estimator == "grpo":
         taught = advantages(rewards, scale=scale)
     else:
-        taught = whiten(rewards, [[count_sampled(t) for t in g.sound] for g in groups])
+        taught = whiten(rewards, [[count_sampled(t) for t in g.valid] for g in groups])
     samples: list[Sample] = []
     mixed = 0
     for group, values, own in zip(groups, taught, rewards, strict=True):
@@ -161,8 +161,8 @@ def cut_groups(
         if not any(values):
             continue
         samples += [
-            cut(trajectory, advantage=value)
-            for trajectory, value in zip(group.sound, values, strict=True)
+            to_sample(trajectory, advantage=value)
+            for trajectory, value in zip(group.valid, values, strict=True)
             if trajectory.turns
         ]
     return samples, mixed
@@ -178,16 +178,16 @@ def is_finite(report: MicroReport) -> bool:
     return all(map(math.isfinite, (report.loss, report.gap_abs_sum, report.entropy_sum)))
 
 
-async def gather(
+async def accumulate(
     samples: Sequence[Sample],
     learner: Learner,
     loss: LossConfig,
     *,
     version: int,
-    ladder: Ladder,
+    ladder: MemoryLadder,
     learn: bool = True,
 ) -> tuple[list[MicroReport], list[MicroReport]] | None:
-    """Gather the gradients of all samples; None where they did not fit and less was allowed.
+    """Accumulate the gradients of all samples; None where they did not fit and less was allowed.
 
     Gives the reports of what `version` itself sampled, and those of the rest. With `learn` off they
     are only measured.
@@ -196,48 +196,52 @@ async def gather(
     reports: tuple[list[MicroReport], list[MicroReport]] = ([], [])
     for own, into in zip((True, False), reports, strict=True):
         chosen = [sample for sample in samples if (sample.version == version) is own]
-        for micro in pack(chosen, token_budget=ladder.rung.micro_tokens):
+        for micro in pack(chosen, token_budget=ladder.level.micro_tokens):
             request = MicroRequest(samples=micro, loss=loss, normaliser=normaliser, learn=learn)
             try:
                 into.append(await learner.accumulate(request))
             except OutOfMemory as error:
                 longest = max(len(sample.ids) for sample in micro)
-                await give_up(error, learner, ladder, longest=longest)
+                await fall_back(error, learner, ladder, longest=longest)
                 return None
     return reports
 
 
-async def gather_fitting(
+async def accumulate_with_fallback(
     samples: Sequence[Sample],
     learner: Learner,
     loss: LossConfig,
     *,
     version: int,
-    ladder: Ladder,
+    ladder: MemoryLadder,
     learn: bool = True,
 ) -> tuple[int, tuple[list[MicroReport], list[MicroReport]]]:
-    """Gather the samples that are not too long, on whichever rung that goes; give their number too.
+    """Accumulate the samples that are not too long, on the level that fits; give their number.
 
     Raises:
         RunError: if nothing is left to give up.
     """
     while True:
-        kept = [sample for sample in samples if len(sample.ids) <= ladder.rung.context]
-        gathered = await gather(kept, learner, loss, version=version, ladder=ladder, learn=learn)
+        kept = [sample for sample in samples if len(sample.ids) <= ladder.level.context]
+        gathered = await accumulate(
+            kept, learner, loss, version=version, ladder=ladder, learn=learn
+        )
         if gathered is not None:
             return len(kept), gathered
 
 
-async def give_up(error: OutOfMemory, learner: Learner, ladder: Ladder, *, longest: int) -> None:
-    """Go one rung down the ladder."""
-    before = ladder.rung.checkpointing
+async def fall_back(
+    error: OutOfMemory, learner: Learner, ladder: MemoryLadder, *, longest: int
+) -> None:
+    """Go one level down the ladder."""
+    before = ladder.level.activation_checkpointing
     change = ladder.descend(error, longest=longest)
     log.warning("out_of_memory", change=change, longest=longest, error=str(error))
-    if ladder.rung.checkpointing != before:
-        await learner.adjust(ladder.rung.checkpointing)
+    if ladder.level.activation_checkpointing != before:
+        await learner.adjust(ladder.level.activation_checkpointing)
 
 
-async def probe(learner: Learner, loss: LossConfig, *, ladder: Ladder) -> int:
+async def dry_run_largest(learner: Learner, loss: LossConfig, *, ladder: MemoryLadder) -> int:
     """Train on the largest micro-batch that a step may hold, and drop what it learnt.
 
     A card that is too small says so now and not after hours. Gives the length of its samples.
@@ -246,8 +250,8 @@ async def probe(learner: Learner, loss: LossConfig, *, ladder: Ladder) -> int:
         RunError: if nothing is left to give up.
     """
     while True:
-        length = ladder.rung.context
-        rows = max(1, ladder.rung.micro_tokens // length)
+        length = ladder.level.context
+        rows = max(1, ladder.level.micro_tokens // length)
         samples = tuple(
             Sample(
                 # Another first id for each: nothing that they have in common is computed once.
@@ -264,7 +268,7 @@ async def probe(learner: Learner, loss: LossConfig, *, ladder: Ladder) -> int:
         try:
             await learner.accumulate(request)
         except OutOfMemory as error:
-            await give_up(error, learner, ladder, longest=length)
+            await fall_back(error, learner, ladder, longest=length)
             continue
         await learner.finish(FinishRequest(learning_rate=0.0, max_norm=1.0, move=False))
         return length
@@ -277,23 +281,23 @@ async def take_step(
     *,
     step: int,
     version: int,
-    spent: float,
+    progress: float,
     store: Store,
-    ladder: Ladder,
+    ladder: MemoryLadder,
 ) -> StepReport:
     """Train on the groups of one step; `version` is the one that is trained.
 
     A step in which anything is not finite is stored as `skipped-*.jsonl` and moves nothing. One
-    that does not fit into memory is begun anew, one rung down the ladder.
+    that does not fit into memory is begun anew, one level down the ladder.
 
     Raises:
         RunError: if nothing is left to give up.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
     rewards = rewards_of(groups, shuffle=shuffle)
-    samples, mixed = cut_groups(groups, rewards, scale=config.scale, estimator=config.estimator)
-    rate = rate_at(config, step=step, spent=spent)
-    kept, (fresh, older) = await gather_fitting(
+    samples, mixed = build_samples(groups, rewards, scale=config.scale, estimator=config.estimator)
+    rate = rate_at(config, step=step, progress=progress)
+    kept, (fresh, older) = await accumulate_with_fallback(
         samples, learner, config.loss, version=version, ladder=ladder
     )
     reports = fresh + older

@@ -62,7 +62,7 @@ class Watch:
     def observe(self, report: StepReport, groups: Sequence[Group]) -> Decision:
         """Look at a step and the groups that it trained on."""
         config = self._config
-        rewards = [t.reward for group in groups for t in group.sound]
+        rewards = [t.reward for group in groups for t in group.valid]
         if rewards:
             mean = sum(rewards) / len(rewards)
             before = mean if self._smooth is None else self._smooth

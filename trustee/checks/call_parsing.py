@@ -31,7 +31,7 @@ class TextRenderer(Protocol):
         ...
 
 
-class Reading(Record, frozen=True):
+class CallCrosscheck(Record, frozen=True):
     """How often a second reader of the policy's text counts other calls than the parser did."""
 
     differing: int
@@ -63,7 +63,7 @@ def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) ->
     return marks == calls
 
 
-def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> Reading:
+def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> CallCrosscheck:
     """Read all messages of a step a second time."""
     differing = total = 0
     example = ""
@@ -74,10 +74,10 @@ def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> Re
             if not crosscheck_calls(text, turn.message, call_format=renderer.call_format):
                 differing += 1
                 example = example or text
-    return Reading(differing=differing, total=total, example=example)
+    return CallCrosscheck(differing=differing, total=total, example=example)
 
 
-def check_reading(reading: Reading, *, config: GateConfig) -> None:
+def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
     """Stop a run whose parser loses or invents calls.
 
     Raises:

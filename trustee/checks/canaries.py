@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import InputError
 from trustee.types import (
@@ -117,7 +117,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
 
 
 def _as_task(id: str, task: CanaryTask, tools: Mapping[str, Tool]) -> Task:
-    hidden = Hidden(
+    hidden = HiddenSimulated(
         intent=task.intent,
         persona=task.persona,
         expected_calls=task.expected_calls,

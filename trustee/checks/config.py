@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from trustee.types import Record
 
-Share = Annotated[float, Meta(ge=0, le=1)]
+SuccessRate = Annotated[float, Meta(ge=0, le=1)]
 
 
 class GateConfig(Record, frozen=True):
@@ -16,15 +16,15 @@ class GateConfig(Record, frozen=True):
 
     effect_patience: Annotated[int, Meta(ge=0)] = 10
     """Moved versions in a row without any effect on sampling that end a run; 0 never looks."""
-    false_accepts: Share = 0.25
+    false_accepts: SuccessRate = 0.25
     """Bad canaries that the judge may accept; 1 allows all."""
-    false_refuses: Share = 0.3
+    false_refuses: SuccessRate = 0.3
     """Good canaries that the judge may refuse; 1 allows all."""
-    agreement: Share = 0.75
+    agreement: SuccessRate = 0.75
     """Least agreement of the judge with a world that knows the truth; 0 allows none."""
-    correlation: Share = 0.2
+    correlation: SuccessRate = 0.2
     """Least correlation of the judge's verdicts with an anchor's rewards; 0 allows any."""
-    unread: Share = 0.05
+    unread: SuccessRate = 0.05
     """Messages of a step in which a simple count of calls differs from the parser's."""
 
     @property

@@ -160,8 +160,8 @@ async def compare_judge(
     if not isinstance(held_out, TrueWorld) or judged is None:
         return None
     by_id = {task.id: task for task in tasks}
-    sound = [t for t in trajectories if t.failure is None]
-    if len(sound) < FEWEST_EPISODES or not config.agreement:
+    valid = [t for t in trajectories if t.failure is None]
+    if len(valid) < FEWEST_EPISODES or not config.agreement:
         return None
     return await ask_judge(
         [
@@ -172,7 +172,7 @@ async def compare_judge(
                 stop=t.stop,
                 good=t.reward > 0,
             )
-            for t in sound
+            for t in valid
         ],
         prompt_set=judged.prompts,
         simulator=simulator,

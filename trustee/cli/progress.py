@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-Mode = Literal["live", "lines", "json"]
+DisplayMode = Literal["live", "lines", "json"]
 RECENT = 8
 """Steps whose reward the panel shows."""
 
@@ -22,29 +22,29 @@ def show_mismatch(event: dict[str, Any]) -> str:
     return "-" if gap is None else f"{gap:.4f}"
 
 
-class Progress:
+class ProgressDisplay:
     """Takes events and shows them; an ordinary context manager around a job."""
 
-    def __init__(self, out: TextIO, *, mode: Mode) -> None:
+    def __init__(self, out: TextIO, *, mode: DisplayMode) -> None:
         self._out = out
         self._mode = mode
         self._console = Console(file=out, highlight=False, markup=False, emoji=False)
         self._live: Live | None = None
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._before = 0.0
         """Share that was spent when the stage began: of a resumed run."""
         self._stage = ""
         self._running = 0
         self._done = 0
         self._failed: Counter[str] = Counter()
-        self._spoiled = 0
+        self._failures = 0
         self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._tokens: dict[str, int] = {}
         self._rates: dict[str, float] = {}
         self._policy_tokens = 0
-        self._last_step: tuple[float, int, dict[str, int]] = (self._begun, 0, {})
+        self._last_step: tuple[float, int, dict[str, int]] = (self._started_at, 0, {})
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         """Start the panel."""
         if self._mode == "live":
             self._live = Live(
@@ -58,7 +58,7 @@ class Progress:
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
-    def tell(self, event: dict[str, Any]) -> None:
+    def emit(self, event: dict[str, Any]) -> None:
         """Take an event."""
         self._count(event)
         if self._mode == "json":
@@ -78,21 +78,21 @@ class Progress:
                 self._running -= 1
                 self._done += 1
                 self._policy_tokens += event["tokens"]
-                self._blame(event)
+                self._count_failure(event)
             case "task":
-                self._blame(event)
+                self._count_failure(event)
             case "step":
                 self._recent.append(event)
                 self._measure_rates(event)
             case "stage":
                 self._stage = event["name"]
-                self._begun = time.monotonic()
-                self._before = event.get("spent", 0.0)
+                self._started_at = time.monotonic()
+                self._before = event.get("progress", 0.0)
 
-    def _blame(self, event: dict[str, Any]) -> None:
-        if event["blame"]:
-            self._failed[str(event["blame"])] += 1
-        self._spoiled += event["spoiled"]
+    def _count_failure(self, event: dict[str, Any]) -> None:
+        if event["failed_by"]:
+            self._failed[str(event["failed_by"])] += 1
+        self._failures += event["failed"]
 
     def _measure_rates(self, event: dict[str, Any]) -> None:
         then, policy, roles = self._last_step
@@ -120,7 +120,7 @@ class Progress:
                 )
             case "rolled_back":
                 return f"rolled back to version {event['to']}: {event['why']}"
-            case "imitated":
+            case "sft_step":
                 held_out = event["held_out_loss"]
                 measured = "" if held_out is None else f"  held-out loss {held_out:.4f}"
                 return (
@@ -136,17 +136,17 @@ class Progress:
                     f"mixed {1 - event['frac_reward_zero_std']:.0%}  "
                     f"clipped {event['clip_ratio']:.3f}  mismatch {show_mismatch(event)}  "
                     f"lag {event['lag_mean']:.1f}  episodes {self._done}  "
-                    f"spoiled {self._spoiled}  left {self.left(event)}"
+                    f"failed {self._failures}  left {self.left(event)}"
                 )
             case _:
                 return None
 
     def left(self, event: dict[str, Any]) -> str:
         """Estimate the time to the end of training, from its own stage alone."""
-        spent = min(1.0, event["spent"])
-        if spent <= self._before:
+        progress = min(1.0, event["progress"])
+        if progress <= self._before:
             return "unknown"
-        seconds = (time.monotonic() - self._begun) * (1 - spent) / (spent - self._before)
+        seconds = (time.monotonic() - self._started_at) * (1 - progress) / (progress - self._before)
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
     def panel(self) -> Table:

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
@@ -192,8 +192,8 @@ class ScriptedLearner:
         self._seconds = seconds
         self.requests: list[MicroRequest] = []
         self.finished: list[FinishRequest] = []
-        self.adopted: list[Adapter] = []
-        self.modes: list[Checkpointing] = []
+        self.loaded: list[Adapter] = []
+        self.modes: list[ActivationCheckpointing] = []
         self.report = MicroReport(tokens=1, ratio_max=1.0)
         """What each micro-batch reports."""
 
@@ -220,10 +220,10 @@ class ScriptedLearner:
     async def load(self, folder: Path) -> None:
         """Read nothing: a script does not depend on what was learnt."""
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Keep what was rolled back to."""
-        self.adopted.append(adapter)
+        self.loaded.append(adapter)
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Keep the mode."""
         self.modes.append(mode)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trustee.types import Blame, Record
+from trustee.types import Record, Role
 
-SPEAKERS = (Blame.POLICY, Blame.WRITER, Blame.USER, Blame.TOOL, Blame.JUDGE)
+SPEAKERS = (Role.POLICY, Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE)
 
 
 class RequestTiming(Record, frozen=True):
@@ -32,10 +32,10 @@ class RequestTiming(Record, frozen=True):
     preemptions: int = 0
 
     @property
-    def role(self) -> Blame:
+    def role(self) -> Role:
         """Who spoke: roles number their requests as `<role>-<n>`, all others are the policy's."""
         name, _, _ = self.request_id.rpartition("-")
-        return Blame(name) if name in SPEAKERS else Blame.POLICY
+        return Role(name) if name in SPEAKERS else Role.POLICY
 
     @property
     def hand_over_s(self) -> float:

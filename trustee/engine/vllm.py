@@ -24,7 +24,7 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MemoryReport,
@@ -42,7 +42,7 @@ from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
 
-CLOSING_SECONDS = 5.0
+ENGINE_CLOSING_SECONDS = 5.0
 
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """What vLLM's worker gains."""
@@ -187,7 +187,7 @@ class VllmEngine:
         trace: TracebackType | None,
     ) -> None:
         """Stop the child."""
-        self._llm.shutdown(timeout=CLOSING_SECONDS)
+        self._llm.shutdown(timeout=ENGINE_CLOSING_SECONDS)
         # Collected now, for its finaliser fails noisily at interpreter exit.
         self._llm = None
         gc.collect()
@@ -324,11 +324,11 @@ class VllmEngine:
         """Continue from what `save` wrote."""
         await self.call("trustee_load", str(folder))
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Take an earlier version's weights and forget the optimiser's momentum."""
-        await self.call("trustee_adopt", str(adapter.path))
+        await self.call("trustee_load_adapter", str(adapter.path))
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what the trainer keeps of a layer."""
         await self.call("trustee_adjust", mode)
 

@@ -21,7 +21,7 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     Learner,
@@ -134,12 +134,12 @@ class Watchdog:
         with self._call(f"load {folder.name}"):
             await self._learner.load(folder)
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Take the weights of an earlier version."""
         with self._call(f"adopt {adapter.name}"):
-            await self._learner.adopt(adapter)
+            await self._learner.load_adapter(adapter)
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what the trainer keeps of a layer."""
         with self._call(f"adjust {mode}"):
             await self._learner.adjust(mode)

@@ -14,10 +14,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.executable.environment import Executable
-from trustee.environments.executable.environment import Hidden as Proved
-from trustee.environments.protocol import Draft, Environment, Opening, Reply, Services, TaskSource
-from trustee.environments.simulated.environment import Hidden, Simulated, judge_episode
+from trustee.environments.executable.environment import Executable, HiddenExecutable
+from trustee.environments.protocol import (
+    Environment,
+    Opening,
+    Reply,
+    Services,
+    TaskSource,
+    TaskSpec,
+)
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated, judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import SimulatorError
 from trustee.types import Group, Message, Record, Score, Stop, Task, Trajectory, Turn
@@ -78,26 +84,26 @@ class AnchoredSource:
         self._opinions: list[tuple[float, float]] = []
         """The judge's verdict and the verifiable reward of the anchor's last episodes."""
 
-    def draw(self) -> Draft | None:
-        """Draw the next draft, from the anchor as often as its share says."""
+    def draw(self) -> TaskSpec | None:
+        """Draw the next task spec, from the anchor as often as its share says."""
         share, index = self._config.share, self._drawn
         world = HARD if int((index + 1) * share) > int(index * share) else SOFT
-        draft = self._sources[world].draw()
+        spec = self._sources[world].draw()
         self._drawn += 1
-        if draft is None:
+        if spec is None:
             return None
         return msgspec.structs.replace(
-            draft,
-            id=f"{world}-{draft.id}",
-            data={"world": world, "id": draft.id, "data": draft.data},
+            spec,
+            id=f"{world}-{spec.id}",
+            data={"world": world, "id": spec.id, "data": spec.data},
         )
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Turn a draft into a task of its world."""
-        world, own = draft.data["world"], draft.data
-        inner = msgspec.structs.replace(draft, id=own["id"], data=own["data"])
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Turn a task spec into a task of its world."""
+        world, own = spec.data["world"], spec.data
+        inner = msgspec.structs.replace(spec, id=own["id"], data=own["data"])
         task = await self._sources[world].write(inner, services)
-        return msgspec.structs.replace(wrap(task, world), id=draft.id)
+        return msgspec.structs.replace(wrap(task, world), id=spec.id)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Steer each source by its own groups; give how far the judge follows the proof."""
@@ -111,7 +117,7 @@ class AnchoredSource:
             figures |= source.observe(own)
             if world == HARD:
                 self._opinions += [
-                    pair for group in own for pair in map(compare, group.sound) if pair
+                    pair for group in own for pair in map(compare, group.valid) if pair
                 ]
         self._opinions = self._opinions[-self._config.window :]
         figures["anchor_episodes"] = len(self._opinions)
@@ -119,7 +125,7 @@ class AnchoredSource:
         return figures if agreement is None else figures | {"anchor_correlation": agreement}
 
     def state(self) -> dict[str, Any]:
-        """Give the states of both sources, the count of drafts and the window."""
+        """Give the states of both sources, the count of task specs and the window."""
         inner = {world: source.state() for world, source in self._sources.items()}
         return inner | {"drawn": self._drawn, "opinions": [list(pair) for pair in self._opinions]}
 
@@ -190,10 +196,10 @@ def as_simulated(task: Task) -> Task:
     """Give an anchor's task as the simulated world would hold it: what its judge is told."""
     # A task that begins in the middle of an episode ends with a tool's answer.
     asked = [message.content for message in task.messages if message.role == "user"]
-    told = Hidden(
+    told = HiddenSimulated(
         intent=asked[-1],
         persona="expert",
-        expected_calls=msgspec.convert(task.hidden, Proved).gold,
+        expected_calls=msgspec.convert(task.hidden, HiddenExecutable).gold,
         criteria=(Criterion.FULFILLED,),
     )
     return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))

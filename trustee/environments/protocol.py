@@ -24,7 +24,7 @@ class Services:
     ) -> None:
         self.simulator = simulator
         self.rng = rng
-        """Seeded from the run's seed and the episode's or draft's id."""
+        """Seeded from the run's seed and the episode's or task spec's id."""
         self.sandbox: Sandbox = sandbox or NoSandbox()
 
 
@@ -42,7 +42,7 @@ class Reply(Record, frozen=True):
     done: bool
 
 
-class Draft(Record, frozen=True):
+class TaskSpec(Record, frozen=True):
     """A task before it is written: drawn in order from the source's own state, cheap, no engine."""
 
     id: str
@@ -74,12 +74,12 @@ class Environment(Protocol):
 class TaskSource(Protocol):
     """Where tasks come from, and what steers them."""
 
-    def draw(self) -> Draft | None:
-        """Draw the next draft; None when the source is exhausted."""
+    def draw(self) -> TaskSpec | None:
+        """Draw the next task spec; None when the source is exhausted."""
         ...
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Turn a draft into a task; several drafts are written at once.
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Turn a task spec into a task; several task specs are written at once.
 
         Raises:
             SimulatorError: if the writer gave no valid task within its tries.

@@ -16,12 +16,12 @@ from msgspec import Meta
 
 from trustee.engine.protocol import Engine, Sampling
 from trustee.errors import ContextError, SimulatorError
-from trustee.types import Blame, Message, Record, Tool
+from trustee.types import Message, Record, Role, Tool
 
 T = TypeVar("T")
 
 
-class Voice(Record, frozen=True):
+class RoleSampling(Record, frozen=True):
     """How a role speaks."""
 
     temperature: Annotated[float, Meta(ge=0)]
@@ -49,11 +49,16 @@ class Simulator:
     """The frozen base model in the role that a prompt gives it."""
 
     def __init__(
-        self, engine: Engine, renderer: ChatRenderer, *, voices: Mapping[Blame, Voice], tries: int
+        self,
+        engine: Engine,
+        renderer: ChatRenderer,
+        *,
+        sampling_by_role: Mapping[Role, RoleSampling],
+        tries: int,
     ) -> None:
         self._engine = engine
         self._renderer = renderer
-        self._voices = voices
+        self._sampling_by_role = sampling_by_role
         self._tries = tries
         self._requests = 0
         self.asked: Counter[str] = Counter()
@@ -65,7 +70,7 @@ class Simulator:
 
     async def ask(
         self,
-        role: Blame,
+        role: Role,
         prompt: str,
         *,
         answer: type[T],
@@ -78,15 +83,17 @@ class Simulator:
         Raises:
             SimulatorError: if no try gave a usable answer; it blames the role.
         """
-        voice = self._voices[role]
+        role_sampling = self._sampling_by_role[role]
         ids = self._renderer.open([Message(role="user", content=prompt)], ())
         reason = ""
         for attempt in range(self._tries):
             self._requests += 1
             sampling = Sampling(
-                max_tokens=voice.max_tokens,
+                max_tokens=role_sampling.max_tokens,
                 # A refused greedy answer would come again.
-                temperature=voice.temperature if attempt == 0 else max(voice.temperature, 0.7),
+                temperature=role_sampling.temperature
+                if attempt == 0
+                else max(role_sampling.temperature, 0.7),
                 seed=(seed + attempt) % (1 << 31),
                 schema=schema,
             )
@@ -95,7 +102,7 @@ class Simulator:
                     ids, sampling, adapter=None, request_id=f"{role}-{self._requests}"
                 )
             except ContextError as error:
-                raise SimulatorError(f"{role}: {error}", blame=role) from error
+                raise SimulatorError(f"{role}: {error}", source=role) from error
             self.asked[role] += 1
             self.tokens[role] += len(completion.ids)
             stops = self._renderer.stop_ids
@@ -112,5 +119,5 @@ class Simulator:
             self.rejected[role] += 1
         raise SimulatorError(
             f"{role} gave no usable answer in {self._tries} tries; the last was {reason}",
-            blame=role,
+            source=role,
         )

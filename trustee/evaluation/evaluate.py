@@ -20,7 +20,7 @@ from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
 from trustee.errors import EpisodeError
-from trustee.rollout import Limits, Renderer, play_episode
+from trustee.rollout import EpisodeRenderer, Limits, play_episode
 from trustee.sandbox.calls import Sandbox
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -42,27 +42,27 @@ class EvalConfig(Record, frozen=True):
     """Episodes at once."""
 
 
-class Share(Record, frozen=True):
+class SuccessRate(Record, frozen=True):
     """A share of successes with its 95 % interval."""
 
     value: float
     low: float
     high: float
     count: int
-    """Sound episodes."""
+    """Valid episodes."""
     failed: int = 0
     """Episodes that somebody other than the policy spoiled."""
 
 
-def share_of(outcomes: Sequence[bool], *, failed: int = 0) -> Share:
+def share_of(outcomes: Sequence[bool], *, failed: int = 0) -> SuccessRate:
     """Give a share and Wilson's interval; an empty one is 0 with the whole range."""
     n = len(outcomes)
     if n == 0:
-        return Share(value=0.0, low=0.0, high=1.0, count=0, failed=failed)
+        return SuccessRate(value=0.0, low=0.0, high=1.0, count=0, failed=failed)
     p = sum(outcomes) / n
     centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return Share(value=p, low=centre - half, high=centre + half, count=n, failed=failed)
+    return SuccessRate(value=p, low=centre - half, high=centre + half, count=n, failed=failed)
 
 
 class Gain(Record, frozen=True):
@@ -104,22 +104,22 @@ async def write_tasks(
     simulator: Simulator,
     sandbox: Sandbox | None = None,
 ) -> tuple[Task, ...]:
-    """Write the held-out tasks; drafts that the writer fails on are left out."""
+    """Write the held-out tasks; task specs that the writer fails on are left out."""
     written: dict[str, Task] = {}
-    places = anyio.CapacityLimiter(config.parallel)
+    episode_limiter = anyio.CapacityLimiter(config.parallel)
 
     async def write(index: int) -> None:
-        draft = source.draw()
-        if draft is None:
+        spec = source.draw()
+        if spec is None:
             return
         services = Services(
             simulator=simulator,
             rng=random.Random(f"{config.seed} held-out {index}"),
             sandbox=sandbox,
         )
-        async with places:
+        async with episode_limiter:
             try:
-                written[draft.id] = await source.write(draft, services)
+                written[spec.id] = await source.write(spec, services)
             except EpisodeError:
                 return
 
@@ -135,7 +135,7 @@ async def evaluate(
     config: EvalConfig,
     *,
     engine: Engine,
-    renderer: Renderer,
+    renderer: EpisodeRenderer,
     simulator: Simulator,
     sandbox: Sandbox | None = None,
     adapter: Adapter | None,
@@ -146,10 +146,10 @@ async def evaluate(
 ) -> tuple[Trajectory, ...]:
     """Play each task once, in task order in the result."""
     played: dict[int, Trajectory] = {}
-    places = anyio.CapacityLimiter(config.parallel)
+    episode_limiter = anyio.CapacityLimiter(config.parallel)
 
     async def play(index: int, task: Task) -> None:
-        async with places:
+        async with episode_limiter:
             played[index] = await play_episode(
                 task,
                 lambda rng: world.environment(
@@ -172,7 +172,7 @@ async def evaluate(
     return tuple(played[index] for index in sorted(played))
 
 
-def success_of(trajectories: Sequence[Trajectory]) -> Share:
-    """Give the share of successes among sound episodes."""
-    sound = [t for t in trajectories if t.failure is None]
-    return share_of([t.success for t in sound], failed=len(trajectories) - len(sound))
+def success_of(trajectories: Sequence[Trajectory]) -> SuccessRate:
+    """Give the share of successes among valid episodes."""
+    valid = [t for t in trajectories if t.failure is None]
+    return share_of([t.success for t in valid], failed=len(trajectories) - len(valid))

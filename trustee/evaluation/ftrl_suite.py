@@ -21,7 +21,7 @@ from trustee.environments.executable.rewards import solve
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.evaluation.evaluate import EvalConfig, evaluate
-from trustee.rollout import Limits, Renderer
+from trustee.rollout import EpisodeRenderer, Limits
 from trustee.sandbox.calls import Sandbox
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -71,7 +71,7 @@ async def run_suite(
     *,
     policy: str,
     engine: Engine,
-    renderer: Renderer,
+    renderer: EpisodeRenderer,
     simulator: Simulator,
     sandbox: Sandbox,
     adapter: Adapter | None,
@@ -98,7 +98,7 @@ async def run_suite(
     Raises:
         InputError: if the file holds no usable environment.
     """
-    tasks = await write_all(world, simulator=simulator, seed=seed)
+    tasks = await write_tasks_of(world, simulator=simulator, seed=seed)
     played = await evaluate(
         tasks,
         world,
@@ -121,21 +121,21 @@ async def run_suite(
     return report_on(outcomes, floor, world, policy=policy), played
 
 
-async def write_all(world: Executable, *, simulator: Simulator, seed: int) -> tuple[Task, ...]:
+async def write_tasks_of(world: Executable, *, simulator: Simulator, seed: int) -> tuple[Task, ...]:
     """Make a whole-episode task of each environment of a file, in the order of its rows' ids."""
     every = msgspec.structs.replace(world, reserve_one_in=1)
     source = every.source(seed=seed, held_out=True)
     services = Services(simulator=simulator, rng=random.Random(seed))
     tasks = []
-    while (draft := source.draw()) is not None:
-        tasks.append(await source.write(draft, services))
+    while (spec := source.draw()) is not None:
+        tasks.append(await source.write(spec, services))
     return tuple(sorted(tasks, key=lambda task: str(task.hidden["blueprint"])))
 
 
 def floor_notes(task: Task) -> dict[str, Any]:
     """Give the notes of an episode without a call."""
     needed = sum(map(len, task.hidden["unsolved"].values()))
-    solved = solve(brought=0, calls=0, needed=needed)
+    solved = solve(solved=0, calls=0, needed=needed)
     return {**msgspec.to_builtins(solved), "calls": 0, "answered": False}
 
 
@@ -146,7 +146,7 @@ def report_on(
     *,
     policy: str,
 ) -> SuiteReport:
-    """Sum up episodes given as scenario and notes; those without notes were spoiled."""
+    """Sum up episodes given as scenario and notes; those without notes failed."""
     scenarios = sorted({scenario for scenario, _ in outcomes})
     return SuiteReport(
         suite="ftrl",
@@ -164,19 +164,19 @@ def report_on(
 
 def sum_up(notes: Sequence[Mapping[str, Any] | None]) -> Solving:
     """Give the means over episodes that have notes; without any, zeros."""
-    sound = [one for one in notes if one is not None]
+    valid = [one for one in notes if one is not None]
 
     def mean(key: str, factor: float = 100.0) -> float:
-        return factor * fmean(one[key] for one in sound) if sound else 0.0
+        return factor * fmean(one[key] for one in valid) if valid else 0.0
 
     return Solving(
-        rows=len(sound),
+        rows=len(valid),
         calls=mean("calls", 1.0),
         precision=mean("precision"),
         recall=mean("recall"),
         f1=mean("f1"),
         answered=mean("answered"),
-        failed=len(notes) - len(sound),
+        failed=len(notes) - len(valid),
     )
 
 
@@ -191,10 +191,10 @@ def suite_text(report: SuiteReport) -> str:
     rows += [(f"floor: {name}", own) for name, own in report.floors.items()]
     for name, own in rows:
         figures = (own.precision, own.recall, own.f1, own.answered)
-        spoiled = f"  {own.failed} spoiled" if own.failed else ""
+        failed = f"  {own.failed} failed" if own.failed else ""
         lines.append(
             f"{name:<22}{own.rows:>6}{own.calls:>8.2f}"
             + "".join(f"{figure:>8.1f}" for figure in figures)
-            + spoiled
+            + failed
         )
     return "\n".join(lines)

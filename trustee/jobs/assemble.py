@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from trustee.algorithm.learner import TrainerSpec
-from trustee.algorithm.memory_ladder import Ladder, Rung
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.canaries import read_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
@@ -19,14 +19,14 @@ from trustee.engine.protocol import Engine
 from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments import judged_part, runs_code
-from trustee.environments.simulator import Simulator, Voice
+from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.events import Event
 from trustee.jobs.held_out import evaluation_world
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.sandbox.calls import NoSandbox, Sandbox
 from trustee.sandbox.host import ProcessSandbox
-from trustee.types import Blame
+from trustee.types import Role
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ async def open_watched(
     folder: Path,
     *,
     clock: EngineClock,
-    tell: Callable[[Event], None],
+    emit: Callable[[Event], None],
 ) -> AsyncIterator[Watchdog]:
     """Start the engine of a config, and guard the event loop as long as it runs.
 
@@ -45,14 +45,14 @@ async def open_watched(
         model: folder of the base.
         folder: where stacks go if something hangs.
         clock: stands still while the trainer works.
-        tell: takes progress events.
+        emit: takes progress events.
 
     Raises:
         RunError: if the engine does not start.
     """
-    tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+    emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
     async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
-        core = Watchdog(
+        guarded = Watchdog(
             engine,
             engine,
             config=config.watchdog,
@@ -61,8 +61,8 @@ async def open_watched(
             interrupt=engine.dump_stacks,
         )
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(core.guard_loop)
-            yield core
+            tasks.start_soon(guarded.guard_loop)
+            yield guarded
             tasks.cancel_scope.cancel()
 
 
@@ -80,7 +80,7 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         optimizer=learn.optimizer,
         betas=learn.betas,
         weight_decay=learn.weight_decay,
-        checkpointing=learn.checkpointing,
+        activation_checkpointing=learn.activation_checkpointing,
         head_chunk=learn.head_chunk,
         mlp_tile=learn.mlp_tile,
         threads=learn.threads or len(os.sched_getaffinity(0)),
@@ -91,14 +91,16 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
 
 def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
     """Make the simulator."""
-    voices: dict[Blame, Voice] = {
-        Blame.WRITER: config.simulator.writer,
-        Blame.USER: config.simulator.user,
-        Blame.TOOL: config.simulator.tool,
-        Blame.JUDGE: config.simulator.judge,
-        Blame.BUILDER: config.simulator.builder,
+    sampling_by_role: dict[Role, RoleSampling] = {
+        Role.WRITER: config.simulator.writer,
+        Role.USER: config.simulator.user,
+        Role.TOOL: config.simulator.tool,
+        Role.JUDGE: config.simulator.judge,
+        Role.BUILDER: config.simulator.builder,
     }
-    return Simulator(engine, renderer, voices=voices, tries=config.simulator.tries)
+    return Simulator(
+        engine, renderer, sampling_by_role=sampling_by_role, tries=config.simulator.tries
+    )
 
 
 @asynccontextmanager
@@ -138,12 +140,12 @@ def show_place(config: Config, model: Path) -> str:
     return f"{model.name} ({config.engine.device})"
 
 
-def make_ladder(config: Config) -> Ladder:
+def make_memory_ladder(config: Config) -> MemoryLadder:
     """Make the ladder, with the config's own settings as its top."""
-    top = Rung(
+    top = MemoryLevel(
         micro_tokens=config.learn.micro_tokens,
-        checkpointing=config.learn.checkpointing,
+        activation_checkpointing=config.learn.activation_checkpointing,
         context=config.engine.context,
         parallel=config.rollout.episodes,
     )
-    return Ladder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))
+    return MemoryLadder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))

@@ -23,15 +23,15 @@ from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
-from trustee.sft.endpoint import Endpoint, EndpointSeat
+from trustee.sft.endpoint import Endpoint, EndpointPlayer
 from trustee.sft.hints import hinter_of, prompts_of
-from trustee.sft.teacher import Seat, TeacherSeat
+from trustee.sft.teacher import Player, TeacherPlayer
 from trustee.types import Adapter, Record, Task, Trajectory
 
-RECORD = "collection.json"
+COLLECTION_FILE = "collection.json"
 
 
-class Player(Record, frozen=True):
+class PlayerConfig(Record, frozen=True):
     """Who plays: the base, an adapter, or a teacher."""
 
     teacher: bool = False
@@ -54,10 +54,10 @@ class Player(Record, frozen=True):
             raise InputError("--teacher-model names a model of --teacher-url; give that too")
 
 
-class CollectionRecord(Record, frozen=True):
+class CollectionMetadata(Record, frozen=True):
     """What a collection was begun with; the config is in `run.json`."""
 
-    player: Player
+    player: PlayerConfig
     collect: CollectConfig
     config: Config
 
@@ -68,8 +68,8 @@ async def run_collection(
     folder: Path,
     *,
     count: int,
-    player: Player,
-    tell: Callable[[Event], None],
+    player: PlayerConfig,
+    emit: Callable[[Event], None],
 ) -> Counts:
     """Play `count` tasks into a folder; what an earlier call has played there is not played again.
 
@@ -84,27 +84,31 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    check_record(folder, CollectionRecord(player=player, collect=collection, config=config))
+    check_collection_metadata(
+        folder, CollectionMetadata(player=player, collect=collection, config=config)
+    )
     clock = EngineClock()
     async with (
         Store(folder) as store,
         open_sandbox(config) as sandbox,
-        open_watched(config, model, folder, clock=clock, tell=tell) as core,
+        open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_records(folder, CollectionRecord(player=player, collect=collection, config=config))
+        write_collection_metadata(
+            folder, CollectionMetadata(player=player, collect=collection, config=config)
+        )
         adapter = None
         if trained is not None:
-            await core.adopt(Adapter(version=1, path=trained))
+            await engine.load_adapter(Adapter(version=1, path=trained))
             adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
-            await core.publish(adapter)
-        simulator = make_simulator(config, core, renderer)
-        tell({"event": "stage", "name": f"playing {count} tasks"})
+            await engine.publish(adapter)
+        simulator = make_simulator(config, engine, renderer)
+        emit({"event": "stage", "name": f"playing {count} tasks"})
         return await collect(
             Collection(
                 world=config.env,
                 source=config.env.source(seed=config.run.seed),
                 serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
-                seat=seats(config, player, core, renderer),
+                player=players_of(config, player, engine, renderer),
                 adapter=adapter,
                 hinter=hinter_of(config.env) if player.teacher or player.url else None,
                 config=collection,
@@ -113,33 +117,33 @@ async def run_collection(
                 seed=config.run.seed,
                 store=store,
                 clock=clock,
-                tell=tell,
+                emit=emit,
                 count=count,
                 states_of=states_in(config),
             )
         )
 
 
-def write_records(folder: Path, record: CollectionRecord) -> None:
+def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
     """Write down what a collection is begun with."""
-    for name, content in ((RECORD, record), ("run.json", describe_run(record.config))):
+    for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
         text = msgspec.json.format(msgspec.json.encode(content), indent=2)
         (folder / name).write_bytes(text)
 
 
-def check_record(folder: Path, record: CollectionRecord) -> None:
+def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
     """See that a folder is new or holds the same collection.
 
     Raises:
         InputError: if it does not.
     """
-    path = folder / RECORD
+    path = folder / COLLECTION_FILE
     if not path.exists():
         if (folder / "run.json").exists():
             raise InputError(f"{folder} holds a run already; name another folder")
         return
     try:
-        before = msgspec.json.decode(path.read_bytes(), type=CollectionRecord)
+        before = msgspec.json.decode(path.read_bytes(), type=CollectionMetadata)
     except (msgspec.DecodeError, InputError) as error:
         raise InputError(f"{path}: {error}; name another folder") from error
     for key in ("player", "collect", "config"):
@@ -150,17 +154,17 @@ def check_record(folder: Path, record: CollectionRecord) -> None:
             )
 
 
-def seats(
-    config: Config, player: Player, engine: Engine, renderer: Renderer
-) -> Callable[[Task], Seat]:
+def players_of(
+    config: Config, player: PlayerConfig, engine: Engine, renderer: Renderer
+) -> Callable[[Task], Player]:
     """Give the function that seats whoever plays a task."""
     if not (player.teacher or player.url):
-        return lambda task: Seat(engine, renderer)
+        return lambda task: Player(engine, renderer)
     hinter, prompt_set = hinter_of(config.env), prompts_of(config.env)
     if not player.url:
-        return lambda task: TeacherSeat(engine, renderer, hinter(task), prompt_set=prompt_set)
+        return lambda task: TeacherPlayer(engine, renderer, hinter(task), prompt_set=prompt_set)
     endpoint = Endpoint(player.url, model=player.model, parallel=config.rollout.episodes)
-    return lambda task: EndpointSeat(
+    return lambda task: EndpointPlayer(
         endpoint, renderer, hinter(task), prompt_set=prompt_set, context=config.engine.context
     )
 
@@ -173,7 +177,7 @@ def states_in(config: Config) -> Callable[[Task, Trajectory], Sequence[Record]]:
     blueprints = {one.id: one for one in read_blueprints(Path(world.path)).blueprints}
 
     def cut_states(task: Task, trajectory: Trajectory) -> Sequence[Record]:
-        name = msgspec.convert(task.hidden, executable.Hidden).blueprint
+        name = msgspec.convert(task.hidden, executable.HiddenExecutable).blueprint
         return states_of(trajectory, blueprints[name], published=world.published)
 
     return cut_states

@@ -18,15 +18,15 @@ import anyio
 import msgspec
 
 from trustee.algorithm.learner import FinishRequest, MicroRequest
-from trustee.algorithm.step import probe
+from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.protocol import Sampling
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError, RunError, TrusteeError
-from trustee.jobs.assemble import make_ladder, make_simulator, prepare_model, trainer_spec
-from trustee.jobs.rl import find_death
+from trustee.jobs.assemble import make_memory_ladder, make_simulator, prepare_model, trainer_spec
+from trustee.jobs.rl import first_leaf
 from trustee.planning.hours import Speeds, measured_hours
 from trustee.planning.machine import GIB, Finding, is_ready, look_at_machine
 from trustee.planning.plan import read_workload, show_range
@@ -34,7 +34,7 @@ from trustee.rendering.renderer import Renderer
 from trustee.sandbox.probe import probe_isolation
 from trustee.types import Adapter, Completion, Message, Record, Sample
 
-Tell = Callable[[Finding], None]
+EmitFinding = Callable[[Finding], None]
 
 ANSWER_TOKENS = 64
 """Tokens that are sampled after the longest prompt."""
@@ -60,7 +60,7 @@ class Examination(Record, frozen=True):
 
 
 async def examine(
-    config: Config, *, extra: Sequence[Finding], soak: int, tell: Tell
+    config: Config, *, extra: Sequence[Finding], soak: int, emit: EmitFinding
 ) -> Examination:
     """Look at the machine, then try the real engine and do `soak` more rounds with it.
 
@@ -68,13 +68,13 @@ async def examine(
         config: what a run would be started with.
         extra: findings about the card and the plan.
         soak: further rounds of sampling, training and publishing.
-        tell: takes each finding as it is made.
+        emit: takes each finding as it is made.
     """
     findings: list[Finding] = []
 
     def find(finding: Finding) -> None:
         findings.append(finding)
-        tell(finding)
+        emit(finding)
 
     device = config.engine.device
     for finding in (*look_at_machine(device=device, folder=Path(config.run.folder)), *extra):
@@ -84,8 +84,8 @@ async def examine(
     try:
         model, renderer = prepare_model(config)
     except InputError as error:
-        mend = "name a model with --set model.path=DIR"
-        find(Finding(name="model", state="fail", why=str(error), mend=mend))
+        fix = "name a model with --set model.path=DIR"
+        find(Finding(name="model", state="fail", why=str(error), fix=fix))
         return Examination(findings=tuple(findings))
     find(Finding(name="model", state="ok", why=str(model)))
     style = renderer.call_format
@@ -95,11 +95,11 @@ async def examine(
     try:
         await try_engine(config, model, renderer, soak=soak, find=find)
     except* TrusteeError as errors:
-        mend = (
+        fix = (
             "trustee plan says what fits; for a smaller trial add "
             f"--set engine.context={config.engine.context // 2}"
         )
-        find(Finding(name="engine", state="fail", why=str(find_death(errors)), mend=mend))
+        find(Finding(name="engine", state="fail", why=str(first_leaf(errors)), fix=fix))
     return Examination(findings=tuple(findings))
 
 
@@ -113,12 +113,12 @@ async def try_sandbox(config: Config) -> Finding:
         why=f"{probe.isolation}: {len(probe.refused)} of {tried} forbidden attempts were refused"
         if probe.isolation
         else probe.why,
-        mend="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",
+        fix="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",
     )
 
 
 async def try_engine(
-    config: Config, model: Path, renderer: Renderer, *, soak: int, find: Tell
+    config: Config, model: Path, renderer: Renderer, *, soak: int, find: EmitFinding
 ) -> None:
     """Start the engine and try all that a run does with it.
 
@@ -127,7 +127,7 @@ async def try_engine(
     """
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             engine = await stack.enter_async_context(
                 VllmEngine(config.engine, trainer_spec(config, model))
@@ -136,16 +136,16 @@ async def try_engine(
             raise
         except STARTING as error:
             raise RunError(f"the engine does not start: {error}") from error
-        why = f"engine and trainer are ready after {time.monotonic() - begun:.0f} s"
+        why = f"engine and trainer are ready after {time.monotonic() - started_at:.0f} s"
         find(Finding(name="start", state="ok", why=why))
-        patient = Patient(config, engine, renderer, folder=Path(scratch))
-        for attempt in patient.attempts():
+        exam = EngineExam(config, engine, renderer, folder=Path(scratch))
+        for attempt in exam.attempts():
             find(await attempt())
         for number in range(1, soak + 1):
-            find(await patient.soak(number))
+            find(await exam.soak(number))
 
 
-class Patient:
+class EngineExam:
     """An engine under examination."""
 
     def __init__(
@@ -198,11 +198,11 @@ class Patient:
         context = self._config.engine.context
         tokens = min(ANSWER_TOKENS, context // 4)
         prompt = self.prompt(context - tokens)
-        begun = time.monotonic()
+        started_at = time.monotonic()
         await self.speak(prompt, adapter=None, seed=1, tokens=1)
-        self._reading = len(prompt) / (time.monotonic() - begun)
+        self._reading = len(prompt) / (time.monotonic() - started_at)
         await self.speak(prompt, adapter=None, seed=0, tokens=tokens)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         why = f"{context - tokens} ids read and up to {tokens} sampled in {seconds:.1f} s"
         return Finding(name="longest rollout", state="ok", why=why)
 
@@ -216,28 +216,28 @@ class Patient:
             said = await self.speak(prompt, adapter=None, seed=seed, tokens=ANSWER_TOKENS)
             lengths.append(len(said.ids))
 
-        begun = time.monotonic()
+        started_at = time.monotonic()
         async with anyio.create_task_group() as tasks:
             for seed in range(several):
                 tasks.start_soon(ask, seed)
-        self._decoding = sum(lengths) / (time.monotonic() - begun)
+        self._decoding = sum(lengths) / (time.monotonic() - started_at)
         why = f"{self._decoding:.0f} tokens/s, {several} at once"
         return Finding(name="decoding", state="ok", why=why)
 
     async def train_longest(self) -> Finding:
         """Take the gradients of the largest micro-batch."""
-        ladder = make_ladder(self._config)
-        begun = time.monotonic()
-        length = await probe(self._engine, self._config.learn.loss, ladder=ladder)
-        seconds = time.monotonic() - begun
-        rows = max(1, ladder.rung.micro_tokens // length)
+        ladder = make_memory_ladder(self._config)
+        started_at = time.monotonic()
+        length = await dry_run_largest(self._engine, self._config.learn.loss, ladder=ladder)
+        seconds = time.monotonic() - started_at
+        rows = max(1, ladder.level.micro_tokens // length)
         self._training = rows * length / seconds
         if ladder.changes:
             return Finding(
                 name="longest training",
                 state="warn",
                 why=f"it fits only with {'; '.join(ladder.changes)}",
-                mend="trustee plan proposes settings; a run goes down these rungs by itself",
+                fix="trustee plan proposes settings; a run goes down these levels by itself",
             )
         why = f"{rows} x {length} ids forward and back in {seconds:.1f} s"
         return Finding(name="longest training", state="ok", why=why)
@@ -255,7 +255,7 @@ class Patient:
             name="same logprobs",
             state="ok" if good else "fail",
             why=f"mean |engine - trainer| in nats a token: {why}; at most {limit:g} is allowed",
-            mend="" if good else SAME_LOGPROBS,
+            fix="" if good else SAME_LOGPROBS,
         )
 
     async def speak_and_cut(self, adapter: Adapter | None) -> Sample:
@@ -315,7 +315,7 @@ class Patient:
                 name="adapter's effect",
                 state="warn",
                 why="one step changed no logprob of a greedy answer",
-                mend="a larger learn.learning_rate; if it stays so, the engine ignores the adapter",
+                fix="a larger learn.learning_rate; if it stays so, the engine ignores the adapter",
             )
         return Finding(name="adapter's effect", state="ok", why="one step changes what is answered")
 
@@ -325,8 +325,8 @@ class Patient:
         try:
             verdicts = await check_canaries(self._config.env, simulator, config=self._config.gates)
         except RunError as error:
-            mend = "a stronger base (model.path)"
-            return Finding(name="judge", state="fail", why=str(error), mend=mend)
+            fix = "a stronger base (model.path)"
+            return Finding(name="judge", state="fail", why=str(error), fix=fix)
         why = verdicts.count() if verdicts else "this world has none"
         return Finding(name="judge", state="ok", why=why)
 
@@ -362,20 +362,20 @@ class Patient:
         why = f"version {self._version}, mismatch {gap:.4f}, peak grown by {grown:.2f} GiB"
         # Not gap > limit: that lets a gap pass that is no number.
         if not gap <= self._config.watch.mismatch:
-            return Finding(name=name, state="fail", why=why, mend=SAME_LOGPROBS)
+            return Finding(name=name, state="fail", why=why, fix=SAME_LOGPROBS)
         if trained.state != "ok":
             why = f"{why}; training: {trained.why}"
-            return Finding(name=name, state="warn", why=why, mend=trained.mend)
+            return Finding(name=name, state="warn", why=why, fix=trained.fix)
         if grown > GROWTH_GIB:
-            mend = "see with a longer --soak whether it stops growing; if not, report it"
-            return Finding(name=name, state="warn", why=why, mend=mend)
+            fix = "see with a longer --soak whether it stops growing; if not, report it"
+            return Finding(name=name, state="warn", why=why, fix=fix)
         return Finding(name=name, state="ok", why=why)
 
 
 def finding_text(finding: Finding) -> str:
     """Write a finding for people."""
     text = f"{finding.state:<5} {finding.name:<18} {finding.why}"
-    return f"{text}\n{'':<25}-> {finding.mend}" if finding.mend else text
+    return f"{text}\n{'':<25}-> {finding.fix}" if finding.fix else text
 
 
 def examination_json(examination: Examination) -> str:

@@ -14,11 +14,11 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.vllm import VllmEngine
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
-from trustee.evaluation.evaluate import Gain, Share, evaluate, gain_between, success_of
+from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
 from trustee.events import Event
 from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model, trainer_spec
 from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
-from trustee.jobs.run_metadata import read_record
+from trustee.jobs.run_metadata import read_metadata
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -27,8 +27,8 @@ class Comparison(Record, frozen=True):
     """Base against adapter."""
 
     adapter: Path
-    base: Share
-    trained: Share
+    base: SuccessRate
+    trained: SuccessRate
     gain: Gain
     by_calls: dict[int, tuple[float, float]]
     """Success of base and adapter by the number of expected calls."""
@@ -62,7 +62,7 @@ def check_adapter(folder: Path) -> Path:
 
 def name_tasks(config: Config, run: Path) -> str:
     """Name the file of the held-out tasks: the run's own, unless these are others."""
-    recorded = read_record(run).config
+    recorded = read_metadata(run).config
     mine, own = ((evaluation_world(c), c.eval.seed, c.eval.tasks) for c in (config, recorded))
     if mine == own:
         return HELD_OUT
@@ -71,14 +71,14 @@ def name_tasks(config: Config, run: Path) -> str:
 
 
 async def run_comparison(
-    config: Config, run: Path, *, adapter: Path | None, tell: Callable[[Event], None]
+    config: Config, run: Path, *, adapter: Path | None, emit: Callable[[Event], None]
 ) -> Comparison:
     """Play the held-out tasks with the base and with the adapter."""
     if not config.eval.tasks:
         raise InputError("eval.tasks is 0; give --tasks N")
     folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
-    tell({"event": "stage", "name": f"starting the engine on {model.name}"})
+    emit({"event": "stage", "name": f"starting the engine on {model.name}"})
     async with (
         Store(run) as store,
         open_sandbox(config) as sandbox,
@@ -88,12 +88,12 @@ async def run_comparison(
         tasks = await held_out_tasks(
             config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
         )
-        await engine.adopt(Adapter(version=1, path=folder))
+        await engine.load_adapter(Adapter(version=1, path=folder))
         trained = Adapter(version=1, path=run / "adapters" / "compared")
         await engine.publish(trained)
         played: dict[str, Sequence[Trajectory]] = {}
         for label, voice in (("base", None), ("adapter", trained)):
-            tell({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
+            emit({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
             played[label] = await evaluate(
                 tasks,
                 evaluation_world(config),
@@ -117,7 +117,7 @@ async def run_comparison(
         by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
         trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
     )
-    tell(
+    emit(
         {
             "event": "compared",
             "base": comparison.base.value,
@@ -145,8 +145,8 @@ def count_calls(hidden: dict[str, Any]) -> int:
     match hidden:
         case {"expected_calls": calls} | {"goals": calls}:
             return len(calls)
-        case {"unsolved": owed}:
-            return sum(map(len, owed.values()))
+        case {"unsolved": unsolved}:
+            return sum(map(len, unsolved.values()))
         case {"hidden": inner} | {"inner": {"hidden": inner}}:
             return count_calls(inner)
         case _:

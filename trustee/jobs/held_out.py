@@ -13,7 +13,7 @@ from trustee.environments import WorldConfig
 from trustee.environments.simulator import Simulator
 from trustee.evaluation.evaluate import (
     Gain,
-    Share,
+    SuccessRate,
     evaluate,
     gain_between,
     success_of,
@@ -27,14 +27,14 @@ from trustee.types import Adapter, Record, Task, Trajectory
 HELD_OUT = "held-out-tasks.jsonl"
 
 
-class Outcome(Record, frozen=True):
+class RunResult(Record, frozen=True):
     """What a run ends with."""
 
     folder: Path
     steps: int
     version: int
-    before: Share | None
-    after: Share | None
+    before: SuccessRate | None
+    after: SuccessRate | None
     gain: Gain | None
     seconds: float
 
@@ -56,13 +56,13 @@ async def measure(
         if label == "before":
             return tuple(read_lines(kept, Trajectory))
         kept.unlink()
-    run.tell({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
+    run.emit({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
     tasks = await held_out_tasks(config, run.store, run.simulator, sandbox=run.sandbox)
     played = await evaluate(
         tasks,
         world,
         config.eval,
-        engine=run.core,
+        engine=run.engine,
         renderer=run.renderer,
         simulator=run.simulator,
         sandbox=run.sandbox,
@@ -73,7 +73,7 @@ async def measure(
     )
     run.store.append(kept.name, played)
     share = success_of(played)
-    run.tell({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    run.emit({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
     await judge_the_judge(config, run, tasks, played, label=label)
     return played
 
@@ -97,7 +97,7 @@ async def judge_the_judge(
     if verdicts is None:
         return
     text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
-    run.tell({"event": "note", "text": text})
+    run.emit({"event": "note", "text": text})
     if label == "before":
         check_agreement(verdicts, config=config.gates)
 
@@ -127,10 +127,10 @@ def conclude(
     after: Sequence[Trajectory],
     *,
     seconds: float,
-) -> Outcome:
+) -> RunResult:
     """Compare before and after, and write it down."""
     measured = bool(before and after)
-    outcome = Outcome(
+    outcome = RunResult(
         folder=run.store.folder,
         steps=run.step,
         version=run.versions.version,
@@ -145,9 +145,9 @@ def conclude(
     return outcome
 
 
-def show_share(share: Share) -> str:
+def show_share(share: SuccessRate) -> str:
     """Write a share with its interval."""
-    failed = f", {share.failed} spoiled" if share.failed else ""
+    failed = f", {share.failed} failed" if share.failed else ""
     return (
         f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "
         f"{share.count} tasks{failed})"

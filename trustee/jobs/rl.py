@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from trustee.algorithm.step import probe
+from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
 from trustee.checks.judge import check_canaries
@@ -21,16 +21,16 @@ from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
 from trustee.errors import EngineDied
-from trustee.events import Tell
+from trustee.events import EmitFinding
 from trustee.jobs.assemble import (
-    make_ladder,
+    make_memory_ladder,
     make_simulator,
     open_sandbox,
     prepare_model,
     show_place,
     trainer_spec,
 )
-from trustee.jobs.held_out import Outcome, conclude, measure
+from trustee.jobs.held_out import RunResult, conclude, measure
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
@@ -43,8 +43,8 @@ from trustee.sandbox.calls import NoSandbox, Sandbox
 
 
 async def run_training(
-    config: Config, folder: Path, *, tell: Tell, resume: bool = False, profile: bool = False
-) -> Outcome:
+    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+) -> RunResult:
     """Measure, train, measure again; an engine that dies is started once more.
 
     With `profile` all of it is drawn into a `timeline-*.json` of the folder.
@@ -52,7 +52,7 @@ async def run_training(
     Raises:
         EngineDied: if it dies again; the run can be resumed.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     model, renderer = prepare_model(config)
     if resume:
         open_checkpoint(folder / "checkpoints")
@@ -60,7 +60,7 @@ async def run_training(
         timeline = None
         if profile:
             timeline = await stack.enter_async_context(Timeline(name_timeline(folder)))
-            tell = timeline.listen(tell)
+            emit = timeline.listen(emit)
         store = await stack.enter_async_context(
             TimedStore(folder, timeline) if timeline else Store(folder)
         )
@@ -70,34 +70,36 @@ async def run_training(
             )
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
-        for chance in range(2):
-            tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+        for attempt in range(2):
+            emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
             try:
                 async with VllmEngine(
                     config.engine,
                     trainer_spec(config, model),
                     observer=timeline.request if timeline else None,
                 ) as engine:
-                    dead = run
+                    previous = run
                     run = make_run(
                         config,
                         engine,
                         renderer,
                         store,
                         sandbox=sandbox,
-                        tell=tell,
-                        dead=dead,
+                        emit=emit,
+                        previous=previous,
                         timeline=timeline,
                     )
-                    return await run_stages(config, run, resume=resume, dead=dead, begun=begun)
+                    return await run_stages(
+                        config, run, resume=resume, previous=previous, started_at=started_at
+                    )
             except (EngineDied, BaseExceptionGroup) as error:
-                if chance or run is None or not is_death(error):
+                if attempt or run is None or not is_engine_death(error):
                     raise
-                tell({"event": "note", "text": f"{find_death(error)}; it is started once more"})
+                emit({"event": "note", "text": f"{first_leaf(error)}; it is started once more"})
     raise AssertionError("the second death is raised")
 
 
-def find_death(error: BaseException) -> BaseException:
+def first_leaf(error: BaseException) -> BaseException:
     """Give the first of the errors in a group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -110,7 +112,7 @@ def name_timeline(folder: Path) -> Path:
     return folder / f"timeline-{len(list(folder.glob('timeline-*.json')))}.json"
 
 
-def is_death(error: BaseException) -> bool:
+def is_engine_death(error: BaseException) -> bool:
     """Say whether an engine's death, and nothing else, ended a run."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(EngineDied)[1] is None
@@ -124,14 +126,14 @@ def make_run(
     store: Store,
     *,
     sandbox: Sandbox | None = None,
-    tell: Tell,
-    dead: Run | None = None,
+    emit: EmitFinding,
+    previous: Run | None = None,
     timeline: Timeline | None = None,
 ) -> Run:
     """Put a run together; after a dead one, with the groups that it had finished."""
     clock = EngineClock()
     source: TaskSource = config.env.source(seed=config.run.seed)
-    core = Watchdog(
+    guarded = Watchdog(
         engine,
         TimedLearner(engine, timeline) if timeline else engine,
         config=config.watchdog,
@@ -142,17 +144,17 @@ def make_run(
     return Run(
         world=config.env,
         source=TimedSource(source, timeline) if timeline else source,
-        core=core,
+        engine=guarded,
         clock=clock,
         renderer=renderer,
-        simulator=make_simulator(config, core, renderer),
+        simulator=make_simulator(config, guarded, renderer),
         sandbox=sandbox or NoSandbox(),
-        versions=Versions(core, slots=config.engine.versions),
+        versions=Versions(guarded, slots=config.engine.versions),
         store=store,
         watch=Watch(config.watch),
         gates=config.gates,
-        effect=EffectGate(core, renderer, patience=config.gates.effect_patience),
-        ladder=make_ladder(config),
+        effect=EffectGate(guarded, renderer, patience=config.gates.effect_patience),
+        ladder=make_memory_ladder(config),
         rollout=config.rollout,
         learning=config.learn,
         seed=config.run.seed,
@@ -160,67 +162,68 @@ def make_run(
         minutes=config.run.minutes,
         tokens=config.run.tokens,
         keep_checkpoints=config.run.keep_checkpoints,
-        tell=tell,
-        begun=time.monotonic() if dead is None else dead.begun,
-        waiting=[] if dead is None else list(dead.waiting),
+        emit=emit,
+        started_at=time.monotonic() if previous is None else previous.started_at,
+        waiting=[] if previous is None else list(previous.waiting),
     )
 
 
 async def run_stages(
-    config: Config, run: Run, *, resume: bool, dead: Run | None, begun: float
-) -> Outcome:
+    config: Config, run: Run, *, resume: bool, previous: Run | None, started_at: float
+) -> RunResult:
     """Measure, train, measure again, with one engine."""
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
-        run.tell(
+        run.emit(
             {"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"}
         )
     if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
-    if find_checkpoints(run.store.folder / "checkpoints") and (resume or dead is not None):
-        await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), dead=dead)
+    if find_checkpoints(run.store.folder / "checkpoints") and (resume or previous is not None):
+        await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), previous=previous)
     if run.step < run.steps:
         if not find_checkpoints(run.store.folder / "checkpoints"):
             await store_checkpoint(run)
-        length = await probe(run.core, run.learning.loss, ladder=run.ladder)
-        run.places.total_tokens = run.ladder.rung.parallel
-        run.tell({"event": "note", "text": f"a training sample of {length} ids fits"})
-        if dead is None:
-            run.begun = time.monotonic()
+        length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
+        run.episode_limiter.total_tokens = run.ladder.level.parallel
+        run.emit({"event": "note", "text": f"a training sample of {length} ids fits"})
+        if previous is None:
+            run.started_at = time.monotonic()
         name = f"training, {config.run.steps} steps"
-        run.tell({"event": "stage", "name": name, "spent": run.spent})
+        run.emit({"event": "stage", "name": name, "progress": run.progress})
         # What start-up made lives on: the collector need not look at it again, 5 % of all turns.
         gc.freeze()
         await train(run)
     after = await measure(config, run, run.versions.current, label="after")
-    return conclude(config, run, before, after, seconds=time.monotonic() - begun)
+    return conclude(config, run, before, after, seconds=time.monotonic() - started_at)
 
 
-async def restore(run: Run, path: Path, state: RunState, *, dead: Run | None = None) -> None:
+async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None = None) -> None:
     """Continue from a checkpoint: weights, optimiser, source, counts; later lines are cut off.
 
-    After a dead run the drafts that it had drawn are passed over, and its finished groups are kept.
+    After a dead run the task specs that it had drawn are passed over, and its finished groups are
+    kept.
     """
-    await run.core.load(path)
+    await run.engine.load(path)
     run.source.restore(state.source)
     run.watch.restore(state.watch)
     run.effect.restore(state.effect)
     run.ladder.restore(state.ladder)
-    await run.core.adjust(run.ladder.rung.checkpointing)
-    run.places.total_tokens = run.ladder.rung.parallel
-    run.step, run.next_group, run.said = state.step, state.next_group, state.said
-    if dead is not None:
-        run.waiting = [group for group in dead.waiting if group.version <= state.version]
-        while run.next_group < dead.next_group and run.source.draw() is not None:
+    await run.engine.adjust(run.ladder.level.activation_checkpointing)
+    run.episode_limiter.total_tokens = run.ladder.level.parallel
+    run.step, run.next_group, run.policy_tokens = state.step, state.next_group, state.policy_tokens
+    if previous is not None:
+        run.waiting = [group for group in previous.waiting if group.version <= state.version]
+        while run.next_group < previous.next_group and run.source.draw() is not None:
             run.next_group += 1
     for name in ("metrics.jsonl", "timing.jsonl"):
         keep_lines(run.store.folder / name, state.step)
     if state.version:
         adapter = run.store.adapter(state.version)
-        await run.core.publish(adapter)
+        await run.engine.publish(adapter)
         await run.versions.announce(adapter)
-    run.tell({"event": "note", "text": f"continuing after step {state.step} from {path}"})
+    run.emit({"event": "note", "text": f"continuing after step {state.step} from {path}"})
 
 
 def is_terminal() -> bool:

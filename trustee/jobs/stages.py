@@ -19,25 +19,25 @@ from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError
-from trustee.events import Tell
+from trustee.events import EmitFinding
 from trustee.jobs.assemble import prepare_model
-from trustee.jobs.collect import Player, counts_text, run_collection
-from trustee.jobs.held_out import Outcome
+from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
+from trustee.jobs.held_out import RunResult
 from trustee.jobs.rl import run_training
 from trustee.jobs.run_metadata import describe_run
-from trustee.jobs.sft import run_imitation
+from trustee.jobs.sft import run_sft
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import Demonstration
 from trustee.tiny.teacher import play_demonstration
 
-TEACHING, IMITATION = "teaching", "imitation"
+TEACHING, IMITATION = "teaching", "sft"
 
 
 async def run_stages_of(
-    config: Config, folder: Path, *, tell: Tell, resume: bool = False, profile: bool = False
-) -> Outcome:
+    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+) -> RunResult:
     """Train; where the config asks for a teacher, only after its demonstrations were imitated.
 
     Raises:
@@ -47,13 +47,13 @@ async def run_stages_of(
     if config.collect.tasks and not config.run.adapter:
         if not resume:
             write_config(config, folder)
-        adapter = await imitate_teacher(config, folder, tell=tell)
-        begun = msgspec.structs.replace(config.run, adapter=str(adapter))
-        config = msgspec.structs.replace(config, run=begun)
+        adapter = await sft_on_teacher(config, folder, emit=emit)
+        run_config = msgspec.structs.replace(config.run, adapter=str(adapter))
+        config = msgspec.structs.replace(config, run=run_config)
         resume = False
     begins = not find_checkpoints(folder / "checkpoints")
     return await run_training(
-        config, folder, tell=tell, resume=resume and not begins, profile=profile
+        config, folder, emit=emit, resume=resume and not begins, profile=profile
     )
 
 
@@ -64,39 +64,39 @@ def write_config(config: Config, folder: Path) -> None:
     (folder / "run.json").write_bytes(text)
 
 
-async def imitate_teacher(config: Config, folder: Path, *, tell: Tell) -> Path:
+async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> Path:
     """Have the teacher play and imitate it, as far as was not done before; give the adapter."""
-    imitation = folder / IMITATION
-    if (imitation / "outcome.json").exists():
-        return find_adapter(imitation).absolute()
+    sft_folder = folder / IMITATION
+    if (sft_folder / "outcome.json").exists():
+        return find_adapter(sft_folder).absolute()
     if config.collect.teacher == "script":
-        await play_script(config, folder / TEACHING, tell=tell)
+        await play_script(config, folder / TEACHING, emit=emit)
     else:
         counts = await run_collection(
             config,
             config.collect,
             folder / TEACHING,
             count=config.collect.tasks,
-            player=Player(teacher=True),
-            tell=tell,
+            player=PlayerConfig(teacher=True),
+            emit=emit,
         )
-        tell({"event": "note", "text": counts_text(counts, folder / TEACHING)})
-    begun = bool(find_checkpoints(imitation / "checkpoints"))
-    if not begun:
+        emit({"event": "note", "text": counts_text(counts, folder / TEACHING)})
+    has_started = bool(find_checkpoints(sft_folder / "checkpoints"))
+    if not has_started:
         # Killed before its first step: there is nothing to continue.
-        (imitation / "run.json").unlink(missing_ok=True)
-    imitated = await run_imitation(
+        (sft_folder / "run.json").unlink(missing_ok=True)
+    result = await run_sft(
         config,
-        config.imitate,
+        config.sft,
         folder / TEACHING,
-        imitation,
-        tell=tell,
-        resume=begun,
+        sft_folder,
+        emit=emit,
+        resume=has_started,
     )
-    return imitated.adapter.absolute()
+    return result.adapter.absolute()
 
 
-async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
+async def play_script(config: Config, folder: Path, *, emit: EmitFinding) -> None:
     """Write the demonstrations of the micro-world's scripted teacher.
 
     Raises:
@@ -109,13 +109,13 @@ async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
             "'trial' and env.inner.kind = 'microworld', or collect.teacher = 'base'"
         )
     _, renderer = prepare_model(config)
-    silent = Simulator(ScriptedEngine(lambda request: ""), renderer, voices={}, tries=1)
+    silent = Simulator(ScriptedEngine(lambda request: ""), renderer, sampling_by_role={}, tries=1)
     source = world.source(seed=config.run.seed)
     rows: list[Demonstration] = []
-    while len(rows) < config.collect.tasks and (draft := source.draw()) is not None:
-        rng = random.Random(f"{config.run.seed} script {draft.id}")
+    while len(rows) < config.collect.tasks and (spec := source.draw()) is not None:
+        rng = random.Random(f"{config.run.seed} script {spec.id}")
         services = Services(simulator=silent, rng=rng)
-        task = await source.write(draft, services)
+        task = await source.write(spec, services)
         played = await play_demonstration(world, task, services, habits=config.collect.script)
         shown = Demonstration(
             task_id=task.id,
@@ -123,10 +123,10 @@ async def play_script(config: Config, folder: Path, *, tell: Tell) -> None:
             messages=played.lesson.messages,
             notes={"reward": played.reward},
         )
-        if played.reward > config.collect.sift.reward:
+        if played.reward > config.collect.filter.reward:
             rows.append(shown)
     async with Store(folder) as store:
         path = store.folder / "demonstrations.jsonl"
         path.unlink(missing_ok=True)
         store.append(path.name, rows)
-    tell({"event": "note", "text": f"the scripted teacher played {len(rows)} tasks"})
+    emit({"event": "note", "text": f"the scripted teacher played {len(rows)} tasks"})

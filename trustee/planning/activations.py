@@ -9,7 +9,7 @@ a compiler; a test holds them against the tensors that really live.
 
 from __future__ import annotations
 
-from trustee.planning.shapes import Shape
+from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
 LOGIT_BYTES = 20
@@ -65,7 +65,7 @@ def is_tiled(positions: int, tile: int) -> bool:
     return 0 < tile < positions
 
 
-def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
+def measure_layer(shape: ModelShape, *, rank: int, kernel: bool = True) -> LayerWork:
     """Count what a layer's backward pass needs.
 
     Args:
@@ -115,10 +115,12 @@ def measure_layer(shape: Shape, *, rank: int, kernel: bool = True) -> LayerWork:
     )
 
 
-def count_kept(shape: Shape, *, checkpointing: str, positions: int, tile: int, rank: int) -> int:
+def count_kept(
+    shape: ModelShape, *, activation_checkpointing: str, positions: int, tile: int, rank: int
+) -> int:
     """Count the bytes that layers keep on the card for their backward passes."""
     one = 2 * shape.hidden * positions
-    match checkpointing:
+    match activation_checkpointing:
         case "recompute":
             return shape.layers * one
         case "offload":
@@ -134,15 +136,21 @@ def count_kept(shape: Shape, *, checkpointing: str, positions: int, tile: int, r
 
 
 def count_layer(
-    shape: Shape, *, checkpointing: str, positions: int, tile: int, rank: int, kernel: bool = True
+    shape: ModelShape,
+    *,
+    activation_checkpointing: str,
+    positions: int,
+    tile: int,
+    rank: int,
+    kernel: bool = True,
 ) -> int:
     """Count the bytes of one layer's backward pass, beside what all layers keep."""
     work = measure_layer(shape, rank=rank, kernel=kernel)
-    kept = work.keep(positions, tile=tile) if checkpointing == "off" else 0
+    kept = work.keep(positions, tile=tile) if activation_checkpointing == "off" else 0
     return work.peak(positions, tile=tile) - kept
 
 
-def count_last_norm(shape: Shape, *, positions: int, trained: int) -> int:
+def count_last_norm(shape: ModelShape, *, positions: int, trained: int) -> int:
     """Count the bytes of the last norm's backward pass: six fp32 tensors of all positions.
 
     Beside them are what all layers read of positions, and the logprobs with entropy and gradient.
@@ -150,18 +158,18 @@ def count_last_norm(shape: Shape, *, positions: int, trained: int) -> int:
     return positions * (24 * shape.hidden + 4 * shape.head_dim + 16) + 12 * trained
 
 
-def count_parked(shape: Shape, positions: int, *, page: int = 4 << 20) -> int:
+def count_parked(shape: ModelShape, positions: int, *, page: int = 4 << 20) -> int:
     """Count the bytes of pinned host memory that `offload` needs, in whole pages."""
     pages = -(-2 * shape.hidden * positions // page)
     return (shape.layers - 1) * pages * page
 
 
-def count_head(shape: Shape, *, trained: int, chunk: int) -> int:
+def count_head(shape: ModelShape, *, trained: int, chunk: int) -> int:
     """Count the bytes of one chunk of logits in its backward pass."""
     return LOGIT_BYTES * min(chunk, trained) * shape.vocab
 
 
-def count_hidden(shape: Shape, *, positions: int, trained: int) -> int:
+def count_hidden(shape: ModelShape, *, positions: int, trained: int) -> int:
     """Count the bytes around the head: the last norm, and the trained positions' hidden states."""
     around = positions * (4 * shape.hidden + 4 + 2 * shape.hidden)
     return around + trained * 3 * 2 * shape.hidden

@@ -12,8 +12,8 @@ from trustee.engine.model_files import find_model
 from trustee.errors import InputError
 from trustee.planning.cards import DRIVER_GIB, Card, FoundCard, choose_card, read_card, resize_card
 from trustee.planning.machine import GIB, Finding
-from trustee.planning.plan import Plan, make_plan
-from trustee.planning.shapes import Shape, find_shape
+from trustee.planning.plan import RunPlan, make_plan
+from trustee.planning.shapes import ModelShape, find_shape
 
 OLDEST_DRIVER = 580
 """Of Linux; the first release with CUDA 13, for which the pinned packages are built."""
@@ -30,15 +30,15 @@ def look_at_card(config: Config, index: int) -> list[Finding]:
                 name="card",
                 state="warn",
                 why="the driver's management library gives no answer",
-                mend="nvidia-smi shows whether driver and card speak to each other",
+                fix="nvidia-smi shows whether driver and card speak to each other",
             )
         ]
     why = (
         f"{found.name}, driver {found.driver}, {found.free / GIB:.1f} of "
         f"{found.total / GIB:.1f} GiB free{show_holders(found)}"
     )
-    mend = "; ".join(advise_on_card(found))
-    card = Finding(name="card", state="warn" if mend else "ok", why=why, mend=mend)
+    fix = "; ".join(advise_on_card(found))
+    card = Finding(name="card", state="warn" if fix else "ok", why=why, fix=fix)
     return [card, look_at_plan(config, found)]
 
 
@@ -47,18 +47,18 @@ def look_at_plan(config: Config, found: FoundCard) -> Finding:
     try:
         plan = plan_on(found, config)
     except InputError as error:
-        mend = "name another model with --set model.path=DIR, or another card with --gpu N"
-        return Finding(name="plan", state="fail", why=str(error), mend=mend)
+        fix = "name another model with --set model.path=DIR, or another card with --gpu N"
+        return Finding(name="plan", state="fail", why=str(error), fix=fix)
     return Finding(
         name="plan",
         state="ok" if plan.fits else "fail",
         why=f"{plan.peak_gib:.2f} GiB at the peak, {plan.kv_tokens} tokens of cache, "
         f"{plan.train_length} tokens of training length",
-        mend="" if plan.fits else advise(plan, found),
+        fix="" if plan.fits else advise(plan, found),
     )
 
 
-def plan_on(found: FoundCard, config: Config) -> Plan:
+def plan_on(found: FoundCard, config: Config) -> RunPlan:
     """Plan a run on what is free of a card.
 
     Raises:
@@ -92,7 +92,7 @@ def know_card(found: FoundCard) -> Card:
         return choose_card(found.total / GIB)
 
 
-def know_shape(path: str) -> Shape:
+def know_shape(path: str) -> ModelShape:
     """Find a model's shape, without a download where that is possible."""
     try:
         return find_shape(path)
@@ -100,7 +100,7 @@ def know_shape(path: str) -> Shape:
         return find_shape(str(find_model(path)))
 
 
-def advise(plan: Plan, found: FoundCard) -> str:
+def advise(plan: RunPlan, found: FoundCard) -> str:
     """Say what to do about a run that does not fit a card as it is."""
     if plan.command:
         return f"it fits with: {plan.command}"

@@ -94,7 +94,7 @@ TYPICAL = {
 """The card that a size of memory stands for: the slower one where there are several."""
 
 
-LARGEST = 1024
+LARGEST_GIB = 1024
 """GiB above which a size must be a mistake, such as bytes."""
 
 
@@ -110,8 +110,10 @@ def choose_card(wanted: str | float) -> Card:
         raise InputError(
             f"a card of {wanted:g} GiB is too small; at least {min(TYPICAL)} are needed (--vram)"
         )
-    if wanted > LARGEST:
-        raise InputError(f"there is no card of {wanted:g} GiB; --vram takes GiB, at most {LARGEST}")
+    if wanted > LARGEST_GIB:
+        raise InputError(
+            f"there is no card of {wanted:g} GiB; --vram takes GiB, at most {LARGEST_GIB}"
+        )
     like = _find_named(TYPICAL[max(size for size in TYPICAL if size <= wanted)])
     if like.gib == wanted:
         return like
@@ -208,10 +210,10 @@ def read_card(index: int) -> FoundCard | None:
         call("nvmlShutdown", ())
 
 
-Call = Callable[..., bool]
+NvmlCall = Callable[..., bool]
 
 
-def _caller(library: Any) -> Call:
+def _caller(library: Any) -> NvmlCall:
     """Give a way to call NVML by name and argument types that says whether it worked."""
 
     def call(name: str, types: tuple[Any, ...], *arguments: Any) -> bool:
@@ -225,7 +227,7 @@ def _caller(library: Any) -> Call:
     return call
 
 
-def _describe(call: Call, index: int) -> FoundCard | None:
+def _describe(call: NvmlCall, index: int) -> FoundCard | None:
     device = c_void_p()
     if index < 0 or not call(
         "nvmlDeviceGetHandleByIndex_v2",
@@ -254,7 +256,7 @@ def _describe(call: Call, index: int) -> FoundCard | None:
     )
 
 
-def _list_holders(call: Call, device: Any) -> tuple[Holder, ...]:
+def _list_holders(call: NvmlCall, device: Any) -> tuple[Holder, ...]:
     found: list[Holder] = []
     for name in (
         "nvmlDeviceGetComputeRunningProcesses_v3",

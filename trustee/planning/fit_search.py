@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trustee.planning.ledger import GIB, MIB, Budget, count_kv_tokens, kv_token_bytes, make_ledger
-from trustee.planning.shapes import Shape
+from trustee.planning.shapes import ModelShape
 
-KEYS = {
+CONFIG_KEYS = {
     "optimizer": "learn.optimizer",
-    "checkpointing": "learn.checkpointing",
+    "activation_checkpointing": "learn.activation_checkpointing",
     "head_chunk": "learn.head_chunk",
     "mlp_tile": "learn.mlp_tile",
     "weights": "engine.weights",
@@ -62,9 +62,9 @@ class Lever(NamedTuple):
                 )
             case "mlp_tile":
                 lower = now if 0 < now <= self.value else self.value
-            case "checkpointing" if self.value == "recompute":
+            case "activation_checkpointing" if self.value == "recompute":
                 lower = self.value if now == "off" else now
-            case "optimizer" | "checkpointing" | "weights" | "eager":
+            case "optimizer" | "activation_checkpointing" | "weights" | "eager":
                 lower = self.value
             case _:
                 lower = min(now, self.value)
@@ -73,8 +73,8 @@ class Lever(NamedTuple):
 
 FREE = (
     Lever("optimizer", "adamw8bit"),
-    Lever("checkpointing", "recompute"),
-    Lever("checkpointing", "offload"),
+    Lever("activation_checkpointing", "recompute"),
+    Lever("activation_checkpointing", "offload"),
     Lever("head_chunk", 256),
 )
 """These cost next to nothing."""
@@ -103,7 +103,7 @@ HARSH = (
 """These cost length, speed or capacity."""
 
 
-def fit(shape: Shape, budget: Budget, *, usable: int, shortest: int) -> Budget | None:
+def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Budget | None:
     """Change a budget so that it fits; None where no change helps.
 
     Args:
@@ -131,7 +131,7 @@ def fit(shape: Shape, budget: Budget, *, usable: int, shortest: int) -> Budget |
     return None
 
 
-def raise_cache(shape: Shape, budget: Budget, *, usable: int) -> Budget:
+def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
     """Give all that is left of the card to the KV cache."""
     spare = usable - make_ledger(shape, budget).peak
     return msgspec.structs.replace(
@@ -143,13 +143,13 @@ def name_changes(before: Budget, after: Budget) -> tuple[str, ...]:
     """Write the differences of two budgets as the values of `--set`."""
     return tuple(
         f"{key}={msgspec.json.encode(new).decode() if not isinstance(new, str) else new}"
-        for field, key in KEYS.items()
+        for field, key in CONFIG_KEYS.items()
         if (new := getattr(after, field)) != getattr(before, field)
     )
 
 
 def _settle(
-    shape: Shape, budget: Budget, levers: Sequence[Lever], *, usable: int, contexts: float
+    shape: ModelShape, budget: Budget, levers: Sequence[Lever], *, usable: int, contexts: float
 ) -> Budget | None:
     """Pull levers and give the rest of the card to the cache; None where that is not enough."""
     for lever in levers:
@@ -164,7 +164,7 @@ def _settle(
 
 
 def _prune(
-    shape: Shape, budget: Budget, levers: Sequence[Lever], *, usable: int, contexts: float
+    shape: ModelShape, budget: Budget, levers: Sequence[Lever], *, usable: int, contexts: float
 ) -> Budget:
     """Take back the levers that are not needed, the harshest first."""
     kept = list(levers)
@@ -177,7 +177,7 @@ def _prune(
     return settled
 
 
-def cache_bytes(shape: Shape, budget: Budget, *, tokens: int) -> int:
+def cache_bytes(shape: ModelShape, budget: Budget, *, tokens: int) -> int:
     """Give the bytes of a KV cache for so many tokens, in proposed steps."""
     blocks = -(-tokens // budget.block) + 1
     needed = blocks * budget.block * kv_token_bytes(shape)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from trustee.planning.cards import Card
 from trustee.planning.ledger import Budget, base_bytes, count_kv_tokens, kv_token_bytes
-from trustee.planning.shapes import Shape
+from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
 MIXED = (0.3, 0.7)
@@ -134,34 +134,34 @@ class Speeds(Record, frozen=True):
     """Forward and back."""
 
 
-def count_episodes(shape: Shape, budget: Budget, work: Workload) -> int:
+def count_episodes(shape: ModelShape, budget: Budget, work: Workload) -> int:
     """Count the episodes that run well at once; never less than one."""
     fitting = int(OVERBOOKING * count_kv_tokens(shape, budget) / work.episode_tokens)
     return max(1, min(fitting, work.at_once, budget.max_sequences))
 
 
-def forward_operations(shape: Shape, *, length: float) -> float:
+def forward_operations(shape: ModelShape, *, length: float) -> float:
     """Count the operations of a forward pass per token of a context of `length`."""
     return 2.0 * shape.linear_numel + shape.layers * 2.0 * length * shape.query
 
 
 def training_operations(
-    shape: Shape, budget: Budget, *, length: float, sampled_share: float
+    shape: ModelShape, budget: Budget, *, length: float, sampled_share: float
 ) -> float:
     """Count the operations that training on one token takes.
 
     Forward, again if layers are recomputed, and backward, which needs gradients of inputs alone;
     the head's logits are computed twice and differentiated once, for sampled positions.
     """
-    runs = 2 if budget.checkpointing == "off" else 3
+    runs = 2 if budget.activation_checkpointing == "off" else 3
     head = 3 * 2.0 * shape.hidden * shape.vocab * sampled_share
     tiles = 2.0 * shape.layers * 3 * shape.hidden * shape.intermediate if budget.mlp_tile else 0.0
     # A tiled MLP runs once more where the layers themselves are not recomputed.
-    again = tiles if budget.checkpointing == "off" else 0.0
+    again = tiles if budget.activation_checkpointing == "off" else 0.0
     return runs * forward_operations(shape, length=length) + head + again
 
 
-def estimate_hours(shape: Shape, budget: Budget, card: Card, work: Workload) -> Hours:
+def estimate_hours(shape: ModelShape, budget: Budget, card: Card, work: Workload) -> Hours:
     """Estimate the hours of a hundred steps."""
     return Hours(
         rollout=Range(
@@ -187,7 +187,7 @@ def measured_hours(work: Workload, speeds: Speeds) -> Hours:
 
 
 def _rollout_seconds(
-    shape: Shape, budget: Budget, card: Card, work: Workload, *, end: int
+    shape: ModelShape, budget: Budget, card: Card, work: Workload, *, end: int
 ) -> float:
     """Give the seconds of one step's episodes; a hundred steps are as many hours by 36."""
     live = count_episodes(shape, budget, work)
@@ -203,7 +203,7 @@ def _rollout_seconds(
 
 
 def _training_seconds(
-    shape: Shape, budget: Budget, card: Card, work: Workload, *, end: int
+    shape: ModelShape, budget: Budget, card: Card, work: Workload, *, end: int
 ) -> float:
     tokens = work.trained_tokens
     operations = training_operations(

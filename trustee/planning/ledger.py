@@ -21,7 +21,7 @@ from trustee.planning.activations import (
     count_last_norm,
     count_layer,
 )
-from trustee.planning.shapes import Shape
+from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
 GIB = 1 << 30
@@ -65,7 +65,7 @@ class Budget(Record, frozen=True):
     eager: bool
     rank: int
     optimizer: str
-    checkpointing: str
+    activation_checkpointing: str
     mlp_tile: int
     head_chunk: int
     reference: bool = False
@@ -133,7 +133,7 @@ class Ledger(Record, frozen=True):
         return {entry.name: entry.bytes for entry in self.entries} | {"fragmentation": self.slack}
 
 
-def make_ledger(shape: Shape, budget: Budget) -> Ledger:
+def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     """List what a run holds on its card."""
     return Ledger(
         entries=(
@@ -145,12 +145,12 @@ def make_ledger(shape: Shape, budget: Budget) -> Ledger:
     )
 
 
-def base_bytes(shape: Shape, *, weights: str) -> int:
+def base_bytes(shape: ModelShape, *, weights: str) -> int:
     """Give the bytes of the frozen base."""
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
-def list_weights(shape: Shape, *, weights: str) -> Iterator[Entry]:
+def list_weights(shape: ModelShape, *, weights: str) -> Iterator[Entry]:
     """List the frozen base: one copy, which engine and trainer share."""
     if weights == "nf4":
         yield Entry(
@@ -192,7 +192,7 @@ def list_weights(shape: Shape, *, weights: str) -> Iterator[Entry]:
     )
 
 
-def count_scales(shape: Shape) -> int:
+def count_scales(shape: ModelShape) -> int:
     """Count the bytes of nested NF4 statistics over all linear layers.
 
     Each layer has scales of blocks, scales of scales, a mean, and tables of 16 and 256 levels.
@@ -204,7 +204,7 @@ def count_scales(shape: Shape) -> int:
     return total
 
 
-def count_states(shape: Shape, *, rank: int, optimizer: str) -> int:
+def count_states(shape: ModelShape, *, rank: int, optimizer: str) -> int:
     """Count the bytes of the optimiser's two moments."""
     total = 0
     for numel in shape.adapter_linears(rank):
@@ -216,7 +216,7 @@ def count_states(shape: Shape, *, rank: int, optimizer: str) -> int:
     return shape.layers * total + tables
 
 
-def list_adapter(shape: Shape, budget: Budget) -> Iterator[Entry]:
+def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List the adapter that is trained, and the versions that the engine holds."""
     numel = shape.adapter_numel(budget.rank)
     yield Entry(
@@ -266,7 +266,7 @@ def list_adapter(shape: Shape, budget: Budget) -> Iterator[Entry]:
     )
 
 
-def list_engine(shape: Shape, budget: Budget) -> Iterator[Entry]:
+def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what the engine holds for itself."""
     yield Entry(
         name="KV cache",
@@ -306,13 +306,13 @@ def list_engine(shape: Shape, budget: Budget) -> Iterator[Entry]:
     )
 
 
-def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
+def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what a training pass holds at the longest length."""
     positions, tile = budget.positions, budget.mlp_tile
     kept, work = (
         count(
             shape,
-            checkpointing=budget.checkpointing,
+            activation_checkpointing=budget.activation_checkpointing,
             positions=positions,
             tile=tile,
             rank=budget.rank,
@@ -324,7 +324,8 @@ def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
         bytes=kept,
         when="training",
         exact=True,
-        reason=f"learn.checkpointing={budget.checkpointing}, {positions} positions",
+        reason=f"learn.activation_checkpointing={budget.activation_checkpointing}, "
+        f"{positions} positions",
     )
     tiled = f"MLP and norms by {tile}" if tile else "MLP and norms at once"
     yield Entry(
@@ -364,7 +365,7 @@ def list_training(shape: Shape, budget: Budget) -> Iterator[Entry]:
     )
 
 
-def count_opened(shape: Shape, *, weights: str) -> int:
+def count_opened(shape: ModelShape, *, weights: str) -> int:
     """Count the bytes of the largest linear layer while it is computed with."""
     largest = max(rows * columns for rows, columns in shape.linears.values())
     return 2 * largest + 4 * largest // NF4_BLOCK if weights == "nf4" else 0
@@ -375,7 +376,7 @@ def count_graphs(sequences: int) -> int:
     return 2 * sum(3 + -(-min(most, 512) // 8) for most in (sequences, 2 * sequences))
 
 
-def count_engine_step(shape: Shape, budget: Budget) -> int:
+def count_engine_step(shape: ModelShape, budget: Budget) -> int:
     """Count the bytes of one layer of the engine's largest step, and of a weight opened for it."""
     tokens = max(budget.batched_tokens, budget.max_sequences)
     # Gate and up twice, for each part is computed apart and copied, and their product once.
@@ -387,12 +388,12 @@ def count_engine_step(shape: Shape, budget: Budget) -> int:
     return tokens * (wide + narrow + adapters) + opened
 
 
-def kv_token_bytes(shape: Shape) -> int:
+def kv_token_bytes(shape: ModelShape) -> int:
     """Give the bytes of one token's keys and values in bf16."""
     return 2 * 2 * shape.layers * shape.key
 
 
-def count_kv_tokens(shape: Shape, budget: Budget) -> int:
+def count_kv_tokens(shape: ModelShape, budget: Budget) -> int:
     """Count the tokens of the KV cache, in whole blocks; the engine keeps one for itself."""
     blocks = budget.kv_bytes // (kv_token_bytes(shape) * budget.block)
     return max(0, blocks - 1) * budget.block

@@ -32,16 +32,16 @@ LANDLOCK_VERSION_FLAG = 1
 PR_GET_SECCOMP = 21
 
 
-State = Literal["ok", "warn", "fail"]
+FindingState = Literal["ok", "warn", "fail"]
 
 
 class Finding(Record, frozen=True):
     """One thing that was looked at."""
 
     name: str
-    state: State
+    state: FindingState
     why: str
-    mend: str = ""
+    fix: str = ""
     """The command or setting that mends it."""
 
 
@@ -71,15 +71,15 @@ def look_at_system() -> Finding:
     release = platform.release()
     why = f"{platform.system()} {release}, Python {platform.python_version()}"
     if sys.platform != "linux":
-        mend = "use Linux, or WSL 2 on Windows"
-        return Finding(name="system", state="fail", why=f"{why}; vLLM needs Linux", mend=mend)
+        fix = "use Linux, or WSL 2 on Windows"
+        return Finding(name="system", state="fail", why=f"{why}; vLLM needs Linux", fix=fix)
     if "microsoft" in release.lower():
         return Finding(
             name="system",
             state="warn",
             why=f"{why}: under WSL the card's memory may be swapped out without a word, which "
             "makes steps several times slower",
-            mend="give WSL enough memory in .wslconfig, close what else uses the card, and choose "
+            fix="give WSL enough memory in .wslconfig, close what else uses the card, and choose "
             "'prefer no sysmem fallback' in the driver's settings",
         )
     return Finding(name="system", state="ok", why=why)
@@ -91,8 +91,8 @@ def look_at_memory() -> Finding:
     free = read_available()
     why = f"{free / GIB:.1f} of {total / GIB:.1f} GiB of host memory are free"
     if free < 3 * GIB:
-        mend = "close other programs; the built-in model alone needs about 3 GiB"
-        return Finding(name="host memory", state="fail", why=why, mend=mend)
+        fix = "close other programs; the built-in model alone needs about 3 GiB"
+        return Finding(name="host memory", state="fail", why=why, fix=fix)
     return Finding(name="host memory", state="ok", why=why)
 
 
@@ -113,14 +113,14 @@ def look_at_disk(folder: Path, *, wanted_gib: float) -> Finding:
     free = shutil.disk_usage(place).free / GIB
     why = f"{free:.1f} GiB are free at {place}"
     if not place.is_dir() or not os.access(place, os.W_OK):
-        mend = "name another place with --set run.folder=DIR"
-        return Finding(name="disk", state="fail", why=f"{place} cannot be written", mend=mend)
+        fix = "name another place with --set run.folder=DIR"
+        return Finding(name="disk", state="fail", why=f"{place} cannot be written", fix=fix)
     if free < wanted_gib:
         return Finding(
             name="disk",
             state="warn",
             why=f"{why}, {wanted_gib:g} are wanted for model, cache and run",
-            mend="free some, or name other places with --set run.folder=DIR, HF_HOME and "
+            fix="free some, or name other places with --set run.folder=DIR, HF_HOME and "
             "TRUSTEE_CACHE",
         )
     return Finding(name="disk", state="ok", why=why)
@@ -135,8 +135,8 @@ def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
             found = version(name)
         except PackageNotFoundError:
             why = f"{name} is not installed"
-            mend = f"pip install 'trustee[{extra}]', or make setup"
-            findings.append(Finding(name=name, state="fail", why=why, mend=mend))
+            fix = f"pip install 'trustee[{extra}]', or make setup"
+            findings.append(Finding(name=name, state="fail", why=why, fix=fix))
             continue
         at_least = tuple(map(int, wanted.split(".")))
         given = tuple(int(part) for part in found.split("+")[0].split(".")[:2] if part.isdigit())
@@ -146,7 +146,7 @@ def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
                 name=name,
                 state="ok" if fits else "warn",
                 why=found if fits else f"{found}; made and tested with {wanted}",
-                mend="" if fits else f"pip install 'trustee[{extra}]'",
+                fix="" if fits else f"pip install 'trustee[{extra}]'",
             )
         )
     return findings
@@ -162,7 +162,7 @@ def look_at_compiler() -> Finding:
             name="compiler",
             state="warn",
             why=f"{' and '.join(missing)} not found: the engine's kernels cannot be started",
-            mend=f"sudo apt install gcc python3.{sys.version_info.minor}-dev, or what your system "
+            fix=f"sudo apt install gcc python3.{sys.version_info.minor}-dev, or what your system "
             "calls them; CC=PATH names a compiler",
         )
     return Finding(name="compiler", state="ok", why=f"{compiler}, {header}")
@@ -183,7 +183,7 @@ def look_at_sandbox() -> Finding:
         state="warn",
         why="the kernel has no Landlock and bubblewrap is not installed: generated tools cannot be "
         "locked in; simulated tools need no sandbox",
-        mend="use a kernel of 5.13 or later with landlock in its list of security modules, or "
+        fix="use a kernel of 5.13 or later with landlock in its list of security modules, or "
         "install bubblewrap",
     )
 

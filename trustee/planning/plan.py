@@ -33,7 +33,7 @@ from trustee.planning.ledger import (
     count_states,
     make_ledger,
 )
-from trustee.planning.shapes import Shape, find_shape, known_models
+from trustee.planning.shapes import ModelShape, find_shape, known_models
 from trustee.types import Record
 
 GPU_BLOCK, CPU_BLOCK = 16, 32
@@ -48,7 +48,7 @@ WORTH_RAISING = 1.1
 """Growth of the cache from which it is worth saying."""
 
 
-class Plan(Record, frozen=True):
+class RunPlan(Record, frozen=True):
     """What a run would take."""
 
     model: str
@@ -81,7 +81,7 @@ class Plan(Record, frozen=True):
     notes: tuple[str, ...]
     command: str = ""
     """The command line with the changes."""
-    after: Plan | None = None
+    after: RunPlan | None = None
     """The plan with the changes."""
 
 
@@ -101,7 +101,7 @@ def read_budget(config: Config) -> Budget:
         eager=engine.eager,
         rank=learn.rank,
         optimizer=learn.optimizer,
-        checkpointing=learn.checkpointing,
+        activation_checkpointing=learn.activation_checkpointing,
         mlp_tile=learn.mlp_tile,
         head_chunk=learn.head_chunk,
         reference=bool((config.run.adapter or config.collect.tasks) and learn.loss.kl_coef),
@@ -123,7 +123,7 @@ def read_workload(config: Config) -> Workload:
     )
 
 
-def make_plan(config: Config, shape: Shape, *, vram_gib: float, card: Card) -> Plan:
+def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card) -> RunPlan:
     """Plan a run; where it does not fit, find the changes with which it does."""
     card = resize_card(card, vram_gib)
     plan = _describe(config, shape, card)
@@ -152,7 +152,7 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
     return " ".join(("trustee run", *(f"--set {shlex.quote(setting)}" for setting in settings)))
 
 
-def find_changes(config: Config, shape: Shape, card: Card) -> tuple[str, ...]:
+def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
     """Find the smallest set of changes with which a run fits; empty where there is none."""
     budget = read_budget(config)
     fitted = fit(
@@ -164,7 +164,7 @@ def find_changes(config: Config, shape: Shape, card: Card) -> tuple[str, ...]:
     return () if fitted is None else name_changes(budget, fitted)
 
 
-def _find_smaller(config: Config, shape: Shape, card: Card) -> tuple[str, ...]:
+def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
     """Find the largest known model that fits, with the changes that it needs."""
     known = [find_shape(name) for name in known_models()]
     for other in sorted(known, key=lambda known_one: -known_one.numel):
@@ -184,13 +184,13 @@ def _usable(card: Card) -> int:
     return int(card.usable_gib * GIB)
 
 
-def _describe(config: Config, shape: Shape, card: Card) -> Plan:
+def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
     """Plan a run as it is configured."""
     budget, work = read_budget(config), read_workload(config)
     ledger = make_ledger(shape, budget)
     tokens = count_kv_tokens(shape, budget)
     hours = estimate_hours(shape, budget, card, work)
-    return Plan(
+    return RunPlan(
         model=shape.name,
         card=card.name,
         vram_gib=card.gib,
@@ -223,15 +223,17 @@ def _reasons(ledger: Ledger) -> dict[str, str]:
     return reasons | {"fragmentation": "what the allocator cannot use?"}
 
 
-def count_host(shape: Shape, budget: Budget) -> int:
+def count_host(shape: ModelShape, budget: Budget) -> int:
     """Count the bytes of host memory, without the file cache."""
-    parked = count_parked(shape, budget.positions) if budget.checkpointing == "offload" else 0
+    parked = (
+        count_parked(shape, budget.positions) if budget.activation_checkpointing == "offload" else 0
+    )
     # The engine keeps each version in host memory; a publish copies one more.
     versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.rank)
     return PROGRAM_BYTES + parked + versions
 
 
-def count_disk(config: Config, shape: Shape, budget: Budget, work: Workload) -> int:
+def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload) -> int:
     """Count the bytes on disk: model, quantised copy, adapters, checkpoints, episodes."""
     adapter = 4 * shape.adapter_numel(budget.rank)
     states = count_states(shape, rank=budget.rank, optimizer=budget.optimizer)
@@ -245,7 +247,7 @@ def count_disk(config: Config, shape: Shape, budget: Budget, work: Workload) -> 
 
 
 def _list_notes(
-    shape: Shape, budget: Budget, card: Card, work: Workload, *, tokens: int
+    shape: ModelShape, budget: Budget, card: Card, work: Workload, *, tokens: int
 ) -> tuple[str, ...]:
     notes = []
     if not card.has_bf16:
@@ -271,14 +273,18 @@ def _list_notes(
     return (*notes, *list_assumptions(work))
 
 
-def _list_room(shape: Shape, budget: Budget, card: Card) -> list[str]:
+def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
     """Say what could be raised on a card that has room."""
     usable = _usable(card)
     if make_ledger(shape, budget).peak > usable:
         return []
     notes = []
-    kept = "recompute" if budget.checkpointing == "offload" else budget.checkpointing
-    faster = msgspec.structs.replace(budget, checkpointing=kept, mlp_tile=0)
+    kept = (
+        "recompute"
+        if budget.activation_checkpointing == "offload"
+        else budget.activation_checkpointing
+    )
+    faster = msgspec.structs.replace(budget, activation_checkpointing=kept, mlp_tile=0)
     if faster != budget and make_ledger(shape, faster).peak <= usable:
         changes = " and ".join(name_changes(budget, faster))
         notes.append(f"there is room without these savings: {changes}")
@@ -302,7 +308,7 @@ def _list_room(shape: Shape, budget: Budget, card: Card) -> list[str]:
     return notes
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: RunPlan) -> str:
     """Write a plan for a reader."""
     hours, power = plan.hours_per_100_steps, plan.kwh_per_100_steps
     verdict = "fits" if plan.fits else "does not fit"
@@ -329,7 +335,7 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _table(plan: Plan) -> list[str]:
+def _table(plan: RunPlan) -> list[str]:
     """Write the ledger, largest first; `~` marks estimates."""
     entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))
     rows = [
@@ -344,7 +350,7 @@ def _table(plan: Plan) -> list[str]:
     ]
 
 
-def _show_changes(plan: Plan, after: Plan) -> list[str]:
+def _show_changes(plan: RunPlan, after: RunPlan) -> list[str]:
     return [
         f"it fits with these changes ({after.model}, {after.peak_gib:.2f} GiB, {after.kv_tokens} "
         f"KV tokens, {after.train_length} tokens of training length):",

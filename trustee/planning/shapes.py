@@ -21,7 +21,7 @@ MODEL_TYPES = ("qwen2", "qwen3", "llama")
 """What the trainer can adopt; see `worker/adoption.py`."""
 
 
-class Shape(Record, frozen=True):
+class ModelShape(Record, frozen=True):
     """A dense decoder: what its config says about sizes."""
 
     name: str
@@ -109,7 +109,7 @@ class Shape(Record, frozen=True):
         return sizes
 
 
-def read_shape(config: dict[str, Any], *, name: str) -> Shape:
+def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
     """Read a shape from the content of a `config.json`.
 
     Raises:
@@ -128,7 +128,7 @@ def read_shape(config: dict[str, Any], *, name: str) -> Shape:
             )
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return Shape(
+        return ModelShape(
             name=name,
             model_type=kind,
             layers=int(config["num_hidden_layers"]),
@@ -151,7 +151,7 @@ def known_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
 
 
-def find_shape(path: str) -> Shape:
+def find_shape(path: str) -> ModelShape:
     """Find a model's shape: `tiny`, a folder, a model in the hub's cache, or a packaged one.
 
     Raises:

@@ -12,14 +12,14 @@ from trustee.checks.alarms import Decision
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
 from trustee.errors import RunError
-from trustee.rl.run import Places, Run
+from trustee.rl.run import Run, Slots
 from trustee.runs.checkpoint import RunState, write_checkpoint
-from trustee.types import Blame, Group
+from trustee.types import Group, Role
 
 log = structlog.get_logger()
 
 
-async def learn(run: Run, places: Places, groups: MemoryObjectReceiveStream[Group]) -> None:
+async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]) -> None:
     """Make a new version of every `groups_per_step` fresh groups."""
     fresh: list[Group] = []
     seen: list[Group] = []
@@ -28,9 +28,9 @@ async def learn(run: Run, places: Places, groups: MemoryObjectReceiveStream[Grou
         async for group in groups:
             seen.append(group)
             lag = run.versions.version - group.version
-            if lag > run.rollout.max_lag or len(group.sound) < 2:
+            if lag > run.rollout.max_off_policy_steps or len(group.valid) < 2:
                 check_failures(run, seen)
-                places.free(group)
+                slots.free(group)
                 continue
             fresh.append(group)
             if len(fresh) < run.rollout.groups_per_step:
@@ -39,12 +39,12 @@ async def learn(run: Run, places: Places, groups: MemoryObjectReceiveStream[Grou
             # In draft order: equal episodes give equal steps whatever order they ended in.
             fresh.sort(key=lambda group: group.id)
             seen.sort(key=lambda group: group.id)
-            with run.core.step(run.step + 1):
+            with run.engine.step(run.step + 1):
                 await finish_step(run, fresh, seen, waited)
             for group in fresh:
-                places.free(group)
+                slots.free(group)
             fresh, seen, since = [], [], time.monotonic()
-            if run.spent >= 1:
+            if run.progress >= 1:
                 return
     finally:
         run.waiting += fresh
@@ -52,29 +52,31 @@ async def learn(run: Run, places: Places, groups: MemoryObjectReceiveStream[Grou
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> None:
     """Train on a step's groups, publish, steer, watch, record, and store a checkpoint."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     lags = [run.versions.version - group.version for group in fresh]
     report = await take_step(
         fresh,
-        run.core,
+        run.engine,
         run.learning,
         step=run.step,
         version=run.versions.version,
-        spent=run.spent,
+        progress=run.progress,
         store=run.store,
         ladder=run.ladder,
     )
-    run.places.total_tokens = run.ladder.rung.parallel
+    run.episode_limiter.total_tokens = run.ladder.level.parallel
     trained = time.monotonic()
     run.step += 1
-    run.said += sum(len(u.completion.ids) for g in seen for t in g.trajectories for u in t.turns)
+    run.policy_tokens += sum(
+        len(u.completion.ids) for g in seen for t in g.trajectories for u in t.turns
+    )
     figures = run.source.observe(seen)
     check_anchor(figures, config=run.gates)
-    reading = read_again([t for group in seen for t in group.sound], run.renderer)
+    reading = read_again([t for group in seen for t in group.valid], run.renderer)
     check_reading(reading, config=run.gates)
     verdict = run.watch.observe(report, fresh)
     if verdict.stop is None:
-        await follow(run, verdict, moved=report.moved)
+        await apply_decision(run, verdict, moved=report.moved)
     metrics = {
         "step": run.step,
         "version": run.versions.version,
@@ -84,7 +86,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "lag_max": max(lags),
         "dropped": sum(1 for group in seen if group not in fresh),
         "rolled_back_to": verdict.roll_back_to,
-        "rungs": len(run.ladder.changes),
+        "memory_fallbacks": len(run.ladder.changes),
         "unread": reading.differing,
         **report.metrics(),
     }
@@ -98,14 +100,14 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     timing = {
         "step": run.step,
         "waited_s": round(waited, 3),
-        "train_s": round(trained - begun, 3),
+        "train_s": round(trained - started_at, 3),
         "publish_s": round(published - trained, 3),
         "checkpoint_s": round(time.monotonic() - published, 3),
         "tokens": dict(run.simulator.tokens),
         "rejected": dict(run.simulator.rejected),
     }
     run.store.append("timing.jsonl", [timing])
-    run.tell({"event": "step", **metrics, **timing, "spent": run.spent})
+    run.emit({"event": "step", **metrics, **timing, "progress": run.progress})
 
 
 async def store_checkpoint(run: Run) -> None:
@@ -114,22 +116,22 @@ async def store_checkpoint(run: Run) -> None:
         step=run.step,
         version=run.versions.version,
         next_group=run.next_group,
-        said=run.said,
+        policy_tokens=run.policy_tokens,
         source=run.source.state(),
         watch=run.watch.state(),
         effect=run.effect.state(),
         ladder=run.ladder.state(),
     )
     await write_checkpoint(
-        run.store.folder / "checkpoints", state, save=run.core.save, keep=run.keep_checkpoints
+        run.store.folder / "checkpoints", state, save=run.engine.save, keep=run.keep_checkpoints
     )
 
 
-async def follow(run: Run, verdict: Decision, *, moved: bool) -> None:
+async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
     """Publish the trained adapter, or the earlier one that the alarms want back."""
     if verdict.roll_back_to is not None:
-        await run.core.adopt(run.store.adapter(verdict.roll_back_to))
-        run.tell({"event": "rolled_back", "to": verdict.roll_back_to, "why": verdict.why})
+        await run.engine.load_adapter(run.store.adapter(verdict.roll_back_to))
+        run.emit({"event": "rolled_back", "to": verdict.roll_back_to, "why": verdict.why})
         log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
     if moved or verdict.roll_back_to is not None:
         await publish(run, run.versions.version + 1)
@@ -141,7 +143,7 @@ async def publish(run: Run, version: int) -> None:
     """Make the trained adapter the current version, once the engine has a slot for it."""
     adapter = run.store.adapter(version)
     async with run.versions.slot():
-        await run.core.publish(adapter)
+        await run.engine.publish(adapter)
     await run.versions.announce(adapter)
 
 
@@ -151,7 +153,7 @@ def check_failures(run: Run, seen: list[Group]) -> None:
     Raises:
         RunError: if the last groups of this step all failed.
     """
-    failed = [group for group in seen if len(group.sound) < 2]
+    failed = [group for group in seen if len(group.valid) < 2]
     if len(failed) < 4 * run.rollout.groups_per_step:
         return
     reasons = [
@@ -160,7 +162,7 @@ def check_failures(run: Run, seen: list[Group]) -> None:
         for failure in (group.failure, *(t.failure for t in group.trajectories))
         if failure is not None
     ]
-    detail = f"{reasons[-1].blame}: {reasons[-1].message}" if reasons else "unknown"
+    detail = f"{reasons[-1].source}: {reasons[-1].message}" if reasons else "unknown"
     raise RunError(
         f"{len(failed)} groups in one step failed, the last because of {detail}; "
         "see tasks.jsonl and episodes.jsonl in the run folder"
@@ -170,16 +172,16 @@ def check_failures(run: Run, seen: list[Group]) -> None:
 def describe_groups(groups: list[Group]) -> dict[str, float]:
     """Give the figures of a step's episodes."""
     members = [trajectory for group in groups for trajectory in group.trajectories]
-    sound = [trajectory for group in groups for trajectory in group.sound]
-    blamed = [t.failure.blame for t in members if t.failure]
-    blamed += [group.failure.blame for group in groups if group.failure]
-    count = max(1, len(sound))
+    valid = [trajectory for group in groups for trajectory in group.valid]
+    failed_by = [t.failure.source for t in members if t.failure]
+    failed_by += [group.failure.source for group in groups if group.failure]
+    count = max(1, len(valid))
     return {
         "episodes": len(members),
-        "reward": sum(t.reward for t in sound) / count,
-        "share_positive": sum(t.reward > 0 for t in sound) / count,
-        "share_negative": sum(t.reward < 0 for t in sound) / count,
-        "turns": sum(len(t.turns) for t in sound) / count,
-        "completion_tokens": sum(len(u.completion.ids) for t in sound for u in t.turns) / count,
-        **{f"failed_{blame}": blamed.count(blame) for blame in Blame},
+        "reward": sum(t.reward for t in valid) / count,
+        "share_positive": sum(t.reward > 0 for t in valid) / count,
+        "share_negative": sum(t.reward < 0 for t in valid) / count,
+        "turns": sum(len(t.turns) for t in valid) / count,
+        "completion_tokens": sum(len(u.completion.ids) for t in valid for u in t.turns) / count,
+        **{f"failed_{role}": failed_by.count(role) for role in Role},
     }

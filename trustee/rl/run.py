@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from trustee.algorithm.memory_ladder import Ladder
+from trustee.algorithm.memory_ladder import MemoryLadder
 from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
@@ -27,16 +27,16 @@ from trustee.sandbox.calls import Sandbox
 from trustee.types import Group
 
 
-class Places:
-    """The only back-pressure: for drafts under way, and for groups being played or waited for."""
+class Slots:
+    """The only back-pressure: slots for task specs, and for groups played or waited for."""
 
     def __init__(self, rollout: RolloutConfig, *, taken: int) -> None:
-        self.drafts = anyio.Semaphore(rollout.slots + rollout.write_ahead - taken)
+        self.tasks = anyio.Semaphore(rollout.slots + rollout.write_ahead - taken)
         self.groups = anyio.Semaphore(rollout.slots - taken)
 
     def free(self, group: Group) -> None:
         """Give back what a group held; one without a task was never played."""
-        self.drafts.release()
+        self.tasks.release()
         if group.task is not None:
             self.groups.release()
 
@@ -47,7 +47,7 @@ class Run:
 
     world: World
     source: TaskSource
-    core: Watchdog
+    engine: Watchdog
     """Engine and learner."""
     clock: EngineClock
     renderer: Renderer
@@ -58,7 +58,7 @@ class Run:
     watch: Watch
     gates: GateConfig
     effect: EffectGate
-    ladder: Ladder
+    ladder: MemoryLadder
     rollout: RolloutConfig
     learning: LearnConfig
     seed: int
@@ -66,26 +66,26 @@ class Run:
     minutes: float
     """Stop after this wall time; 0 is no limit."""
     keep_checkpoints: int
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     """Takes progress events."""
     step: int = 0
     next_group: int = 0
     tokens: int = 0
     """Stop after this many tokens of the policy; 0 is no limit."""
-    said: int = 0
+    policy_tokens: int = 0
     """Tokens that the policy has said in the groups of all steps."""
-    begun: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     waiting: list[Group] = field(default_factory=list)
     """Groups that were finished but not trained on when an engine died."""
-    places: anyio.CapacityLimiter = field(init=False)
+    episode_limiter: anyio.CapacityLimiter = field(init=False)
     """For episodes at once."""
 
     def __post_init__(self) -> None:
-        """Open as many places as the ladder allows."""
-        self.places = anyio.CapacityLimiter(self.ladder.rung.parallel)
+        """Allow as many episodes at once as the ladder does."""
+        self.episode_limiter = anyio.CapacityLimiter(self.ladder.level.parallel)
 
     def services(self, key: str) -> Services:
-        """Give a draft all that it may touch; `key` alone decides its randomness."""
+        """Give a task spec all that it may touch; `key` alone decides its randomness."""
         return self.serve(random.Random(f"{self.seed} {key}"))
 
     def serve(self, rng: random.Random) -> Services:
@@ -93,8 +93,8 @@ class Run:
         return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     @property
-    def spent(self) -> float:
+    def progress(self) -> float:
         """The share of the run that is done, by steps, time or tokens, whichever is most."""
-        by_time = (time.monotonic() - self.begun) / 60 / self.minutes if self.minutes else 0.0
-        by_tokens = self.said / self.tokens if self.tokens else 0.0
+        by_time = (time.monotonic() - self.started_at) / 60 / self.minutes if self.minutes else 0.0
+        by_tokens = self.policy_tokens / self.tokens if self.tokens else 0.0
         return max(self.step / self.steps, by_time, by_tokens)

@@ -22,7 +22,7 @@ from typing import Any, Self
 import msgspec
 
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     Learner,
@@ -30,12 +30,12 @@ from trustee.algorithm.learner import (
     MicroRequest,
 )
 from trustee.engine.timing import SPEAKERS, RequestTiming
-from trustee.environments.protocol import Draft, Services, TaskSource
+from trustee.environments.protocol import Services, TaskSource, TaskSpec
 from trustee.errors import RunError
 from trustee.runs.store import Store
 from trustee.types import Adapter, Group, Task
 
-Tell = Callable[[dict[str, Any]], None]
+Emit = Callable[[dict[str, Any]], None]
 Box = tuple[str, float, float, dict[str, Any]]
 """Name, begin, end and facts."""
 
@@ -112,7 +112,7 @@ class Timeline:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._begun = 0.0
+        self._started_at = 0.0
         self._file: EventFile | None = None
         self._lock = Lock()
         self._tracks: dict[str, int] = {}
@@ -127,7 +127,7 @@ class Timeline:
 
     async def __aenter__(self) -> Self:
         """Open the file; a `RunError` says why it cannot be written."""
-        self._begun = self._clock()
+        self._started_at = self._clock()
         self._file = EventFile(self._path, clock=self._clock)
         for track in TRACKS:
             self._open_track(self._file, track)
@@ -149,15 +149,15 @@ class Timeline:
     @contextmanager
     def span(self, track: str, name: str, **facts: Any) -> Iterator[None]:
         """Draw the block as a box, also where it fails; facts are JSON values."""
-        begun = self._clock()
+        started_at = self._clock()
         try:
             yield
         finally:
-            self.draw(track, name, begun=begun, ended=self._clock(), **facts)
+            self.draw(track, name, started_at=started_at, ended=self._clock(), **facts)
 
-    def draw(self, track: str, name: str, *, begun: float, ended: float, **facts: Any) -> None:
+    def draw(self, track: str, name: str, *, started_at: float, ended: float, **facts: Any) -> None:
         """Draw a box that has ended."""
-        self._draw(track, [(name, begun, ended, facts)])
+        self._draw(track, [(name, started_at, ended, facts)])
 
     def mark(self, name: str) -> None:
         """Draw a line across all tracks at this moment."""
@@ -176,13 +176,13 @@ class Timeline:
         edges = [min(max(edge, timing.arrived), timing.finished) for edge in edges]
         facts = {name: getattr(timing, name) for name in COUNTS}
         boxes: list[Box] = [(timing.request_id, timing.arrived, timing.finished, facts)]
-        for name, (begun, ended) in zip(
+        for name, (started_at, ended) in zip(
             ("queue", "prefill", "decode"), pairwise(edges), strict=True
         ):
-            boxes.append((name, begun, ended, {}))
+            boxes.append((name, started_at, ended, {}))
         self._draw(f"engine: {timing.role}", boxes)
 
-    def listen(self, tell: Tell) -> Tell:
+    def listen(self, emit: Emit) -> Emit:
         """Give a taker of progress events that draws them and passes them on."""
 
         def draw_and_tell(event: dict[str, Any]) -> None:
@@ -195,7 +195,7 @@ class Timeline:
                     self._draw_step(event)
                 case "stage":
                     self.mark(str(event["name"]))
-            tell(event)
+            emit(event)
 
         return draw_and_tell
 
@@ -207,12 +207,14 @@ class Timeline:
     def _end_episode(self, event: dict[str, Any]) -> None:
         now, group, member = self._clock(), event["group"], event["member"]
         under_way = self._episodes.get(group, {})
-        begun = under_way.pop(member, now)
-        facts = {key: event[key] for key in ("reward", "turns", "tokens", "spoiled")}
-        self.draw("episodes", f"{group}/{member}", begun=begun, ended=now, **facts)
+        started_at = under_way.pop(member, now)
+        facts = {key: event[key] for key in ("reward", "turns", "tokens", "failed")}
+        self.draw("episodes", f"{group}/{member}", started_at=started_at, ended=now, **facts)
         if not under_way:
             self._episodes.pop(group, None)
-            self.draw("groups", f"{group}", begun=self._groups.pop(group, begun), ended=now)
+            self.draw(
+                "groups", f"{group}", started_at=self._groups.pop(group, started_at), ended=now
+            )
 
     def _draw_step(self, event: dict[str, Any]) -> None:
         parts = ("waited", "train", "publish", "checkpoint")
@@ -220,9 +222,9 @@ class Timeline:
         for number, name in enumerate(parts):
             left = sum(event[f"{later}_s"] for later in parts[number + 1 :])
             # Each begins where the one before it ended: their seconds are rounded.
-            begun = max(self._stepped, ended - left - event[f"{name}_s"])
-            self._stepped = max(begun, ended - left)
-            self.draw("learn", name, begun=begun, ended=self._stepped, step=event["step"])
+            started_at = max(self._stepped, ended - left - event[f"{name}_s"])
+            self._stepped = max(started_at, ended - left)
+            self.draw("learn", name, started_at=started_at, ended=self._stepped, step=event["step"])
 
     def _draw(self, track: str, boxes: Sequence[Box]) -> None:
         """Draw boxes onto one lane; the first one holds the others."""
@@ -231,10 +233,10 @@ class Timeline:
                 return
             number = self._open_track(self._file, track)
             lane = take_lane(
-                self._lanes.setdefault(track, []), begun=boxes[0][1], ended=boxes[0][2]
+                self._lanes.setdefault(track, []), started_at=boxes[0][1], ended=boxes[0][2]
             )
-            for name, begun, ended, facts in boxes:
-                start = self._micros(begun)
+            for name, started_at, ended, facts in boxes:
+                start = self._micros(started_at)
                 box = {
                     "ph": "X",
                     "name": name,
@@ -257,12 +259,12 @@ class Timeline:
         return number
 
     def _micros(self, moment: float) -> int:
-        return round((moment - self._begun) * 1e6)
+        return round((moment - self._started_at) * 1e6)
 
 
-def take_lane(lanes: list[float], *, begun: float, ended: float) -> int:
+def take_lane(lanes: list[float], *, started_at: float, ended: float) -> int:
     """Take the lane that was left last before a moment, or a new one; `lanes` holds last ends."""
-    free = [lane for lane, end in enumerate(lanes) if end <= begun]
+    free = [lane for lane, end in enumerate(lanes) if end <= started_at]
     if not free:
         lanes.append(ended)
         return len(lanes) - 1
@@ -304,33 +306,33 @@ class TimedLearner:
         with self._timeline.span("train", "load"):
             await self._learner.load(folder)
 
-    async def adopt(self, adapter: Adapter) -> None:
+    async def load_adapter(self, adapter: Adapter) -> None:
         """Take an earlier version's weights."""
-        with self._timeline.span("train", "adopt", version=adapter.version):
-            await self._learner.adopt(adapter)
+        with self._timeline.span("train", "load_adapter", version=adapter.version):
+            await self._learner.load_adapter(adapter)
 
-    async def adjust(self, mode: Checkpointing) -> None:
+    async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what is kept of a layer for the backward pass."""
         with self._timeline.span("train", "adjust", mode=mode):
             await self._learner.adjust(mode)
 
 
 class TimedSource:
-    """A source whose drafts are drawn on the track `feed` and whose tasks on `write`."""
+    """A source whose task specs are drawn on the track `feed` and whose tasks on `write`."""
 
     def __init__(self, source: TaskSource, timeline: Timeline) -> None:
         self._source = source
         self._timeline = timeline
 
-    def draw(self) -> Draft | None:
-        """Draw the next draft."""
+    def draw(self) -> TaskSpec | None:
+        """Draw the next task spec."""
         with self._timeline.span("feed", "draw"):
             return self._source.draw()
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Turn a draft into a task."""
-        with self._timeline.span("write", draft.id, difficulty=draft.difficulty):
-            return await self._source.write(draft, services)
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Turn a task spec into a task."""
+        with self._timeline.span("write", spec.id, difficulty=spec.difficulty):
+            return await self._source.write(spec, services)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Learn from every group of a step."""

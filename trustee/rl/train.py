@@ -1,11 +1,11 @@
 """The loop: four actors, two kinds of stream, one semaphore, one switch.
 
-`feed` draws drafts, `play` turns each into a task and that into a group of episodes, `record`
+`feed` draws task specs, `play` turns each into a task and that into a group of episodes, `record`
 writes everything to disk and hands groups on, `learn` makes a new version of them. A group takes a
-slot before it is played and gives it back when it was trained on or dropped, so `(max_lag + 1) *
-groups_per_step` slots are the back-pressure and `max_lag = 0` is synchronous training; a few drafts
-more than slots keep the writer ahead. `learn` checks the lag where it consumes. Closing a stream is
-the shutdown.
+slot before it is played and gives it back when it was trained on or dropped, so
+`(max_off_policy_steps + 1) * groups_per_step` slots are the back-pressure and `max_off_policy_steps
+= 0` is synchronous training; a few task specs more than slots keep the writer ahead. `learn` checks
+the lag where it consumes. Closing a stream is the shutdown.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import anyio
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from trustee.environments.protocol import Draft
+from trustee.environments.protocol import TaskSpec
 from trustee.errors import EpisodeError
 from trustee.rl.learn import learn
-from trustee.rl.run import Places, Run
+from trustee.rl.run import Run, Slots
 from trustee.rollout import play_episode
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe
-from trustee.types import Blame, Failure, Group, Task, Trajectory
+from trustee.types import Failure, Group, Role, Task, Trajectory
 
 T = TypeVar("T")
-Numbered = tuple[int, Draft]
+Numbered = tuple[int, TaskSpec]
 Finished = TaskLine | EpisodeLine | Group
 
 
@@ -37,29 +37,29 @@ async def train(run: Run) -> None:
         ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
             last checkpoint; around a bug otherwise.
     """
-    places = Places(run.rollout, taken=len(run.waiting))
+    slots = Slots(run.rollout, taken=len(run.waiting))
     most = run.rollout.slots + run.rollout.write_ahead
-    drafts_in, drafts_out = anyio.create_memory_object_stream[Numbered](most)
+    specs_in, specs_out = anyio.create_memory_object_stream[Numbered](most)
     finished_in, finished_out = anyio.create_memory_object_stream[Finished](most)
     groups_in, groups_out = anyio.create_memory_object_stream[Group](most)
     for group in run.waiting:
         groups_in.send_nowait(group)
     run.waiting = []
     # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
-    async with groups_out, finished_out, drafts_out:
+    async with groups_out, finished_out, specs_out:
         try:
             async with anyio.create_task_group() as writers:
                 writers.start_soon(record, run, finished_out.clone(), groups_in)
                 # Inner, so that what has finished is still written when players are cancelled.
                 async with anyio.create_task_group() as players:
-                    players.start_soon(run.core.guard_loop)
-                    players.start_soon(feed, run, places, drafts_in)
+                    players.start_soon(run.engine.guard_loop)
+                    players.start_soon(feed, run, slots, specs_in)
                     async with finished_in:
                         for _ in range(most):
                             players.start_soon(
-                                play, run, places, drafts_out.clone(), finished_in.clone()
+                                play, run, slots, specs_out.clone(), finished_in.clone()
                             )
-                    await learn(run, places, groups_out)
+                    await learn(run, slots, groups_out)
                     players.cancel_scope.cancel()
         finally:
             finished = drain(finished_out)
@@ -78,43 +78,43 @@ def drain(stream: MemoryObjectReceiveStream[T]) -> list[T]:
             return taken
 
 
-async def feed(run: Run, places: Places, drafts: MemoryObjectSendStream[Numbered]) -> None:
-    """Draw a draft for every free place."""
-    async with drafts:
+async def feed(run: Run, slots: Slots, specs: MemoryObjectSendStream[Numbered]) -> None:
+    """Draw a task spec for every free slot."""
+    async with specs:
         while True:
-            await places.drafts.acquire()
-            draft = run.source.draw()
-            if draft is None:
+            await slots.tasks.acquire()
+            spec = run.source.draw()
+            if spec is None:
                 return
             number = run.next_group
             # Counted before the await: a checkpoint taken there must agree with the source's state.
             run.next_group += 1
-            await drafts.send((number, draft))
+            await specs.send((number, spec))
 
 
 async def play(
     run: Run,
-    places: Places,
-    drafts: MemoryObjectReceiveStream[Numbered],
+    slots: Slots,
+    specs: MemoryObjectReceiveStream[Numbered],
     finished: MemoryObjectSendStream[Finished],
 ) -> None:
-    """Turn drafts into groups, one at a time."""
-    async with drafts, finished:
-        async for number, draft in drafts:
+    """Turn task specs into groups, one at a time."""
+    async with specs, finished:
+        async for number, spec in specs:
             with structlog.contextvars.bound_contextvars(group=number):
-                task = await write_task(run, number, draft)
+                task = await write_task(run, number, spec)
                 if isinstance(task, Task):
-                    await places.groups.acquire()
+                    await slots.groups.acquire()
                     group = await play_group(run, number, task, finished)
                 else:
-                    group = await give_up(run, number, task, finished)
+                    group = await record_unwritten(run, number, task, finished)
                 await finished.send(group)
 
 
-async def give_up(
+async def record_unwritten(
     run: Run, number: int, failure: Failure, finished: MemoryObjectSendStream[Finished]
 ) -> Group:
-    """Record a draft of which no task came."""
+    """Record a task spec of which no task came."""
     version = run.versions.version
     await finished.send(TaskLine(group=number, version=version, task=None, failure=failure))
     return Group(id=number, version=version, task=None, trajectories=(), failure=failure)
@@ -141,35 +141,35 @@ async def play_group(
     return Group(id=number, version=oldest, task=task, trajectories=trajectories)
 
 
-async def write_task(run: Run, number: int, draft: Draft) -> Task | Failure:
-    """Have the source make a task of a draft, or say why there is none."""
+async def write_task(run: Run, number: int, spec: TaskSpec) -> Task | Failure:
+    """Have the source make a task of a task spec, or say why there is none."""
     seconds = run.rollout.limits.seconds
     try:
         with run.clock.limit(seconds):
-            return await run.source.write(draft, run.services(f"draft {number}"))
+            return await run.source.write(spec, run.services(f"draft {number}"))
     except EpisodeError as error:
-        return Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+        return Failure(source=error.source, kind=type(error).__name__, message=str(error))
     message = f"task not written in {seconds:g} s (rollout.limits.seconds)"
-    return Failure(blame=Blame.ENGINE, kind="TimeoutError", message=message)
+    return Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
 
 
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
     """Play one member with the version that is current when it begins."""
     key = f"{number}/{member}"
-    run.tell({"event": "begin", "group": number, "member": member})
-    async with run.places, run.versions.lease() as adapter:
+    run.emit({"event": "begin", "group": number, "member": member})
+    async with run.episode_limiter, run.versions.lease() as adapter:
         return await play_episode(
             task,
             lambda rng: run.world.environment(task, run.serve(rng)),
             trajectory_id=key,
-            engine=run.core,
+            engine=run.engine,
             renderer=run.renderer,
             adapter=adapter,
             limits=run.rollout.limits,
             temperature=run.rollout.temperature,
             seed=random.Random(f"{run.seed} {key}").randrange(1 << 31),
             clock=run.clock,
-            context=run.ladder.rung.context,
+            context=run.ladder.level.context,
         )
 
 
@@ -185,10 +185,10 @@ async def record(
             await anyio.to_thread.run_sync(write_down, run.store, items)
             for entry in items:
                 if isinstance(entry, Group):
-                    # There is a place for every slot's group.
+                    # There is room for every slot's group.
                     groups.send_nowait(entry)
                 else:
-                    run.tell(describe(entry))
+                    run.emit(describe(entry))
 
 
 def write_down(store: Store, items: list[Finished]) -> None:

@@ -22,7 +22,7 @@ from trustee.types import Record
 log = structlog.get_logger()
 
 
-class Manifest(Record, frozen=True):
+class CheckpointManifest(Record, frozen=True):
     """What a whole checkpoint holds."""
 
     files: dict[str, tuple[int, str]]
@@ -43,7 +43,7 @@ class RunState(Record, frozen=True):
     """State of the gate that looks for the adapter's effect."""
     ladder: dict[str, Any]
     """What was given up for want of memory."""
-    said: int = 0
+    policy_tokens: int = 0
     """Tokens that the policy has said."""
 
 
@@ -73,7 +73,9 @@ async def write_checkpoint(
             data = path.read_bytes()
             files[str(path.relative_to(partial))] = (len(data), hashlib.sha256(data).hexdigest())
             _sync(path)
-        (partial / "manifest.json").write_bytes(msgspec.json.encode(Manifest(files=files)))
+        (partial / "manifest.json").write_bytes(
+            msgspec.json.encode(CheckpointManifest(files=files))
+        )
         _sync(partial / "manifest.json")
         _sync(partial)
         shutil.rmtree(final, ignore_errors=True)
@@ -102,7 +104,9 @@ def find_checkpoints(folder: Path) -> list[Path]:
 def is_whole(path: Path) -> bool:
     """Say whether every file of a checkpoint is as its manifest says."""
     try:
-        manifest = msgspec.json.decode((path / "manifest.json").read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(
+            (path / "manifest.json").read_bytes(), type=CheckpointManifest
+        )
         return all(
             len(data := (path / name).read_bytes()) == size
             and hashlib.sha256(data).hexdigest() == digest

@@ -160,8 +160,13 @@ def keep_lines(path: Path, count: int) -> None:
 def describe(entry: TaskLine | EpisodeLine) -> Event:
     """Give the progress event of something that finished."""
     if isinstance(entry, TaskLine):
-        blame = entry.failure.blame if entry.failure else None
-        return {"event": "task", "group": entry.group, "blame": blame, "spoiled": blame is not None}
+        source = entry.failure.source if entry.failure else None
+        return {
+            "event": "task",
+            "group": entry.group,
+            "failed_by": source,
+            "failed": source is not None,
+        }
     trajectory = entry.trajectory
     return {
         "event": "episode",
@@ -170,6 +175,6 @@ def describe(entry: TaskLine | EpisodeLine) -> Event:
         "reward": trajectory.reward,
         "turns": len(trajectory.turns),
         "tokens": sum(len(turn.completion.ids) for turn in trajectory.turns),
-        "blame": trajectory.blame,
-        "spoiled": trajectory.failure is not None,
+        "failed_by": trajectory.failed_by,
+        "failed": trajectory.failure is not None,
     }

@@ -16,7 +16,7 @@ from rich.rule import Rule
 
 from trustee.errors import InputError
 from trustee.runs.store import EpisodeLine, TaskLine
-from trustee.types import Blame, Message, Record, Task, ToolCall, Trajectory
+from trustee.types import Message, Record, Role, Task, ToolCall, Trajectory
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -35,7 +35,7 @@ class Filter(Record, frozen=True):
     """Episodes whose oldest turn was sampled by the version before this step."""
     group: int | None = None
     reward: str | None = None
-    blame: str | None = None
+    failed_by: str | None = None
     tool: str | None = None
     limit: int = 5
     """0 is all."""
@@ -46,8 +46,8 @@ class Filter(Record, frozen=True):
         Raises:
             InputError: for an unknown blame or an unreadable reward.
         """
-        if self.blame is not None and self.blame not in set(Blame):
-            raise InputError(f"--blame {self.blame!r}: give one of {', '.join(Blame)}")
+        if self.failed_by is not None and self.failed_by not in set(Role):
+            raise InputError(f"--failed-by {self.failed_by!r}: give one of {', '.join(Role)}")
         if self.reward is not None:
             parse_reward(self.reward)
 
@@ -57,7 +57,7 @@ class Filter(Record, frozen=True):
         return (
             (self.step is None or trajectory.version == self.step - 1)
             and (self.group is None or line.group == self.group)
-            and (self.blame is None or trajectory.blame == self.blame)
+            and (self.failed_by is None or trajectory.failed_by == self.failed_by)
             and (self.tool is None or self.tool in called_tools(trajectory))
             and (
                 self.reward is None
@@ -162,15 +162,15 @@ def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: boo
 def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None:
     """Print one episode."""
     trajectory = line.trajectory
-    blame = trajectory.blame
-    reward = "void" if trajectory.failure else f"reward {trajectory.reward:+g}"
+    failed_by = trajectory.failed_by
+    reward = "no reward" if trajectory.failure else f"reward {trajectory.reward:+g}"
     title = f"episode {trajectory.id}  {reward}  version {trajectory.version}  {trajectory.stop}"
-    console.print(Rule(title + (f"  blame {blame}" if blame else ""), align="left"))
+    console.print(Rule(title + (f"  failed by {failed_by}" if failed_by else ""), align="left"))
     if task is not None:
         tools = ", ".join(tool.signature for tool in task.tools)
         console.print(f"[dim]difficulty {task.difficulty}, tools: {escape(tools)}[/dim]")
         for key, value in task.hidden.items():
-            console.print(f"[dim]hidden {key}: {escape(shorten(value))}[/dim]")
+            console.print(f"[dim]hidden {key}: {escape(shorten_value(value))}[/dim]")
         for message in task.messages:
             show_message(console, message)
     phases = trajectory.notes.get("trial", {}).get("phases", ())
@@ -183,12 +183,12 @@ def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None
         for reply in turn.replies:
             show_message(console, reply)
     if trajectory.failure is not None:
-        console.print(f"[red]void: {escape(trajectory.failure.message)}[/red]")
+        console.print(f"[red]no reward: {escape(trajectory.failure.message)}[/red]")
     for key, value in trajectory.notes.items():
-        console.print(f"[cyan]{key}[/cyan]: {escape(shorten(value))}")
+        console.print(f"[cyan]{key}[/cyan]: {escape(shorten_value(value))}")
 
 
-def shorten(value: object) -> str:
+def shorten_value(value: object) -> str:
     """Write a value, or the beginning of a long one; `--json` has it whole."""
     text = str(value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text)} characters)"

@@ -38,7 +38,7 @@ class SandboxConfig(Record, frozen=True):
     """Warm workers kept at once."""
 
 
-class Outcome(Record, frozen=True):
+class CallResult(Record, frozen=True):
     """What came of one call."""
 
     text: str
@@ -54,7 +54,7 @@ class Outcome(Record, frozen=True):
 class Worker(Protocol):
     """A set of tools, ready to be called."""
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> CallResult:
         """Call one tool with JSON arguments; it never sees what an earlier call left behind."""
         ...
 

@@ -1,6 +1,6 @@
 """The sandbox as environments use it: warm workers, shared by all who bring the same tools.
 
-Whatever the code does, a call ends with an `Outcome` in bounded time, and no other call notices.
+Whatever the code does, a call ends with an `CallResult` in bounded time, and no other call notices.
 A worker that ended is replaced, and calls that were under way in it are made once more: they are
 forks that keep nothing.
 """
@@ -19,9 +19,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from trustee.sandbox.calls import Isolation, Outcome, SandboxConfig, Worker
+from trustee.sandbox.calls import CallResult, Isolation, SandboxConfig, Worker
 from trustee.sandbox.isolation import Lock, find_locks, refuse
-from trustee.sandbox.process import Answer, WorkerDied, WorkerProcess, start_process
+from trustee.sandbox.process import WorkerAnswer, WorkerDied, WorkerProcess, start_process
 
 log = structlog.get_logger()
 
@@ -34,9 +34,9 @@ GRACE_SECONDS = 5.0
 TRIES = 2
 """A worker that dies under a call is replaced; a call under which two die is what kills them."""
 
-Report = Callable[[str, str, str], None]
+ReportBreach = Callable[[str, str, str], None]
 """Told of every breach: tool, what was broken, how."""
-Verdict = tuple[Outcome, str]
+TracedResult = tuple[CallResult, str]
 """An outcome, and for the log how its limit was broken."""
 Key = tuple[bool, tuple[tuple[str, str], ...]]
 
@@ -49,7 +49,7 @@ def log_breach(tool: str, breach: str, why: str) -> None:
 class ProcessSandbox:
     """Runs tools in locked worker processes."""
 
-    def __init__(self, config: SandboxConfig, *, report: Report = log_breach) -> None:
+    def __init__(self, config: SandboxConfig, *, report: ReportBreach = log_breach) -> None:
         self._config = config
         self._report = report
         self._stack = AsyncExitStack()
@@ -58,7 +58,7 @@ class ProcessSandbox:
         self._warm: OrderedDict[Key, WarmWorker] = OrderedDict()
         """Least recently lent first."""
         # More calls at once than processors only make each of them slower than its limit.
-        self._places = anyio.CapacityLimiter(max(4, 2 * len(os.sched_getaffinity(0))))
+        self._limiter = anyio.CapacityLimiter(max(4, 2 * len(os.sched_getaffinity(0))))
 
     @property
     def isolation(self) -> Isolation:
@@ -187,14 +187,14 @@ class WarmWorker:
         if process is not None:
             await process.end()
 
-    async def call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> Outcome:
+    async def call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> CallResult:
         """Make one call and report what it broke."""
         outcome, why = await self._call(name, arguments, seed=seed)
         if outcome.breach:
             self._sandbox._report(name, outcome.breach, why)
         return outcome
 
-    async def _call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> Verdict:
+    async def _call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> TracedResult:
         """Make one call if it can be made."""
         if name not in self.names:
             return fail(name, f"there is no tool of that name, only {sorted(self.names)}")
@@ -207,20 +207,20 @@ class WarmWorker:
         if len(text) > LONGEST_ARGUMENTS:
             why = f"its arguments are longer than {LONGEST_ARGUMENTS} bytes"
             return fail(name, why, breach="input")
-        async with self._sandbox._places:
+        async with self._sandbox._limiter:
             if not self._broken:
                 return await self._try(name, text, seed=seed)
         return fail(name, self._broken, breach="died")
 
-    async def _try(self, name: str, arguments: str, *, seed: int) -> Verdict:
+    async def _try(self, name: str, arguments: str, *, seed: int) -> TracedResult:
         """Make one call, in a fresh process once more where the worker died under it."""
         config = self._sandbox._config
         why = ""
-        for chance in range(TRIES):
+        for attempt in range(TRIES):
             why = await self.start()
             process = self.process
             if process is None:
-                self._broken = f"it cannot be loaded: {why}" if chance else ""
+                self._broken = f"it cannot be loaded: {why}" if attempt else ""
                 continue
             try:
                 answer = await process.call(
@@ -248,23 +248,23 @@ class LentWorker:
         self._worker = worker
         self._seed = seed
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> Outcome:
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> CallResult:
         """Call one tool with JSON arguments; it never sees what an earlier call left behind."""
         return await self._worker.call(name, arguments, seed=self._seed)
 
 
-def read_answer(name: str, answer: Answer, config: SandboxConfig) -> Verdict:
+def read_answer(name: str, answer: WorkerAnswer, config: SandboxConfig) -> TracedResult:
     """Turn what a worker says of a call into what the policy reads."""
     if answer.breach:
-        outcome, why = fail(name, explain(answer.breach, config), breach=answer.breach)
+        outcome, why = fail(name, explain_breach(answer.breach, config), breach=answer.breach)
         return outcome, answer.text or why
     breach = "denied" if answer.denied else ""
     if answer.ok:
-        return Outcome(text=answer.text, ok=True, breach=breach), answer.denied
+        return CallResult(text=answer.text, ok=True, breach=breach), answer.denied
     return fail(name, answer.text, breach=breach)[0], answer.denied
 
 
-def explain(kind: str, config: SandboxConfig) -> str:
+def explain_breach(kind: str, config: SandboxConfig) -> str:
     """Say on one line which limit was broken."""
     match kind:
         case "time":
@@ -281,7 +281,7 @@ def explain(kind: str, config: SandboxConfig) -> str:
             return "it ended without an answer"
 
 
-def fail(name: str, why: str, *, breach: str = "") -> Verdict:
+def fail(name: str, why: str, *, breach: str = "") -> TracedResult:
     """Answer a call that gave no result."""
     text = f"an error occurred when calling {name}: {why}"
-    return Outcome(text=text, ok=False, breach=breach), why
+    return CallResult(text=text, ok=False, breach=breach), why

@@ -130,7 +130,7 @@ class Start(NamedTuple):
     output_bytes: int
 
 
-class Call(NamedTuple):
+class CallFrame(NamedTuple):
     """A later frame: one call."""
 
     id: int
@@ -143,7 +143,7 @@ class Call(NamedTuple):
 class Forked(NamedTuple):
     """What the fork of a call starts from."""
 
-    call: Call
+    call: CallFrame
     pipe: int
 
 
@@ -213,7 +213,7 @@ class Tools:
             if self.libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0):
                 raise OSError(ctypes.get_errno(), "seccomp")
 
-    def run(self, call: Call) -> bytes:
+    def run(self, call: CallFrame) -> bytes:
         """Run one call and give its result as text in UTF-8."""
         self.clock.set(call.seed)
         self.entropy.seed(call.seed)
@@ -256,7 +256,7 @@ class Tools:
                 tried.error = error = None
                 kind = b"m"
             else:
-                body = describe(error).encode("utf-8", "backslashreplace")
+                body = describe_error(error).encode("utf-8", "backslashreplace")
                 with Contained():
                     if error.errno in (errno.EPERM, errno.EACCES):  # type: ignore[attr-defined]
                         denied.append(body.decode())
@@ -267,7 +267,7 @@ class Tools:
         leave(0)
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Put an error on one line, whatever its class does when it is asked for its text."""
     line = "an error without a text"
     with Contained():

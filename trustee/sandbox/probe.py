@@ -31,7 +31,7 @@ ATTEMPTS = {
 """By name, a statement that fails where it is refused."""
 
 
-class Probe(Record, frozen=True):
+class IsolationReport(Record, frozen=True):
     """What was found out."""
 
     isolation: Isolation | None
@@ -48,7 +48,7 @@ class Probe(Record, frozen=True):
         return self.isolation is not None and not self.allowed
 
 
-async def probe_isolation(isolation: Isolation = "auto") -> Probe:
+async def probe_isolation(isolation: Isolation = "auto") -> IsolationReport:
     """Try every denial in a worker of its own, and say which held."""
     tools = {
         name: f"import ctypes, os, socket, sys, threading\ndef {name}():\n    "
@@ -65,11 +65,11 @@ async def probe_isolation(isolation: Isolation = "auto") -> Probe:
             for name in tools:
                 outcome = await worker.call(name, {})
                 (allowed if outcome.ok else refused).append(name)
-            return Probe(
+            return IsolationReport(
                 isolation=sandbox.isolation, refused=tuple(refused), allowed=tuple(allowed)
             )
     except InputError as error:
-        return Probe(isolation=None, why=str(error))
+        return IsolationReport(isolation=None, why=str(error))
 
 
 def ignore(tool: str, breach: str, why: str) -> None:

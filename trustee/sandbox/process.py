@@ -31,7 +31,7 @@ END_SECONDS = 2.0
 SEND_SECONDS = 10.0
 
 
-class Answer(Record, frozen=True):
+class WorkerAnswer(Record, frozen=True):
     """What a worker says of a call."""
 
     id: int
@@ -63,7 +63,7 @@ class WorkerProcess:
         self._output = BufferedByteReceiveStream(process.stdout)
         self._writing = anyio.Lock()
         self._ids = count()
-        self._waiting: dict[int, tuple[anyio.Event, list[Answer]]] = {}
+        self._waiting: dict[int, tuple[anyio.Event, list[WorkerAnswer]]] = {}
         self.alive = True
 
     @property
@@ -104,14 +104,16 @@ class WorkerProcess:
             await self.end()
         return hello.refused
 
-    async def call(self, *, name: str, arguments: str, seed: int, seconds: float) -> Answer | None:
+    async def call(
+        self, *, name: str, arguments: str, seed: int, seconds: float
+    ) -> WorkerAnswer | None:
         """Make one call; None where no answer comes in time.
 
         Raises:
             WorkerDied: if the worker ends first.
         """
         number, event = next(self._ids), anyio.Event()
-        answers: list[Answer] = []
+        answers: list[WorkerAnswer] = []
         self._waiting[number] = event, answers
         try:
             with anyio.move_on_after(seconds):
@@ -167,7 +169,7 @@ class WorkerProcess:
         """Hand out answers until the worker ends."""
         try:
             while True:
-                answer = msgspec.json.decode(await self._receive(), type=Answer)
+                answer = msgspec.json.decode(await self._receive(), type=WorkerAnswer)
                 event, answers = self._waiting.get(answer.id, (None, []))
                 if event is not None:
                     answers.append(answer)

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trustee.sandbox import inside
-    from trustee.sandbox.inside import Call, Forked, Start
+    from trustee.sandbox.inside import CallFrame, Forked, Start
 
 CHUNK = 1 << 16
 ROOM = 4096
 """Bytes beside its text that one answer may have."""
 HEADER = struct.Struct(">I")
-ANSWERS = {b"+": "", b"-": "", b"m": "memory", b"o": "output"}
+BREACHES = {b"+": "", b"-": "", b"m": "memory", b"o": "output"}
 """Breach by kind of answer; `+` alone is a result."""
 monotonic = time.monotonic
 send_signal = os.kill
@@ -37,7 +37,7 @@ send_signal = os.kill
 class Running:
     """One forked call, as the worker sees it."""
 
-    def __init__(self, call: Call, pid: int, pipe: int, deadline: float) -> None:
+    def __init__(self, call: CallFrame, pid: int, pipe: int, deadline: float) -> None:
         self.id = call.id
         self.pid = pid
         self.pipe = pipe
@@ -75,7 +75,7 @@ def serve(start: Start, buffer: bytearray) -> Forked | None:
     poll.register(0, select.POLLIN)
     while True:
         while (frame := cut(buffer)) is not None:
-            call = inside.Call(**frame)
+            call = inside.CallFrame(**frame)
             inward, outward = os.pipe()
             pid = os.fork()
             if pid == 0:
@@ -111,17 +111,17 @@ def serve(start: Start, buffer: bytearray) -> Forked | None:
             send({"id": running.id, "breach": "time"})
 
 
-def read_answer(written: bytes) -> dict[str, Any] | None:
+def read_fork_answer(written: bytes) -> dict[str, Any] | None:
     """Read what a call wrote into its pipe; None unless it is one answer and nothing else."""
     if len(written) < inside.ANSWER.size:
         return None
     kind, denied, length = inside.ANSWER.unpack_from(written)
-    if kind not in ANSWERS or len(written) != inside.ANSWER.size + denied + length:
+    if kind not in BREACHES or len(written) != inside.ANSWER.size + denied + length:
         return None
     cut_at = inside.ANSWER.size + denied
     return {
         "ok": kind == b"+",
-        "breach": ANSWERS[kind],
+        "breach": BREACHES[kind],
         "denied": written[inside.ANSWER.size : cut_at].decode("utf-8", "replace"),
         "text": written[cut_at:].decode("utf-8", "replace"),
     }
@@ -141,7 +141,7 @@ def judge(running: Running, start: Start, *, ended: bool) -> dict[str, Any]:
     written = bytes(running.written)
     if not ended:
         return {"id": running.id, "breach": "output"}
-    answer = read_answer(written)
+    answer = read_fork_answer(written)
     if answer is not None:
         return {"id": running.id, **answer}
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -181,7 +181,7 @@ def main() -> None:
     with inside.Contained() as tried:
         tools.prepare()
     if tried.error is not None:
-        send({"refused": inside.describe(tried.error)})
+        send({"refused": inside.describe_error(tried.error)})
         return
     gc.collect()
     gc.freeze()

@@ -17,22 +17,22 @@ import msgspec
 from msgspec import Meta
 
 from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Draft, Services, TaskSource, World
+from trustee.environments.protocol import Services, TaskSource, TaskSpec, World
 from trustee.errors import EpisodeError, RunError
 from trustee.events import Event
 from trustee.rollout import RolloutConfig, play_episode
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.hints import Hinter
-from trustee.sft.rejection import Fault, SiftConfig, find_fault
-from trustee.sft.teacher import Seat
+from trustee.sft.rejection import FilterConfig, RejectReason, find_reject_reason
+from trustee.sft.teacher import Player
 from trustee.tiny.teacher import TrialHabits
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 KEPT = "kept"
 NOTE = "collected"
 """Key of a trajectory's notes: `kept`, or the reason why not."""
-HOPELESS = 16
+ALL_FAILED_LIMIT = 16
 """Episodes, all spoiled, after which nothing better is expected."""
 PLAYED = "played"
 
@@ -51,7 +51,7 @@ class CollectConfig(Record, frozen=True):
     """Episodes of one task."""
     keep: Annotated[int, Meta(ge=1)] = 1
     """Most episodes of one task that become demonstrations."""
-    sift: SiftConfig = SiftConfig()
+    filter: FilterConfig = FilterConfig()
 
 
 class Counts(Record, frozen=True):
@@ -59,7 +59,7 @@ class Counts(Record, frozen=True):
 
     tasks: int
     unwritten: int
-    """Drafts of which no task came."""
+    """Task specs of which no task came."""
     episodes: int
     kept: int
     dropped: dict[str, int]
@@ -75,7 +75,7 @@ class Collection:
     world: World
     source: TaskSource
     serve: Callable[[random.Random], Services]
-    seat: Callable[[Task], Seat]
+    player: Callable[[Task], Player]
     adapter: Adapter | None
     hinter: Hinter | None
     """None where nobody teaches and all that was played soundly is kept."""
@@ -85,7 +85,7 @@ class Collection:
     seed: int
     store: Store
     clock: EngineClock
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     count: int
     """Tasks."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
@@ -94,7 +94,7 @@ class Collection:
     """Tasks of which all episodes are played."""
     episodes: dict[tuple[int, int], Trajectory] = field(default_factory=dict)
     """By group and member."""
-    sound: int = 0
+    valid: int = 0
     """Episodes that nobody spoiled."""
     kept: int = 0
 
@@ -106,7 +106,7 @@ class Collection:
         if (folder / "episodes.jsonl").exists():
             lines: list[EpisodeLine] = read_lines(folder / "episodes.jsonl", EpisodeLine)
             self.episodes = {(line.group, line.member): line.trajectory for line in lines}
-        self.sound = sum(t.failure is None for t in self.episodes.values())
+        self.valid = sum(t.failure is None for t in self.episodes.values())
         self.kept = sum(map(is_kept, self.episodes.values()))
 
 
@@ -117,27 +117,27 @@ async def collect(job: Collection) -> Counts:
         RunError: if nothing can be played.
     """
     job.recall()
-    places = anyio.CapacityLimiter(max(1, job.rollout.episodes // job.config.attempts))
+    task_limiter = anyio.CapacityLimiter(max(1, job.rollout.episodes // job.config.attempts))
     try:
         async with anyio.create_task_group() as players:
             for number in range(job.count):
-                draft = job.source.draw()
-                if draft is None:
+                spec = job.source.draw()
+                if spec is None:
                     break
-                players.start_soon(play_task, job, number, draft, places)
+                players.start_soon(play_task, job, number, spec, task_limiter)
     finally:
         counts = write_results(job)
     return counts
 
 
 async def play_task(
-    job: Collection, number: int, draft: Draft, places: anyio.CapacityLimiter
+    job: Collection, number: int, spec: TaskSpec, task_limiter: anyio.CapacityLimiter
 ) -> None:
     """Write a task and play it as often as wanted, as far as that was not done before."""
     missing = [m for m in range(job.config.attempts) if (number, m) not in job.episodes]
-    async with places:
+    async with task_limiter:
         if number not in job.tasks:
-            job.tasks[number] = await write_task(job, number, draft)
+            job.tasks[number] = await write_task_line(job, number, spec)
             job.store.append("tasks.jsonl", [job.tasks[number]])
         task = job.tasks[number].task
         async with anyio.create_task_group() as members:
@@ -145,30 +145,30 @@ async def play_task(
                 for member in missing:
                     members.start_soon(play_member, job, task, number, member)
     job.played += 1
-    job.tell({"event": NOTE, "tasks": job.played, "of": job.count, "kept": job.kept})
+    job.emit({"event": NOTE, "tasks": job.played, "of": job.count, "kept": job.kept})
 
 
-async def write_task(job: Collection, number: int, draft: Draft) -> TaskLine:
-    """Have the source make a task of a draft, or say why there is none."""
+async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
+    """Have the source make a task of a task spec, or say why there is none."""
     services = job.serve(random.Random(f"{job.seed} draft {number}"))
     try:
-        return TaskLine(group=number, version=0, task=await job.source.write(draft, services))
+        return TaskLine(group=number, version=0, task=await job.source.write(spec, services))
     except EpisodeError as error:
-        failure = Failure(blame=error.blame, kind=type(error).__name__, message=str(error))
+        failure = Failure(source=error.source, kind=type(error).__name__, message=str(error))
         return TaskLine(group=number, version=0, task=None, failure=failure)
 
 
 async def play_member(job: Collection, task: Task, number: int, member: int) -> None:
     """Play one episode, look for faults, and write it down."""
     key = f"{number}/{member}"
-    seat = job.seat(task)
-    job.tell({"event": "begin", "group": number, "member": member})
+    player = job.player(task)
+    job.emit({"event": "begin", "group": number, "member": member})
     played = await play_episode(
         task,
         lambda rng: job.world.environment(task, job.serve(rng)),
         trajectory_id=key,
-        engine=seat.engine,
-        renderer=seat.renderer,
+        engine=player.engine,
+        renderer=player.renderer,
         adapter=job.adapter,
         limits=job.rollout.limits,
         temperature=job.rollout.temperature,
@@ -176,17 +176,17 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
         clock=job.clock,
         context=job.context,
     )
-    trajectory = judge_worth(job, task, seat.keep(played))
+    trajectory = judge_worth(job, task, player.keep(played))
     job.episodes[number, member] = trajectory
     line = EpisodeLine(group=number, member=member, trajectory=trajectory)
     job.store.append("episodes.jsonl", [line])
-    job.tell({**describe(line), NOTE: trajectory.notes[NOTE]})
-    job.sound += trajectory.failure is None
+    job.emit({**describe(line), NOTE: trajectory.notes[NOTE]})
+    job.valid += trajectory.failure is None
     job.kept += is_kept(trajectory)
-    if not job.sound and len(job.episodes) >= HOPELESS and trajectory.failure is not None:
+    if not job.valid and len(job.episodes) >= ALL_FAILED_LIMIT and trajectory.failure is not None:
         raise RunError(
-            f"the first {len(job.episodes)} episodes were all spoiled, the last because of "
-            f"{trajectory.failure.blame}: {trajectory.failure.message}; see "
+            f"the first {len(job.episodes)} episodes all failed, the last because of "
+            f"{trajectory.failure.source}: {trajectory.failure.message}; see "
             f"{job.store.folder / 'episodes.jsonl'}"
         )
 
@@ -194,12 +194,12 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
 def judge_worth(job: Collection, task: Task, trajectory: Trajectory) -> Trajectory:
     """Write into a trajectory's notes whether it is kept, and why not."""
     if job.hinter is None:
-        verdict = PLAYED if trajectory.failure is None else str(Fault.SPOILED)
+        verdict = PLAYED if trajectory.failure is None else str(RejectReason.FAILED)
     else:
-        fault = find_fault(
-            trajectory, task, job.hinter(task), config=job.config.sift, context=job.context
+        reason = find_reject_reason(
+            trajectory, task, job.hinter(task), config=job.config.filter, context=job.context
         )
-        verdict = KEPT if fault is None else str(fault)
+        verdict = KEPT if reason is None else str(reason)
     return msgspec.structs.replace(trajectory, notes={**trajectory.notes, NOTE: verdict})
 
 

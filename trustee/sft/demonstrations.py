@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 
-from trustee.algorithm.batch import cut
+from trustee.algorithm.batch import to_sample
 from trustee.errors import InputError
 from trustee.rendering.renderer import Renderer
 from trustee.runs.store import EpisodeLine
 from trustee.types import Call, Message, Record, Sample, Tool, ToolCall, Trajectory
 
-SHOWN = 3
+SHOWN_REFUSALS = 3
 """Reasons that an error about a whole file gives."""
 
 
@@ -36,10 +36,10 @@ class Demonstration(Record, frozen=True):
     """For readers."""
 
 
-Shown = Demonstration | Trajectory
+Example = Demonstration | Trajectory
 
 
-class Refused(Record, frozen=True):
+class RefusedRow(Record, frozen=True):
     """A row that is not used."""
 
     row: int
@@ -47,27 +47,27 @@ class Refused(Record, frozen=True):
     reason: str
 
 
-class Row(Record, frozen=True):
+class ExampleRow(Record, frozen=True):
     """A row that can be read."""
 
     row: int
-    shown: Shown
+    example: Example
 
 
-class Reading(Record, frozen=True):
+class ExampleFile(Record, frozen=True):
     """What a file held."""
 
-    rows: tuple[Row, ...]
-    refused: tuple[Refused, ...]
+    rows: tuple[ExampleRow, ...]
+    refused: tuple[RefusedRow, ...]
 
 
-class Lessons(Record, frozen=True):
+class SftDataset(Record, frozen=True):
     """What can be imitated, in the order of the file."""
 
     samples: tuple[Sample, ...]
     task_ids: tuple[str, ...]
     """By sample."""
-    refused: tuple[Refused, ...]
+    refused: tuple[RefusedRow, ...]
 
 
 def find_demonstrations(path: Path) -> Path:
@@ -78,7 +78,7 @@ def find_demonstrations(path: Path) -> Path:
     return collected if collected.is_file() else path / "episodes.jsonl"
 
 
-def read_demonstrations(path: Path) -> Reading:
+def read_demonstrations(path: Path) -> ExampleFile:
     """Read every row of a file, or of a run folder.
 
     Raises:
@@ -92,21 +92,21 @@ def read_demonstrations(path: Path) -> Reading:
             f"{file}: cannot be read ({error.strerror}); give a JSONL file of demonstrations, "
             "or a run folder"
         ) from error
-    rows: list[Row] = []
-    refused: list[Refused] = []
+    rows: list[ExampleRow] = []
+    refused: list[RefusedRow] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            rows.append(Row(row=number, shown=read_row(line)))
+            rows.append(ExampleRow(row=number, example=read_example(line)))
         except (msgspec.DecodeError, InputError) as error:
-            refused.append(Refused(row=number, reason=str(error)))
+            refused.append(RefusedRow(row=number, reason=str(error)))
     if not rows:
-        raise InputError(f"{file} holds nothing that can be imitated: {show_refused(refused)}")
-    return Reading(rows=tuple(rows), refused=tuple(refused))
+        raise InputError(f"{file} holds nothing that can be imitated: {show_refused_rows(refused)}")
+    return ExampleFile(rows=tuple(rows), refused=tuple(refused))
 
 
-def read_row(line: bytes) -> Shown:
+def read_example(line: bytes) -> Example:
     """Read one row of any of the three kinds.
 
     Raises:
@@ -120,22 +120,22 @@ def read_row(line: bytes) -> Shown:
     else:
         return msgspec.json.decode(line, type=Demonstration)
     if trajectory.failure is not None:
-        raise InputError(f"the episode was spoiled by {trajectory.failure.blame}")
+        raise InputError(f"the episode failed because of {trajectory.failure.source}")
     if trajectory.reward <= 0:
         raise InputError(f"the episode's reward is {trajectory.reward:g} and must be above 0")
     return trajectory
 
 
-def show_refused(refused: Sequence[Refused]) -> str:
+def show_refused_rows(refused: Sequence[RefusedRow]) -> str:
     """Write the first reasons."""
     if not refused:
         return "it is empty"
-    text = "; ".join(f"row {one.row}: {one.reason}" for one in refused[:SHOWN])
-    left = len(refused) - SHOWN
+    text = "; ".join(f"row {one.row}: {one.reason}" for one in refused[:SHOWN_REFUSALS])
+    left = len(refused) - SHOWN_REFUSALS
     return f"{text}; and {left} more" if left > 0 else text
 
 
-def make_lessons(reading: Reading, renderer: Renderer, *, context: int) -> Lessons:
+def make_dataset(reading: ExampleFile, renderer: Renderer, *, context: int) -> SftDataset:
     """Turn rows into samples of at most `context` ids.
 
     Raises:
@@ -146,59 +146,59 @@ def make_lessons(reading: Reading, renderer: Renderer, *, context: int) -> Lesso
     refused = list(reading.refused)
     for row in reading.rows:
         try:
-            sample = as_sample(row.shown, renderer)
+            sample = as_sample(row.example, renderer)
             if len(sample.ids) > context:
                 raise InputError(
                     f"it is {len(sample.ids)} ids long and engine.context is {context}"
                 )
         except InputError as error:
-            refused.append(Refused(row=row.row, reason=str(error)))
+            refused.append(RefusedRow(row=row.row, reason=str(error)))
         else:
             samples.append(sample)
-            names.append(row.shown.task_id)
+            names.append(row.example.task_id)
     refused.sort(key=lambda one: one.row)
     if not samples:
-        raise InputError(f"no demonstration can be imitated: {show_refused(refused)}")
-    return Lessons(samples=tuple(samples), task_ids=tuple(names), refused=tuple(refused))
+        raise InputError(f"no demonstration can be imitated: {show_refused_rows(refused)}")
+    return SftDataset(samples=tuple(samples), task_ids=tuple(names), refused=tuple(refused))
 
 
-def as_sample(shown: Shown, renderer: Renderer) -> Sample:
+def as_sample(example: Example, renderer: Renderer) -> Sample:
     """Give the ids that the engine would have seen and sampled.
 
     Raises:
         InputError: if they would not say what the demonstration says.
     """
-    if isinstance(shown, Demonstration):
-        return render_demonstration(shown, renderer)
-    if not shown.turns:
+    if isinstance(example, Demonstration):
+        return render_demonstration(example, renderer)
+    if not example.turns:
         raise InputError("the episode has no turn")
-    for number, turn in enumerate(shown.turns):
+    for number, turn in enumerate(example.turns):
         read = renderer.parse(turn.completion.ids, call_prefix="")
         if outline(read) != outline(turn.message):
             raise InputError(
                 f"the ids of turn {number} do not say what its message says; "
                 "the episode is of another model"
             )
-    sample = cut(shown, advantage=1.0)
+    sample = to_sample(example, advantage=1.0)
     return msgspec.structs.replace(sample, version=0)
 
 
-def render_demonstration(shown: Demonstration, renderer: Renderer) -> Sample:
+def render_demonstration(example: Demonstration, renderer: Renderer) -> Sample:
     """Render a demonstration as an episode renders it, and see that it is read back the same.
 
     Raises:
         InputError: if it cannot be rendered, or would be read otherwise.
     """
-    opening, spoken = split_messages(shown.messages)
-    ids = list(renderer.open(opening, shown.tools))
+    opening, spoken = split_messages(example.messages)
+    ids = list(renderer.open(opening, example.tools))
     mask = [False] * len(ids)
     for number, (said, replies) in enumerate(spoken):
         completion = write_message(said, renderer)
-        read = renderer.parse(completion, call_prefix="", tools=shown.tools)
+        read = renderer.parse(completion, call_prefix="", tools=example.tools)
         if plain(read) != plain(said):
             raise InputError(
-                f"assistant message {number} is read as {describe(read)} once it is rendered, "
-                f"and says {describe(said)}"
+                f"assistant message {number} is read as {describe_message(read)} once it is "
+                f"rendered, and says {describe_message(said)}"
             )
         ids += completion
         mask += [True] * len(completion)
@@ -212,30 +212,31 @@ def render_demonstration(shown: Demonstration, renderer: Renderer) -> Sample:
         logprobs=(0.0,) * len(ids),
         advantage=1.0,
         version=0,
-        trajectory_id=shown.task_id,
+        trajectory_id=example.task_id,
     )
 
 
-Spoken = tuple[Message, tuple[Message, ...]]
+Exchange = tuple[Message, tuple[Message, ...]]
 """What the policy says, and what the world answers."""
 
 
-def split_messages(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[Spoken]]:
+def split_messages(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[Exchange]]:
     """Split a conversation into its opening and what follows.
 
     Raises:
         InputError: if nobody opens it, or the policy says nothing.
     """
-    places = [at for at, message in enumerate(messages) if message.role == "assistant"]
-    if not places:
+    positions = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    if not positions:
         raise InputError("it has no message of role assistant")
-    if places[0] == 0:
+    if positions[0] == 0:
         raise InputError("its first message is the assistant's; somebody must ask first")
-    ends = [*places[1:], len(messages)]
+    ends = [*positions[1:], len(messages)]
     spoken = [
-        (messages[at], tuple(messages[at + 1 : end])) for at, end in zip(places, ends, strict=True)
+        (messages[at], tuple(messages[at + 1 : end]))
+        for at, end in zip(positions, ends, strict=True)
     ]
-    return tuple(messages[: places[0]]), spoken
+    return tuple(messages[: positions[0]]), spoken
 
 
 def write_message(message: Message, renderer: Renderer) -> tuple[int, ...]:
@@ -275,7 +276,7 @@ def outline(message: Message) -> tuple[str, str, list[str]]:
     return content, thinking, names
 
 
-def describe(message: Message) -> str:
+def describe_message(message: Message) -> str:
     """Write a message on one line."""
     content, thinking, calls = plain(message)
     parts = [f"{name} {value!r}" for name, value in (("text", content), ("thought", thinking))]

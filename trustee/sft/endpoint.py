@@ -23,45 +23,45 @@ from trustee.errors import EngineError, InputError
 from trustee.rendering.renderer import Renderer
 from trustee.sft.demonstrations import plain, write_message
 from trustee.sft.hints import Hints
-from trustee.sft.teacher import TeacherSeat, teach
+from trustee.sft.teacher import TeacherPlayer, add_hints
 from trustee.types import Adapter, Call, Completion, Message, Tool, ToolCall
 
 KEY = "TRUSTEE_TEACHER_KEY"
 """Environment variable with the endpoint's key; unset sends none."""
 SECONDS = 120.0
 """Longest wait for one answer."""
-SHOWN = 300
+SHOWN_ANSWER = 300
 """Characters of a refusal that an error shows."""
 
 
-class Spoken(msgspec.Struct):
+class ChatFunction(msgspec.Struct):
     """What is read of a call's function."""
 
     name: str
     arguments: str = "{}"
 
 
-class SpokenCall(msgspec.Struct):
+class ChatCall(msgspec.Struct):
     """What is read of a call."""
 
-    function: Spoken
+    function: ChatFunction
 
 
-class SpokenMessage(msgspec.Struct):
+class ChatMessage(msgspec.Struct):
     """What is read of a message."""
 
     content: str | None = None
-    tool_calls: tuple[SpokenCall, ...] | None = None
+    tool_calls: tuple[ChatCall, ...] | None = None
 
 
 class Choice(msgspec.Struct):
     """What is read of a choice."""
 
-    message: SpokenMessage
+    message: ChatMessage
     finish_reason: str | None = None
 
 
-class Answer(msgspec.Struct):
+class ChatCompletion(msgspec.Struct):
     """What is read of an endpoint's answer."""
 
     choices: tuple[Choice, ...]
@@ -87,10 +87,10 @@ class Endpoint:
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._seconds = seconds
-        self._places = anyio.CapacityLimiter(parallel)
+        self._limiter = anyio.CapacityLimiter(parallel)
         self._opener = urllib.request.build_opener(Unredirected)
 
-    async def ask(self, body: Mapping[str, Any]) -> SpokenMessage:
+    async def ask(self, body: Mapping[str, Any]) -> ChatMessage:
         """Ask for one message.
 
         Raises:
@@ -99,9 +99,9 @@ class Endpoint:
         data = json.dumps({"model": self._model, **body}).encode()
         with anyio.move_on_after(2 * self._seconds):
             text = await anyio.to_thread.run_sync(
-                self._post, data, abandon_on_cancel=True, limiter=self._places
+                self._post, data, abandon_on_cancel=True, limiter=self._limiter
             )
-            return read_answer(text)
+            return read_completion(text)
         raise EngineError(f"{self._url} gave no answer in {2 * self._seconds:g} s")
 
     def _post(self, data: bytes) -> bytes:
@@ -115,33 +115,33 @@ class Endpoint:
                 given: bytes = response.read()
                 return given
         except urllib.error.HTTPError as error:
-            said = error.read(4 * SHOWN).decode(errors="replace")
+            said = error.read(4 * SHOWN_ANSWER).decode(errors="replace")
             if key:
                 said = said.replace(key, "...")
-            reason = f"{error.code} {error.reason}: {said[:SHOWN]}"
+            reason = f"{error.code} {error.reason}: {said[:SHOWN_ANSWER]}"
         except (OSError, ValueError) as error:
             reason = str(error)
         raise EngineError(f"{self._url} refused: {reason}")
 
 
-def read_answer(text: bytes) -> SpokenMessage:
+def read_completion(text: bytes) -> ChatMessage:
     """Read an endpoint's answer.
 
     Raises:
         EngineError: if it is none, or was cut off.
     """
     try:
-        choice = msgspec.json.decode(text, type=Answer).choices[0]
+        choice = msgspec.json.decode(text, type=ChatCompletion).choices[0]
     except (msgspec.DecodeError, IndexError) as error:
         raise EngineError(
-            f"the endpoint's answer is no chat completion ({error}): {text[:SHOWN]!r}"
+            f"the endpoint's answer is no chat completion ({error}): {text[:SHOWN_ANSWER]!r}"
         ) from error
     if choice.finish_reason == "length":
         raise EngineError("the endpoint's answer was cut off by its limit of tokens")
     return choice.message
 
 
-class EndpointSeat(TeacherSeat):
+class EndpointPlayer(TeacherPlayer):
     """A seat whose player is an endpoint; it is its own engine too."""
 
     def __init__(
@@ -168,7 +168,7 @@ class EndpointSeat(TeacherSeat):
         """Begin the conversation; the prompt that counts is the policy's."""
         super().open(messages, tools)
         self._tools = tuple(tools)
-        self._said = list(teach(messages, self._hints, prompt_set=self._prompt_set))
+        self._said = list(add_hints(messages, self._hints, prompt_set=self._prompt_set))
         return self._opened
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
@@ -243,7 +243,7 @@ def as_openai(message: Message) -> dict[str, Any]:
     return form
 
 
-def as_message(spoken: SpokenMessage) -> Message:
+def as_message(spoken: ChatMessage) -> Message:
     """Give an endpoint's message in this program's form.
 
     Raises:
@@ -256,7 +256,7 @@ def as_message(spoken: SpokenMessage) -> Message:
         except msgspec.DecodeError as error:
             raise EngineError(
                 f"the arguments of {call.function.name} are no JSON object: "
-                f"{call.function.arguments[:SHOWN]!r}"
+                f"{call.function.arguments[:SHOWN_ANSWER]!r}"
             ) from error
         calls.append(ToolCall(id=str(number), name=call.function.name, arguments=arguments))
     return Message(role="assistant", content=(spoken.content or "").strip(), calls=tuple(calls))

@@ -22,10 +22,10 @@ from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.environment import Executable
 from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.protocol import World
-from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import call_line
 from trustee.environments.trial.environment import HiddenTrial, Trial
-from trustee.environments.trial.transforms.disguise import Disguise, wear_call
+from trustee.environments.trial.transforms.disguise import Perturbation, to_shown_call
 from trustee.types import ExpectedCall, Record, Task, Tool
 
 
@@ -73,7 +73,7 @@ def prompts_of(world: World) -> str:
 
 def hint_simulated(task: Task) -> Hints:
     """Tell the calls that the writer expects."""
-    return hint_calls(msgspec.convert(task.hidden, Hidden).expected_calls)
+    return hint_calls(msgspec.convert(task.hidden, HiddenSimulated).expected_calls)
 
 
 def hint_microworld(task: Task) -> Hints:
@@ -87,8 +87,8 @@ def hint_executable(blueprints: dict[str, Blueprint], task: Task) -> Hints:
 
     The arguments of such calls stand in the question in words of their own, so they are no secrets.
     """
-    hidden = msgspec.convert(task.hidden, executable.Hidden)
-    owed = [answer for answers in hidden.unsolved.values() for answer in answers]
+    hidden = msgspec.convert(task.hidden, executable.HiddenExecutable)
+    unsolved = [answer for answers in hidden.unsolved.values() for answer in answers]
     gold = blueprints[hidden.blueprint].gold
     lines = [
         f"solution: {call_line(call.name, call.arguments)} returns {call.answer}" for call in gold
@@ -100,7 +100,7 @@ def hint_executable(blueprints: dict[str, Blueprint], task: Task) -> Hints:
     ]
     return Hints(
         lines=(*lines, f"solution: the final answer is {hidden.answer}"),
-        secrets=tuple(dict.fromkeys([*owed, hidden.answer])),
+        secrets=tuple(dict.fromkeys([*unsolved, hidden.answer])),
     )
 
 
@@ -114,8 +114,10 @@ def hint_trial(inner: Hinter, task: Task) -> Hints:
     hidden = msgspec.convert(task.hidden, HiddenTrial)
     beneath = inner(hidden.inner)
     calls = expected_calls(hidden.inner)
-    worn = [shown for call in calls if (shown := wear_call(hidden.chain, call)) is not None]
-    told = hint_calls(worn)
+    shown_calls = [
+        shown for call in calls if (shown := to_shown_call(hidden.chain, call)) is not None
+    ]
+    told = hint_calls(shown_calls)
     own = told.lines if calls else beneath.lines
     truths = tell_truths(task.tools, hidden.inner.tools, hidden.chain)
     secrets = dict.fromkeys((*told.secrets, *(beneath.secrets if not calls else ())))
@@ -130,15 +132,15 @@ def expected_calls(task: Task) -> list[ExpectedCall]:
 
 
 def tell_truths(
-    shown: Sequence[Tool], inner: Sequence[Tool], chain: Sequence[Disguise]
+    shown: Sequence[Tool], inner: Sequence[Tool], chain: Sequence[Perturbation]
 ) -> Iterator[str]:
     """Say of each shown tool what it really is."""
     known = {tool.name: tool for tool in inner}
     for tool in shown:
         name, dead = tool.name, False
-        for disguise in reversed(chain):
-            face = disguise.faces[name]
-            name, dead = face.inner, dead or bool(face.answer)
+        for perturbation in reversed(chain):
+            alias = perturbation.aliases[name]
+            name, dead = alias.inner, dead or bool(alias.answer)
         if dead:
             yield f"truth: {tool.name} does not work"
         elif tool != known[name]:

@@ -22,10 +22,10 @@ from trustee.tools.values import normalise, tells_error
 from trustee.types import BadCall, Message, Record, Stop, Task, ToolCall, Trajectory
 
 
-class Fault(StrEnum):
+class RejectReason(StrEnum):
     """Why an episode is not kept, in the order in which it is looked for."""
 
-    SPOILED = "spoiled by somebody else"
+    FAILED = "failed, not by the policy"
     UNSOLVED = "no success"
     UNFINISHED = "cut off by a limit"
     UNREADABLE = "a call that cannot be read"
@@ -36,7 +36,7 @@ class Fault(StrEnum):
     TOO_LONG = "too long"
 
 
-class SiftConfig(Record, frozen=True):
+class FilterConfig(Record, frozen=True):
     """What an episode must be like to be kept."""
 
     reward: float = 0.0
@@ -57,30 +57,30 @@ class Made(Record, frozen=True):
     failed: bool
 
 
-def find_fault(
-    trajectory: Trajectory, task: Task, hints: Hints, *, config: SiftConfig, context: int
-) -> Fault | None:
+def find_reject_reason(
+    trajectory: Trajectory, task: Task, hints: Hints, *, config: FilterConfig, context: int
+) -> RejectReason | None:
     """Give the first reason against keeping an episode; None where there is none."""
     if trajectory.failure is not None:
-        return Fault.SPOILED
+        return RejectReason.FAILED
     if trajectory.reward <= config.reward:
-        return Fault.UNSOLVED
+        return RejectReason.UNSOLVED
     if trajectory.stop is not Stop.DONE:
-        return Fault.UNFINISHED
+        return RejectReason.UNFINISHED
     if any(isinstance(c, BadCall) for turn in trajectory.turns for c in turn.message.calls):
-        return Fault.UNREADABLE
+        return RejectReason.UNREADABLE
     made = list(calls_made(trajectory))
     if tries_nothing(trajectory):
-        return Fault.NO_TRIAL
+        return RejectReason.NO_TRIAL
     if made and made[-1].failed:
-        return Fault.UNCORRECTED
+        return RejectReason.UNCORRECTED
     if goes_in_a_loop(made):
-        return Fault.LOOP
+        return RejectReason.LOOP
     if leaks(trajectory, task, hints):
-        return Fault.LEAK
+        return RejectReason.LEAK
     length = sum(len(t.rendered_ids) + len(t.completion.ids) for t in trajectory.turns)
     if len(trajectory.turns) > config.messages or length > (config.ids or context):
-        return Fault.TOO_LONG
+        return RejectReason.TOO_LONG
     return None
 
 
@@ -133,7 +133,7 @@ def leaks(trajectory: Trajectory, task: Task, hints: Hints) -> bool:
         said = said_in(turn.message).casefold()
         if TELLTALE in said or any(line.casefold() in said for line in hints.lines):
             return True
-        if any(holds(said, secret) and not holds(known, secret) for secret in secrets):
+        if any(contains(said, secret) and not contains(known, secret) for secret in secrets):
             return True
         known = " ".join((known, said, *(reply.content.casefold() for reply in turn.replies)))
     return False
@@ -150,6 +150,6 @@ def said_in(message: Message) -> str:
     return "\n".join((message.content, message.thinking, *values))
 
 
-def holds(text: str, value: str) -> bool:
+def contains(text: str, value: str) -> bool:
     """Say whether a text holds a value as whole words."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None

@@ -14,7 +14,7 @@ import msgspec
 from trustee.engine.protocol import Engine
 from trustee.environments.prompts import fill_prompt
 from trustee.rendering.renderer import Renderer
-from trustee.rollout import Renderer as PlayingRenderer
+from trustee.rollout import EpisodeRenderer as PlayingRenderer
 from trustee.sft.hints import Hints
 from trustee.types import Call, Message, Tool, Trajectory
 
@@ -22,7 +22,7 @@ TELLTALE = "private notes"
 """What the teacher's prompt calls the hints; whoever says it talks about them."""
 
 
-class Seat:
+class Player:
     """Who plays one episode, and how what was played is kept."""
 
     def __init__(self, engine: Engine, renderer: PlayingRenderer) -> None:
@@ -34,7 +34,7 @@ class Seat:
         return trajectory
 
 
-class TeacherSeat(Seat):
+class TeacherPlayer(Player):
     """A seat whose player is told the hints of one task; it is its own renderer."""
 
     def __init__(
@@ -50,7 +50,7 @@ class TeacherSeat(Seat):
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """Render the teacher's first prompt, and note the policy's."""
         self._opened = self._inner.open(messages, tools)
-        told = teach(messages, self._hints, prompt_set=self._prompt_set)
+        told = add_hints(messages, self._hints, prompt_set=self._prompt_set)
         return self._inner.open(told, tools)
 
     def extend(
@@ -76,7 +76,7 @@ class TeacherSeat(Seat):
         return msgspec.structs.replace(trajectory, turns=(first, *rest))
 
 
-def teach(messages: Sequence[Message], hints: Hints, *, prompt_set: str) -> tuple[Message, ...]:
+def add_hints(messages: Sequence[Message], hints: Hints, *, prompt_set: str) -> tuple[Message, ...]:
     """Give an opening whose system message tells the teacher its part and the hints."""
     rest = list(messages)
     system = rest.pop(0).content if rest and rest[0].role == "system" else ""

@@ -19,19 +19,19 @@ from msgspec import Meta
 
 from trustee.algorithm.learner import FinishRequest
 from trustee.algorithm.loss import LossConfig
-from trustee.algorithm.memory_ladder import Ladder
-from trustee.algorithm.step import LearnConfig, gather_fitting, is_finite, rate_at
+from trustee.algorithm.memory_ladder import MemoryLadder
+from trustee.algorithm.step import LearnConfig, accumulate_with_fallback, is_finite, rate_at
 from trustee.engine.watchdog import Watchdog
 from trustee.events import Event
 from trustee.runs.checkpoint import RunState, write_checkpoint
 from trustee.runs.store import Store
-from trustee.sft.demonstrations import Lessons
+from trustee.sft.demonstrations import SftDataset
 from trustee.types import Adapter, Record, Sample
 
 NLL = LossConfig(kind="nll")
 
 
-class ImitateConfig(Record, frozen=True):
+class SftConfig(Record, frozen=True):
     """How demonstrations are imitated; what is not here is as in `learn`."""
 
     epochs: Annotated[int, Meta(ge=1)] = 2
@@ -53,19 +53,19 @@ class ImitateConfig(Record, frozen=True):
 
 
 @dataclass(slots=True)
-class Imitation:
+class SftJob:
     """One run of imitation."""
 
-    core: Watchdog
-    config: ImitateConfig
+    engine: Watchdog
+    config: SftConfig
     learning: LearnConfig
     training: Sequence[Sample]
     held_out: Sequence[Sample]
-    ladder: Ladder
+    ladder: MemoryLadder
     store: Store
     seed: int
     keep_checkpoints: int
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     step: int = 0
     before: float | None = None
     """Held-out loss before the first step."""
@@ -96,47 +96,49 @@ class Imitation:
         )
 
 
-def hold_out(lessons: Lessons, *, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+def hold_out(dataset: SftDataset, *, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
     """Split samples by task into those to train on and those to measure; neither is empty.
 
     All are trained on where the share is 0 or there is only one task.
     """
-    names = sorted(set(lessons.task_ids))
+    names = sorted(set(dataset.task_ids))
     count = min(len(names) - 1, max(1, round(share * len(names)))) if share else 0
     kept = set(random.Random(f"{seed} held-out").sample(names, count))
-    pairs = list(zip(lessons.samples, lessons.task_ids, strict=True))
+    pairs = list(zip(dataset.samples, dataset.task_ids, strict=True))
     return (
         [sample for sample, name in pairs if name not in kept],
         [sample for sample, name in pairs if name in kept],
     )
 
 
-async def imitate(job: Imitation) -> Adapter:
+async def train_sft(job: SftJob) -> Adapter:
     """Train to the end, with a checkpoint now and then, and publish the result."""
     if job.step == 0:
         job.before = job.last = await measure_loss(job)
-        tell_loss(job, "before imitation", job.before)
-        await store_imitation(job)
+        emit_loss(job, "before SFT", job.before)
+        await store_sft(job)
     while job.step < job.steps:
-        with job.core.step(job.step + 1):
-            await finish_step(job)
+        with job.engine.step(job.step + 1):
+            await finish_sft_step(job)
         if job.step % job.config.checkpoint_every == 0 or job.step == job.steps:
-            await store_imitation(job)
-    tell_loss(job, "after imitation", job.last)
+            await store_sft(job)
+    emit_loss(job, "after SFT", job.last)
     adapter = job.store.adapter(job.steps)
-    await job.core.publish(adapter)
+    await job.engine.publish(adapter)
     return adapter
 
 
-async def finish_step(job: Imitation) -> None:
+async def finish_sft_step(job: SftJob) -> None:
     """Train on a step's demonstrations, measure where it is time, and record."""
     samples = job.samples_at(job.step)
-    rate = rate_at(job.rates(), step=job.step, spent=job.step / job.steps)
-    kept, (reports, _) = await gather_fitting(samples, job.core, NLL, version=0, ladder=job.ladder)
+    rate = rate_at(job.rates(), step=job.step, progress=job.step / job.steps)
+    kept, (reports, _) = await accumulate_with_fallback(
+        samples, job.engine, NLL, version=0, ladder=job.ladder
+    )
     finite = all(map(is_finite, reports))
     norm, moved = 0.0, False
     if kept:
-        finished = await job.core.finish(
+        finished = await job.engine.finish(
             FinishRequest(learning_rate=rate, max_norm=job.learning.max_norm, move=finite)
         )
         norm, moved = finished.norm, finished.moved
@@ -159,28 +161,28 @@ async def finish_step(job: Imitation) -> None:
         "grad_norm": norm,
         "learning_rate": rate,
         "held_out_loss": measured,
-        "rungs": len(job.ladder.changes),
+        "memory_fallbacks": len(job.ladder.changes),
     }
     job.store.append("metrics.jsonl", [metrics])
-    job.tell({"event": "imitated", "of": job.steps, "spent": job.step / job.steps, **metrics})
+    job.emit({"event": "sft_step", "of": job.steps, "progress": job.step / job.steps, **metrics})
 
 
-async def measure_loss(job: Imitation) -> float | None:
+async def measure_loss(job: SftJob) -> float | None:
     """Give the mean negative logprob of the held-out tokens; None where nothing is held out."""
-    kept, (reports, _) = await gather_fitting(
-        job.held_out, job.core, NLL, version=0, ladder=job.ladder, learn=False
+    kept, (reports, _) = await accumulate_with_fallback(
+        job.held_out, job.engine, NLL, version=0, ladder=job.ladder, learn=False
     )
     return sum(report.loss for report in reports) if kept else None
 
 
-def tell_loss(job: Imitation, when: str, loss: float | None) -> None:
+def emit_loss(job: SftJob, when: str, loss: float | None) -> None:
     """Tell the held-out loss."""
     if loss is not None:
         text = f"held-out loss {when}: {loss:.4f} nats a token"
-        job.tell({"event": "note", "text": text})
+        job.emit({"event": "note", "text": text})
 
 
-async def store_imitation(job: Imitation) -> None:
+async def store_sft(job: SftJob) -> None:
     """Store where the run stands."""
     state = RunState(
         step=job.step,
@@ -192,15 +194,15 @@ async def store_imitation(job: Imitation) -> None:
         ladder=job.ladder.state(),
     )
     await write_checkpoint(
-        job.store.folder / "checkpoints", state, save=job.core.save, keep=job.keep_checkpoints
+        job.store.folder / "checkpoints", state, save=job.engine.save, keep=job.keep_checkpoints
     )
 
 
-async def continue_imitation(job: Imitation, path: Path, state: RunState) -> None:
+async def continue_sft(job: SftJob, path: Path, state: RunState) -> None:
     """Continue from a checkpoint."""
-    await job.core.load(path)
+    await job.engine.load(path)
     job.ladder.restore(state.ladder)
-    await job.core.adjust(job.ladder.rung.checkpointing)
+    await job.engine.adjust(job.ladder.level.activation_checkpointing)
     job.step = state.step
     job.before, job.last = state.source["before"], state.source["last"]
-    job.tell({"event": "note", "text": f"continuing after step {state.step} from {path}"})
+    job.emit({"event": "note", "text": f"continuing after step {state.step} from {path}"})

@@ -15,7 +15,7 @@ from typing import Any
 from trustee.environments.micro.tasks import (
     BY_NAME,
     PROMPT_SET,
-    Plan,
+    TaskPlan,
     draw_aspects,
     draw_goal,
     judge_truly,
@@ -91,10 +91,10 @@ class Lesson(Record, frozen=True):
     tools: tuple[Tool, ...] = ()
 
 
-class Stage:
+class ScriptedEpisode:
     """One scripted episode: collects the lessons of all roles on the way."""
 
-    def __init__(self, rng: random.Random, plan: Plan, *, habits: Habits) -> None:
+    def __init__(self, rng: random.Random, plan: TaskPlan, *, habits: Habits) -> None:
         self.rng = rng
         self.plan = plan
         self.habits = habits
@@ -297,7 +297,7 @@ def teach(
     aspects = draw_aspects(rng)
     tools = sample_tools(rng, max(aspects.tools, 1 + reserved), reserved=reserved)
     plan = plan_task(rng, tools, aspects)
-    stage = Stage(rng, plan, habits=habits)
+    stage = ScriptedEpisode(rng, plan, habits=habits)
     written = {
         "persona": aspects.persona,
         "intent": stage.intent,

@@ -17,8 +17,8 @@ def register() -> None:
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
-    cpu_lora.mend_cpu_lora()
-    cpu_norm.mend_cpu_norm()
+    cpu_lora.fix_cpu_lora()
+    cpu_norm.fix_cpu_norm()
 
 
 def follow_parent() -> None:

@@ -33,7 +33,7 @@ from trustee.errors import InputError
 
 log = structlog.get_logger()
 
-Mode = Literal["off", "recompute", "offload"]
+CheckpointingMode = Literal["off", "recompute", "offload"]
 """`off` keeps what each layer's backward pass needs; `recompute` keeps each layer's input on the
 card; `offload` keeps it in host memory, but for the last layer's, which is needed first."""
 
@@ -44,7 +44,7 @@ which would cost a whole input up to its own size again."""
 _AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 
 
-def set_checkpointing(model: torch.nn.Module, *, mode: Mode) -> Shelf | None:
+def set_checkpointing(model: torch.nn.Module, *, mode: CheckpointingMode) -> Shelf | None:
     """Choose what each decoder layer of a model keeps between its forward and backward pass.
 
     Call it between steps, as often as you like. The model must be in training mode to obey.

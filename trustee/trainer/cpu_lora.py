@@ -70,11 +70,11 @@ def fuse(layer: Any) -> None:
         view.copy_(old)
 
 
-Rows = list[tuple[int, torch.Tensor | None]]
+SlotRows = list[tuple[int, torch.Tensor | None]]
 """Slots and their rows; None where a slot has all."""
 
 
-def find_rows(slots_N: torch.Tensor) -> Rows:
+def find_rows(slots_N: torch.Tensor) -> SlotRows:
     """Give the rows of each slot, None where all rows are one slot's; -1, the base, has none."""
     slots = slots_N.unique().tolist()
     return [
@@ -85,7 +85,7 @@ def find_rows(slots_N: torch.Tensor) -> Rows:
 
 
 def add_products(
-    into_NO: torch.Tensor, rows_NI: torch.Tensor, found: Rows, *, a: Stack, b: Stack
+    into_NO: torch.Tensor, rows_NI: torch.Tensor, found: SlotRows, *, a: Stack, b: Stack
 ) -> None:
     """Add to each row what the adapter of its slot makes of it."""
     for slot, rows in found:
@@ -98,7 +98,7 @@ def add_products(
 
 
 @cache
-def mend_cpu_lora() -> None:
+def fix_cpu_lora() -> None:
     """Replace vLLM's CPU LoRA product by two matrix products per layer and adapter, once a process.
 
     Layers are fused when an adapter is first written into them: before that no row has one. vLLM

@@ -29,7 +29,7 @@ def norm(x: torch.Tensor, weight: torch.Tensor, *, epsilon: float) -> torch.Tens
 
 
 @cache
-def mend_cpu_norm() -> None:
+def fix_cpu_norm() -> None:
     """Replace what a norm of vLLM does on a CPU with bf16, once a process."""
     if not current_platform.is_cpu():
         return

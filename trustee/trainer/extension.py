@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from trustee.algorithm.batch import Batch, collate, share_out
 from trustee.algorithm.learner import (
-    Checkpointing,
+    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MemoryReport,
@@ -37,12 +37,12 @@ from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token
 from trustee.runs.adapters import BASE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer import follow_parent
 from trustee.trainer.activation_checkpointing import set_checkpointing
-from trustee.trainer.cpu_lora import mend_cpu_lora
+from trustee.trainer.cpu_lora import fix_cpu_lora
 from trustee.trainer.memory import Heap, cap_memory, ran_out
 from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
 from trustee.trainer.quantised_cache import write_cache
 from trustee.trainer.reference import keep_reference, swapped
-from trustee.trainer.shared_model import adopt_model
+from trustee.trainer.shared_model import share_model
 from trustee.trainer.shared_weights import (
     held_adapters,
     install_adapter,
@@ -70,14 +70,14 @@ class TrainerExtension:
     def trustee_build(self, request: bytes) -> dict[str, Any]:
         """Build model, adapter and optimiser; give figures about them."""
         follow_parent()
-        mend_cpu_lora()
+        fix_cpu_lora()
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
         self.trustee_spec = spec
         self.trustee_base = fingerprint_base(Path(spec.folder))
         self.trustee_block = CPU_BLOCK if self.device.type == "cpu" else 0
-        self.trustee_model = adopt_model(self, spec.folder, rank=spec.rank)
-        self.trustee_adjust(spec.checkpointing)
+        self.trustee_model = share_model(self, spec.folder, rank=spec.rank)
+        self.trustee_adjust(spec.activation_checkpointing)
         tile_mlp(self.trustee_model, spec.mlp_tile)
         tile_norms(self.trustee_model, spec.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
@@ -114,7 +114,7 @@ class TrainerExtension:
         self.trustee_accumulate(MicroRequest(samples=samples, loss=LossConfig(), normaliser=1.0))
         self.trustee_opt.zero_grad(set_to_none=True)
 
-    def trustee_adjust(self, mode: Checkpointing) -> None:
+    def trustee_adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what is kept of a layer for the backward pass."""
         self.trustee_mode = mode
         set_checkpointing(self.trustee_model, mode=mode)
@@ -327,7 +327,7 @@ class TrainerExtension:
         whole["state"] = unflatten_state(tensors, numbers)
         self.trustee_opt.load_state_dict(whole)
 
-    def trustee_adopt(self, folder: str) -> None:
+    def trustee_load_adapter(self, folder: str) -> None:
         """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
         self.trustee_take(folder)
         self.trustee_opt = make_optimizer(self.trustee_spec, self.trustee_params)

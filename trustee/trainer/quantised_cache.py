@@ -48,7 +48,7 @@ READERS = 4
 """Files hashed at once."""
 SAMPLES = 64
 """Places of a weight file whose bytes enter the key."""
-SAMPLE_BYTES = 1 << 12
+KEY_SAMPLE_BYTES = 1 << 12
 
 DTYPES = {
     torch.float32: "F32",
@@ -58,7 +58,7 @@ DTYPES = {
 }
 """Names of the safetensors format."""
 
-Tensors = list[tuple[str, torch.Tensor]]
+NamedTensors = list[tuple[str, torch.Tensor]]
 
 
 class CachedFile(Record, frozen=True):
@@ -69,7 +69,7 @@ class CachedFile(Record, frozen=True):
     sha256: str
 
 
-class Manifest(Record, frozen=True):
+class CacheManifest(Record, frozen=True):
     """What a cache holds."""
 
     key: str
@@ -130,7 +130,7 @@ def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
     if not os.path.exists(place):
         return BaseCache(place=place, origin=origin)
     try:
-        fault = find_fault(place, key=key)
+        fault = find_damage(place, key=key)
     except OSError as error:
         fault = str(error)
     if fault:
@@ -166,15 +166,15 @@ def cache_key(folder: Path, *, quantiser: str) -> str:
 def sample_file(path: Path) -> str:
     """Hash bytes at evenly spaced places of a file."""
     digest = hashlib.sha256()
-    step = max(path.stat().st_size // SAMPLES, SAMPLE_BYTES)
+    step = max(path.stat().st_size // SAMPLES, KEY_SAMPLE_BYTES)
     with path.open("rb") as file:
         for at in range(0, path.stat().st_size, step):
             file.seek(at)
-            digest.update(file.read(SAMPLE_BYTES))
+            digest.update(file.read(KEY_SAMPLE_BYTES))
     return digest.hexdigest()
 
 
-def find_fault(place: Path, *, key: str) -> str:
+def find_damage(place: Path, *, key: str) -> str:
     """Say why a cache cannot be used; nothing where it can. Every byte is read once."""
     try:
         manifest = read_manifest(place)
@@ -199,9 +199,9 @@ def find_fault(place: Path, *, key: str) -> str:
     return f"changed since it was written: {', '.join(changed)}" if changed else ""
 
 
-def read_manifest(place: Path) -> Manifest:
+def read_manifest(place: Path) -> CacheManifest:
     """Read what a cache says about itself."""
-    return msgspec.json.decode((place / MANIFEST).read_bytes(), type=Manifest)
+    return msgspec.json.decode((place / MANIFEST).read_bytes(), type=CacheManifest)
 
 
 def hash_file(path: Path) -> str:
@@ -292,23 +292,23 @@ def leave_room(folder: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{free} bytes are free, {size} are needed", str(folder))
 
 
-def fill_folder(folder: Path, groups: Iterable[Tensors], *, key: str, origin: str) -> None:
+def fill_folder(folder: Path, groups: Iterable[NamedTensors], *, key: str, origin: str) -> None:
     """Write a file for each group, then the manifest, all synced."""
     files = [
-        write_file(folder / f"base-{number:05d}.safetensors", group)
+        write_cache_file(folder / f"base-{number:05d}.safetensors", group)
         for number, group in enumerate(groups)
     ]
     sync_folder(folder)
     with (folder / MANIFEST).open("wb") as file:
-        file.write(msgspec.json.encode(Manifest(key=key, origin=origin, files=tuple(files))))
+        file.write(msgspec.json.encode(CacheManifest(key=key, origin=origin, files=tuple(files))))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
 
 
-def group_tensors(tensors: Tensors, *, limit: int) -> Iterator[Tensors]:
+def group_tensors(tensors: NamedTensors, *, limit: int) -> Iterator[NamedTensors]:
     """Cut a list into runs of at most `limit` bytes, or of one tensor."""
-    group: Tensors = []
+    group: NamedTensors = []
     size = 0
     for name, tensor in tensors:
         if group and size + tensor.nbytes > limit:
@@ -320,7 +320,7 @@ def group_tensors(tensors: Tensors, *, limit: int) -> Iterator[Tensors]:
         yield group
 
 
-def write_file(path: Path, tensors: Tensors) -> CachedFile:
+def write_cache_file(path: Path, tensors: NamedTensors) -> CachedFile:
     """Write a safetensors file piece by piece, hashing what goes by.
 
     The library would hold the whole file in host memory.

@@ -47,11 +47,11 @@ def keep_input_types(model: torch.nn.Module) -> None:
             module.cast_input_dtype_enabled = False
 
 
-def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
+def _share_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     """Make a linear layer over a shard of the engine's weight."""
     if isinstance(shard, tuple):
         packed, state = shard
-        return _adopt_nf4(packed, state, bias=bias)
+        return _share_nf4(packed, state, bias=bias)
     layer = torch.nn.Linear(0, 0, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(shard, requires_grad=False)
     layer.out_features, layer.in_features = shard.shape
@@ -60,7 +60,7 @@ def _adopt_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     return layer
 
 
-def _adopt_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -> torch.nn.Module:
+def _share_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -> torch.nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     layer: Any = Linear4bit(
@@ -101,7 +101,7 @@ def _share(module: Any, source: torch.Tensor) -> None:
     module.weight = torch.nn.Parameter(source.data, requires_grad=False)
 
 
-def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
+def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
     """Build the trainable model over the engine's weights.
 
     Args:
@@ -124,7 +124,7 @@ def adopt_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
                 source = getattr(getattr(theirs, block), fused)
                 shards, biases = shards_of(source), bias_shards_of(source)
                 for part, shard, bias in zip(parts, shards, biases, strict=True):
-                    setattr(getattr(ours, block), part, _adopt_linear(shard, bias))
+                    setattr(getattr(ours, block), part, _share_linear(shard, bias))
         for norm in ("input_layernorm", "post_attention_layernorm"):
             _share(getattr(ours, norm), getattr(theirs, norm).weight)
         for norm in ("q_norm", "k_norm"):

@@ -28,7 +28,7 @@ from trustee.trainer.activation_checkpointing import runs_again, same_autocast, 
 NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
 """Norms of a decoder layer; the last two are Qwen3's."""
 
-Rows = Callable[[Tensor], Tensor]
+RowwiseFunction = Callable[[Tensor], Tensor]
 
 
 def tile_mlp(model: torch.nn.Module, positions: int) -> None:
@@ -79,7 +79,7 @@ def _tile(
 
 def _run_tiled(module: torch.nn.Module, positions: int, unused_again: bool, x: Tensor) -> Tensor:
     """Run a module over `x` [B, L, ...]."""
-    plain: Rows = partial(type(module).forward, module)
+    plain: RowwiseFunction = partial(type(module).forward, module)
     rows = x.flatten(0, 1)
     if len(rows) <= positions:
         return plain(x)
@@ -91,7 +91,7 @@ def _run_tiled(module: torch.nn.Module, positions: int, unused_again: bool, x: T
     return out.view(*x.shape[:2], *out.shape[1:])
 
 
-def _sweep(plain: Rows, rows: Tensor, positions: int) -> Tensor:
+def _sweep(plain: RowwiseFunction, rows: Tensor, positions: int) -> Tensor:
     whole: Tensor | None = None
     for at in range(0, len(rows), positions):
         tile = plain(rows[at : at + positions])
@@ -107,7 +107,12 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plain: Rows, positions: int, unused_again: bool, rows: Tensor, *params: Tensor
+        ctx: Any,
+        plain: RowwiseFunction,
+        positions: int,
+        unused_again: bool,
+        rows: Tensor,
+        *params: Tensor,
     ) -> Tensor:
         """Run every tile without a graph; run none where the values go unused."""
         ctx.plain, ctx.positions = plain, positions

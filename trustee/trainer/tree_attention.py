@@ -25,14 +25,14 @@ from transformers import AttentionInterface
 
 from trustee.algorithm.batch import Attention
 
-NAME = "prefix_tree"
+ATTENTION_NAME = "prefix_tree"
 
 
 @cache
 def register_tree_attention() -> str:
     """Make the attention known to transformers, once a process; give its name."""
-    AttentionInterface.register(NAME, attend_tree)
-    return NAME
+    AttentionInterface.register(ATTENTION_NAME, attend_tree)
+    return ATTENTION_NAME
 
 
 def attend_tree(

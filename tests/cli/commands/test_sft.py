@@ -13,7 +13,7 @@ from scripts import perfect
 from trustee.sft.demonstrations import Demonstration
 from trustee.types import Message
 
-FEW = ("imitate.epochs=1", "imitate.demonstrations=2", "imitate.held_out=0")
+FEW = ("sft.epochs=1", "sft.demonstrations=2", "sft.held_out=0")
 CHANGES = [*ROOMY, *(word for change in FEW for word in ("--set", change))]
 ROWS = [
     Demonstration(

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blueprints import make_blueprint, make_row
-from trustee.environments.executable.blueprint import State
+from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import (
     Loaded,
-    Refused,
+    RefusedBlueprint,
     check_blueprint,
     read_blueprints,
     read_states,
-    show_refused,
+    show_refused_blueprints,
     write_blueprint,
 )
 from trustee.errors import InputError
@@ -209,7 +209,7 @@ def test_row_in_mid_episode_is_a_state(tmp_path: Path) -> None:
 
 def test_states_are_read(tmp_path: Path) -> None:
     """Lines of states and published rows are both states, of environments that are known."""
-    state = State(
+    state = TurnState(
         blueprint=GOOD.id,
         messages=(Message(role="user", content="?"),),
         unsolved={"read_label": ("400",)},
@@ -244,7 +244,7 @@ def test_packed_environments_are_those_of_the_tests() -> None:
 
 def test_reasons_are_shown() -> None:
     """A few reasons are shown whole."""
-    assert "a:1: x" == show_refused([Refused(row="a:1", reason="x")])
+    assert "a:1: x" == show_refused_blueprints([RefusedBlueprint(row="a:1", reason="x")])
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,14 +18,18 @@ from plain_sandbox import PlainSandbox
 from scripts import MALFORMED, Policy, make_simulator, write_calls
 from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
-from trustee.environments.executable.blueprint import Blueprint, State
+from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
-from trustee.environments.executable.environment import Executable, ExecutableEnvironment, is_kept
+from trustee.environments.executable.environment import (
+    Executable,
+    ExecutableEnvironment,
+    is_held_out,
+)
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.rollout import Limits, play_episode
-from trustee.sandbox.calls import NoSandbox, Outcome, Sandbox, SandboxConfig
+from trustee.sandbox.calls import CallResult, NoSandbox, Sandbox, SandboxConfig
 from trustee.sandbox.host import ProcessSandbox
 from trustee.types import BadCall, Group, Message, Stop, Task, ToolCall, Trajectory
 
@@ -63,9 +67,9 @@ class Stage:
     ) -> list[Task]:
         """Write tasks."""
         source = self.world.source(seed=seed, held_out=held_out)
-        drafts = [source.draw() for _ in range(skip + count)][skip:]
+        specs = [source.draw() for _ in range(skip + count)][skip:]
         services = self.services(random.Random(0))
-        return [await source.write(draft, services) for draft in drafts if draft is not None]
+        return [await source.write(spec, services) for spec in specs if spec is not None]
 
     async def task(self, **changes: Any) -> Task:
         """Write one task of an environment of its own, not of the world's files."""
@@ -147,10 +151,10 @@ async def test_notes_tell_readers_what_happened(folder: Path) -> None:
         "f1": 1.0,
         "answered": True,
         "success": True,
-        "blame": None,
+        "failed_by": None,
         "called": [
-            {"id": "0/0/0/0", "name": "find_thing", "brought": place, **line},
-            {"id": "0/0/1/0", "name": "read_label", "brought": label, **line},
+            {"id": "0/0/0/0", "name": "find_thing", "solved": place, **line},
+            {"id": "0/0/1/0", "name": "read_label", "solved": label, **line},
         ],
     }
 
@@ -176,7 +180,7 @@ async def test_rewards_of_lesser_episodes(
     played = await stage.play((await stage.tasks(1))[0])
     assert reward == pytest.approx(played.reward, abs=1e-12)
     assert (calls, solved, False) == tuple(played.notes[k] for k in ("calls", "solved", "success"))
-    assert "policy" == played.notes["blame"]
+    assert "policy" == played.notes["failed_by"]
     assert 1 == stage.sandbox.returned
 
 
@@ -204,8 +208,8 @@ async def test_policy_never_sees_what_pays(folder: Path) -> None:
     stage = Stage(Executable(path=str(folder)))
     for task in await stage.tasks(6):
         seen = msgspec.json.encode((task.messages, task.tools)).decode()
-        owed = [answer for own in task.hidden["unsolved"].values() for answer in own]
-        assert [] == [answer for answer in (*owed, task.hidden["answer"]) if answer in seen]
+        unsolved = [answer for own in task.hidden["unsolved"].values() for answer in own]
+        assert [] == [answer for answer in (*unsolved, task.hidden["answer"]) if answer in seen]
 
 
 async def test_calls_are_answered_in_order_and_readably(folder: Path) -> None:
@@ -278,8 +282,8 @@ async def test_breach_is_blamed_on_the_tool(folder: Path, monkeypatch: pytest.Mo
     """A call that broke a limit is an answer, and the notes say whose fault it was."""
     stage = Stage(Executable(path=str(folder)))
 
-    async def breach(self: object, name: str, arguments: object) -> Outcome:
-        return Outcome(text=f"{name} took more than 5 s", ok=False, breach="time")
+    async def breach(self: object, name: str, arguments: object) -> CallResult:
+        return CallResult(text=f"{name} took more than 5 s", ok=False, breach="time")
 
     monkeypatch.setattr("plain_sandbox.PlainWorker.call", breach)
     environment = await stage.enter((await stage.tasks(1))[0])
@@ -288,7 +292,7 @@ async def test_breach_is_blamed_on_the_tool(folder: Path, monkeypatch: pytest.Mo
     )
     assert '{"error": "repeat took more than 5 s"}' == reply.messages[0].content
     notes = (await environment.score((), Stop.TURNS)).notes
-    assert ("tool", "time") == (notes["blame"], notes["called"][0]["breach"])
+    assert ("tool", "time") == (notes["failed_by"], notes["called"][0]["breach"])
     await environment.aclose()
 
 
@@ -300,7 +304,7 @@ async def test_held_out_environments_are_none_of_training(folder: Path) -> None:
     names = [{task.hidden["blueprint"] for task in tasks} for tasks in (kept, trained)]
     assert set() == names[0] & names[1]
     assert {f"keys-{number}" for number in range(COUNT)} == names[0] | names[1]
-    assert {name for name in names[0] | names[1] if is_kept(name, one_in=4)} == names[0]
+    assert {name for name in names[0] | names[1] if is_held_out(name, one_in=4)} == names[0]
     assert len(names[0]) == len(kept), "each that is kept is drawn once"
     assert 2 * COUNT == len({task.id for task in trained})
 
@@ -348,7 +352,7 @@ def test_half_that_is_missing_is_named(folder: Path) -> None:
 
 
 async def test_observe_gives_means(folder: Path) -> None:
-    """The figures of a step are means over its sound episodes; without any there are none."""
+    """The figures of a step are means over its valid episodes; without any there are none."""
     stage = Stage(Executable(path=str(folder)))
     source = stage.world.source(seed=0)
     (task,) = await stage.tasks(1)
@@ -463,7 +467,7 @@ async def test_one_turn_from_each_state(folder: Path, tmp_path: Path) -> None:
     states, blueprints = await collect(folder, tmp_path)
     world = Executable(path=str(folder), unit="turn", states=states, reserve_one_in=4)
     stage = Stage(world)
-    trained = {name for name in blueprints if not is_kept(name, one_in=4)}
+    trained = {name for name in blueprints if not is_held_out(name, one_in=4)}
     tasks = await stage.tasks(3 * len(trained))
     assert trained == {task.hidden["blueprint"] for task in tasks}
     for task in tasks:
@@ -526,7 +530,7 @@ async def test_states_of_an_episode(folder: Path) -> None:
     )
     assert {"find_thing": (), "read_label": blueprint.unsolved["read_label"]} == second.unsolved
     assert (
-        State(
+        TurnState(
             blueprint=blueprint.id,
             messages=(*second.messages, played.turns[1].message, *played.turns[1].replies),
             unsolved={"find_thing": (), "read_label": ()},

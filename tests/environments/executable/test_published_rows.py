@@ -10,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blueprints import make_blueprint, make_row
-from trustee.environments.executable.blueprint import State
-from trustee.environments.executable.published_rows import KEYS, is_published, read_row
+from trustee.environments.executable.blueprint import TurnState
+from trustee.environments.executable.published_rows import (
+    ROW_KEYS,
+    is_published,
+    read_published_row,
+)
 from trustee.errors import InputError
 from trustee.types import Message, ToolCall
 
@@ -21,7 +25,7 @@ PROMPT = f"Use tools.\nQuestion: {GOOD.question}"
 
 def test_row_is_read_as_environment_and_state() -> None:
     """Question, tools, sources and what is owed come from the row; the prompt is kept as it was."""
-    blueprint, state = read_row(make_row(GOOD), source="file:1")
+    blueprint, state = read_published_row(make_row(GOOD), source="file:1")
     assert (GOOD.question, GOOD.scenario, GOOD.sources, GOOD.unsolved, GOOD.answer) == (
         blueprint.question,
         blueprint.scenario,
@@ -31,7 +35,7 @@ def test_row_is_read_as_environment_and_state() -> None:
     )
     assert [tool.schema for tool in GOOD.tools] == [tool.schema for tool in blueprint.tools]
     assert {"prompt": PROMPT, "row": "file:1", "split": "train"} == blueprint.provenance
-    assert state == State(
+    assert state == TurnState(
         blueprint=blueprint.id,
         messages=(Message(role="user", content=PROMPT),),
         unsolved=GOOD.unsolved,
@@ -41,11 +45,11 @@ def test_row_is_read_as_environment_and_state() -> None:
 
 def test_id_depends_on_question_and_sources_alone() -> None:
     """Rows of one environment share an id, others have another."""
-    first = read_row(make_row(GOOD), source="a")[0].id
+    first = read_published_row(make_row(GOOD), source="a")[0].id
     later = make_row(GOOD, unsolved_set="{}", solve_rate=1.0)
     later["messages"] = [*later["messages"], {"role": "assistant", "content": "ok"}]
-    assert first == read_row(later, source="b")[0].id
-    assert first != read_row(make_row(make_blueprint(1)), source="a")[0].id
+    assert first == read_published_row(later, source="b")[0].id
+    assert first != read_published_row(make_row(make_blueprint(1)), source="a")[0].id
     assert first.startswith("multi_hop-")
 
 
@@ -53,7 +57,7 @@ def test_values_may_stand_as_json() -> None:
     """Whoever has parsed the texts already need not write them again."""
     row = make_row(GOOD)
     parsed = {key: json.loads(row[key]) for key in ("tools", "codes", "unsolved_set")}
-    assert read_row(row, source="a") == read_row(row | parsed, source="a")
+    assert read_published_row(row, source="a") == read_published_row(row | parsed, source="a")
 
 
 def test_messages_with_calls() -> None:
@@ -68,7 +72,7 @@ def test_messages_with_calls() -> None:
         {"role": "assistant", "content": None, "tool_calls": calls},
         {"role": "tool", "content": "box aa", "tool_call_id": "1"},
     ]
-    _, state = read_row(row, source="a")
+    _, state = read_published_row(row, source="a")
     call = ToolCall(id="1", name="find_thing", arguments=arguments)
     assert state.messages[1:] == (
         Message(role="assistant", calls=(call, call)),
@@ -103,21 +107,21 @@ def test_messages_with_calls() -> None:
 def test_broken_rows(changes: dict[str, Any], reason: str) -> None:
     """The key and what is wrong with it are named."""
     with pytest.raises(InputError, match=reason):
-        read_row(make_row(GOOD, **changes), source="a")
+        read_published_row(make_row(GOOD, **changes), source="a")
 
 
-@pytest.mark.parametrize("key", sorted(KEYS))
+@pytest.mark.parametrize("key", sorted(ROW_KEYS))
 def test_missing_keys(key: str) -> None:
     """A row that lacks a key is refused by its name."""
     row = make_row(GOOD)
     del row[key]
     with pytest.raises(InputError, match=f"{key} missing"):
-        read_row(row, source="a")
+        read_published_row(row, source="a")
 
 
 def test_answer_may_be_missing() -> None:
     """Without an answer the environment has the empty one, which nothing tells."""
-    assert "" == read_row(make_row(GOOD, answer=None), source="a")[0].answer
+    assert "" == read_published_row(make_row(GOOD, answer=None), source="a")[0].answer
 
 
 def test_published_rows_are_known_by_their_keys() -> None:
@@ -142,7 +146,7 @@ def test_any_value_is_read_or_refused(key: str, value: Any) -> None:
     """Whatever stands under a key, the only error is one that tells the user."""
     reason = "read"
     try:
-        read_row(make_row(GOOD, **{key: value}), source="a")
+        read_published_row(make_row(GOOD, **{key: value}), source="a")
     except InputError as error:
         reason = str(error)
     assert reason

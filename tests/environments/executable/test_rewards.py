@@ -14,16 +14,16 @@ from plain_sandbox import PlainWorker
 from trustee.environments.executable.rewards import (
     Match,
     Observation,
-    Solved,
+    SolveRates,
     Variant,
-    brings,
-    count_owed,
-    holds,
+    count_unsolved,
+    holds_as_published,
     is_right,
     match,
     pay_episode,
     pay_turn,
     solve,
+    solves,
     tells,
 )
 from trustee.rendering.call_parser import CallFormat, parse_message
@@ -74,12 +74,12 @@ async def observe(message: Message) -> list[Observation]:
 async def test_turns_are_paid_as_ftrl_pays_them(case: dict[str, Any], variant: Variant) -> None:
     """Every recorded response gets FTRL's reward under each of its four formulas."""
     message = parse_message(case["response"], CallFormat.HERMES, call_prefix="")
-    owed = {name: tuple(own) for name, own in case["unsolved_set"].items()}
-    left, brought = owed, 0
+    unsolved = {name: tuple(own) for name, own in case["unsolved_set"].items()}
+    left, solved = unsolved, 0
     for observation in await observe(message):
         matched = match(observation, left, published=True)
-        left, brought = matched.owed, brought + (matched.found is not None)
-    paid = pay_turn(message, brought, owed, case["answer"], variant=variant, published=True)
+        left, solved = matched.unsolved, solved + (matched.found is not None)
+    paid = pay_turn(message, solved, unsolved, case["answer"], variant=variant, published=True)
     assert case[VARIANTS[variant]] == paid
 
 
@@ -94,7 +94,7 @@ def test_answers_are_found_where_ftrl_finds_them(row: dict[str, Any]) -> None:
     """Every recorded comparison comes out as recorded."""
     given = row["predict"]
     text = json.dumps(given, ensure_ascii=False) if isinstance(given, dict | list) else str(given)
-    assert row["result"] is holds(text, row["golden"])
+    assert row["result"] is holds_as_published(text, row["golden"])
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_published_mode_keeps_the_holes_and_the_default_closes_them() -> None:
         (saw("17"), "7"),
         (saw("anything"), ""),
     ]
-    assert [True] * 5 == [brings(seen, answer, published=True) for seen, answer in holes]
-    assert [False] * 5 == [brings(seen, answer) for seen, answer in holes]
+    assert [True] * 5 == [solves(seen, answer, published=True) for seen, answer in holes]
+    assert [False] * 5 == [solves(seen, answer) for seen, answer in holes]
 
 
 @pytest.mark.parametrize(
@@ -156,32 +156,32 @@ def test_published_mode_keeps_the_holes_and_the_default_closes_them() -> None:
 )
 def test_what_the_arguments_do_not_tell_counts(seen: Observation, answer: str) -> None:
     """A flag, one part of two, a parameter's name and another number are no echo."""
-    assert brings(seen, answer)
+    assert solves(seen, answer)
 
 
 def test_one_call_brings_at_most_one() -> None:
     """The first sub-answer of the tool is removed; other tools and equal ones keep theirs."""
-    owed = {"find": ("7", "9", "7"), "other": ("7",)}
-    first = match(saw("7 and 9"), owed)
-    assert Match(found="7", owed={"find": ("9", "7"), "other": ("7",)}) == first
-    second = match(saw("7 and 9"), first.owed)
-    assert Match(found="9", owed={"find": ("7",), "other": ("7",)}) == second
-    assert Match(found=None, owed=second.owed) == match(saw("nothing"), second.owed)
+    unsolved = {"find": ("7", "9", "7"), "other": ("7",)}
+    first = match(saw("7 and 9"), unsolved)
+    assert Match(found="7", unsolved={"find": ("9", "7"), "other": ("7",)}) == first
+    second = match(saw("7 and 9"), first.unsolved)
+    assert Match(found="9", unsolved={"find": ("7",), "other": ("7",)}) == second
+    assert Match(found=None, unsolved=second.unsolved) == match(saw("nothing"), second.unsolved)
     assert match(saw("7"), {}).found is None
 
 
 def test_default_rewards_by_hand() -> None:
     """Calls, silence, unreadable calls and answers pay what the docstrings say."""
-    owed = {"find": ("7", "9", "4")}
+    unsolved = {"find": ("7", "9", "4")}
     assert [1.0, 0.8, 2 / 3, 0.0] == [
-        pay_turn(made(p), q, owed, "7") for p, q in ((3, 3), (3, 2), (2, 1), (2, 0))
+        pay_turn(made(p), q, unsolved, "7") for p, q in ((3, 3), (3, 2), (2, 1), (2, 0))
     ]
-    assert [1.0, 0.5] == [pay_turn(made(2), q, owed, None, variant="precision") for q in (2, 1)]
-    assert 1 / 3 == pay_turn(made(2), 1, owed, None, variant="recall")
-    assert 4 / 6 == pay_turn(made(2), 2, owed, None, variant="product")
-    assert 1 / 2 == pay_turn(made(1, bad=2), 1, owed, None)
+    assert [1.0, 0.5] == [pay_turn(made(2), q, unsolved, None, variant="precision") for q in (2, 1)]
+    assert 1 / 3 == pay_turn(made(2), 1, unsolved, None, variant="recall")
+    assert 4 / 6 == pay_turn(made(2), 2, unsolved, None, variant="product")
+    assert 1 / 2 == pay_turn(made(1, bad=2), 1, unsolved, None)
     assert [-0.5, -0.3, -0.3, 0.25, 0.0] == [
-        pay_turn(message, 0, owed, "17")
+        pay_turn(message, 0, unsolved, "17")
         for message in (say(""), made(0, bad=1), say("x </tool_call>"), say("17."), say("it is 7"))
     ]
     assert [1.0, 0.5] == [pay_turn(say(text), 0, {"find": ()}, "17") for text in ("17", "18")]
@@ -193,13 +193,13 @@ def test_default_never_pays_more_than_one(data: st.DataObject) -> None:
     """Whatever was called and brought, and under every formula; FTRL's goes beyond."""
     owing = data.draw(st.integers(0, 12))
     calls = data.draw(st.integers(1, 30))
-    brought = data.draw(st.integers(0, min(owing, calls)))
-    owed = {"find": tuple("x" * owing)}
+    solved = data.draw(st.integers(0, min(owing, calls)))
+    unsolved = {"find": tuple("x" * owing)}
     for variant in VARIANTS:
-        paid = pay_turn(made(calls), brought, owed, None, variant=variant)
+        paid = pay_turn(made(calls), solved, unsolved, None, variant=variant)
         assert 0 <= paid <= 1
-        if brought:
-            assert paid >= pay_turn(made(calls + 1), brought, owed, None, variant=variant)
+        if solved:
+            assert paid >= pay_turn(made(calls + 1), solved, unsolved, None, variant=variant)
     assert 4 / 3 == pay_turn(made(2), 2, {"find": ("7", "9")}, None, published=True)
 
 
@@ -212,20 +212,22 @@ def test_default_never_pays_more_than_one(data: st.DataObject) -> None:
     st.booleans(),
 )
 def test_matching_never_owes_more(
-    owed: dict[str, list[str]], calls: list[tuple[str, str]], published: bool
+    unsolved: dict[str, list[str]], calls: list[tuple[str, str]], published: bool
 ) -> None:
     """Each match removes exactly what it found, from the called tool alone."""
-    left = {name: tuple(own) for name, own in owed.items()}
+    left = {name: tuple(own) for name, own in unsolved.items()}
     for name, text in calls:
         seen = Observation(name=name, arguments={}, text=text, ok=True)
         matched = match(seen, left, published=published)
-        assert count_owed(left) - (matched.found is not None) == count_owed(matched.owed)
+        assert count_unsolved(left) - (matched.found is not None) == count_unsolved(
+            matched.unsolved
+        )
         if matched.found is not None:
             assert matched.found in left[name]
         assert {k: v for k, v in left.items() if k != name} == {
-            k: v for k, v in matched.owed.items() if k != name
+            k: v for k, v in matched.unsolved.items() if k != name
         }
-        left = matched.owed
+        left = matched.unsolved
 
 
 @settings(max_examples=80, deadline=None)
@@ -239,7 +241,7 @@ def test_what_is_told_in_words_is_there_for_ftrl_too(text: str, word: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("message", "brought", "calls", "expected"),
+    ("message", "solved", "calls", "expected"),
     [
         (say("it is 17"), 2, 2, {"calls": 0.5, "answer": 0.5}),
         (say("no idea"), 2, 2, {"calls": 0.5, "answer": 0.0}),
@@ -250,10 +252,10 @@ def test_what_is_told_in_words_is_there_for_ftrl_too(text: str, word: str) -> No
     ],
 )
 def test_episodes_by_hand(
-    message: Message | None, brought: int, calls: int, expected: dict[str, float]
+    message: Message | None, solved: int, calls: int, expected: dict[str, float]
 ) -> None:
     """Half of F1 is for the calls, half for the right answer at the end."""
-    assert expected == pay_episode(message, brought=brought, readable=calls, needed=2, answer="17")
+    assert expected == pay_episode(message, solved=solved, readable=calls, needed=2, answer="17")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_episodes_without_a_readable_call(
     message: Message | None, unreadable: int, expected: float
 ) -> None:
     """An answer out of the head pays nothing, silence and unreadable calls cost."""
-    paid = pay_episode(message, brought=0, readable=0, unreadable=unreadable, needed=2, answer="17")
+    paid = pay_episode(message, solved=0, readable=0, unreadable=unreadable, needed=2, answer="17")
     assert expected == sum(paid.values())
 
 
@@ -276,7 +278,7 @@ def test_episode_variants(variant: Variant, expected: float) -> None:
     """Other variants put another share in the place of F1."""
     paid = pay_episode(
         say("17"),
-        brought=1,
+        solved=1,
         readable=2,
         unreadable=1,
         needed=2,
@@ -288,9 +290,9 @@ def test_episode_variants(variant: Variant, expected: float) -> None:
 
 def test_figures_of_an_episode() -> None:
     """Solve-P is 1 without a call, as in FTRL's evaluation."""
-    assert Solved(precision=1.0, recall=0.0, f1=0.0) == solve(brought=0, calls=0, needed=3)
-    assert Solved(precision=0.5, recall=1.0, f1=2 / 3) == solve(brought=1, calls=2, needed=1)
-    assert Solved(precision=1.0, recall=1.0, f1=1.0) == solve(brought=0, calls=0, needed=0)
+    assert SolveRates(precision=1.0, recall=0.0, f1=0.0) == solve(solved=0, calls=0, needed=3)
+    assert SolveRates(precision=0.5, recall=1.0, f1=2 / 3) == solve(solved=1, calls=2, needed=1)
+    assert SolveRates(precision=1.0, recall=1.0, f1=1.0) == solve(solved=0, calls=0, needed=0)
 
 
 def test_right_answers() -> None:

@@ -15,17 +15,21 @@ from trustee.engine.scripted import Request, ScriptedEngine
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
-from trustee.environments.simulated.environment import Hidden, Simulated, SimulatedEnvironment
+from trustee.environments.simulated.environment import (
+    HiddenSimulated,
+    Simulated,
+    SimulatedEnvironment,
+)
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.splits import is_reserved
 from trustee.errors import SimulatorError
 from trustee.types import (
     BadCall,
-    Blame,
     Completion,
     ExpectedCall,
     Group,
     Message,
+    Role,
     Stop,
     Task,
     ToolCall,
@@ -44,7 +48,7 @@ Answer = Callable[[Request], dict[str, Any]]
 
 def make_task(*, strictness: int = 5) -> Task:
     """Make the task of setting the lamp and reading the fan."""
-    hidden = Hidden(
+    hidden = HiddenSimulated(
         intent="set lamp hall level 7 ; read fan attic",
         persona="expert",
         expected_calls=(
@@ -150,7 +154,7 @@ async def test_read_that_always_changes_the_state_is_the_tools_fault() -> None:
     stage = Stage(tool=lambda request: {"result": {}, "changes": {"lamp hall": 9}})
     with pytest.raises(SimulatorError) as caught:
         await stage.call("read_lamp", room="hall")
-    assert (Blame.TOOL, {}) == (caught.value.blame, stage.environment.state)
+    assert (Role.TOOL, {}) == (caught.value.source, stage.environment.state)
     assert 2 == stage.asked("tool")
 
 
@@ -255,12 +259,12 @@ async def test_user_ends_the_dialogue() -> None:
 
 
 async def test_unusable_judge_spoils_the_episode() -> None:
-    """A judge without a verdict is a spoiled episode and never a reward."""
+    """A judge without a verdict is a failed episode and never a reward."""
     stage = Stage(judge=lambda request: {"evidence": 1})
     await stage.call("set_lamp", room="hall", level=7)
     with pytest.raises(SimulatorError) as caught:
         await stage.score()
-    assert Blame.JUDGE is caught.value.blame
+    assert Role.JUDGE is caught.value.source
 
 
 async def test_training_never_offers_a_reserved_pair() -> None:
@@ -288,7 +292,7 @@ async def test_difficulty_follows_the_rewards(reward: float, expected: int) -> N
     played = Trajectory(
         id="0/0", task_id="t", turns=(), stop=Stop.DONE, rewards={"verdict": reward}
     )
-    spoiled = Trajectory(id="0/1", task_id="t", turns=(), stop=Stop.FAILED)
-    group = Group(id=0, version=0, task=None, trajectories=(played, played, spoiled))
+    failed = Trajectory(id="0/1", task_id="t", turns=(), stop=Stop.FAILED)
+    group = Group(id=0, version=0, task=None, trajectories=(played, played, failed))
     assert {"difficulty": expected} == source.observe([group])
     assert expected == source.draw().difficulty

@@ -25,7 +25,7 @@ from trustee.environments.trial.environment import (
     reference_calls,
 )
 from trustee.environments.trial.metrics import Label, Phase, TrialNotes
-from trustee.environments.trial.transforms.disguise import wear_call
+from trustee.environments.trial.transforms.disguise import to_shown_call
 from trustee.environments.trial.transforms.names import Opaque
 from trustee.environments.trial.transforms.supply import Break, Lookalikes
 from trustee.errors import InputError
@@ -73,9 +73,9 @@ def services(seed: int = 0) -> Services:
 async def write_task(world: Trial, *, seed: int = 0, held_out: bool = False) -> Task:
     """Write the first task of a source."""
     source = world.source(seed=seed, held_out=held_out)
-    draft = source.draw()
-    assert draft is not None
-    return await source.write(draft, services())
+    spec = source.draw()
+    assert spec is not None
+    return await source.write(spec, services())
 
 
 class Episode:
@@ -90,14 +90,15 @@ class Episode:
         self._calls = 0
         inner = world.inner
         (self.wanted,) = reference_calls(inner, self.hidden.inner)
-        worn = wear_call(self.hidden.chain, self.wanted)
-        assert worn is not None
-        self.right = worn
-        self.note = NOTE.format(worn.name)
+        shown_call = to_shown_call(self.hidden.chain, self.wanted)
+        assert shown_call is not None
+        self.right = shown_call
+        self.note = NOTE.format(shown_call.name)
         self.dead = tuple(
             tool.name
             for tool in task.tools
-            if tool.name.split("_")[:2] == worn.name.split("_")[:2] and tool.name != worn.name
+            if tool.name.split("_")[:2] == shown_call.name.split("_")[:2]
+            and tool.name != shown_call.name
         )
 
     async def say(self, text: str = "", *calls: ExpectedCall | BadCall) -> tuple[Message, ...]:
@@ -334,7 +335,7 @@ async def test_unread_and_unknown_calls_count_in_the_phase_they_were_made_in() -
     assert not (await other_episode.score()).notes["criteria"]["right_tools"]
 
 
-async def test_true_name_of_a_disguised_tool_is_unknown() -> None:
+async def test_true_name_of_a_perturbed_tool_is_unknown() -> None:
     """Whoever guesses the name beneath is told that there is no such tool."""
     episode = await begin(trial(transforms=(Opaque(),)))
     (answer,) = await episode.say("", episode.wanted)
@@ -384,9 +385,9 @@ async def test_unseen_categories_are_kept_for_evaluation(held_out: bool) -> None
     source = world.source(seed=0, held_out=held_out)
     seen = set()
     for _ in range(12):
-        draft = source.draw()
-        assert draft is not None
-        seen |= {tool.category for tool in (await source.write(draft, services())).tools}
+        spec = source.draw()
+        assert spec is not None
+        seen |= {tool.category for tool in (await source.write(spec, services())).tools}
     assert held_out == (seen == {"bank", "clinic"})
     assert held_out == bool(seen & {"bank", "clinic"})
 
@@ -491,7 +492,7 @@ async def test_observed_groups_give_the_figures_of_the_trial() -> None:
     assert {"difficulty"} < set(simulated.source(seed=0).observe([group]))
 
 
-async def test_disguised_task_is_told_in_true_names_to_the_inner_world() -> None:
+async def test_perturbed_task_is_told_in_true_names_to_the_inner_world() -> None:
     """The inner world's facts are about its own tools, whatever the policy calls them."""
     episode = await begin(trial(transforms=(Opaque(),)))
     await episode.say("", episode.right)

@@ -16,14 +16,14 @@ from trustee.environments.micro.tasks import draw_goal
 from trustee.environments.micro.world import TOOLS, MicroWorld
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.disguise import (
-    Disguise,
-    Face,
+    Perturbation,
     Recoding,
+    ToolAlias,
     prove_solvable,
     show_answer,
     shown_tools,
-    undo_call,
-    wear_call,
+    to_real_call,
+    to_shown_call,
 )
 from trustee.environments.trial.transforms.documents import (
     Describe,
@@ -33,7 +33,13 @@ from trustee.environments.trial.transforms.documents import (
 )
 from trustee.environments.trial.transforms.drawing import draw_chain
 from trustee.environments.trial.transforms.names import Opaque, Permute, is_reserved_name
-from trustee.environments.trial.transforms.supply import ANSWERS, SUFFIXES, Break, Lookalikes, Way
+from trustee.environments.trial.transforms.supply import (
+    BROKEN_ANSWERS,
+    SUFFIXES,
+    Break,
+    Lookalikes,
+    Way,
+)
 from trustee.types import ExpectedCall, Tool, ToolCall
 
 HOME = tuple(tool for tool in TOOLS if tool.category == "home")
@@ -69,8 +75,8 @@ def draw(
     *,
     seed: int = 0,
     held_out: bool = False,
-) -> Disguise:
-    """Draw one disguise."""
+) -> Perturbation:
+    """Draw one perturbation."""
     drawn = transform.draw(tools, random.Random(seed), reference=reference, held_out=held_out)
     assert drawn is not None
     return drawn
@@ -83,11 +89,11 @@ def call(name: str, **arguments: Any) -> ToolCall:
 
 def test_face_maps_names_and_values_of_a_call() -> None:
     """Shown names and values become those beneath, the rest passes."""
-    disguise = Disguise(
+    perturbation = Perturbation(
         kind="test",
         tools=(),
-        faces={
-            "f": Face(
+        aliases={
+            "f": ToolAlias(
                 inner="paint",
                 parameters={"p": "wall", "q": "color"},
                 values={
@@ -98,8 +104,8 @@ def test_face_maps_names_and_values_of_a_call() -> None:
         },
     )
     shown = call("f", p="north", q="BLU", coats=20)
-    assert ToolCall(id="c", name="paint", arguments=WALL.arguments) == disguise.undo(shown)
-    assert ExpectedCall(name="f", arguments=shown.arguments) == disguise.wear(WALL)
+    assert ToolCall(id="c", name="paint", arguments=WALL.arguments) == perturbation.to_real(shown)
+    assert ExpectedCall(name="f", arguments=shown.arguments) == perturbation.to_shown(WALL)
 
 
 @pytest.mark.parametrize(
@@ -115,11 +121,11 @@ def test_value_that_no_shown_one_is_gets_a_readable_error(
     arguments: dict[str, Any], expected: str
 ) -> None:
     """The error names the shown parameter, what is allowed and what was given."""
-    disguise = Disguise(
+    perturbation = Perturbation(
         kind="test",
         tools=(),
-        faces={
-            "f": Face(
+        aliases={
+            "f": ToolAlias(
                 inner="paint",
                 parameters={"q": "color"},
                 values={
@@ -129,7 +135,7 @@ def test_value_that_no_shown_one_is_gets_a_readable_error(
             )
         },
     )
-    answer = disguise.undo(call("f", **arguments))
+    answer = perturbation.to_real(call("f", **arguments))
     assert isinstance(answer, str)
     assert {"error": expected} == json.loads(answer)
 
@@ -155,37 +161,39 @@ def test_value_that_no_shown_one_is_gets_a_readable_error(
 )
 def test_errors_speak_of_shown_names_and_results_stay(beneath: str, expected: str) -> None:
     """A tool's own result is never touched; an error names what the policy knows."""
-    disguise = Disguise(
+    perturbation = Perturbation(
         kind="test",
         tools=(),
-        faces={"f": Face(inner="paint", parameters={"p": "wall"})},
+        aliases={"f": ToolAlias(inner="paint", parameters={"p": "wall"})},
     )
-    assert expected == disguise.show("f", beneath)
+    assert expected == perturbation.show("f", beneath)
 
 
 def test_opaque_names_are_new_and_shown_tools_are_sorted() -> None:
     """No old name is left in a tool's name, description or parameters."""
-    disguise = draw(Opaque(parameters=True), [PAINT, *HOME])
-    text = msgspec.json.encode([tool.schema for tool in disguise.tools]).decode()
+    perturbation = draw(Opaque(parameters=True), [PAINT, *HOME])
+    text = msgspec.json.encode([tool.schema for tool in perturbation.tools]).decode()
     assert [] == [
         name for name in ("set_lamp", '"wall"', '"color"', '"name":"paint"') if name in text
     ]
-    assert sorted(tool.name for tool in disguise.tools) == [tool.name for tool in disguise.tools]
-    assert len(HOME) + 1 == len({tool.name for tool in disguise.tools})
+    assert sorted(tool.name for tool in perturbation.tools) == [
+        tool.name for tool in perturbation.tools
+    ]
+    assert len(HOME) + 1 == len({tool.name for tool in perturbation.tools})
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_opaque_names_of_evaluation_are_never_trained(held_out: bool) -> None:
     """The two sides draw from names that are told apart by the name alone."""
-    disguise = draw(Opaque(), HOME, held_out=held_out)
-    assert {held_out} == {is_reserved_name(tool.name) for tool in disguise.tools}
+    perturbation = draw(Opaque(), HOME, held_out=held_out)
+    assert {held_out} == {is_reserved_name(tool.name) for tool in perturbation.tools}
 
 
 def test_permuted_tools_all_bear_another_name() -> None:
     """The names stay the same set, and no tool keeps its own."""
-    disguise = draw(Permute(), HOME)
-    assert {tool.name for tool in HOME} == set(disguise.faces)
-    assert [] == [name for name, face in disguise.faces.items() if face.inner == name]
+    perturbation = draw(Permute(), HOME)
+    assert {tool.name for tool in HOME} == set(perturbation.aliases)
+    assert [] == [name for name, alias in perturbation.aliases.items() if alias.inner == name]
     assert None is Permute().draw(HOME[:1], random.Random(0), reference=(), held_out=False)
 
 
@@ -214,18 +222,18 @@ def test_wrong_descriptions_are_those_of_others() -> None:
 
 def test_undocumented_parameter_is_missing_and_still_passes() -> None:
     """The shown schema has one required parameter less, and the call beneath has it."""
-    disguise = draw(Undocument(), [PAINT])
-    (shown,) = disguise.tools
+    perturbation = draw(Undocument(), [PAINT])
+    (shown,) = perturbation.tools
     (hidden,) = {"wall", "color", "coats"} - set(shown.parameters["properties"])
     assert [name for name in ("wall", "color") if name != hidden] == shown.parameters["required"]
-    assert None is prove_solvable([PAINT], [disguise], [WALL])
+    assert None is prove_solvable([PAINT], [perturbation], [WALL])
 
 
 def test_recoded_values_are_in_the_schema_and_bounds_move() -> None:
     """Codes are listed; a number's bounds are in its new unit; the description would betray it."""
-    disguise = draw(Recode(), [PAINT])
-    (shown,) = disguise.tools
-    factor = disguise.faces["paint"].values["coats"].factor
+    perturbation = draw(Recode(), [PAINT])
+    (shown,) = perturbation.tools
+    factor = perturbation.aliases["paint"].values["coats"].factor
     assert {
         "wall": {"type": "string", "description": "Which wall."},
         "color": {"type": "string", "enum": ["RED", "BLU"]},
@@ -256,13 +264,13 @@ def test_broken_tool_has_a_twin_that_works() -> None:
     reference = [ExpectedCall(name="read_lamp", arguments={"room": "hall"})]
     dead = set()
     for seed in range(8):
-        disguise = draw(Break(how="empty"), HOME, reference, seed=seed)
-        first, twin = (n for n, face in disguise.faces.items() if face.inner == "read_lamp")
+        perturbation = draw(Break(how="empty"), HOME, reference, seed=seed)
+        first, twin = (n for n, alias in perturbation.aliases.items() if alias.inner == "read_lamp")
         assert ("read_lamp", True) == (first, twin.removeprefix("read_lamp_") in SUFFIXES)
-        (name,) = (n for n in (first, twin) if disguise.faces[n].answer)
-        assert "{}" == disguise.undo(call(name, room="hall"))
+        (name,) = (n for n in (first, twin) if perturbation.aliases[n].answer)
+        assert "{}" == perturbation.to_real(call(name, room="hall"))
         dead.add(name == first)
-        assert None is prove_solvable(HOME, [disguise], reference)
+        assert None is prove_solvable(HOME, [perturbation], reference)
     assert {True, False} == dead
 
 
@@ -275,7 +283,7 @@ def test_lookalikes_are_named_on() -> None:
     names = [t.name for t in shown_tools(HOME, chain) if t.name.startswith("read_lamp")]
     words = {f"read_lamp_{word}" for word in (*SUFFIXES, "2", "3")}
     assert (9, {"read_lamp"} | words) == (len(names), set(names))
-    arrived = [undo_call(chain, call(name, room="hall")) for name in names]
+    arrived = [to_real_call(chain, call(name, room="hall")) for name in names]
     assert 1 == sum(isinstance(beneath, ToolCall) for beneath in arrived)
     assert () == refused
 
@@ -286,41 +294,41 @@ def test_unsolvable_transform_is_refused_with_its_reason() -> None:
     chain, refused = draw_chain(
         (Opaque(), Break(alternative=False)), HOME, reference, seed=1, held_out=False
     )
-    assert ["opaque"] == [disguise.kind for disguise in chain]
-    (name,) = (n for n, face in chain[0].faces.items() if face.inner == "read_lamp")
+    assert ["opaque"] == [perturbation.kind for perturbation in chain]
+    (name,) = (n for n, alias in chain[0].aliases.items() if alias.inner == "read_lamp")
     assert ("break: no working tool is left for read_lamp",) == refused
-    assert ExpectedCall(name=name, arguments={"room": "hall"}) == wear_call(chain, reference[0])
+    assert ExpectedCall(name=name, arguments={"room": "hall"}) == to_shown_call(chain, reference[0])
 
 
 @pytest.mark.parametrize(
-    ("faces", "expected"),
+    ("aliases", "expected"),
     [
         ({}, "no working tool is left for paint"),
         (
-            {"paint": Face(inner="paint", values={"wall": Recoding(codes={"A": "south"})})},
-            'paint is answered by a disguise: {"error": "paint: \\"wall\\" must be one of \\"A\\", '
-            'got \\"north\\"."}',
+            {"paint": ToolAlias(inner="paint", values={"wall": Recoding(codes={"A": "south"})})},
+            'paint is answered by a perturbation: {"error": "paint: \\"wall\\" must be one of '
+            '\\"A\\", got \\"north\\"."}',
         ),
         (
-            {"paint": Face(inner="paint", parameters={"wall": "color"})},
+            {"paint": ToolAlias(inner="paint", parameters={"wall": "color"})},
             'paint arrives as paint with {"color": "blue", "coats": 2}',
         ),
     ],
 )
-def test_proof_names_what_is_wrong(faces: dict[str, Face], expected: str) -> None:
-    """A reference call that does not arrive as it is, is a reason against a disguise."""
-    disguise = Disguise(kind="test", tools=(PAINT,), faces=faces)
-    assert expected == prove_solvable([PAINT], [disguise], [WALL])
+def test_proof_names_what_is_wrong(aliases: dict[str, ToolAlias], expected: str) -> None:
+    """A reference call that does not arrive as it is, is a reason against a perturbation."""
+    perturbation = Perturbation(kind="test", tools=(PAINT,), aliases=aliases)
+    assert expected == prove_solvable([PAINT], [perturbation], [WALL])
 
 
 def test_proof_refuses_two_tools_of_one_name_and_a_schema_that_says_no() -> None:
     """What the policy is shown must let the reference solution through."""
-    plain = {"paint": Face(inner="paint")}
-    twice = Disguise(kind="test", tools=(PAINT, PAINT), faces=plain)
+    plain = {"paint": ToolAlias(inner="paint")}
+    twice = Perturbation(kind="test", tools=(PAINT, PAINT), aliases=plain)
     assert "two tools are shown under one name" == prove_solvable([PAINT], [twice], [WALL])
     schema = {"type": "object", "properties": {"wall": {"type": "integer"}}}
     other = msgspec.structs.replace(PAINT, parameters=schema)
-    narrow = Disguise(kind="test", tools=(other,), faces=plain)
+    narrow = Perturbation(kind="test", tools=(other,), aliases=plain)
     assert (
         'the shown tool refuses the reference solution: paint: "wall" must be an integer, got '
         '"north".'
@@ -339,7 +347,7 @@ def chains(draw: st.DrawFn) -> tuple[tuple[Transform, ...], int]:
 def test_reference_solution_passes_any_chain_with_the_same_results(
     drawn: tuple[tuple[Transform, ...], int],
 ) -> None:
-    """Replayed through the disguises, the solution's calls and results are those without them."""
+    """Replayed through perturbations, the solution's calls and results stay as they are."""
     transforms, seed = drawn
     rng = random.Random(seed)
     tools = tuple(rng.sample(HOME, 4))
@@ -347,17 +355,17 @@ def test_reference_solution_passes_any_chain_with_the_same_results(
     chain, refused = draw_chain(transforms, tools, reference, seed=seed, held_out=False)
     assert () == refused
     assert None is prove_solvable(tools, chain, reference)
-    plain, disguised = MicroWorld(seed=seed), MicroWorld(seed=seed)
+    plain, perturbed = MicroWorld(seed=seed), MicroWorld(seed=seed)
     for wanted in reference:
         expected = json.dumps(plain.call(wanted.name, wanted.arguments)[0])
-        worn = wear_call(chain, wanted)
-        assert worn is not None
-        shown = ToolCall(id="c", name=worn.name, arguments=worn.arguments)
-        arrived = undo_call(chain, shown)
+        shown_call = to_shown_call(chain, wanted)
+        assert shown_call is not None
+        shown = ToolCall(id="c", name=shown_call.name, arguments=shown_call.arguments)
+        arrived = to_real_call(chain, shown)
         assert isinstance(arrived, ToolCall)
-        result = json.dumps(disguised.call(arrived.name, arrived.arguments)[0])
+        result = json.dumps(perturbed.call(arrived.name, arrived.arguments)[0])
         assert expected == show_answer(chain, shown, result)
-    assert plain.written == disguised.written
+    assert plain.written == perturbed.written
 
 
 @settings(max_examples=60, deadline=None)
@@ -368,7 +376,7 @@ def test_errors_never_name_what_is_hidden(drawn: tuple[tuple[Transform, ...], in
     tools = tuple(random.Random(seed).sample(HOME, 4))
     chain, _ = draw_chain((*transforms, Opaque()), tools, (), seed=seed, held_out=False)
     for tool in shown_tools(tools, chain):
-        arrived = undo_call(chain, call(tool.name))
+        arrived = to_real_call(chain, call(tool.name))
         name = arrived.name if isinstance(arrived, ToolCall) else tool.name
         error = json.dumps({"error": f"{name} failed, as did {', '.join(t.name for t in tools)}"})
         if isinstance(arrived, ToolCall):
@@ -378,19 +386,19 @@ def test_errors_never_name_what_is_hidden(drawn: tuple[tuple[Transform, ...], in
 
 
 @pytest.mark.parametrize("transform", ALL, ids=lambda transform: type(transform).__name__)
-def test_equal_seeds_give_equal_disguises(transform: Transform) -> None:
-    """A disguise is plain data that a seed decides about and that can be stored."""
+def test_equal_seeds_give_equal_perturbation(transform: Transform) -> None:
+    """A perturbation is plain data that a seed decides about and that can be stored."""
     tools = [PAINT, *HOME[:3]]
-    disguises = [draw(transform, tools, [WALL], seed=seed) for seed in (0, 0, 1, 2, 3, 4)]
-    assert disguises[0] == disguises[1]
-    stored = json.loads(msgspec.json.encode(disguises[0]))
-    assert disguises[0] == msgspec.convert(stored, Disguise)
+    perturbations = [draw(transform, tools, [WALL], seed=seed) for seed in (0, 0, 1, 2, 3, 4)]
+    assert perturbations[0] == perturbations[1]
+    stored = json.loads(msgspec.json.encode(perturbations[0]))
+    assert perturbations[0] == msgspec.convert(stored, Perturbation)
     if not isinstance(transform, Describe):
-        assert len({msgspec.json.encode(d) for d in disguises[2:]}) > 1
+        assert len({msgspec.json.encode(d) for d in perturbations[2:]}) > 1
 
 
-@pytest.mark.parametrize("how", sorted(ANSWERS))
+@pytest.mark.parametrize("how", sorted(BROKEN_ANSWERS))
 def test_dead_answers_bring_nothing(how: Way) -> None:
     """Whatever a dead tool says, it is no result."""
-    result = json.loads(ANSWERS[how])
+    result = json.loads(BROKEN_ANSWERS[how])
     assert result.get("error") or all(value is None for value in result.values())

@@ -23,7 +23,7 @@ from trustee.errors import InputError
 
 if TYPE_CHECKING:
     from trustee.config import Config
-    from trustee.environments.executable.building.report import Report
+    from trustee.environments.executable.building.report import BuildReport
 
 
 def add(commands: Commands) -> None:
@@ -54,7 +54,7 @@ def build_command(options: argparse.Namespace) -> int:
     report = show_job(
         options,
         options.out,
-        lambda tell: build_here(options, config, tell),
+        lambda emit: build_here(options, config, emit),
         text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
     )
     return DONE if report.accepted >= report.wanted else FAILED
@@ -74,8 +74,8 @@ def check_folder(options: argparse.Namespace, config: Config) -> None:
 
 
 async def build_here(
-    options: argparse.Namespace, config: Config, tell: Callable[[dict[str, Any]], None]
-) -> Report:
+    options: argparse.Namespace, config: Config, emit: Callable[[dict[str, Any]], None]
+) -> BuildReport:
     """Build with the base of a config."""
     from trustee.engine.vllm import VllmEngine
     from trustee.environments.executable.building.build import build
@@ -84,7 +84,7 @@ async def build_here(
 
     model, renderer = prepare_model(config)
     async with ProcessSandbox(config.sandbox) as sandbox:
-        tell({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+        emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
         async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
             return await build(
                 config.build,
@@ -93,7 +93,7 @@ async def build_here(
                 folder=options.out,
                 simulator=make_simulator(config, engine, renderer),
                 sandbox=sandbox,
-                tell=tell,
+                emit=emit,
                 scenario=options.scenario,
                 resume=options.resume,
             )

@@ -45,10 +45,10 @@ def add(commands: Commands) -> None:
 def collect_command(options: argparse.Namespace) -> int:
     """Play and keep."""
     from trustee.config import read_config
-    from trustee.jobs.collect import Player, counts_text, run_collection
+    from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 
     config = read_config(options.config, allow_unsafe(options))
-    player = Player(
+    player = PlayerConfig(
         teacher=options.teacher,
         url=options.teacher_url,
         model=options.teacher_model,
@@ -59,13 +59,13 @@ def collect_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         options.out,
-        lambda tell: run_collection(
+        lambda emit: run_collection(
             config,
             config.collect,
             options.out,
             count=options.count,
             player=player,
-            tell=tell,
+            emit=emit,
         ),
         text=lambda counts: counts_text(counts, options.out),
     )

@@ -54,7 +54,7 @@ def doctor_command(options: argparse.Namespace) -> int:
     folder = Path(mkdtemp(prefix="trustee-doctor-"))
     with divert_noise(folder) as to:
 
-        def tell(text: str) -> None:
+        def emit(text: str) -> None:
             to.out.write(f"{text}\n")
             to.out.flush()
 
@@ -64,13 +64,13 @@ def doctor_command(options: argparse.Namespace) -> int:
                 config,
                 extra=look_at_card(config, options.gpu or 0),
                 soak=options.soak,
-                tell=lambda finding: None if options.json else tell(finding_text(finding)),
+                emit=lambda finding: None if options.json else emit(finding_text(finding)),
             ),
         )
         if options.json:
-            tell(examination_json(found))
+            emit(examination_json(found))
         else:
-            tell("all well" if found.healthy else "something failed; see above")
+            emit("all well" if found.healthy else "something failed; see above")
         kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
         if kept:
             to.err.write(f"what the engine said is in {folder / 'engine.log'}\n")

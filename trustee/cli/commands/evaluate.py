@@ -66,12 +66,12 @@ def eval_command(options: argparse.Namespace) -> int:
     from trustee.config import apply_changes
     from trustee.engine.model_files import find_model
     from trustee.jobs.evaluate import compare_text, run_comparison
-    from trustee.jobs.run_metadata import read_record
+    from trustee.jobs.run_metadata import read_metadata
     from trustee.runs.adapters import check_fit, read_adapter
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out belong to --suite; a run has its own")
-    config = read_record(options.run).config
+    config = read_metadata(options.run).config
     if options.world is not None:
         config = move_to(config, options.world)
     tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
@@ -85,7 +85,7 @@ def eval_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         options.run,
-        lambda tell: run_comparison(config, options.run, adapter=options.adapter, tell=tell),
+        lambda emit: run_comparison(config, options.run, adapter=options.adapter, emit=emit),
         text=compare_text,
     )
     return DONE
@@ -157,7 +157,7 @@ def suite_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         folder,
-        lambda tell: play_suite(options, config, folder, tell),
+        lambda emit: play_suite(options, config, folder, emit),
         text=lambda result: "\n\n".join(map(suite_text, result.reports)),
     )
     return DONE
@@ -167,11 +167,14 @@ async def play_suite(
     options: argparse.Namespace,
     config: Config,
     folder: Path,
-    tell: Callable[[dict[str, Any]], None],
+    emit: Callable[[dict[str, Any]], None],
 ) -> SuiteReports:
     """Play a suite with the policies that the options name; keep every episode."""
     from trustee.engine.clock import EngineClock
-    from trustee.environments.executable.blueprint_files import read_blueprints, show_refused
+    from trustee.environments.executable.blueprint_files import (
+        read_blueprints,
+        show_refused_blueprints,
+    )
     from trustee.environments.executable.environment import Executable
     from trustee.evaluation.ftrl_suite import SuiteReports, run_suite
     from trustee.jobs.assemble import make_simulator, open_watched, prepare_model
@@ -185,8 +188,10 @@ async def play_suite(
     world = Executable(path=str(options.run), published=options.published, prompts=prompts)
     refused = read_blueprints(options.run).refused
     if refused:
-        text = f"{len(refused)} rows of {options.run} are refused: {show_refused(refused)}"
-        tell({"event": "note", "text": text})
+        text = (
+            f"{len(refused)} rows of {options.run} are refused: {show_refused_blueprints(refused)}"
+        )
+        emit({"event": "note", "text": text})
     found = find_adapter(options.adapter) if options.adapter else None
     if found is not None:
         check_fit(read_adapter(found), model, rank=config.learn.rank)
@@ -195,23 +200,23 @@ async def play_suite(
     async with (
         Store(folder) as store,
         ProcessSandbox(config.sandbox) as sandbox,
-        open_watched(config, model, folder, clock=clock, tell=tell) as core,
+        open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
         store.append("refused.jsonl", refused)
         policies: list[tuple[str, Adapter | None]] = [("base", None)]
         if found is not None:
-            await core.adopt(Adapter(version=1, path=found))
+            await engine.load_adapter(Adapter(version=1, path=found))
             adapter = Adapter(version=1, path=folder / "adapters" / "compared")
-            await core.publish(adapter)
+            await engine.publish(adapter)
             policies.append((str(found), adapter))
         for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
-            tell({"event": "stage", "name": f"playing {options.run} with {name}"})
+            emit({"event": "stage", "name": f"playing {options.run} with {name}"})
             report, played = await run_suite(
                 world,
                 policy=name,
-                engine=core,
+                engine=engine,
                 renderer=renderer,
-                simulator=make_simulator(config, core, renderer),
+                simulator=make_simulator(config, engine, renderer),
                 sandbox=sandbox,
                 adapter=voice,
                 limits=config.rollout.limits,

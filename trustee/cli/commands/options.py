@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trustee.errors import InputError, TrusteeError
 
 if TYPE_CHECKING:
-    from trustee.cli.progress import Mode
+    from trustee.cli.progress import DisplayMode
     from trustee.config import Config
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def choose_device(config: Config, gpu: int | None) -> None:
         use_card(gpu or 0)
 
 
-def choose_mode(options: argparse.Namespace) -> Mode:
+def choose_mode(options: argparse.Namespace) -> DisplayMode:
     """Choose how progress is shown."""
     if options.json:
         return "json"
@@ -116,11 +116,11 @@ def show_events(
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
-    from trustee.cli.progress import Progress
+    from trustee.cli.progress import ProgressDisplay
 
     with divert_noise(folder) as screen:
-        with Progress(screen.out, mode=choose_mode(options)) as progress:
-            result: T = anyio.run(until_interrupted, lambda: job(progress.tell))
+        with ProgressDisplay(screen.out, mode=choose_mode(options)) as progress:
+            result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
         if options.json:
             print_text(show_json(result), to_errors=False, screen=screen)
         else:

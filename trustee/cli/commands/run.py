@@ -27,7 +27,7 @@ from trustee.errors import InputError, TrusteeError
 
 if TYPE_CHECKING:
     from trustee.config import Config
-    from trustee.jobs.held_out import Outcome
+    from trustee.jobs.held_out import RunResult
 
 
 def add(commands: Commands) -> None:
@@ -71,7 +71,7 @@ def set_path(key: str, path: Path) -> str:
 
 def run_command(options: argparse.Namespace) -> int:
     """Train."""
-    from trustee.jobs.run_metadata import name_folder, read_record
+    from trustee.jobs.run_metadata import name_folder, read_metadata
 
     if options.resume is not None:
         given = (options.config, options.tools, options.adapter, options.out)
@@ -81,7 +81,7 @@ def run_command(options: argparse.Namespace) -> int:
                 "--adapter, --out and --set"
             )
         folder: Path = options.resume
-        config = apply_unsafe(read_record(folder).config, options)
+        config = apply_unsafe(read_metadata(folder).config, options)
     else:
         if options.gpu is not None:
             from trustee.planning.cards import require_card
@@ -126,13 +126,13 @@ def check_plan(config: Config, gpu: int) -> None:
 
 def check_worlds(config: Config) -> None:
     """Read all that the worlds are made of before anything heavy starts; say what is left out."""
-    from trustee.environments.executable.blueprint_files import show_refused
+    from trustee.environments.executable.blueprint_files import show_refused_blueprints
     from trustee.environments.executable.environment import ExecutableSource
     from trustee.jobs.held_out import evaluation_world
 
     source = config.env.source(seed=config.run.seed)
     if isinstance(source, ExecutableSource) and source.refused:
-        rows = f"{len(source.refused)} rows are not used: {show_refused(source.refused)}"
+        rows = f"{len(source.refused)} rows are not used: {show_refused_blueprints(source.refused)}"
         sys.stderr.write(f"trustee: {rows}\n")
     if config.eval.tasks:
         evaluation_world(config).source(seed=config.eval.seed, held_out=True)
@@ -144,7 +144,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
-    from trustee.cli.progress import Progress
+    from trustee.cli.progress import ProgressDisplay
     from trustee.jobs.assemble import prepare_model
     from trustee.jobs.stages import run_stages_of
 
@@ -153,13 +153,13 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     code, text = DONE, ""
     with divert_noise(folder) as screen:
         try:
-            with Progress(screen.out, mode=mode) as progress:
+            with ProgressDisplay(screen.out, mode=mode) as progress:
                 outcome = anyio.run(
                     until_interrupted,
                     lambda: run_stages_of(
                         config,
                         folder,
-                        tell=progress.tell,
+                        emit=progress.emit,
                         resume=options.resume is not None,
                         profile=options.profile,
                     ),
@@ -180,7 +180,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     return code
 
 
-def conclude_text(outcome: Outcome) -> str:
+def conclude_text(outcome: RunResult) -> str:
     """Say what a run came to, where it lies and what to do next."""
     from trustee.jobs.held_out import show_share
 

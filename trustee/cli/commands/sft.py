@@ -35,8 +35,8 @@ def add(commands: Commands) -> None:
 def sft_command(options: argparse.Namespace) -> int:
     """Imitate."""
     from trustee.config import read_config
-    from trustee.jobs.run_metadata import name_folder, read_record
-    from trustee.jobs.sft import imitated_text, read_imitation, run_imitation
+    from trustee.jobs.run_metadata import name_folder, read_metadata
+    from trustee.jobs.sft import read_sft_metadata, run_sft, sft_text
 
     if options.resume is not None:
         if options.config or options.file or options.out or options.changes:
@@ -45,8 +45,8 @@ def sft_command(options: argparse.Namespace) -> int:
                 "--out and --set"
             )
         folder: Path = options.resume
-        config = apply_unsafe(read_record(folder).config, options)
-        file = Path(read_imitation(folder).file)
+        config = apply_unsafe(read_metadata(folder).config, options)
+        file = Path(read_sft_metadata(folder).file)
     else:
         if options.config is None or options.file is None:
             raise InputError("name a config and a file: trustee sft CONFIG FILE")
@@ -58,9 +58,9 @@ def sft_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         folder,
-        lambda tell: run_imitation(
-            config, config.imitate, file, folder, tell=tell, resume=options.resume is not None
+        lambda emit: run_sft(
+            config, config.sft, file, folder, emit=emit, resume=options.resume is not None
         ),
-        text=imitated_text,
+        text=sft_text,
     )
     return DONE

@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     )
     view.add_argument("--group", type=int, metavar="N")
     view.add_argument("--reward", metavar="R", help="such as 1, -1, '>0'")
-    view.add_argument("--blame", metavar="WHO", help="such as policy, user or judge")
+    view.add_argument("--failed-by", metavar="WHO", help="such as policy, user or judge")
     view.add_argument("--tool", metavar="NAME", help="episodes that called this tool")
     view.add_argument(
         "--limit", type=int, default=5, metavar="N", help="how many; default 5, 0 is all"
@@ -35,7 +35,7 @@ def view_command(options: argparse.Namespace) -> int:
         step=options.step,
         group=options.group,
         reward=options.reward,
-        blame=options.blame,
+        failed_by=options.failed_by,
         tool=options.tool,
         limit=options.limit,
     )

@@ -43,7 +43,7 @@ class Blueprint(Record, frozen=True):
     """Where it comes from: model, seed, stages, original row."""
 
 
-class State(Record, frozen=True):
+class TurnState(Record, frozen=True):
     """A point of an episode in an environment, from which one turn can be learnt."""
 
     blueprint: str

@@ -31,20 +31,20 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.executable.blueprint import Blueprint, State
-from trustee.environments.executable.published_rows import is_published, read_row
+from trustee.environments.executable.blueprint import Blueprint, TurnState
+from trustee.environments.executable.published_rows import is_published, read_published_row
 from trustee.errors import InputError
 from trustee.tools.files.rules import check_tools
 from trustee.types import Record
 
 MOST_SOURCE = 1_000_000
 """Characters of one tool's source."""
-SHOWN = 3
+SHOWN_REASONS = 3
 """Refused rows whose reasons an error repeats."""
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
+BLUEPRINT_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 
 
-class Refused(Record, frozen=True):
+class RefusedBlueprint(Record, frozen=True):
     """A row that cannot be used."""
 
     row: str
@@ -56,8 +56,8 @@ class Loaded(Record, frozen=True):
     """What a path holds."""
 
     blueprints: tuple[Blueprint, ...]
-    refused: tuple[Refused, ...] = ()
-    states: tuple[State, ...] = ()
+    refused: tuple[RefusedBlueprint, ...] = ()
+    states: tuple[TurnState, ...] = ()
     """Where the rows are published ones: the point of an episode at which each stands."""
 
 
@@ -69,8 +69,8 @@ def read_blueprints(path: Path) -> Loaded:
             reasons.
     """
     blueprints: dict[str, Blueprint] = {}
-    refused: list[Refused] = []
-    states: list[tuple[str, State]] = []
+    refused: list[RefusedBlueprint] = []
+    states: list[tuple[str, TurnState]] = []
     for where, row in _read_rows(path):
         try:
             blueprint, state = _read(row, where=where)
@@ -82,14 +82,16 @@ def read_blueprints(path: Path) -> Loaded:
                 raise InputError(f"the id {blueprint.id} was already used; ids must be unique")
             blueprints[blueprint.id] = blueprint
         except InputError as error:
-            refused.append(Refused(row=where, reason=str(error)))
+            refused.append(RefusedBlueprint(row=where, reason=str(error)))
     refused += [
-        Refused(row=where, reason="in the middle of an episode whose beginning is not in the file")
+        RefusedBlueprint(
+            row=where, reason="in the middle of an episode whose beginning is not in the file"
+        )
         for where, state in states
         if state.blueprint not in blueprints
     ]
     if not blueprints:
-        raise InputError(f"{path}: no usable environment; {show_refused(refused)}")
+        raise InputError(f"{path}: no usable environment; {show_refused_blueprints(refused)}")
     return Loaded(
         blueprints=tuple(blueprints.values()),
         refused=tuple(refused),
@@ -97,14 +99,14 @@ def read_blueprints(path: Path) -> Loaded:
     )
 
 
-def read_states(path: Path, loaded: Loaded) -> tuple[State, ...]:
+def read_states(path: Path, loaded: Loaded) -> tuple[TurnState, ...]:
     """Read states as JSON lines, or take those of published rows.
 
     Raises:
         InputError: if a line is no state, or stands in an environment that was not loaded.
     """
     known = {blueprint.id for blueprint in loaded.blueprints}
-    states: list[State] = []
+    states: list[TurnState] = []
     for where, row in _read_rows(path):
         try:
             state = row if isinstance(row, InputError) else _read_state(row, where=where)
@@ -147,7 +149,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
     Raises:
         InputError: saying what is wrong.
     """
-    if NAME.fullmatch(blueprint.id) is None:
+    if BLUEPRINT_ID.fullmatch(blueprint.id) is None:
         raise InputError(f"id {blueprint.id[:80]!r}: allowed are letters, digits, _ . and -")
     if not blueprint.question.strip():
         raise InputError("question is empty")
@@ -157,7 +159,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
         lone = sorted(set(names) ^ blueprint.sources.keys())
         raise InputError(f"tools and sources differ in {', '.join(lone)}; each tool has one source")
     for name, source in blueprint.sources.items():
-        check_source(name, source)
+        check_tool_source(name, source)
     called = {call.name for call in blueprint.gold}
     for what, named in (("unsolved", blueprint.unsolved.keys()), ("gold", called)):
         if unknown := sorted(named - set(names)):
@@ -169,7 +171,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
         raise InputError("unsolved holds an empty sub-answer")
 
 
-def check_source(name: str, source: str) -> None:
+def check_tool_source(name: str, source: str) -> None:
     """Refuse a source that is too long, does not compile or does not define its tool.
 
     Raises:
@@ -191,12 +193,12 @@ def check_source(name: str, source: str) -> None:
         raise InputError(f"the source of {name} does not define it at its top level")
 
 
-def show_refused(refused: list[Refused] | tuple[Refused, ...]) -> str:
+def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBlueprint, ...]) -> str:
     """Write how many rows were refused, and why the first were."""
     if not refused:
         return "there are no rows at all"
-    first = "; ".join(f"{one.row}: {one.reason}" for one in refused[:SHOWN])
-    more = len(refused) - SHOWN
+    first = "; ".join(f"{one.row}: {one.reason}" for one in refused[:SHOWN_REASONS])
+    more = len(refused) - SHOWN_REASONS
     return first + (f"; and {more} more" if more > 0 else "")
 
 
@@ -247,13 +249,13 @@ def _decode(data: bytes) -> dict[str, Any] | InputError:
     return row
 
 
-def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, State | None]:
+def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, TurnState | None]:
     """Read and check a row of either form."""
     if isinstance(row, InputError):
         raise row
     state = None
     if is_published(row):
-        blueprint, state = read_row(row, source=where)
+        blueprint, state = read_published_row(row, source=where)
     else:
         try:
             blueprint = msgspec.convert(row, Blueprint)
@@ -264,8 +266,12 @@ def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, S
     return blueprint, state
 
 
-def _read_state(row: dict[str, Any], *, where: str) -> State:
-    return read_row(row, source=where)[1] if is_published(row) else msgspec.convert(row, State)
+def _read_state(row: dict[str, Any], *, where: str) -> TurnState:
+    return (
+        read_published_row(row, source=where)[1]
+        if is_published(row)
+        else msgspec.convert(row, TurnState)
+    )
 
 
 def _defined(tree: ast.Module) -> set[str]:

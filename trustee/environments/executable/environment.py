@@ -20,12 +20,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.executable.blueprint import Blueprint, State
-from trustee.environments.executable.blueprint_files import Refused, read_blueprints, read_states
+from trustee.environments.executable.blueprint import Blueprint, TurnState
+from trustee.environments.executable.blueprint_files import (
+    RefusedBlueprint,
+    read_blueprints,
+    read_states,
+)
 from trustee.environments.executable.rewards import (
     Observation,
     Variant,
-    count_owed,
+    count_unsolved,
     is_right,
     match,
     pay_episode,
@@ -34,18 +38,18 @@ from trustee.environments.executable.rewards import (
 )
 from trustee.environments.executable.states import open_state
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
 from trustee.errors import InputError
-from trustee.sandbox.calls import Outcome, Worker
+from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_arguments
 from trustee.types import (
     BadCall,
-    Blame,
     Call,
     ExpectedCall,
     Group,
     Message,
     Record,
+    Role,
     Score,
     Stop,
     Task,
@@ -59,7 +63,7 @@ Unit = Literal["episode", "turn"]
 """What one task is: an episode up to its limits, or one policy message from a state."""
 
 
-class Hidden(Record, frozen=True):
+class HiddenExecutable(Record, frozen=True):
     """What only the world knows of a task."""
 
     blueprint: str
@@ -82,7 +86,7 @@ class Called(Record, frozen=True):
     name: str
     """Empty where nobody could read the call."""
     ok: bool
-    brought: str | None
+    solved: str | None
     """The sub-answer that it removed from what was owed."""
     breach: str = ""
 
@@ -116,7 +120,7 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
         blueprints = {
             blueprint.id: blueprint
             for blueprint in loaded.blueprints
-            if is_kept(blueprint.id, one_in=self.reserve_one_in) == held_out
+            if is_held_out(blueprint.id, one_in=self.reserve_one_in) == held_out
         }
         if not blueprints:
             raise InputError(
@@ -138,7 +142,7 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
             self, blueprints, states, seed=seed, held_out=held_out, refused=loaded.refused
         )
 
-    def _begin(self, blueprint: Blueprint) -> State:
+    def _begin(self, blueprint: Blueprint) -> TurnState:
         return open_state(blueprint, published=self.published)
 
     def environment(self, task: Task, services: Services) -> ExecutableEnvironment:
@@ -146,7 +150,7 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
         return ExecutableEnvironment(task, services, config=self)
 
 
-def is_kept(name: str, *, one_in: int) -> bool:
+def is_held_out(name: str, *, one_in: int) -> bool:
     """Say whether an environment is kept for evaluation, by its id alone."""
     return zlib.crc32(name.encode()) % one_in == 0
 
@@ -158,11 +162,11 @@ class ExecutableSource:
         self,
         config: Executable,
         blueprints: dict[str, Blueprint],
-        states: Sequence[State],
+        states: Sequence[TurnState],
         *,
         seed: int,
         held_out: bool,
-        refused: tuple[Refused, ...] = (),
+        refused: tuple[RefusedBlueprint, ...] = (),
     ) -> None:
         self.refused = refused
         """Rows of the path that are not used."""
@@ -173,8 +177,8 @@ class ExecutableSource:
         self._held_out = held_out
         self._drawn = 0
 
-    def draw(self) -> Draft | None:
-        """Draw the next draft; None when all that is kept for evaluation was drawn."""
+    def draw(self) -> TaskSpec | None:
+        """Draw the next task spec; None when all that is kept for evaluation was drawn."""
         epoch, place = divmod(self._drawn, len(self._states))
         if self._held_out and epoch:
             return None
@@ -182,26 +186,26 @@ class ExecutableSource:
         index = rng.sample(range(len(self._states)), len(self._states))[place]
         state = self._states[index]
         self._drawn += 1
-        return Draft(
+        return TaskSpec(
             id=f"{state.blueprint}@{epoch}.{index}",
             seed=random.Random(f"{self._seed} {state.blueprint}").randrange(1 << 31),
-            difficulty=min(100, max(1, count_owed(state.unsolved))),
+            difficulty=min(100, max(1, count_unsolved(state.unsolved))),
             data={"state": index},
         )
 
-    async def write(self, draft: Draft, services: Services) -> Task:
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Make a task of a state, by code."""
         config = self._config
-        state = self._states[draft.data["state"]]
+        state = self._states[spec.data["state"]]
         blueprint = self._blueprints[state.blueprint]
-        hidden = Hidden(
+        hidden = HiddenExecutable(
             blueprint=blueprint.id,
             scenario=blueprint.scenario,
             sources=blueprint.sources,
             unsolved=state.unsolved,
             answer=blueprint.answer,
             unit="episode" if self._held_out else config.unit,
-            seed=draft.seed,
+            seed=spec.seed,
             gold=tuple(
                 ExpectedCall(name=call.name, arguments=call.arguments) for call in blueprint.gold
             ),
@@ -211,23 +215,23 @@ class ExecutableSource:
             text = fill_prompt(config.prompts, "agent_ftrl")
             guidance = (Message(role="system", content=text),)
         return Task(
-            id=draft.id,
+            id=spec.id,
             messages=guidance + state.messages,
             tools=blueprint.tools,
-            difficulty=draft.difficulty,
+            difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(hidden),
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Stay as it is; give the means of what a step's episodes solved."""
-        notes = [t.notes for group in groups for t in group.sound if "f1" in t.notes]
+        notes = [t.notes for group in groups for t in group.valid if "f1" in t.notes]
         if not notes:
             return {}
         keys = {"solve_precision": "precision", "solve_recall": "recall", "solve_f1": "f1"}
         return {name: sum(n[key] for n in notes) / len(notes) for name, key in keys.items()}
 
     def state(self) -> dict[str, Any]:
-        """Give the count of drafts."""
+        """Give the count of task specs."""
         return {"drawn": self._drawn}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -242,8 +246,8 @@ class ExecutableEnvironment:
         self._task = task
         self._services = services
         self._config = config
-        self._hidden = msgspec.convert(task.hidden, Hidden)
-        self._owed = self._hidden.unsolved
+        self._hidden = msgspec.convert(task.hidden, HiddenExecutable)
+        self._unsolved = self._hidden.unsolved
         self._tools = {tool.name: tool for tool in task.tools}
         self._held = AsyncExitStack()
         self._worker: Worker | None = None
@@ -272,8 +276,8 @@ class ExecutableEnvironment:
 
     async def _run(self, call: Call) -> str:
         if isinstance(call, BadCall):
-            self._called.append(Called(id=call.id, name="", ok=False, brought=None))
-            return _tell_error(call.reason)
+            self._called.append(Called(id=call.id, name="", ok=False, solved=None))
+            return _error_text(call.reason)
         self._readable += 1
         outcome = self._refuse(call.name, call.arguments)
         if outcome is None:
@@ -284,44 +288,44 @@ class ExecutableEnvironment:
         seen = Observation(
             name=call.name, arguments=call.arguments, text=outcome.text, ok=outcome.ok
         )
-        matched = match(seen, self._owed, published=self._config.published)
-        self._owed = matched.owed
+        matched = match(seen, self._unsolved, published=self._config.published)
+        self._unsolved = matched.unsolved
         self._called.append(
             Called(
                 id=call.id,
                 name=call.name,
                 ok=outcome.ok,
-                brought=matched.found,
+                solved=matched.found,
                 breach=outcome.breach,
             )
         )
         plain = outcome.ok or self._config.published
-        return outcome.text if plain else _tell_error(outcome.text)
+        return outcome.text if plain else _error_text(outcome.text)
 
-    def _refuse(self, name: str, arguments: dict[str, Any]) -> Outcome | None:
+    def _refuse(self, name: str, arguments: dict[str, Any]) -> CallResult | None:
         """Answer a call that cannot be run at all; a published episode runs whatever it can."""
         if self._config.published:
             known = name in self._hidden.sources
             text = f"an error occured when call {name}: {name!r}"
-            return None if known else Outcome(text=text, ok=False)
+            return None if known else CallResult(text=text, ok=False)
         tool = self._tools.get(name)
         if tool is None:
             text = f"there is no tool {name!r}; the tools are {list(self._tools)}"
-            return Outcome(text=text, ok=False)
+            return CallResult(text=text, ok=False)
         error = check_arguments(tool, arguments)
-        return None if error is None else Outcome(text=error, ok=False)
+        return None if error is None else CallResult(text=error, ok=False)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Pay what was recorded; see `matching.pay_turn` and `matching.pay_episode`."""
         config, hidden = self._config, self._hidden
-        brought = sum(called.brought is not None for called in self._called)
+        solved = sum(called.solved is not None for called in self._called)
         calls = self._readable if config.published else len(self._called)
         said = turns[-1].message if turns else Message(role="assistant")
         final = said if stop is Stop.DONE and not said.calls else None
         if hidden.unit == "turn":
             paid = pay_turn(
                 said,
-                brought,
+                solved,
                 hidden.unsolved,
                 hidden.answer,
                 variant=config.variant,
@@ -331,35 +335,35 @@ class ExecutableEnvironment:
         else:
             rewards = pay_episode(
                 final,
-                brought=brought,
+                solved=solved,
                 readable=self._readable,
                 unreadable=len(self._called) - self._readable,
-                needed=count_owed(hidden.unsolved),
+                needed=count_unsolved(hidden.unsolved),
                 answer=hidden.answer,
                 variant=config.variant,
                 published=config.published,
             )
         right = final is not None and is_right(final, hidden.answer, published=config.published)
-        return Score(rewards=rewards, notes=self._describe(calls, brought, right=right))
+        return Score(rewards=rewards, notes=self._describe(calls, solved, right=right))
 
-    def _describe(self, calls: int, brought: int, *, right: bool) -> dict[str, Any]:
+    def _describe(self, calls: int, solved: int, *, right: bool) -> dict[str, Any]:
         """Say for readers what was solved, by whose fault the rest was not, and by which calls."""
-        needed = count_owed(self._hidden.unsolved)
-        solved = solve(brought=brought, calls=calls, needed=needed)
-        blame = Blame.TOOL if any(called.breach for called in self._called) else Blame.POLICY
-        success = brought == needed and right
+        needed = count_unsolved(self._hidden.unsolved)
+        rates = solve(solved=solved, calls=calls, needed=needed)
+        failed_by = Role.TOOL if any(called.breach for called in self._called) else Role.POLICY
+        success = solved == needed and right
         return {
             "blueprint": self._hidden.blueprint,
             "scenario": self._hidden.scenario,
             "calls": calls,
-            "solved": brought,
+            "solved": solved,
             "needed": needed,
-            "precision": solved.precision,
-            "recall": solved.recall,
-            "f1": solved.f1,
+            "precision": rates.precision,
+            "recall": rates.recall,
+            "f1": rates.f1,
             "answered": right,
             "success": success,
-            "blame": None if success else str(blame),
+            "failed_by": None if success else str(failed_by),
             "called": [msgspec.to_builtins(called) for called in self._called],
         }
 
@@ -368,7 +372,7 @@ class ExecutableEnvironment:
         await self._held.aclose()
 
 
-def as_published(name: str, outcome: Outcome) -> Outcome:
+def as_published(name: str, outcome: CallResult) -> CallResult:
     """Word what went wrong as FTRL does, for error texts can match too."""
     if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
         return outcome
@@ -376,5 +380,5 @@ def as_published(name: str, outcome: Outcome) -> Outcome:
     return msgspec.structs.replace(outcome, text=text)
 
 
-def _tell_error(reason: str) -> str:
+def _error_text(reason: str) -> str:
     return json.dumps({"error": reason}, ensure_ascii=False)

@@ -24,11 +24,11 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.executable.blueprint import Blueprint, State
+from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.errors import InputError
 from trustee.types import Message
 
-KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
+ROW_KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
 """What every row must have, and what tells it from a blueprint."""
 ASK = "Question:"
 """Stands before the question in a row's first message."""
@@ -39,7 +39,7 @@ def is_published(row: Mapping[str, Any]) -> bool:
     return "codes" in row or "unsolved_set" in row
 
 
-def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
+def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, TurnState]:
     """Read a row as its environment and as the state that it stands in.
 
     In the middle of an episode the blueprint owes only what the row still owes.
@@ -47,9 +47,9 @@ def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
     Raises:
         InputError: naming the key, what was given and what is expected.
     """
-    missing = sorted(KEYS - row.keys())
+    missing = sorted(ROW_KEYS - row.keys())
     if missing:
-        raise InputError(f"{', '.join(missing)} missing; a published row has {sorted(KEYS)}")
+        raise InputError(f"{', '.join(missing)} missing; a published row has {sorted(ROW_KEYS)}")
     messages = tuple(
         _read_message(value, index)
         for index, value in enumerate(_read(row, "messages", list[dict[str, Any]]))
@@ -58,7 +58,7 @@ def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
         raise InputError('messages: the first must be of role "user" and hold the question')
     prompt = messages[0].content
     sources = _read(row, "codes", dict[str, str])
-    owed = _read(row, "unsolved_set", dict[str, tuple[str, ...]])
+    unsolved = _read(row, "unsolved_set", dict[str, tuple[str, ...]])
     rate = row.get("solve_rate") or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise InputError(f"solve_rate must be a number from 0 to 1, got {rate!r}")
@@ -73,7 +73,7 @@ def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
                 "scenario": scenario,
                 "tools": [_read_tool(value) for value in _read(row, "tools", list[dict[str, Any]])],
                 "sources": sources,
-                "unsolved": owed,
+                "unsolved": unsolved,
                 "answer": row.get("answer") or "",
                 "provenance": {"prompt": prompt, "row": source, "split": row.get("split", "")},
             },
@@ -81,7 +81,9 @@ def read_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, State]:
         )
     except msgspec.ValidationError as error:
         raise InputError(str(error)) from error
-    state = State(blueprint=blueprint.id, messages=messages, unsolved=owed, solve_rate=float(rate))
+    state = TurnState(
+        blueprint=blueprint.id, messages=messages, unsolved=unsolved, solve_rate=float(rate)
+    )
     return blueprint, state
 
 

@@ -26,7 +26,7 @@ from trustee.types import BadCall, Message, Record
 Variant = Literal["f1", "precision", "recall", "product"]
 """What a turn with calls is paid by; `f1` is FTRL's choice, the others are its ablation."""
 
-Owed = Mapping[str, Sequence[str]]
+Unsolved = Mapping[str, Sequence[str]]
 """Sub-answers still to be brought, by the tool that must bring them."""
 
 EMPTY = -0.5
@@ -81,11 +81,11 @@ class Match(Record, frozen=True):
 
     found: str | None
     """The sub-answer; None where it brought none that was owed."""
-    owed: dict[str, tuple[str, ...]]
+    unsolved: dict[str, tuple[str, ...]]
     """What is owed from here on."""
 
 
-class Solved(Record, frozen=True):
+class SolveRates(Record, frozen=True):
     """The figures of a whole episode."""
 
     precision: float
@@ -93,28 +93,28 @@ class Solved(Record, frozen=True):
     f1: float
 
 
-def match(observation: Observation, owed: Owed, *, published: bool = False) -> Match:
+def match(observation: Observation, unsolved: Unsolved, *, published: bool = False) -> Match:
     """Remove the first sub-answer that the observation holds from what its tool owes."""
-    answers = tuple(owed.get(observation.name, ()))
+    answers = tuple(unsolved.get(observation.name, ()))
     for index, answer in enumerate(answers):
-        if brings(observation, answer, published=published):
+        if solves(observation, answer, published=published):
             left = answers[:index] + answers[index + 1 :]
-            rest = {name: tuple(own) for name, own in owed.items()}
-            return Match(found=answer, owed={**rest, observation.name: left})
-    return Match(found=None, owed={name: tuple(own) for name, own in owed.items()})
+            rest = {name: tuple(own) for name, own in unsolved.items()}
+            return Match(found=answer, unsolved={**rest, observation.name: left})
+    return Match(found=None, unsolved={name: tuple(own) for name, own in unsolved.items()})
 
 
-def brings(observation: Observation, answer: str, *, published: bool = False) -> bool:
+def solves(observation: Observation, answer: str, *, published: bool = False) -> bool:
     """Say whether a call's result holds a sub-answer, and holds it by its own merit."""
     if published:
-        return holds(observation.text, answer)
+        return holds_as_published(observation.text, answer)
     if not observation.ok or not tells(observation.text, answer):
         return False
     said = [text for value in observation.arguments.values() for text in _spoken(value)]
     return not tells(" ".join(said), answer)
 
 
-def holds(text: str, answer: str) -> bool:
+def holds_as_published(text: str, answer: str) -> bool:
     """Say whether FTRL finds an answer: each of its `, `-parts stands somewhere in the text.
 
     Neither case nor commas count; `12` stands in `3123`, and nothing stands in everything.
@@ -134,15 +134,15 @@ def tells(text: str, answer: str) -> bool:
     return all(parts) and all(_has(words, text, part) for part in parts)
 
 
-def count_owed(owed: Owed) -> int:
+def count_unsolved(unsolved: Unsolved) -> int:
     """Count the sub-answers that are owed."""
-    return sum(map(len, owed.values()))
+    return sum(map(len, unsolved.values()))
 
 
 def pay_turn(
     message: Message,
-    brought: int,
-    owed: Owed,
+    solved: int,
+    unsolved: Unsolved,
     answer: str | None,
     *,
     variant: Variant = "f1",
@@ -155,31 +155,31 @@ def pay_turn(
 
     Args:
         message: What the policy said.
-        brought: Sub-answers that its calls brought.
-        owed: What was owed before it.
+        solved: Sub-answers that its calls brought.
+        unsolved: What was owed before it.
         answer: The final answer; None where none is known.
         variant: What pays calls.
         published: Exactly as FTRL.
     """
     readable = sum(not isinstance(call, BadCall) for call in message.calls)
-    owing = count_owed(owed)
+    left = count_unsolved(unsolved)
     if readable:
         calls = readable if published else len(message.calls)
-        return (PUBLISHED if published else PAYMENTS)[variant](brought, calls, owing)
+        return (PUBLISHED if published else PAYMENTS)[variant](solved, calls, left)
     said = f"{message.thinking}{message.content}" if published else message.content
     if not said and not message.calls:
         return EMPTY
     if message.calls or any(mark in said for mark in _CALL_MARKS):
         return UNREADABLE
     if answer is not None and _answers(said, answer, published=published):
-        return 1 / (1 + owing)
-    return 0.0 if owing else WRONG
+        return 1 / (1 + left)
+    return 0.0 if left else WRONG
 
 
 def pay_episode(
     message: Message | None,
     *,
-    brought: int,
+    solved: int,
     readable: int,
     unreadable: int = 0,
     needed: int,
@@ -197,7 +197,7 @@ def pay_episode(
 
     Args:
         message: The answer that ended the episode; None where a limit ended it.
-        brought: q, sub-answers brought.
+        solved: q, sub-answers brought.
         readable: Calls that could be read.
         unreadable: The others; p counts both, and in the published mode only the former.
         needed: n, sub-answers owed at the start.
@@ -209,12 +209,12 @@ def pay_episode(
         silent = message is not None and not message.content
         return {"calls": UNREADABLE if unreadable else EMPTY if silent else 0.0, "answer": 0.0}
     calls = readable + (0 if published else unreadable)
-    solved = solve(brought=brought, calls=calls, needed=needed)
+    rates = solve(solved=solved, calls=calls, needed=needed)
     share = {
-        "f1": solved.f1,
-        "precision": solved.precision,
-        "recall": solved.recall,
-        "product": solved.precision * solved.recall,
+        "f1": rates.f1,
+        "precision": rates.precision,
+        "recall": rates.recall,
+        "product": rates.precision * rates.recall,
     }[variant]
     right = message is not None and is_right(message, answer, published=published)
     return {"calls": share / 2, "answer": share / 2 if right else 0.0}
@@ -225,15 +225,15 @@ def is_right(message: Message, answer: str | None, *, published: bool = False) -
     return answer is not None and _answers(message.content, answer, published=published)
 
 
-def solve(*, brought: int, calls: int, needed: int) -> Solved:
+def solve(*, solved: int, calls: int, needed: int) -> SolveRates:
     """Give Solve-P, Solve-R and Solve-F1 of an episode.
 
     Without a call Solve-P is 1: report it only beside the number of calls.
     """
-    return Solved(
-        precision=brought / calls if calls else 1.0,
-        recall=brought / needed if needed else 1.0,
-        f1=2 * brought / (calls + needed) if calls + needed else 1.0,
+    return SolveRates(
+        precision=solved / calls if calls else 1.0,
+        recall=solved / needed if needed else 1.0,
+        f1=2 * solved / (calls + needed) if calls + needed else 1.0,
     )
 
 

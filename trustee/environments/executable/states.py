@@ -9,56 +9,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trustee.environments.executable.blueprint import Blueprint, State
-from trustee.environments.executable.rewards import count_owed
+from trustee.environments.executable.blueprint import Blueprint, TurnState
+from trustee.environments.executable.rewards import count_unsolved
 from trustee.types import Message, Trajectory
 
 
-def open_state(blueprint: Blueprint, *, published: bool = False) -> State:
+def open_state(blueprint: Blueprint, *, published: bool = False) -> TurnState:
     """Give the state at the beginning; `published` takes the wording of the published row."""
     prompt = str(blueprint.provenance.get("prompt", "")) if published else ""
     question = Message(role="user", content=prompt or blueprint.question)
-    return State(
+    return TurnState(
         blueprint=blueprint.id, messages=(question,), unsolved=blueprint.unsolved, solve_rate=0.0
     )
 
 
 def states_of(
     trajectory: Trajectory, blueprint: Blueprint, *, published: bool = False
-) -> tuple[State, ...]:
+) -> tuple[TurnState, ...]:
     """Give the state at the beginning and one after every turn whose calls were answered.
 
     The turn that gives the answer is left out: there is nothing to do after it.
     """
-    brought = {
-        called["id"]: (called["name"], called["brought"])
+    solved = {
+        called["id"]: (called["name"], called["solved"])
         for called in trajectory.notes.get("called", ())
-        if called["brought"] is not None
+        if called["solved"] is not None
     }
     states = [open_state(blueprint, published=published)]
-    needed = count_owed(blueprint.unsolved)
+    needed = count_unsolved(blueprint.unsolved)
     for turn in trajectory.turns:
         if not turn.message.calls or not turn.replies:
             continue
-        owed = states[-1].unsolved
+        unsolved = states[-1].unsolved
         for call in turn.message.calls:
-            if call.id in brought:
-                owed = _without(owed, *brought[call.id])
+            if call.id in solved:
+                unsolved = _without(unsolved, *solved[call.id])
         states.append(
-            State(
+            TurnState(
                 blueprint=blueprint.id,
                 messages=(*states[-1].messages, turn.message, *turn.replies),
-                unsolved=owed,
-                solve_rate=1 - count_owed(owed) / needed,
+                unsolved=unsolved,
+                solve_rate=1 - count_unsolved(unsolved) / needed,
             )
         )
     return tuple(states)
 
 
 def _without(
-    owed: Mapping[str, tuple[str, ...]], name: str, answer: str
+    unsolved: Mapping[str, tuple[str, ...]], name: str, answer: str
 ) -> dict[str, tuple[str, ...]]:
     """Remove one sub-answer from what a tool owes."""
-    own = list(owed[name])
+    own = list(unsolved[name])
     own.remove(answer)
-    return {**owed, name: tuple(own)}
+    return {**unsolved, name: tuple(own)}

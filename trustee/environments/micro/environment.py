@@ -15,9 +15,9 @@ import msgspec
 
 from trustee.environments.micro.tasks import judge_truly, opening_messages, plan_task, sample_tools
 from trustee.environments.micro.world import Goal, MicroWorld, ScriptedUser, write_intent
-from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
 from trustee.environments.simulated.curriculum import Curriculum, Persona
-from trustee.environments.simulated.environment import Hidden
+from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
 from trustee.tools.arguments import check_arguments
@@ -54,7 +54,7 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
     def as_simulated(self, task: Task) -> Task:
         """Give a task as the simulated world would hold it: what its judge is told of a wish."""
         hidden = msgspec.convert(task.hidden, HiddenGoals)
-        told = Hidden(
+        told = HiddenSimulated(
             intent=write_intent(hidden.goals),
             persona=hidden.persona,
             expected_calls=tuple(goal.call for goal in hidden.goals),
@@ -72,21 +72,21 @@ class MicroworldSource:
         self._seed = seed
         self._drawn = 0
 
-    def draw(self) -> Draft:
-        """Draw the next draft."""
+    def draw(self) -> TaskSpec:
+        """Draw the next task spec."""
         rng = random.Random(f"{self._seed} microworld {self._drawn}")
-        draft = Draft(
+        spec = TaskSpec(
             id=f"{'held-out' if self._held_out else 'task'}-{self._drawn:06d}",
             seed=rng.randrange(1 << 31),
             difficulty=self._config.difficulty,
         )
         self._drawn += 1
-        return draft
+        return spec
 
-    async def write(self, draft: Draft, services: Services) -> Task:
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Make a task by script."""
-        rng = random.Random(draft.seed)
-        aspects = self._config.curriculum.draw_aspects(draft.difficulty, rng)
+        rng = random.Random(spec.seed)
+        aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
         tools = sample_tools(rng, max(2, aspects.tools), reserved=self._held_out)
         plan = plan_task(rng, tools, aspects)
         hidden = HiddenGoals(
@@ -96,10 +96,10 @@ class MicroworldSource:
             seed=rng.randrange(1 << 31),
         )
         return Task(
-            id=draft.id,
+            id=spec.id,
             messages=opening_messages(aspects.guidance, plan.query),
             tools=tools,
-            difficulty=draft.difficulty,
+            difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(hidden),
         )
 
@@ -108,7 +108,7 @@ class MicroworldSource:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Give the count of drafts."""
+        """Give the count of task specs."""
         return {"drawn": self._drawn}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ RESERVED_ONE_IN = 6
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
 
-class Plan(Record, frozen=True):
+class TaskPlan(Record, frozen=True):
     """A task of the micro-world."""
 
     tools: tuple[Tool, ...]
@@ -80,7 +80,7 @@ def draw_goal(rng: random.Random, tool: Tool) -> Goal:
     return Goal(thing=thing.name, place=rng.choice(PLACES[thing.place]), value=value)
 
 
-def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> Plan:
+def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> TaskPlan:
     """Make a task from tools and aspects: goals on different things or places."""
     goals: list[Goal] = []
     order = rng.sample(list(tools), len(tools))
@@ -90,7 +90,7 @@ def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> Pl
             goals.append(goal)
     hidden = hide(goals[0], aspects.ambiguity, rng)
     told = 1 if aspects.turns > 1 else len(goals)
-    return Plan(
+    return TaskPlan(
         tools=tuple(tools),
         aspects=aspects,
         goals=tuple(goals),

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from trustee.environments.simulated.curriculum import Ambiguity, Persona
 from trustee.types import ExpectedCall, Message, Record, Tool
 
-Kind = Literal["level", "hour", "mode", "color"]
-VALUES: dict[Kind, tuple[int | str, ...]] = {
+ValueKind = Literal["level", "hour", "mode", "color"]
+VALUES: dict[ValueKind, tuple[int | str, ...]] = {
     "level": tuple(range(1, 31)),
     "hour": tuple(range(1, 25)),
     "mode": ("eco", "fast", "quiet", "auto", "turbo", "smart"),
@@ -40,11 +40,11 @@ class Thing(Record, frozen=True):
     name: str
     place: str
     """The argument that names the place."""
-    kind: Kind
+    kind: ValueKind
     category: str
 
 
-def _things(category: str, place: str, **kinds: Kind) -> list[Thing]:
+def _things(category: str, place: str, **kinds: ValueKind) -> list[Thing]:
     return [Thing(name=n, place=place, kind=k, category=category) for n, k in kinds.items()]
 
 

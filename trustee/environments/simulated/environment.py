@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Draft, Opening, Reply, Services
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import (
     Executed,
@@ -55,12 +55,12 @@ from trustee.tools.repository import Repository
 from trustee.tools.values import normalise, tells_error
 from trustee.types import (
     BadCall,
-    Blame,
     Call,
     ExpectedCall,
     Group,
     Message,
     Record,
+    Role,
     Score,
     Stop,
     Task,
@@ -69,11 +69,11 @@ from trustee.types import (
     Turn,
 )
 
-DRAWS = 200
+TRANSFORM_DRAWS = 200
 """Draws of a tool set of one size before a smaller one is tried."""
 
 
-class Hidden(Record, frozen=True):
+class HiddenSimulated(Record, frozen=True):
     """What only the world knows of a task."""
 
     intent: str
@@ -122,29 +122,29 @@ class SimulatedSource:
         self._drawn = 0
         self.difficulty = config.curriculum.start
 
-    def draw(self) -> Draft:
-        """Draw the next draft."""
+    def draw(self) -> TaskSpec:
+        """Draw the next task spec."""
         index = self._drawn
         self._drawn += 1
         rng = random.Random(f"{self._seed} draft {index}")
-        return Draft(
+        return TaskSpec(
             id=f"task-{index:06d}", seed=rng.randrange(1 << 31), difficulty=self.difficulty
         )
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Have the writer make a task of a draft."""
-        rng = random.Random(draft.seed)
-        aspects = self._config.curriculum.draw_aspects(draft.difficulty, rng)
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Have the writer make a task of a task spec."""
+        rng = random.Random(spec.seed)
+        aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
         tools = self._sample(rng, aspects.tools)
         written = await services.simulator.ask(
-            Blame.WRITER,
+            Role.WRITER,
             writer_prompt(self._config.prompts, tools, aspects),
             answer=WrittenTask,
             schema=writer_schema(tools, aspects),
-            seed=draft.seed,
+            seed=spec.seed,
             check=lambda task: check_task(task, tools, aspects),
         )
-        hidden = Hidden(
+        hidden = HiddenSimulated(
             intent=written.intent,
             persona=written.persona,
             expected_calls=written.expected_calls,
@@ -152,13 +152,13 @@ class SimulatedSource:
         )
         guidance = fill_prompt(self._config.prompts, f"agent_{aspects.guidance}")
         return Task(
-            id=draft.id,
+            id=spec.id,
             messages=(
                 Message(role="system", content=guidance),
                 Message(role="user", content=written.query),
             ),
             tools=tools,
-            difficulty=draft.difficulty,
+            difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(hidden),
         )
 
@@ -166,7 +166,7 @@ class SimulatedSource:
         """Sample tools with or without a reserved pair; fewer where no larger set is found."""
         one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
         for size in range(max(count, least), least - 1, -1):
-            for _ in range(DRAWS):
+            for _ in range(TRANSFORM_DRAWS):
                 tools = self._repository.sample(rng, min(size, len(self._repository.tools)))
                 if is_reserved(tools, one_in=one_in) == self._held_out:
                     return tools
@@ -176,13 +176,13 @@ class SimulatedSource:
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Move the difficulty by all sound rewards of a step."""
-        rewards = [trajectory.reward for group in groups for trajectory in group.sound]
+        """Move the difficulty by all valid rewards of a step."""
+        rewards = [trajectory.reward for group in groups for trajectory in group.valid]
         self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
         return {"difficulty": self.difficulty}
 
     def state(self) -> dict[str, Any]:
-        """Give the difficulty and the count of drafts."""
+        """Give the difficulty and the count of task specs."""
         return {"difficulty": self.difficulty, "drawn": self._drawn}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ class SimulatedEnvironment:
 
     def __init__(self, task: Task, services: Services, *, prompt_set: str) -> None:
         self._task = task
-        self._hidden = msgspec.convert(task.hidden, Hidden)
+        self._hidden = msgspec.convert(task.hidden, HiddenSimulated)
         self._services = services
         self._prompt_set = prompt_set
         self._tools = {tool.name: tool for tool in task.tools}
@@ -220,7 +220,7 @@ class SimulatedEnvironment:
             self._messages += replies
             return Reply(messages=tuple(replies), done=False)
         answer = await self._services.simulator.ask(
-            Blame.USER,
+            Role.USER,
             user_prompt(
                 self._prompt_set,
                 self._messages,
@@ -265,7 +265,7 @@ class SimulatedEnvironment:
             result = self._reads[key]
         else:
             answer = await self._services.simulator.ask(
-                Blame.TOOL,
+                Role.TOOL,
                 tool_prompt(
                     self._prompt_set,
                     tool,
@@ -277,7 +277,7 @@ class SimulatedEnvironment:
                 answer=ToolAnswer,
                 schema=TOOL_SCHEMA,
                 seed=self._services.rng.randrange(1 << 31),
-                check=lambda answer: check_effect(tool, answer),
+                check=lambda answer: check_read_changes(tool, answer),
             )
             result = answer.result
             if tool.effect == "write":
@@ -340,7 +340,7 @@ class SimulatedEnvironment:
     ) -> tuple[str, dict[Criterion, bool]]:
         criteria = self._hidden.criteria
         answer = await self._services.simulator.ask(
-            Blame.JUDGE,
+            Role.JUDGE,
             judge_prompt(
                 self._prompt_set,
                 transcript_lines(self._task.messages, turns),
@@ -374,7 +374,7 @@ async def judge_episode(
     return await environment.score(turns, stop)
 
 
-def check_effect(tool: Tool, answer: ToolAnswer) -> str | None:
+def check_read_changes(tool: Tool, answer: ToolAnswer) -> str | None:
     """Refuse an answer in which a read tool, or a call that failed, changes the world."""
     if answer.result.get("error") and answer.changes:
         return f"{tool.name} failed but the answer changes {sorted(answer.changes)}"

@@ -1,6 +1,6 @@
 """ToolMaster's world: try unknown tools first, note what was learnt, then do the task.
 
-Wraps any other world. Its tools are shown in disguise; calls of the trial phase go to a copy of the
+Wraps any other world. Its tools are shown perturbed; calls of the trial phase go to a copy of the
 inner environment whose effects never reach the execution phase, which starts fresh. Both phases are
 one trajectory, and the inner world scores the execution phase alone.
 Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not public, these are ours.
@@ -16,20 +16,19 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.executable.environment import Executable
-from trustee.environments.executable.environment import Hidden as HiddenDebts
+from trustee.environments.executable.environment import Executable, HiddenExecutable
 from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.protocol import (
-    Draft,
     Environment,
     Opening,
     Reply,
     Services,
     TaskSource,
+    TaskSpec,
     World,
 )
-from trustee.environments.simulated.environment import Hidden, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.trial.metrics import (
     Attempt,
     Phase,
@@ -39,10 +38,10 @@ from trustee.environments.trial.metrics import (
 )
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.disguise import (
-    Disguise,
+    Perturbation,
     show_answer,
     shown_tools,
-    undo_call,
+    to_real_call,
 )
 from trustee.environments.trial.transforms.drawing import draw_chain
 from trustee.errors import InputError
@@ -59,7 +58,7 @@ from trustee.types import (
     Turn,
 )
 
-DRAWS = 200
+TRANSFORM_DRAWS = 200
 """Draws of an inner task before the split of tools by category is given up."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -68,7 +67,7 @@ class HiddenTrial(Record, frozen=True):
     """What only the world knows of a task."""
 
     inner: Task
-    chain: tuple[Disguise, ...]
+    chain: tuple[Perturbation, ...]
     """The innermost first."""
     calls: int
     """That the reference solution needs."""
@@ -133,13 +132,13 @@ def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
     """Give the calls that solve a task of an inner world; what it does not tell is left out."""
     match inner:
         case Executable():
-            known = msgspec.convert(task.hidden, HiddenDebts)
-            owed = known.unsolved
+            known = msgspec.convert(task.hidden, HiddenExecutable)
+            unsolved = known.unsolved
             return known.gold or tuple(
-                ExpectedCall(name=name, arguments={}) for name in owed for _ in owed[name]
+                ExpectedCall(name=name, arguments={}) for name in unsolved for _ in unsolved[name]
             )
         case Simulated():
-            return msgspec.convert(task.hidden, Hidden).expected_calls
+            return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
         case Microworld():
             goals = msgspec.convert(task.hidden, HiddenGoals).goals
             return tuple(goal.call for goal in goals)
@@ -148,26 +147,26 @@ def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
 
 
 class TrialSource:
-    """The inner source, with the tools of its tasks in disguise."""
+    """The inner source, with the tools of its tasks in perturbation."""
 
     def __init__(self, config: Trial, inner: TaskSource, *, held_out: bool) -> None:
         self._config = config
         self._inner = inner
         self._held_out = held_out
 
-    def draw(self) -> Draft | None:
-        """Draw the inner source's next draft."""
+    def draw(self) -> TaskSpec | None:
+        """Draw the inner source's next task spec."""
         return self._inner.draw()
 
-    async def write(self, draft: Draft, services: Services) -> Task:
-        """Write the inner task and draw its disguises."""
-        inner = await self._write_inner(draft, services)
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Write the inner task and draw its perturbations."""
+        inner = await self._write_inner(spec, services)
         reference = reference_calls(self._config.inner, inner)
         chain, refused = draw_chain(
             self._config.transforms,
             inner.tools,
             reference,
-            seed=draft.seed,
+            seed=spec.seed,
             held_out=self._held_out,
         )
         hidden = HiddenTrial(inner=inner, chain=chain, calls=len(reference), refused=refused)
@@ -179,25 +178,25 @@ class TrialSource:
             hidden=msgspec.to_builtins(hidden),
         )
 
-    async def _write_inner(self, draft: Draft, services: Services) -> Task:
+    async def _write_inner(self, spec: TaskSpec, services: Services) -> Task:
         """Write inner tasks until one has its tools on the right side of the split."""
-        seeds = random.Random(draft.seed)
-        for _ in range(DRAWS):
-            inner = await self._inner.write(draft, services)
+        seeds = random.Random(spec.seed)
+        for _ in range(TRANSFORM_DRAWS):
+            inner = await self._inner.write(spec, services)
             kept = any(tool.category in self._config.unseen for tool in inner.tools)
             if not self._config.unseen or kept == self._held_out:
                 return inner
-            draft = msgspec.structs.replace(draft, seed=seeds.randrange(1 << 31))
+            spec = msgspec.structs.replace(spec, seed=seeds.randrange(1 << 31))
         raise InputError(
             f"no task {'with' if self._held_out else 'without'} tools of env.unseen = "
-            f"{list(self._config.unseen)} in {DRAWS} draws; the last had categories "
+            f"{list(self._config.unseen)} in {TRANSFORM_DRAWS} draws; the last had categories "
             f"{sorted({tool.category for tool in inner.tools})}"
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Let the inner source learn, and count how the trial phase is used."""
-        sound = [trajectory for group in groups for trajectory in group.sound]
-        return self._inner.observe(groups) | figures_of(sound)
+        valid = [trajectory for group in groups for trajectory in group.valid]
+        return self._inner.observe(groups) | figures_of(valid)
 
     def state(self) -> dict[str, Any]:
         """Give the inner source's state."""
@@ -323,7 +322,7 @@ class TrialEnvironment:
         answers: dict[str, str] = {}
         passed: list[Call] = []
         for call in message.calls:
-            inner = self._undo(call)
+            inner = self._to_real(call)
             if isinstance(inner, str):
                 answers[call.id] = inner
             else:
@@ -341,7 +340,7 @@ class TrialEnvironment:
         shown += [other for other in reply.messages if other.role != "tool"]
         return heard, reply, tuple(shown)
 
-    def _undo(self, call: Call) -> Call | str:
+    def _to_real(self, call: Call) -> Call | str:
         """Give the inner call of a shown one, or its answer where it is not to reach the world."""
         if self._calls == 0:
             return _error("no calls are left")
@@ -351,7 +350,7 @@ class TrialEnvironment:
         if call.name not in self._shown:
             reason = f"there is no tool {call.name!r}; the tools are {list(self._shown)}"
             return BadCall(id=call.id, text=call.name, reason=reason)
-        return undo_call(self._hidden.chain, call)
+        return to_real_call(self._hidden.chain, call)
 
     def _show(self, call: Call, content: str) -> str:
         if isinstance(call, BadCall) or call.name not in self._shown:

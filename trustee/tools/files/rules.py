@@ -95,7 +95,7 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
         InputError: if a name is not allowed or used twice, or parameters are no JSON Schema of an
             object that is complete in itself.
     """
-    places: dict[str, str] = {}
+    sources: dict[str, str] = {}
     tools = []
     for where, tool in found:
         if _NAME.fullmatch(tool.name) is None:
@@ -103,12 +103,12 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
                 f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
                 " the characters A-Z a-z 0-9 _ -"
             )
-        if tool.name in places:
+        if tool.name in sources:
             raise InputError(
-                f'{where}: the name "{tool.name}" was already used by {places[tool.name]};'
+                f'{where}: the name "{tool.name}" was already used by {sources[tool.name]};'
                 " names must be unique"
             )
-        places[tool.name] = where
+        sources[tool.name] = where
         _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
         tools.append(tool)
     return tuple(tools)

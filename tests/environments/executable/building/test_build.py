@@ -30,9 +30,14 @@ from trustee.engine.scripted import Request, ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
 from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.building.build import build
-from trustee.environments.executable.building.candidate import Decomposition, Stage
+from trustee.environments.executable.building.candidate import BuildStage, Decomposition
 from trustee.environments.executable.building.documents import Document
-from trustee.environments.executable.building.report import Passage, Rejection, Report, report_text
+from trustee.environments.executable.building.report import (
+    BuildReport,
+    Passage,
+    Rejection,
+    report_text,
+)
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.errors import InputError, RunError
 from trustee.runs.store import read_lines
@@ -53,9 +58,9 @@ async def run_build(
     count: int = 1,
     seed: int = 0,
     resume: bool = False,
-    tell: Callable[[dict[str, Any]], None] = lambda event: None,
+    emit: Callable[[dict[str, Any]], None] = lambda event: None,
     sandbox: Sandbox | None = None,
-) -> Report:
+) -> BuildReport:
     """Build with scripted answers, in the plain sandbox unless another is given."""
     return await build(
         config,
@@ -64,7 +69,7 @@ async def run_build(
         folder=folder,
         simulator=make_simulator(engine or script_builder()),
         sandbox=sandbox or PlainSandbox(),
-        tell=tell,
+        emit=emit,
         scenario=scenario,
         resume=resume,
     )
@@ -87,10 +92,10 @@ async def test_good_answers_are_accepted(tmp_path: Path, scenario: Scenario) -> 
     assert parts.question == blueprint.question
     assert parts.answer == blueprint.answer
     assert [p.answer for p in parts.parts] == [call.answer for call in blueprint.gold]
-    owed = {call.name: (call.answer,) for call in blueprint.gold}
-    assert owed == blueprint.unsolved
-    assert {"list_things_0", *owed} == {tool.name for tool in blueprint.tools}
-    assert {"list_things_0", *owed} == blueprint.sources.keys()
+    unsolved = {call.name: (call.answer,) for call in blueprint.gold}
+    assert unsolved == blueprint.unsolved
+    assert {"list_things_0", *unsolved} == {tool.name for tool in blueprint.tools}
+    assert {"list_things_0", *unsolved} == blueprint.sources.keys()
 
 
 async def test_good_answers_run_in_the_real_sandbox(tmp_path: Path) -> None:
@@ -449,7 +454,7 @@ async def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
 async def test_events_count_up(tmp_path: Path) -> None:
     """Each candidate is told with its outcome and how far the build is."""
     events: list[dict[str, Any]] = []
-    await run_build(tmp_path, count=2, tell=events.append)
+    await run_build(tmp_path, count=2, emit=events.append)
     told = [(e["event"], e["accepted"], e["candidates"]) for e in events if "accepted" in e]
     assert [("built", 1, 1), ("rejected", 1, 2)] == told
     assert "place 1 stays empty (build.attempts)" == events[-1]["text"]
@@ -458,9 +463,9 @@ async def test_events_count_up(tmp_path: Path) -> None:
 async def test_report_is_written_and_readable(tmp_path: Path) -> None:
     """The report on disk is the one that is returned, and its text names stages and reasons."""
     report = await run_build(tmp_path, count=2)
-    assert report == msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=Report)
-    assert list(Stage) == list(report.stages)
-    assert Passage(entered=2, passed=1) == report.stages[Stage.VERIFICATION]
+    assert report == msgspec.json.decode((tmp_path / "report.json").read_bytes(), type=BuildReport)
+    assert list(BuildStage) == list(report.stages)
+    assert Passage(entered=2, passed=1) == report.stages[BuildStage.VERIFICATION]
     text = report_text(report)
     assert text.startswith("1 of 2 environments from 2 candidates, 2.0 tools each\n")
     assert "      1  verification: duplicate" in text

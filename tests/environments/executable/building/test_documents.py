@@ -16,7 +16,7 @@ from trustee.environments.executable.building.documents import (
     Document,
     Extension,
     Integration,
-    Kind,
+    JsonType,
     Parameter,
     arguments_grammar,
     check_document,
@@ -150,7 +150,7 @@ def test_integration_serves_every_part_once(served: set[int]) -> None:
     assert 3 - len(served) + 1 == len(left)
 
 
-KINDS: tuple[Kind, ...] = ("string", "integer", "number", "boolean", "array")
+KINDS: tuple[JsonType, ...] = ("string", "integer", "number", "boolean", "array")
 WIDER = make("find_height", LANGUAGE)
 
 

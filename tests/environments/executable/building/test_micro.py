@@ -22,13 +22,13 @@ from trustee.environments.executable.building.folder import identity
 from trustee.environments.executable.building.micro import (
     Read,
     chain_reads,
-    draw_draft,
+    draw_candidate,
     hide_places,
     leave_out,
     match_query,
 )
-from trustee.environments.executable.building.probes import Probe
-from trustee.environments.executable.building.report import Passage, Report
+from trustee.environments.executable.building.probes import ProbeCall
+from trustee.environments.executable.building.report import BuildReport, Passage
 from trustee.environments.executable.building.verification import run_probes
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.environments.executable.rewards import tells
@@ -57,7 +57,7 @@ async def run_build(
     scenario: Scenario | None = None,
     writer: Callable[[Request], str] = write_task,
     sandbox: Sandbox | None = None,
-) -> tuple[Report, list[Blueprint]]:
+) -> tuple[BuildReport, list[Blueprint]]:
     """Build with a scripted writer and read what was built."""
     report = await build(
         config,
@@ -66,7 +66,7 @@ async def run_build(
         folder=folder,
         simulator=make_simulator(ScriptedEngine(writer), tries=2),
         sandbox=sandbox or PlainSandbox(),
-        tell=lambda event: None,
+        emit=lambda event: None,
         scenario=scenario,
     )
     if not report.accepted:
@@ -79,7 +79,7 @@ async def run_build(
 async def play_gold(blueprint: Blueprint) -> list[dict[str, Any]]:
     """Make the gold calls and give their results."""
     probes = [
-        Probe(kind="gold", name=call.name, arguments=call.arguments) for call in blueprint.gold
+        ProbeCall(kind="gold", name=call.name, arguments=call.arguments) for call in blueprint.gold
     ]
     outcomes = await run_probes(probes, blueprint.sources, PlainSandbox(), seed=1)
     return [json.loads(outcome.text) for outcome in outcomes]
@@ -303,20 +303,23 @@ def test_hidden_places_are_not_said() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_chains_offer_a_tool_for_each_read(scenario: Scenario) -> None:
     """The writer of a chain has as many tools as it must call; else one may serve several."""
-    drafts = [
-        draw_draft(scenario, random.Random(n), distractors=1, reserved="never") for n in range(60)
+    specs = [
+        draw_candidate(scenario, random.Random(n), distractors=1, reserved="never")
+        for n in range(60)
     ]
-    fewer = {len(draft.offered) < draft.aspects.calls for draft in drafts}
+    fewer = {len(spec.offered) < spec.aspects.calls for spec in specs}
     assert ({False, True} if scenario == "parallel_single_hop" else {False}) == fewer
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize(("distractors", "reserved"), [(6, "never"), (0, "always")])
-def test_draft_is_found_where_the_wanted_number_of_tools_allows_none(
+def test_specs_is_found_where_the_wanted_number_of_tools_allows_none(
     scenario: Scenario, distractors: int, reserved: str
 ) -> None:
     """Where many tools would hold a reserved pair fewer are offered, and for a pair one more."""
     for n in range(20):
-        draft = draw_draft(scenario, random.Random(n), distractors=distractors, reserved=reserved)
-        tools = [*draft.offered, *draft.further]
+        spec = draw_candidate(
+            scenario, random.Random(n), distractors=distractors, reserved=reserved
+        )
+        tools = [*spec.offered, *spec.further]
         assert (reserved == "always") == is_reserved(tools, one_in=RESERVED_ONE_IN)

@@ -17,7 +17,7 @@ from trustee.environments.executable.building.documents import Document
 from trustee.environments.executable.building.probes import (
     STRANGE,
     SURPRISE,
-    Probe,
+    ProbeCall,
     judge_probe,
     plan_probes,
     replace_value,
@@ -25,7 +25,7 @@ from trustee.environments.executable.building.probes import (
     tells_error,
 )
 from trustee.environments.executable.building.verification import verify_blueprint, verify_tool
-from trustee.sandbox.calls import Outcome
+from trustee.sandbox.calls import CallResult
 from trustee.types import Tool
 
 HEIGHT = GoldCall(name="find_height", arguments={"subject": "Ostwacht"}, answer="214 m")
@@ -37,9 +37,9 @@ def tool(name: str = "find_height", *more: dict[str, Any]) -> Tool:
     return msgspec.convert(document(name, *more), Document).tool
 
 
-def said(text: str, *, ok: bool = True, breach: str = "") -> Outcome:
+def said(text: str, *, ok: bool = True, breach: str = "") -> CallResult:
     """Make an outcome."""
-    return Outcome(text=text, ok=ok, breach=breach)
+    return CallResult(text=text, ok=ok, breach=breach)
 
 
 def test_wrong_calls_of_a_gold_call() -> None:
@@ -92,10 +92,10 @@ def test_unrelated_calls_are_never_gold(count: int, same: bool) -> None:
 
 
 GOLD = (HEIGHT, PRICE)
-FIRST = Probe(kind="gold", name="find_height", arguments=HEIGHT.arguments, gold=0)
-MISSING = Probe(kind="missing", name="find_height", arguments={}, subject="subject", fails=True)
-VALUE = Probe(kind="value", name="find_height", arguments={"subject": "x"}, fails=True)
-UNRELATED = Probe(kind="unrelated", name="list_things", arguments={"subject": "x"})
+FIRST = ProbeCall(kind="gold", name="find_height", arguments=HEIGHT.arguments, gold=0)
+MISSING = ProbeCall(kind="missing", name="find_height", arguments={}, subject="subject", fails=True)
+VALUE = ProbeCall(kind="value", name="find_height", arguments={"subject": "x"}, fails=True)
+UNRELATED = ProbeCall(kind="unrelated", name="list_things", arguments={"subject": "x"})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ UNRELATED = Probe(kind="unrelated", name="list_things", arguments={"subject": "x
         ("leak", UNRELATED, said('{"found": "14.80"}')),
     ],
 )
-def test_outcomes_are_judged(kind: str, probe: Probe, outcome: Outcome) -> None:
+def test_outcomes_are_judged(kind: str, probe: ProbeCall, outcome: CallResult) -> None:
     """An outcome shows a fault of its own kind, or none."""
     flaw = judge_probe(probe, outcome, GOLD)
     assert kind == ("" if flaw is None else flaw.kind)
@@ -128,7 +128,7 @@ def test_outcomes_are_judged(kind: str, probe: Probe, outcome: Outcome) -> None:
 def test_earlier_answers_may_come_again() -> None:
     """A result may repeat what its call was made from, but nothing that comes later."""
     both = said("214 m and 14.80")
-    second = Probe(kind="gold", name="find_price", arguments=PRICE.arguments, gold=1)
+    second = ProbeCall(kind="gold", name="find_price", arguments=PRICE.arguments, gold=1)
     needs = [frozenset[int](), frozenset({0})]
     assert judge_probe(second, both, GOLD, needs) is None
     flaw = judge_probe(FIRST, both, GOLD, needs)
@@ -156,7 +156,7 @@ def test_echoed_answer_does_not_count_as_brought() -> None:
         (False, said("[1]")),
     ],
 )
-def test_errors_are_exceptions_or_say_so(expected: bool, outcome: Outcome) -> None:
+def test_errors_are_exceptions_or_say_so(expected: bool, outcome: CallResult) -> None:
     """Only an exception or an object with an error is one."""
     assert expected == tells_error(outcome)
 

@@ -34,7 +34,7 @@ async def collect_prompts(folder: Path, scenario: Scenario) -> list[tuple[str, s
         folder=folder,
         simulator=make_simulator(engine),
         sandbox=PlainSandbox(),
-        tell=lambda event: None,
+        emit=lambda event: None,
         scenario=scenario,
     )
     assert 1 == report.accepted

@@ -11,7 +11,7 @@ import pytest
 from building_answers import make_simulator
 from plain_sandbox import PlainSandbox
 from trustee.engine.scripted import Request, ScriptedEngine
-from trustee.environments.executable.building.candidate import Flaw, Rejected, Stage
+from trustee.environments.executable.building.candidate import BuildStage, Flaw, Rejected
 from trustee.environments.executable.building.workshop import BuildConfig, Workshop, side_by_side
 from trustee.types import Record
 
@@ -53,9 +53,9 @@ async def test_last_flaw_is_the_reason() -> None:
     """When no try passes, the candidate ends with what the check said, at its stage."""
     values = iter((1, 2, 3))
     shop = make_shop(lambda request: json.dumps({"value": next(values)}))
-    with shop.at(Stage.CALLS), pytest.raises(Rejected) as caught:
+    with shop.at(BuildStage.CALLS), pytest.raises(Rejected) as caught:
         await ask(shop)
-    assert Stage.CALLS == caught.value.stage
+    assert BuildStage.CALLS == caught.value.stage
     assert Flaw(kind="small", text="3 is too small") == caught.value.flaw
 
 
@@ -83,10 +83,10 @@ async def test_seeds_depend_on_key_and_purpose() -> None:
 async def test_stage_that_takes_too_long_ends_the_candidate() -> None:
     """A stage has its own deadline, and its time is counted also when it failed."""
     shop = make_shop(lambda request: "", seconds=0.01)
-    with pytest.raises(Rejected) as caught, shop.at(Stage.SCALING):
+    with pytest.raises(Rejected) as caught, shop.at(BuildStage.SCALING):
         await anyio.sleep_forever()
-    assert (Stage.SCALING, "deadline") == (caught.value.stage, caught.value.flaw.kind)
-    assert shop.seconds[Stage.SCALING] > 0
+    assert (BuildStage.SCALING, "deadline") == (caught.value.stage, caught.value.flaw.kind)
+    assert shop.seconds[BuildStage.SCALING] > 0
 
 
 async def test_jobs_give_results_in_order() -> None:
@@ -112,7 +112,7 @@ async def test_one_refusal_ends_all_jobs() -> None:
     """The first refusal is raised by itself, and nobody waits for the others."""
 
     async def refuse() -> int:
-        raise Rejected(Stage.DOCUMENTS, Flaw(kind="x", text="no"))
+        raise Rejected(BuildStage.DOCUMENTS, Flaw(kind="x", text="no"))
 
     async def wait() -> int:
         await anyio.sleep_forever()

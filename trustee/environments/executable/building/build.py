@@ -16,10 +16,15 @@ import anyio
 import msgspec
 
 from trustee.environments.executable.blueprint import Blueprint, Scenario
-from trustee.environments.executable.building.candidate import Decomposition, Flaw, Rejected, Stage
+from trustee.environments.executable.building.candidate import (
+    BuildStage,
+    Decomposition,
+    Flaw,
+    Rejected,
+)
 from trustee.environments.executable.building.folder import Folder, make_recipe
 from trustee.environments.executable.building.micro import construct_micro
-from trustee.environments.executable.building.report import Report, Spent
+from trustee.environments.executable.building.report import BuildCost, BuildReport
 from trustee.environments.executable.building.stages import construct
 from trustee.environments.executable.building.verification import verify_blueprint
 from trustee.environments.executable.building.workshop import BuildConfig, Workshop
@@ -40,10 +45,10 @@ async def build(
     folder: Path,
     simulator: Simulator,
     sandbox: Sandbox,
-    tell: Callable[[Event], None],
+    emit: Callable[[Event], None],
     scenario: Scenario | None = None,
     resume: bool = False,
-) -> Report:
+) -> BuildReport:
     """Build environments into a folder; fewer than `count` where places stay empty.
 
     Args:
@@ -53,7 +58,7 @@ async def build(
         folder: see `building.folder`; the environments lie in its `blueprints`.
         simulator: the frozen base; it speaks as builder, or as writer with the tiny prompts.
         sandbox: where candidates are tried.
-        tell: takes progress events.
+        emit: takes progress events.
         scenario: one instead of those of the config.
         resume: go on with what the folder holds.
 
@@ -67,10 +72,10 @@ async def build(
         folder=Folder(folder, recipe, wanted=count),
         simulator=simulator,
         sandbox=sandbox,
-        tell=tell,
+        emit=emit,
     )
     site.folder.open(resume=resume)
-    tell({"event": "stage", "name": f"building {count} environments in {folder}"})
+    emit({"event": "stage", "name": f"building {count} environments in {folder}"})
     async with anyio.create_task_group() as tasks:
         for place in range(count):
             if place not in site.folder.accepted:
@@ -88,16 +93,16 @@ class Site:
         folder: Folder,
         simulator: Simulator,
         sandbox: Sandbox,
-        tell: Callable[[Event], None],
+        emit: Callable[[Event], None],
     ) -> None:
         self.folder = folder
         self._config = config
         self._simulator = simulator
         self._sandbox = sandbox
-        self._tell = tell
-        self._begun = time.monotonic()
+        self._tell = emit
+        self._started_at = time.monotonic()
         self._tokens = simulator.tokens.total()
-        self._spent = Spent()
+        self._spent = BuildCost()
         self._limiter = anyio.CapacityLimiter(config.parallel)
 
     async def fill(self, place: int) -> None:
@@ -123,7 +128,7 @@ class Site:
         try:
             blueprint = self._name(await self._make(shop, scenario), place, attempt)
             if self.folder.knows(blueprint):
-                raise Rejected(Stage.VERIFICATION, DUPLICATE)
+                raise Rejected(BuildStage.VERIFICATION, DUPLICATE)
             self.folder.accept(place, blueprint)
         except Rejected as refusal:
             self.folder.reject(
@@ -134,7 +139,7 @@ class Site:
         else:
             accepted = True
             event |= {"event": "built", "id": blueprint.id}
-        self._spent = self._spent.plus(Spent(stages=shop.seconds))
+        self._spent = self._spent.plus(BuildCost(stages=shop.seconds))
         report = self.report()
         counts = {"accepted": report.accepted, "wanted": report.wanted}
         self._tell(event | counts | {"candidates": report.candidates})
@@ -145,7 +150,7 @@ class Site:
         make = construct_micro if self._config.prompts == "tiny" else construct
         blueprint, parts = await make(shop, scenario)
         shop.material = {"blueprint": blueprint, "decomposition": parts}
-        with shop.at(Stage.VERIFICATION):
+        with shop.at(BuildStage.VERIFICATION):
             ancestors = [
                 frozenset(need - 1 for need in parts.ancestors(number))
                 for number in range(1, len(parts.parts) + 1)
@@ -170,10 +175,10 @@ class Site:
             },
         )
 
-    def report(self) -> Report:
+    def report(self) -> BuildReport:
         """Write and give the report so far."""
-        spent = Spent(
+        cost = BuildCost(
             tokens=self._simulator.tokens.total() - self._tokens,
-            seconds=time.monotonic() - self._begun,
+            seconds=time.monotonic() - self._started_at,
         )
-        return self.folder.report(self._spent.plus(spent))
+        return self.folder.report(self._spent.plus(cost))

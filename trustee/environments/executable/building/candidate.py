@@ -19,7 +19,7 @@ from trustee.errors import TrusteeError
 from trustee.types import Record
 
 
-class Stage(StrEnum):
+class BuildStage(StrEnum):
     """Where a candidate is, in order."""
 
     DECOMPOSITION = "decomposition"
@@ -43,7 +43,7 @@ class Flaw(Record, frozen=True):
 class Rejected(TrusteeError):
     """A candidate ends here; the next one begins."""
 
-    def __init__(self, stage: Stage, flaw: Flaw) -> None:
+    def __init__(self, stage: BuildStage, flaw: Flaw) -> None:
         super().__init__(f"{stage}: {flaw.text}")
         self.stage = stage
         self.flaw = flaw

@@ -23,7 +23,7 @@ MOST_WORDS = 7
 """Of a part's answer: longer ones are not found word for word."""
 
 
-class Shape(Record, frozen=True):
+class ScenarioShape(Record, frozen=True):
     """How the parts of a scenario hang together."""
 
     least: int
@@ -35,20 +35,20 @@ class Shape(Record, frozen=True):
     """What its question asks for."""
 
 
-SHAPES: dict[Scenario, Shape] = {
-    "single_hop": Shape(
+SHAPES: dict[Scenario, ScenarioShape] = {
+    "single_hop": ScenarioShape(
         least=1,
         most=1,
         rule="there is one part, and its needs are [].",
         asked="that one fact",
     ),
-    "parallel_single_hop": Shape(
+    "parallel_single_hop": ScenarioShape(
         least=2,
         most=4,
         rule="the parts are independent, so each could be asked first. All needs are [].",
         asked="all of these facts",
     ),
-    "multi_hop": Shape(
+    "multi_hop": ScenarioShape(
         least=2,
         most=5,
         rule="the parts form a chain: part 1 needs nothing, part 2 needs part 1, part 3 needs part "
@@ -56,7 +56,7 @@ SHAPES: dict[Scenario, Shape] = {
         "answer.",
         asked="only the answer of the last part",
     ),
-    "parallel_multi_hop": Shape(
+    "parallel_multi_hop": ScenarioShape(
         least=3,
         most=6,
         rule="at least two parts need nothing, and at least one other part needs an earlier part: "

@@ -20,10 +20,10 @@ from trustee.environments.executable.building.values import find_leak
 from trustee.tools.arguments import check_arguments
 from trustee.types import Record, Tool
 
-Kind = Literal["string", "integer", "number", "boolean", "array"]
-NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+){0,7}")
+JsonType = Literal["string", "integer", "number", "boolean", "array"]
+TOOL_NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+){0,7}")
 MOST_PARAMETERS = 10
-PYTHON: dict[Kind, tuple[type, ...]] = {
+PYTHON: dict[JsonType, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -36,7 +36,7 @@ class Parameter(Record, frozen=True):
     """One parameter of a tool."""
 
     name: Annotated[str, Meta(max_length=40)]
-    types: Annotated[tuple[Kind, ...], Meta(min_length=1, max_length=3)]
+    types: Annotated[tuple[JsonType, ...], Meta(min_length=1, max_length=3)]
     """An array is one of strings."""
     description: Annotated[str, Meta(max_length=200)]
     required: bool
@@ -136,7 +136,7 @@ def check_document(document: Document, answers: Sequence[str]) -> Flaw | None:
 
 def is_name(name: str) -> bool:
     """Say whether a text is a snake_case name that Python does not use itself."""
-    return bool(NAME.fullmatch(name)) and not keyword.iskeyword(name)
+    return bool(TOOL_NAME.fullmatch(name)) and not keyword.iskeyword(name)
 
 
 def check_parameter(parameter: Parameter) -> str | None:
@@ -161,7 +161,7 @@ def check_parameter(parameter: Parameter) -> str | None:
     return None
 
 
-def fits_types(value: Any, types: Sequence[Kind]) -> bool:
+def fits_types(value: Any, types: Sequence[JsonType]) -> bool:
     """Say whether a value is of one of some types; true is no number."""
     if isinstance(value, bool):
         return "boolean" in types

@@ -20,7 +20,12 @@ import msgspec
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.building.candidate import Rejected
-from trustee.environments.executable.building.report import Rejection, Report, Spent, make_report
+from trustee.environments.executable.building.report import (
+    BuildCost,
+    BuildReport,
+    Rejection,
+    make_report,
+)
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, RunError
@@ -64,7 +69,7 @@ class Folder:
         self.accepted: dict[int, Blueprint] = {}
         self.rejections: list[Rejection] = []
         self._questions: set[tuple[str, ...]] = set()
-        self._before = Spent()
+        self._before = BuildCost()
 
     def open(self, *, resume: bool) -> None:
         """Make the folder, or take up what is in it.
@@ -89,8 +94,8 @@ class Folder:
         if (self.path / "rejected.jsonl").exists():
             self.rejections = read_lines(self.path / "rejected.jsonl", Rejection)
         if (self.path / "report.json").exists():
-            report = read_file(self.path / "report.json", Report)
-            self._before = report.spent
+            report = read_file(self.path / "report.json", BuildReport)
+            self._before = report.cost
 
     def _check(self, before: Recipe) -> None:
         old, new = msgspec.to_builtins(before), msgspec.to_builtins(self.recipe)
@@ -157,7 +162,7 @@ class Folder:
             raise self._unwritten(error) from error
         self.rejections.append(rejection)
 
-    def report(self, spent: Spent) -> Report:
+    def report(self, cost: BuildCost) -> BuildReport:
         """Write the report: what is on disk, and what was spent since it was opened.
 
         Raises:
@@ -168,7 +173,7 @@ class Folder:
             accepted={place: b.scenario for place, b in sorted(self.accepted.items())},
             tools=[len(blueprint.tools) for blueprint in self.accepted.values()],
             rejections=self.rejections,
-            spent=self._before.plus(spent),
+            cost=self._before.plus(cost),
         )
         try:
             write_file(self.path / "report.json", msgspec.json.encode(report))

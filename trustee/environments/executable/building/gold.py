@@ -13,7 +13,7 @@ from typing import Any
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Decomposition, Flaw
 from trustee.environments.executable.building.values import leaves, says
-from trustee.environments.executable.rewards import Observation, brings
+from trustee.environments.executable.rewards import Observation, solves
 from trustee.tools.arguments import check_arguments
 from trustee.types import Record, Tool
 
@@ -45,7 +45,7 @@ def check_call(
         )
     answer = parts.parts[number - 1].answer
     echo = Observation(name=tool.name, arguments=dict(arguments), text=answer, ok=True)
-    if not brings(echo, answer):
+    if not solves(echo, answer):
         return Flaw(
             kind="echo", text=f"the call of {tool.name} already holds its answer {answer!r}"
         )

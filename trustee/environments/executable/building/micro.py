@@ -15,7 +15,7 @@ from itertools import count, product
 import msgspec
 
 from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
-from trustee.environments.executable.building.candidate import Decomposition, Flaw, Part, Stage
+from trustee.environments.executable.building.candidate import BuildStage, Decomposition, Flaw, Part
 from trustee.environments.executable.building.decomposition import check_decomposition
 from trustee.environments.executable.building.documents import (
     Document,
@@ -45,14 +45,14 @@ from trustee.environments.simulated.roles import (
     writer_schema,
 )
 from trustee.environments.splits import is_reserved
-from trustee.types import Blame, Record, Tool
+from trustee.types import Record, Role, Tool
 
 CATEGORIES = sorted({thing.category for thing in THINGS.values()})
-DRAWS = 50
+TRANSFORM_DRAWS = 50
 """Draws of tools and distractors before one distractor fewer is tried."""
 
 
-class Draft(Record, frozen=True):
+class CandidateSpec(Record, frozen=True):
     """What a candidate is drawn from."""
 
     aspects: Aspects
@@ -71,7 +71,9 @@ class Read(Record, frozen=True):
     """The read whose result tells the place, counted from 1; 0 where the question says it."""
 
 
-def draw_draft(scenario: Scenario, rng: random.Random, *, distractors: int, reserved: str) -> Draft:
+def draw_candidate(
+    scenario: Scenario, rng: random.Random, *, distractors: int, reserved: str
+) -> CandidateSpec:
     """Draw the tools and aspects of a candidate."""
     calls = {
         "single_hop": 1,
@@ -82,7 +84,7 @@ def draw_draft(scenario: Scenario, rng: random.Random, *, distractors: int, rese
     least = 1 if scenario.endswith("single_hop") else calls
     for attempt in count():
         # Many tools of one category nearly always hold a reserved pair: then offer fewer.
-        further_tools = max(distractors - attempt // DRAWS, int(reserved == "always"))
+        further_tools = max(distractors - attempt // TRANSFORM_DRAWS, int(reserved == "always"))
         category = rng.choice(CATEGORIES)
         tools = [tool for tool in TOOLS if tool.category == category]
         reads = rng.sample([t for t in tools if t.effect == "read"], rng.randint(least, calls))
@@ -100,7 +102,7 @@ def draw_draft(scenario: Scenario, rng: random.Random, *, distractors: int, rese
         ambiguity="clear",
         strictness=1,
     )
-    return Draft(aspects=aspects, offered=tuple(reads), further=tuple(further))
+    return CandidateSpec(aspects=aspects, offered=tuple(reads), further=tuple(further))
 
 
 async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
@@ -111,9 +113,9 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
     """
     rng = shop.rng("micro")
     distractors = rng.randint(*shop.config.distractors)
-    draft = draw_draft(scenario, rng, distractors=distractors, reserved=shop.config.reserved)
-    with shop.at(Stage.DECOMPOSITION):
-        written, query = await ask_writer(shop, draft, scenario)
+    spec = draw_candidate(scenario, rng, distractors=distractors, reserved=shop.config.reserved)
+    with shop.at(BuildStage.DECOMPOSITION):
+        written, query = await ask_writer(shop, spec, scenario)
         question = leave_out(query, written)
         reads = hide_places(written, question, rng)
         answers = draw_answers([THINGS[read.thing].kind for read in reads], rng)
@@ -121,11 +123,11 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
         shop.material["decomposition"] = parts
         shop.refuse(check_decomposition(parts, scenario=scenario))
     documents, gold = describe_reads(shop, reads, parts)
-    with shop.at(Stage.SCALING):
+    with shop.at(BuildStage.SCALING):
         widened = widen(shop, documents, gold, parts, rng)
-        further = extend(draft, widened, rng)
+        further = extend(spec, widened, rng)
         shop.refuse(check_names([*widened.values(), *further.values()]))
-    with shop.at(Stage.DEPLOYMENT):
+    with shop.at(BuildStage.DEPLOYMENT):
         sources = write_sources(reads, widened | further, answers, rng)
         tools = {name: offer(document) for name, document in (widened | further).items()}
         for name, source in sources.items():
@@ -142,13 +144,13 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
 
 
 async def ask_writer(
-    shop: Workshop, draft: Draft, scenario: Scenario
+    shop: Workshop, spec: CandidateSpec, scenario: Scenario
 ) -> tuple[tuple[Read, ...], str]:
     """Have the writer name what is to be read, and word the query."""
-    persona = draft.aspects.persona
+    persona = spec.aspects.persona
 
     def check(task: WrittenTask) -> Flaw | None:
-        reason = check_task(task, draft.offered, draft.aspects)
+        reason = check_task(task, spec.offered, spec.aspects)
         if reason is not None:
             return Flaw(kind="task", text=reason)
         goals = [goal_of(call) for call in task.expected_calls]
@@ -163,11 +165,11 @@ async def ask_writer(
         return None
 
     written = await shop.ask(
-        writer_prompt(shop.config.prompts, draft.offered, draft.aspects),
+        writer_prompt(shop.config.prompts, spec.offered, spec.aspects),
         answer=WrittenTask,
-        grammar=writer_schema(draft.offered, draft.aspects),
+        grammar=writer_schema(spec.offered, spec.aspects),
         check=check,
-        role=Blame.WRITER,
+        role=Role.WRITER,
         tag="writer",
     )
     reads = chain_reads([goal_of(call) for call in written.expected_calls], scenario)
@@ -266,17 +268,17 @@ def describe_reads(
     """Stages 2 and 3 by code, one document for all reads of a thing, and the calls."""
     answers = [part.answer for part in parts.parts]
     finds = {read.told_by: THINGS[read.thing] for read in reads if read.told_by}
-    with shop.at(Stage.DOCUMENTS):
+    with shop.at(BuildStage.DOCUMENTS):
         named = [
             describe_thing(THINGS[read.thing], finds=finds.get(number))
             for number, read in enumerate(reads, 1)
         ]
         for document in named:
             shop.refuse(check_document(document, answers))
-    with shop.at(Stage.INTEGRATION):
+    with shop.at(BuildStage.INTEGRATION):
         documents = {document.name: document for document in named}
         shop.refuse(check_names(tuple(documents.values())))
-    with shop.at(Stage.CALLS):
+    with shop.at(BuildStage.CALLS):
         gold = tuple(
             GoldCall(
                 name=document.name,
@@ -314,11 +316,11 @@ def widen(
 
 
 def extend(
-    draft: Draft, documents: Mapping[str, Document], rng: random.Random
+    spec: CandidateSpec, documents: Mapping[str, Document], rng: random.Random
 ) -> dict[str, Document]:
     """Give the tools that no part needs: those the writer left, and the further ones."""
     found = {}
-    for tool in (*draft.offered, *draft.further):
+    for tool in (*spec.offered, *spec.further):
         if tool.name not in documents:
             thing = THINGS[tool.name.split("_", 1)[1]]
             found[tool.name] = describe_thing(thing, writes=tool.effect == "write")

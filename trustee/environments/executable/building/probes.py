@@ -13,8 +13,8 @@ from typing import Any, Literal
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Flaw
 from trustee.environments.executable.building.values import leaves
-from trustee.environments.executable.rewards import Observation, brings
-from trustee.sandbox.calls import Outcome
+from trustee.environments.executable.rewards import Observation, solves
+from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_arguments
 from trustee.types import Record, Tool
 
@@ -24,11 +24,11 @@ SURPRISE = "surplus_option"
 """A parameter that no tool has."""
 UNRELATED_CALLS = 6
 """Tries of each tool with values from elsewhere."""
-SHOWN = 120
+SHOWN_LENGTH = 120
 """Characters of a result that a reason repeats."""
 
 
-class Probe(Record, frozen=True):
+class ProbeCall(Record, frozen=True):
     """One call and what is expected of it."""
 
     kind: Literal["gold", "missing", "unknown", "type", "value", "echo", "unrelated"]
@@ -42,11 +42,11 @@ class Probe(Record, frozen=True):
     """Whether it must give an error."""
 
 
-def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[Probe]:
+def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[ProbeCall]:
     """List the calls that try out an environment: gold calls first, in order."""
     by_name = {tool.name: tool for tool in tools}
     probes = [
-        Probe(kind="gold", name=call.name, arguments=call.arguments, gold=number)
+        ProbeCall(kind="gold", name=call.name, arguments=call.arguments, gold=number)
         for number, call in enumerate(gold)
     ]
     for number, call in enumerate(gold):
@@ -56,7 +56,7 @@ def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[Probe]:
     return probes
 
 
-def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[Probe]:
+def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[ProbeCall]:
     """Make the wrong calls of a gold call."""
     properties = tool.parameters.get("properties", {})
     required = tool.parameters.get("required", ())
@@ -88,8 +88,8 @@ def _probe(
     subject: str,
     gold: int,
     fails: bool = False,
-) -> Probe:
-    return Probe(
+) -> ProbeCall:
+    return ProbeCall(
         kind=kind, name=call.name, arguments=arguments, subject=subject, gold=gold, fails=fails
     )
 
@@ -108,7 +108,7 @@ def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
             return others[0] if others else STRANGE
 
 
-def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[Probe]:
+def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[ProbeCall]:
     """Call a tool with values of the environment that are not meant for it."""
     properties = tool.parameters.get("properties", {})
     required = tool.parameters.get("required", ())
@@ -123,7 +123,7 @@ def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[Probe]:
         }
         if arguments not in seen and check_arguments(tool, arguments) is None:
             seen.append(arguments)
-            yield Probe(kind="unrelated", name=tool.name, arguments=arguments)
+            yield ProbeCall(kind="unrelated", name=tool.name, arguments=arguments)
 
 
 def pick_value(schema: Mapping[str, Any], pool: Sequence[Any], turn: int) -> Any:
@@ -148,8 +148,8 @@ def pick_value(schema: Mapping[str, Any], pool: Sequence[Any], turn: int) -> Any
 
 
 def judge_probe(
-    probe: Probe,
-    outcome: Outcome,
+    probe: ProbeCall,
+    outcome: CallResult,
     gold: Sequence[GoldCall],
     ancestors: Sequence[frozenset[int]] = (),
 ) -> Flaw | None:
@@ -161,7 +161,7 @@ def judge_probe(
         gold: all gold calls.
         ancestors: by gold call, those whose answers it needs, counted from 0: they may be repeated.
     """
-    shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN]!r}"
+    shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
     if outcome.breach:
         return Flaw(
             kind="breach", text=f"{shown}; it broke a limit of the sandbox: {outcome.breach}"
@@ -189,8 +189,8 @@ def judge_probe(
 
 
 def _judge_gold(
-    probe: Probe,
-    outcome: Outcome,
+    probe: ProbeCall,
+    outcome: CallResult,
     found: Sequence[int],
     gold: Sequence[GoldCall],
     ancestors: Sequence[frozenset[int]],
@@ -207,13 +207,13 @@ def _judge_gold(
     return None
 
 
-def find_answers(probe: Probe, outcome: Outcome, gold: Sequence[GoldCall]) -> list[int]:
+def find_answers(probe: ProbeCall, outcome: CallResult, gold: Sequence[GoldCall]) -> list[int]:
     """Find the gold calls whose answers a call brought, whatever tool owes them."""
     seen = Observation(name=probe.name, arguments=probe.arguments, text=outcome.text, ok=outcome.ok)
-    return [number for number, call in enumerate(gold) if brings(seen, call.answer)]
+    return [number for number, call in enumerate(gold) if solves(seen, call.answer)]
 
 
-def tells_error(outcome: Outcome) -> bool:
+def tells_error(outcome: CallResult) -> bool:
     """Say whether an outcome is an error: an exception, or an object with an error."""
     if not outcome.ok:
         return True

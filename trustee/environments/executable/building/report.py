@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from trustee.environments.executable.blueprint import Scenario
-from trustee.environments.executable.building.candidate import Stage
+from trustee.environments.executable.building.candidate import BuildStage
 from trustee.types import Record
 
 
@@ -21,7 +21,7 @@ class Rejection(Record, frozen=True):
     """Which environment it would have been."""
     attempt: int
     scenario: Scenario
-    stage: Stage
+    stage: BuildStage
     kind: str
     reason: str
     material: dict[str, object] = {}
@@ -40,39 +40,39 @@ class Passage(Record, frozen=True):
         return self.passed / self.entered if self.entered else 0.0
 
 
-class Spent(Record, frozen=True):
+class BuildCost(Record, frozen=True):
     """What a build has cost."""
 
     tokens: int = 0
     """Sampled by the builder."""
     seconds: float = 0.0
     """Wall time."""
-    stages: dict[Stage, float] = {}
+    stages: dict[BuildStage, float] = {}
     """Seconds summed over candidates, so more than the wall time."""
 
-    def plus(self, other: Spent) -> Spent:
+    def plus(self, other: BuildCost) -> BuildCost:
         """Add what another part of the build cost."""
-        stages = {s: self.stages.get(s, 0.0) + other.stages.get(s, 0.0) for s in Stage}
-        return Spent(
+        stages = {s: self.stages.get(s, 0.0) + other.stages.get(s, 0.0) for s in BuildStage}
+        return BuildCost(
             tokens=self.tokens + other.tokens,
             seconds=self.seconds + other.seconds,
             stages={stage: seconds for stage, seconds in stages.items() if seconds},
         )
 
 
-class Report(Record, frozen=True):
+class BuildReport(Record, frozen=True):
     """The outcome of a build."""
 
     wanted: int
     accepted: int
     candidates: int
-    stages: dict[Stage, Passage]
+    stages: dict[BuildStage, Passage]
     reasons: dict[str, int]
     """Rejections by `stage: kind`, the most frequent first."""
     scenarios: dict[Scenario, Passage]
     tools: float
     """Mean number of tools."""
-    spent: Spent
+    cost: BuildCost
 
 
 def make_report(
@@ -81,20 +81,20 @@ def make_report(
     accepted: Mapping[int, Scenario],
     tools: Sequence[int],
     rejections: Sequence[Rejection],
-    spent: Spent,
-) -> Report:
+    cost: BuildCost,
+) -> BuildReport:
     """Count what became of the candidates; `accepted` gives scenarios by place."""
     refused = Counter(rejection.stage for rejection in rejections)
     left = len(accepted) + len(rejections)
     candidates = left
     stages = {}
-    for stage in Stage:
+    for stage in BuildStage:
         stages[stage] = Passage(entered=left, passed=left - refused[stage])
         left -= refused[stage]
     reasons = Counter(f"{rejection.stage}: {rejection.kind}" for rejection in rejections)
     good = Counter(accepted.values())
     bad = Counter(rejection.scenario for rejection in rejections)
-    return Report(
+    return BuildReport(
         wanted=wanted,
         accepted=len(accepted),
         candidates=candidates,
@@ -105,23 +105,23 @@ def make_report(
             for scenario in sorted({*good, *bad})
         },
         tools=sum(tools) / len(tools) if tools else 0.0,
-        spent=spent,
+        cost=cost,
     )
 
 
-def report_text(report: Report) -> str:
+def report_text(report: BuildReport) -> str:
     """Write a report for people."""
     lines = [
         f"{report.accepted} of {report.wanted} environments from {report.candidates} candidates, "
         f"{report.tools:.1f} tools each",
-        f"{report.spent.tokens} tokens, {report.spent.seconds:.0f} s",
+        f"{report.cost.tokens} tokens, {report.cost.seconds:.0f} s",
         "",
         f"{'stage':<22}{'in':>7}{'out':>7}{'share':>8}{'seconds':>10}",
     ]
     for stage, passage in report.stages.items():
         lines.append(
             f"{stage:<22}{passage.entered:>7}{passage.passed:>7}{passage.share:>8.0%}"
-            f"{report.spent.stages.get(stage, 0.0):>10.1f}"
+            f"{report.cost.stages.get(stage, 0.0):>10.1f}"
         )
     lines += ["", f"{'scenario':<22}{'in':>7}{'out':>7}{'share':>8}"]
     lines += [

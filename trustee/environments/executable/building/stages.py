@@ -16,9 +16,9 @@ from msgspec import Meta
 
 from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
 from trustee.environments.executable.building.candidate import (
+    BuildStage,
     Decomposition,
     Rejected,
-    Stage,
     grammar_of,
 )
 from trustee.environments.executable.building.decomposition import (
@@ -66,21 +66,21 @@ async def construct(shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Deco
     Raises:
         Rejected: at the stage that gave nothing usable.
     """
-    with shop.at(Stage.DECOMPOSITION):
+    with shop.at(BuildStage.DECOMPOSITION):
         parts = await decompose(shop, scenario)
     shop.material["decomposition"] = parts
-    with shop.at(Stage.DOCUMENTS):
+    with shop.at(BuildStage.DOCUMENTS):
         documents = await write_documents(shop, parts)
-    with shop.at(Stage.INTEGRATION):
+    with shop.at(BuildStage.INTEGRATION):
         served = await merge_tools(shop, parts, documents)
     shop.material["tools"] = [entry.document for entry in served]
-    with shop.at(Stage.CALLS):
+    with shop.at(BuildStage.CALLS):
         gold = await write_calls(shop, parts, served)
     shop.material["gold"] = gold
-    with shop.at(Stage.SCALING):
+    with shop.at(BuildStage.SCALING):
         served = await scale(shop, parts, served, gold)
     shop.material["tools"] = [entry.document for entry in served]
-    with shop.at(Stage.DEPLOYMENT):
+    with shop.at(BuildStage.DEPLOYMENT):
         sources = await deploy(shop, served, gold)
     order = shop.rng("order").sample(served, len(served))
     return assemble(
@@ -279,7 +279,7 @@ async def deploy(
             given = await shop.ask(
                 shop.fill(
                     "deploy",
-                    **describe(document),
+                    **describe_candidate(document),
                     cases=case_lines(calls) or "no cases are given; invent a few entries",
                     complaint=complaint,
                 ),
@@ -301,7 +301,7 @@ async def deploy(
     return dict(await side_by_side([partial(write, entry) for entry in served]))
 
 
-def describe(document: Document) -> dict[str, str]:
+def describe_candidate(document: Document) -> dict[str, str]:
     """Give the values that tell the last prompt about a tool."""
     schema: dict[str, Any] = document.tool.schema["function"]
     return {

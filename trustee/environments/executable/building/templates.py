@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trustee.environments.executable.building.documents import Document, Parameter
-from trustee.environments.executable.building.documents import Kind as DocumentKind
-from trustee.environments.micro.world import PLACES, VALUES, Kind, Thing
+from trustee.environments.executable.building.documents import JsonType as DocumentKind
+from trustee.environments.micro.world import PLACES, VALUES, Thing, ValueKind
 
 READ = """\
 {signature}
@@ -70,7 +70,7 @@ def describe_thing(thing: Thing, *, writes: bool = False, finds: Thing | None = 
     )
 
 
-def draw_answers(kinds: Sequence[Kind], rng: random.Random) -> list[int | str]:
+def draw_answers(kinds: Sequence[ValueKind], rng: random.Random) -> list[int | str]:
     """Draw a value for each kind, all different, numbers across kinds too."""
     while True:
         values = [rng.choice(VALUES[kind]) for kind in kinds]
@@ -78,7 +78,7 @@ def draw_answers(kinds: Sequence[Kind], rng: random.Random) -> list[int | str]:
             return values
 
 
-def spare_values(kind: Kind, answers: Sequence[int | str]) -> list[int | str]:
+def spare_values(kind: ValueKind, answers: Sequence[int | str]) -> list[int | str]:
     """List the values of a kind that are no answer."""
     return [value for value in VALUES[kind] if value not in answers]
 

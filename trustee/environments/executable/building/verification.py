@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from trustee.environments.executable.blueprint import Blueprint, GoldCall
 from trustee.environments.executable.building.candidate import Flaw
 from trustee.environments.executable.building.probes import (
-    Probe,
+    ProbeCall,
     judge_probe,
     plan_probes,
     spoil_call,
 )
 from trustee.environments.executable.building.values import find_leak
-from trustee.sandbox.calls import Outcome, Sandbox
+from trustee.sandbox.calls import CallResult, Sandbox
 from trustee.types import Tool
 
 SEEDS = (11, 4242)
@@ -31,13 +31,13 @@ async def verify_tool(
 ) -> Flaw | None:
     """Say what is wrong with one tool; `gold` are its own calls, none for a tool nobody needs."""
     probes = [
-        Probe(kind="gold", name=call.name, arguments=call.arguments, gold=number)
+        ProbeCall(kind="gold", name=call.name, arguments=call.arguments, gold=number)
         for number, call in enumerate(gold)
     ]
     for number, call in enumerate(gold):
         probes += spoil_call(tool, call, number)
     if not probes:
-        probes = [Probe(kind="unrelated", name=tool.name, arguments={})]
+        probes = [ProbeCall(kind="unrelated", name=tool.name, arguments={})]
     outcomes = await run_probes(probes, {tool.name: source}, sandbox, seed=SEEDS[0])
     return find_flaw(probes, outcomes, gold)
 
@@ -74,16 +74,16 @@ async def verify_blueprint(
 
 
 async def run_probes(
-    probes: Sequence[Probe], sources: Mapping[str, str], sandbox: Sandbox, *, seed: int
-) -> list[Outcome]:
+    probes: Sequence[ProbeCall], sources: Mapping[str, str], sandbox: Sandbox, *, seed: int
+) -> list[CallResult]:
     """Make calls in one worker, in order."""
     async with sandbox.open(sources, seed=seed) as worker:
         return [await worker.call(probe.name, probe.arguments) for probe in probes]
 
 
 def find_flaw(
-    probes: Sequence[Probe],
-    outcomes: Sequence[Outcome],
+    probes: Sequence[ProbeCall],
+    outcomes: Sequence[CallResult],
     gold: Sequence[GoldCall],
     ancestors: Sequence[frozenset[int]] = (),
 ) -> Flaw | None:

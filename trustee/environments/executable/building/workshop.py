@@ -16,12 +16,12 @@ import anyio
 from msgspec import Meta
 
 from trustee.environments.executable.blueprint import Scenario
-from trustee.environments.executable.building.candidate import Flaw, Rejected, Stage
+from trustee.environments.executable.building.candidate import BuildStage, Flaw, Rejected
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulator import Simulator
 from trustee.errors import InputError, SimulatorError
 from trustee.sandbox.calls import Sandbox
-from trustee.types import Blame, Record
+from trustee.types import Record, Role
 
 T = TypeVar("T")
 
@@ -79,8 +79,8 @@ class Workshop:
         """Decides all chance: seed, place and attempt."""
         self.sandbox = sandbox
         self._simulator = simulator
-        self.stage = Stage.DECOMPOSITION
-        self.seconds: dict[Stage, float] = {}
+        self.stage = BuildStage.DECOMPOSITION
+        self.seconds: dict[BuildStage, float] = {}
         """Spent, by stage."""
         self.material: dict[str, object] = {}
         """What was made so far, for the record of a rejection."""
@@ -90,20 +90,20 @@ class Workshop:
         return random.Random(f"{self.key} {tag}")
 
     @contextmanager
-    def at(self, stage: Stage) -> Iterator[None]:
+    def at(self, stage: BuildStage) -> Iterator[None]:
         """Work at a stage, for a limited time.
 
         Raises:
             Rejected: if the time is up.
         """
         self.stage = stage
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             with anyio.move_on_after(self.config.seconds) as scope:
                 yield
         finally:
-            spent = time.monotonic() - begun
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+            cost = time.monotonic() - started_at
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + cost
         if scope.cancelled_caught:
             raise Rejected(
                 stage,
@@ -128,7 +128,7 @@ class Workshop:
         answer: type[T],
         grammar: str,
         check: Callable[[T], Flaw | None],
-        role: Blame = Blame.BUILDER,
+        role: Role = Role.BUILDER,
         tag: str,
     ) -> T:
         """Ask a role until its answer passes the check.

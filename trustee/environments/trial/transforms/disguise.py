@@ -1,9 +1,10 @@
 """Making known tools unknown: what the policy sees of them is no longer what they are.
 
-A `Transform` is a setting; drawn for one task it gives a `Disguise`, which is plain data: the tools
-as they are shown and, for each, the face it wears over the tool beneath. A chain of disguises, the
-innermost first, maps calls inwards and answers outwards. Nothing here has an effect, and a chain
-under which a task could not be solved is found by `prove_solvable` before anybody plays it.
+A `Transform` is a setting; drawn for one task it gives a `Perturbation`, which is plain data: the
+tools as they are shown and, for each, the face it wears over the tool beneath. A chain of
+perturbations, the innermost first, maps calls inwards and answers outwards. Nothing here has an
+effect, and a chain under which a task could not be solved is found by `prove_solvable` before
+anybody plays it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Recoding(Record, frozen=True):
     factor: int = 1
     """A shown number is the number beneath times this."""
 
-    def undo(self, name: str, value: Any) -> tuple[Any, str]:
+    def to_real(self, name: str, value: Any) -> tuple[Any, str]:
         """Give the value beneath a shown one, or a sentence against it."""
         if self.codes:
             if isinstance(value, str) and value in self.codes:
@@ -39,7 +40,7 @@ class Recoding(Record, frozen=True):
             return None, f'"{name}" must be a multiple of {self.factor}, got {shorten(value)}'
         return value // self.factor if isinstance(value, int) else value / self.factor, ""
 
-    def wear(self, value: Any) -> Any:
+    def to_shown(self, value: Any) -> Any:
         """Give the shown value of one beneath; one without a code stays as it is."""
         if self.codes:
             same = (c for c, inner in self.codes.items() if normalise(inner) == normalise(value))
@@ -47,7 +48,7 @@ class Recoding(Record, frozen=True):
         return value * self.factor if isinstance(value, int | float) else value
 
 
-class Face(Record, frozen=True):
+class ToolAlias(Record, frozen=True):
     """What one shown tool stands for."""
 
     inner: str
@@ -60,31 +61,31 @@ class Face(Record, frozen=True):
     """Of a dead tool: what every call brings; none reaches the tool beneath."""
 
 
-class Disguise(Record, frozen=True):
+class Perturbation(Record, frozen=True):
     """One transform as it was drawn for one task."""
 
     kind: str
     tools: tuple[Tool, ...]
     """As shown."""
-    faces: dict[str, Face]
+    aliases: dict[str, ToolAlias]
     """By shown name; each shown tool has one."""
 
-    def undo(self, call: ToolCall) -> ToolCall | str:
+    def to_real(self, call: ToolCall) -> ToolCall | str:
         """Give the call beneath a shown one, or the answer that it gets without going deeper."""
-        face = self.faces[call.name]
-        if face.answer:
-            return face.answer
+        alias = self.aliases[call.name]
+        if alias.answer:
+            return alias.answer
         arguments: dict[str, Any] = {}
         for name, value in call.arguments.items():
-            inner = face.parameters.get(name, name)
-            if inner == name and name in face.parameters.values():
+            inner = alias.parameters.get(name, name)
+            if inner == name and name in alias.parameters.values():
                 return json.dumps({"error": f'{call.name} does not take "{name}".'})
-            if inner in face.values:
-                value, refusal = face.values[inner].undo(name, value)
+            if inner in alias.values:
+                value, refusal = alias.values[inner].to_real(name, value)
                 if refusal:
                     return json.dumps({"error": f"{call.name}: {refusal}."}, ensure_ascii=False)
             arguments[inner] = value
-        return ToolCall(id=call.id, name=face.inner, arguments=arguments)
+        return ToolCall(id=call.id, name=alias.inner, arguments=arguments)
 
     def show(self, name: str, text: str) -> str:
         """Give what the tool shown as `name` answers: names in an error become shown ones."""
@@ -96,28 +97,30 @@ class Disguise(Record, frozen=True):
             return text
         return json.dumps(result | {"error": self._rename(name, result["error"])})
 
-    def wear(self, call: ExpectedCall) -> ExpectedCall | None:
+    def to_shown(self, call: ExpectedCall) -> ExpectedCall | None:
         """Give the shown call that reaches one beneath; None where no living tool does."""
-        living = (name for name, f in self.faces.items() if f.inner == call.name and not f.answer)
+        living = (name for name, f in self.aliases.items() if f.inner == call.name and not f.answer)
         name = next(living, None)
         if name is None:
             return None
-        face = self.faces[name]
-        shown = {inner: outer for outer, inner in face.parameters.items()}
+        alias = self.aliases[name]
+        shown = {inner: outer for outer, inner in alias.parameters.items()}
         return ExpectedCall(
             name=name,
             arguments={
-                shown.get(key, key): face.values[key].wear(value) if key in face.values else value
+                shown.get(key, key): alias.values[key].to_shown(value)
+                if key in alias.values
+                else value
                 for key, value in call.arguments.items()
             },
         )
 
     def _rename(self, name: str, text: str) -> str:
         """Put shown names for those beneath: of tools anywhere, of parameters in quotes."""
-        face = self.faces[name]
-        tools = {f.inner: n for n, f in reversed(self.faces.items()) if not f.answer}
-        tools[face.inner] = name
-        parameters = {inner: outer for outer, inner in face.parameters.items()}
+        alias = self.aliases[name]
+        tools = {f.inner: n for n, f in reversed(self.aliases.items()) if not f.answer}
+        tools[alias.inner] = name
+        parameters = {inner: outer for outer, inner in alias.parameters.items()}
         text = _replace(text, tools, mark=r"(?<!\w){}(?!\w)")
         return _replace(text, parameters, mark=r"(?<=[\"']){}(?=[\"'.\[])")
 
@@ -132,48 +135,48 @@ def _replace(text: str, names: Mapping[str, str], *, mark: str) -> str:
     return re.sub(pattern, lambda found: changed[found.group(1)], text)
 
 
-def shown_tools(tools: Sequence[Tool], chain: Sequence[Disguise]) -> tuple[Tool, ...]:
-    """Give what the policy sees of tools under a chain of disguises."""
+def shown_tools(tools: Sequence[Tool], chain: Sequence[Perturbation]) -> tuple[Tool, ...]:
+    """Give what the policy sees of tools under a chain of perturbations."""
     return chain[-1].tools if chain else tuple(tools)
 
 
-def undo_call(chain: Sequence[Disguise], call: ToolCall) -> ToolCall | str:
-    """Give the innermost call of a shown one, or the shown answer where a disguise answers it."""
+def to_real_call(chain: Sequence[Perturbation], call: ToolCall) -> ToolCall | str:
+    """Give the innermost call of a shown one, or the shown answer if a perturbation answers."""
     names: list[str] = []
     for depth in range(len(chain) - 1, -1, -1):
         names.append(call.name)
-        beneath = chain[depth].undo(call)
+        beneath = chain[depth].to_real(call)
         if isinstance(beneath, str):
             outer = zip(chain[depth + 1 :], reversed(names[:-1]), strict=True)
-            for disguise, name in outer:
-                beneath = disguise.show(name, beneath)
+            for perturbation, name in outer:
+                beneath = perturbation.show(name, beneath)
             return beneath
         call = beneath
     return call
 
 
-def show_answer(chain: Sequence[Disguise], call: ToolCall, text: str) -> str:
+def show_answer(chain: Sequence[Perturbation], call: ToolCall, text: str) -> str:
     """Give the shown form of what the innermost tool answered to a shown call."""
     names: list[str] = []
     name = call.name
-    for disguise in reversed(chain):
+    for perturbation in reversed(chain):
         names.append(name)
-        name = disguise.faces[name].inner
-    for disguise, shown in zip(chain, reversed(names), strict=True):
-        text = disguise.show(shown, text)
+        name = perturbation.aliases[name].inner
+    for perturbation, shown in zip(chain, reversed(names), strict=True):
+        text = perturbation.show(shown, text)
     return text
 
 
-def wear_call(chain: Sequence[Disguise], call: ExpectedCall) -> ExpectedCall | None:
+def to_shown_call(chain: Sequence[Perturbation], call: ExpectedCall) -> ExpectedCall | None:
     """Give the shown call that reaches an innermost one; None where no living tool does."""
-    worn: ExpectedCall | None = call
-    for disguise in chain:
-        worn = disguise.wear(worn) if worn else None
-    return worn
+    shown_call: ExpectedCall | None = call
+    for perturbation in chain:
+        shown_call = perturbation.to_shown(shown_call) if shown_call else None
+    return shown_call
 
 
 def prove_solvable(
-    tools: Sequence[Tool], chain: Sequence[Disguise], reference: Sequence[ExpectedCall]
+    tools: Sequence[Tool], chain: Sequence[Perturbation], reference: Sequence[ExpectedCall]
 ) -> str | None:
     """Replay a task's reference solution through a chain; give what is wrong, None where nothing.
 
@@ -185,17 +188,19 @@ def prove_solvable(
     if len(shown) != len(shown_tools(tools, chain)):
         return "two tools are shown under one name"
     for call in reference:
-        worn = wear_call(chain, call)
-        if worn is None:
+        shown_call = to_shown_call(chain, call)
+        if shown_call is None:
             return f"no working tool is left for {call.name}"
-        arrived = undo_call(chain, ToolCall(id="", name=worn.name, arguments=worn.arguments))
+        arrived = to_real_call(
+            chain, ToolCall(id="", name=shown_call.name, arguments=shown_call.arguments)
+        )
         if isinstance(arrived, str):
-            return f"{call.name} is answered by a disguise: {arrived}"
+            return f"{call.name} is answered by a perturbation: {arrived}"
         if (arrived.name, normalise(arrived.arguments)) != (call.name, normalise(call.arguments)):
             return f"{call.name} arrives as {arrived.name} with {shorten(arrived.arguments)}"
-        documented = shown[worn.name].parameters.get("properties", {})
-        rest = {name: value for name, value in worn.arguments.items() if name in documented}
-        error = check_arguments(shown[worn.name], rest)
+        documented = shown[shown_call.name].parameters.get("properties", {})
+        rest = {name: value for name, value in shown_call.arguments.items() if name in documented}
+        error = check_arguments(shown[shown_call.name], rest)
         if error and check_arguments(true[call.name], call.arguments) is None:
             return f"the shown tool refuses the reference solution: {error}"
     return None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.trial.transforms.disguise import Disguise, Face, Recoding
+from trustee.environments.trial.transforms.disguise import Perturbation, Recoding, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 SHORT = 4
@@ -36,7 +36,7 @@ class Describe(Record, frozen=True, tag="describe", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw which tool says what; one tool alone cannot have the description of another."""
         texts = [tool.description for tool in tools]
         if self.how == "wrong":
@@ -51,7 +51,7 @@ class Describe(Record, frozen=True, tag="describe", tag_field="kind"):
         else:
             texts = [""] * len(tools)
         quiet = self.how != "wrong"
-        return wear_plainly(
+        return show_unchanged(
             "describe",
             [
                 msgspec.structs.replace(
@@ -77,7 +77,7 @@ class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw one required parameter of each chosen tool."""
         shown: list[Tool] = []
         for tool in tools:
@@ -86,7 +86,7 @@ class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
                 shown.append(_without_parameter(tool, rng.choice(required)))
             else:
                 shown.append(tool)
-        return wear_plainly("undocument", shown)
+        return show_unchanged("undocument", shown)
 
 
 class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
@@ -106,10 +106,10 @@ class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw a factor or codes for each parameter that has numbers or an enum; None without."""
         shown: list[Tool] = []
-        faces: dict[str, Face] = {}
+        aliases: dict[str, ToolAlias] = {}
         for tool in tools:
             schema = dict(tool.parameters)
             properties: dict[str, Any] = dict(schema.get("properties", {}))
@@ -121,10 +121,10 @@ class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
                     properties[name] = _recoded_schema(part, recoding)
             schema["properties"] = properties
             shown.append(msgspec.structs.replace(tool, parameters=schema))
-            faces[tool.name] = Face(inner=tool.name, values=values)
-        if not any(face.values for face in faces.values()):
+            aliases[tool.name] = ToolAlias(inner=tool.name, values=values)
+        if not any(alias.values for alias in aliases.values()):
             return None
-        return Disguise(kind="recode", tools=tuple(shown), faces=faces)
+        return Perturbation(kind="recode", tools=tuple(shown), aliases=aliases)
 
     def _recode(self, part: Mapping[str, Any], rng: random.Random) -> Recoding | None:
         if self.enums and isinstance(part.get("enum"), list) and len(part["enum"]) > 1:
@@ -143,10 +143,12 @@ def draw_codes(values: Sequence[Any], rng: random.Random) -> dict[str, Any]:
     return dict(zip(short, values, strict=True))
 
 
-def wear_plainly(kind: str, tools: Sequence[Tool]) -> Disguise:
-    """Make a disguise under which calls and answers pass as they are."""
-    return Disguise(
-        kind=kind, tools=tuple(tools), faces={tool.name: Face(inner=tool.name) for tool in tools}
+def show_unchanged(kind: str, tools: Sequence[Tool]) -> Perturbation:
+    """Make a perturbation under which calls and answers pass as they are."""
+    return Perturbation(
+        kind=kind,
+        tools=tuple(tools),
+        aliases={tool.name: ToolAlias(inner=tool.name) for tool in tools},
     )
 
 
@@ -156,7 +158,7 @@ def _recoded_schema(part: Mapping[str, Any], recoding: Recoding) -> dict[str, An
         return {"type": "string", "enum": list(recoding.codes)}
     bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "default")
     return {
-        key: recoding.wear(value) if key in bounds else value
+        key: recoding.to_shown(value) if key in bounds else value
         for key, value in part.items()
         if key != "description"
     }

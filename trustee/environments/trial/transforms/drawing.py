@@ -1,4 +1,4 @@
-"""Drawing the disguises of one task, and refusing those that would make it unsolvable."""
+"""Drawing the perturbations of one task, and refusing those that would make it unsolvable."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.disguise import (
-    Disguise,
+    Perturbation,
     prove_solvable,
     shown_tools,
-    wear_call,
+    to_shown_call,
 )
 from trustee.types import ExpectedCall, Tool
 
-DRAWS = 8
+TRANSFORM_DRAWS = 8
 """Draws of one transform before it is left out of a task that it would make unsolvable."""
 
 
@@ -25,17 +25,17 @@ def draw_chain(
     *,
     seed: int,
     held_out: bool,
-) -> tuple[tuple[Disguise, ...], tuple[str, ...]]:
+) -> tuple[tuple[Perturbation, ...], tuple[str, ...]]:
     """Draw each transform over those before it; give the chain, and what had to be left out."""
-    chain: tuple[Disguise, ...] = ()
+    chain: tuple[Perturbation, ...] = ()
     refused: list[str] = []
     for index, transform in enumerate(transforms):
         reason = ""
-        for attempt in range(DRAWS):
+        for attempt in range(TRANSFORM_DRAWS):
             rng = random.Random(f"{seed} transform {index} {attempt}")
-            worn = tuple(w for call in reference if (w := wear_call(chain, call)))
+            shown_calls = tuple(w for call in reference if (w := to_shown_call(chain, call)))
             drawn = transform.draw(
-                shown_tools(tools, chain), rng, reference=worn, held_out=held_out
+                shown_tools(tools, chain), rng, reference=shown_calls, held_out=held_out
             )
             if drawn is None:
                 break

@@ -13,16 +13,16 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.trial.transforms.disguise import Disguise, Face
+from trustee.environments.trial.transforms.disguise import Perturbation, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 LETTERS = "bcdfghjklmnpqrstvwxz"
-RESERVED_ONE_IN = 4
+RESERVED_NAMES_ONE_IN = 4
 
 
 def is_reserved_name(name: str) -> bool:
     """Say whether an opaque name is kept for evaluation."""
-    return zlib.crc32(f"opaque {name}".encode()) % RESERVED_ONE_IN == 0
+    return zlib.crc32(f"opaque {name}".encode()) % RESERVED_NAMES_ONE_IN == 0
 
 
 class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
@@ -38,7 +38,7 @@ class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw new names, all different."""
         taken = {tool.name for tool in tools} | {
             n for t in tools for n in t.parameters["properties"]
@@ -71,7 +71,7 @@ class Permute(Record, frozen=True, tag="permute", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw an order in which no tool keeps its name; a single tool keeps it."""
         if len(tools) < 2:
             return None
@@ -85,10 +85,10 @@ def rename(
     tools: Sequence[Tool],
     names: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, str]],
-) -> Disguise:
-    """Make the disguise that shows tools and their parameters under new names."""
+) -> Perturbation:
+    """Make the perturbation that shows tools and their parameters under new names."""
     shown: list[Tool] = []
-    faces: dict[str, Face] = {}
+    aliases: dict[str, ToolAlias] = {}
     for tool in tools:
         renamed = parameters.get(tool.name, {})
         schema: dict[str, Any] = dict(tool.parameters)
@@ -105,7 +105,9 @@ def rename(
                 parameters=schema,
             )
         )
-        faces[name] = Face(inner=tool.name, parameters={new: old for old, new in renamed.items()})
+        aliases[name] = ToolAlias(
+            inner=tool.name, parameters={new: old for old, new in renamed.items()}
+        )
     # The order of tools would tell which is which.
     shown.sort(key=lambda tool: tool.name)
-    return Disguise(kind=kind, tools=tuple(shown), faces=faces)
+    return Perturbation(kind=kind, tools=tuple(shown), aliases=aliases)

@@ -15,14 +15,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.trial.transforms.disguise import Disguise, Face
+from trustee.environments.trial.transforms.disguise import Perturbation, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
 """What tells twins apart, words of the built-in model; where they are used up, numbers do."""
 SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES)}|\d+)\Z")
 Way = Literal["error", "empty", "null"]
-ANSWERS: dict[Way, str] = {
+BROKEN_ANSWERS: dict[Way, str] = {
     "error": '{"error": "down"}',
     "empty": "{}",
     "null": '{"result": null}',
@@ -44,18 +44,18 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw the tool, and which of its two names is the broken one's."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         broken = rng.choice(needed)
-        faces = {tool.name: Face(inner=tool.name) for tool in tools}
-        dead = Face(inner=broken, answer=ANSWERS[self.how])
+        aliases = {tool.name: ToolAlias(inner=tool.name) for tool in tools}
+        dead = ToolAlias(inner=broken, answer=BROKEN_ANSWERS[self.how])
         if not self.alternative:
-            return Disguise(kind="break", tools=tuple(tools), faces=faces | {broken: dead})
+            return Perturbation(kind="break", tools=tuple(tools), aliases=aliases | {broken: dead})
         twins = add_twins(tools, broken, rng, count=1)
         names = [broken, *(twin.name for twin in twins)]
-        faces |= {name: Face(inner=broken) for name in names} | {rng.choice(names): dead}
-        return Disguise(kind="break", tools=(*tools, *twins), faces=faces)
+        aliases |= {name: ToolAlias(inner=broken) for name in names} | {rng.choice(names): dead}
+        return Perturbation(kind="break", tools=(*tools, *twins), aliases=aliases)
 
 
 class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
@@ -71,17 +71,17 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         *,
         reference: Sequence[ExpectedCall],
         held_out: bool,
-    ) -> Disguise | None:
+    ) -> Perturbation | None:
         """Draw the tool that they look like, and which name is the true one's."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         model = rng.choice(needed)
         twins = add_twins(tools, model, rng, count=self.count)
         names = [model, *(twin.name for twin in twins)]
         living = rng.choice(names)
-        dead = Face(inner=model, answer=ANSWERS[self.how])
-        faces = {tool.name: Face(inner=tool.name) for tool in tools}
-        faces |= {name: Face(inner=model) if name == living else dead for name in names}
-        return Disguise(kind="lookalikes", tools=(*tools, *twins), faces=faces)
+        dead = ToolAlias(inner=model, answer=BROKEN_ANSWERS[self.how])
+        aliases = {tool.name: ToolAlias(inner=tool.name) for tool in tools}
+        aliases |= {name: ToolAlias(inner=model) if name == living else dead for name in names}
+        return Perturbation(kind="lookalikes", tools=(*tools, *twins), aliases=aliases)
 
 
 def add_twins(
