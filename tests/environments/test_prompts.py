@@ -17,7 +17,6 @@ from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import (
     Criterion,
-    call_line,
     judge_prompt,
     tool_prompt,
     transcript_lines,

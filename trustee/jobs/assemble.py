@@ -18,7 +18,6 @@ from trustee.engine.model_files import find_model
 from trustee.engine.protocol import Engine
 from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
-from trustee.environments import judged_part, runs_code
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.events import Event
 from trustee.jobs.held_out import evaluation_world
@@ -110,7 +109,7 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
     Raises:
         InputError: if nothing on this machine can hold foreign code.
     """
-    if not (runs_code(config.env) or runs_code(evaluation_world(config))):
+    if not (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
         yield NoSandbox()
         return
     async with ProcessSandbox(config.sandbox) as sandbox:
@@ -129,9 +128,9 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     if config.run.adapter:
         start = read_adapter(find_adapter(Path(config.run.adapter)))
         check_fit(start, folder, rank=config.learn.rank)
-    judged = judged_part(config.env)
-    if judged is not None and config.gates.shows_canaries:
-        read_canaries(judged.prompts)
+    prompt_set = config.env.judge_prompts()
+    if prompt_set is not None and config.gates.shows_canaries:
+        read_canaries(prompt_set)
     return folder, renderer
 
 

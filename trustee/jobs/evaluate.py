@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.vllm import VllmEngine
+from trustee.environments.protocol import World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
@@ -114,7 +114,9 @@ async def run_comparison(
         base=success_of(played["base"]),
         trained=success_of(played["adapter"]),
         gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
-        by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
+        by_calls=split_by_calls(
+            evaluation_world(config), tasks, base=played["base"], trained=played["adapter"]
+        ),
         trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
     )
     emit(
@@ -129,28 +131,19 @@ async def run_comparison(
 
 
 def split_by_calls(
-    tasks: Sequence[Task], base: Sequence[Trajectory], trained: Sequence[Trajectory]
+    world: World,
+    tasks: Sequence[Task],
+    *,
+    base: Sequence[Trajectory],
+    trained: Sequence[Trajectory],
 ) -> dict[int, tuple[float, float]]:
     """Give both shares of success for each number of expected calls."""
-    sizes = {task.id: count_calls(task.hidden) for task in tasks}
+    sizes = {task.id: world.count_expected_calls(task) for task in tasks}
 
     def share(played: Sequence[Trajectory], size: int) -> float:
         return success_of([t for t in played if sizes[t.task_id] == size]).value
 
     return {size: (share(base, size), share(trained, size)) for size in sorted(set(sizes.values()))}
-
-
-def count_calls(hidden: dict[str, Any]) -> int:
-    """Count the calls that a task needs, by what its world hides; 0 where it does not say."""
-    match hidden:
-        case {"expected_calls": calls} | {"goals": calls}:
-            return len(calls)
-        case {"unsolved": unsolved}:
-            return sum(map(len, unsolved.values()))
-        case {"hidden": inner} | {"inner": {"hidden": inner}}:
-            return count_calls(inner)
-        case _:
-            return 0
 
 
 def pair_figures(

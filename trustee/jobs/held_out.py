@@ -9,7 +9,7 @@ import msgspec
 
 from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
-from trustee.environments import WorldConfig
+from trustee.environments.protocol import World
 from trustee.environments.simulator import Simulator
 from trustee.evaluation.evaluate import (
     Gain,
@@ -39,9 +39,9 @@ class RunResult(Record, frozen=True):
     seconds: float
 
 
-def evaluation_world(config: Config) -> WorldConfig:
+def evaluation_world(config: Config) -> World:
     """Give the world of the held-out tasks."""
-    return config.env if config.eval_env == "same" else config.eval_env
+    return config.env if config.eval_env is None else config.eval_env
 
 
 async def measure(

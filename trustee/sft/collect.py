@@ -17,13 +17,13 @@ import msgspec
 from msgspec import Meta
 
 from trustee.engine.clock import EngineClock
+from trustee.environments.hints import Hints
 from trustee.environments.protocol import Services, TaskSource, TaskSpec, World
 from trustee.errors import EpisodeError, RunError
 from trustee.events import Event
 from trustee.rollout import RolloutConfig, play_episode
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
 from trustee.sft.demonstrations import Demonstration
-from trustee.sft.hints import Hinter
 from trustee.sft.rejection import FilterConfig, RejectReason, find_reject_reason
 from trustee.sft.teacher import Player
 from trustee.tiny.teacher import TrialHabits
@@ -77,7 +77,7 @@ class Collection:
     serve: Callable[[random.Random], Services]
     player: Callable[[Task], Player]
     adapter: Adapter | None
-    hinter: Hinter | None
+    hinter: Callable[[Task], Hints] | None
     """None where nobody teaches and all that was played soundly is kept."""
     config: CollectConfig
     rollout: RolloutConfig

@@ -15,10 +15,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from trustee.environments.hints import Hints, scalars
 from trustee.environments.trial.metrics import Phase, TrialNotes
-from trustee.sft.hints import Hints, scalars
 from trustee.sft.teacher import TELLTALE
-from trustee.tools.values import normalise, tells_error
+from trustee.tools.values import call_key, tells_error
 from trustee.types import BadCall, Message, Record, Stop, Task, ToolCall, Trajectory
 
 
@@ -107,7 +107,7 @@ def calls_made(trajectory: Trajectory) -> Iterator[Made]:
                 yield Made(
                     phase=phases[index] if index < len(phases) else Phase.EXECUTION,
                     name=call.name,
-                    key=json.dumps([call.name, normalise(call.arguments)], sort_keys=True),
+                    key=call_key(call.name, call.arguments),
                     failed=tells_error(answers.get(call.id, "")),
                 )
 

@@ -13,15 +13,28 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.micro.tasks import judge_truly, opening_messages, plan_task, sample_tools
+from trustee.environments.micro.tasks import (
+    PROMPT_SET,
+    judge_truly,
+    opening_messages,
+    plan_task,
+    sample_tools,
+)
 from trustee.environments.micro.world import Goal, MicroWorld, ScriptedUser, write_intent
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import (
+    CountedSource,
+    Opening,
+    Reply,
+    Services,
+    TaskSpec,
+    WorldConfig,
+)
 from trustee.environments.simulated.curriculum import Curriculum, Persona
 from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
-from trustee.tools.arguments import check_arguments
-from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Turn
+from trustee.tools.arguments import check_call
+from trustee.types import BadCall, Call, ExpectedCall, Message, Record, Score, Stop, Task, Turn
 
 
 class HiddenGoals(Record, frozen=True):
@@ -35,7 +48,7 @@ class HiddenGoals(Record, frozen=True):
     """Of the world's first values."""
 
 
-class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
+class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
     """The scripted micro-world and its oracle."""
 
     difficulty: int = 60
@@ -51,8 +64,20 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
         """Make the environment of one episode."""
         return MicroworldEnvironment(task)
 
-    def as_simulated(self, task: Task) -> Task:
-        """Give a task as the simulated world would hold it: what its judge is told of a wish."""
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt set with the policy's guidance."""
+        return (PROMPT_SET,)
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the calls that reach the goals."""
+        return tuple(goal.call for goal in msgspec.convert(task.hidden, HiddenGoals).goals)
+
+    def plays_script(self, *, in_trial: bool = False) -> bool:
+        """Whether the script knows the tasks: it plays trials alone."""
+        return in_trial
+
+    def as_judged(self, task: Task) -> Task:
+        """Return a task as the simulated world would hold it: what its judge is told of a wish."""
         hidden = msgspec.convert(task.hidden, HiddenGoals)
         told = HiddenSimulated(
             intent=write_intent(hidden.goals),
@@ -63,25 +88,22 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
         return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))
 
 
-class MicroworldSource:
+class MicroworldSource(CountedSource):
     """Draws tasks by script."""
 
     def __init__(self, config: Microworld, *, seed: int, held_out: bool) -> None:
+        super().__init__(seed=seed)
         self._held_out = held_out
         self._config = config
-        self._seed = seed
-        self._drawn = 0
 
-    def draw(self) -> TaskSpec:
-        """Draw the next task spec."""
-        rng = random.Random(f"{self._seed} microworld {self._drawn}")
-        spec = TaskSpec(
-            id=f"{'held-out' if self._held_out else 'task'}-{self._drawn:06d}",
+    def make_spec(self, index: int) -> TaskSpec:
+        """Return a task spec of the world's difficulty."""
+        rng = random.Random(f"{self._seed} microworld {index}")
+        return TaskSpec(
+            id=f"{'held-out' if self._held_out else 'task'}-{index:06d}",
             seed=rng.randrange(1 << 31),
             difficulty=self._config.difficulty,
         )
-        self._drawn += 1
-        return spec
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Make a task by script."""
@@ -103,18 +125,6 @@ class MicroworldSource:
             hidden=msgspec.to_builtins(hidden),
         )
 
-    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Stay as it is."""
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        """Give the count of task specs."""
-        return {"drawn": self._drawn}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a stored state."""
-        self._drawn = state["drawn"]
-
 
 class MicroworldEnvironment:
     """One episode in the true world."""
@@ -123,7 +133,7 @@ class MicroworldEnvironment:
         hidden = msgspec.convert(task.hidden, HiddenGoals)
         self._task = task
         self._goals = hidden.goals
-        self._tools = {tool.name: tool for tool in task.tools}
+        self._tools = {tool.name for tool in task.tools}
         self._world = MicroWorld(seed=hidden.seed)
         self._user = ScriptedUser(hidden.goals, persona=hidden.persona, told=hidden.told)
         self._executed: list[Executed] = []
@@ -146,14 +156,10 @@ class MicroworldEnvironment:
         return Message(role="tool", content=json.dumps(self._run_call(call)), call_id=call.id)
 
     def _run_call(self, call: Call) -> dict[str, Any]:
-        if isinstance(call, BadCall):
+        error = check_call(self._task.tools, call)
+        if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
-            return {"error": call.reason}
-        tool = self._tools.get(call.name)
-        if tool is None:
-            self._malformed += 1
-            return {"error": f"there is no tool {call.name!r}; the tools are {list(self._tools)}"}
-        error = check_arguments(tool, call.arguments)
+            return {"error": error}
         if error is None:
             result, _ = self._world.call(call.name, call.arguments)
         else:

@@ -11,15 +11,20 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.micro.world import TOOLS
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import (
+    CountedSource,
+    Opening,
+    Reply,
+    Services,
+    TaskSpec,
+    WorldConfig,
+)
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import (
     Executed,
@@ -36,7 +41,6 @@ from trustee.environments.simulated.roles import (
     ToolAnswer,
     UserAnswer,
     WrittenTask,
-    call_line,
     check_task,
     check_user,
     judge_prompt,
@@ -47,12 +51,12 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
     writer_schema,
 )
+from trustee.environments.simulated.tool_sets import find_tools
 from trustee.environments.splits import is_reserved
 from trustee.errors import InputError
-from trustee.tools.arguments import check_arguments
-from trustee.tools.files import import_tools
+from trustee.tools.arguments import check_call
 from trustee.tools.repository import Repository
-from trustee.tools.values import normalise, tells_error
+from trustee.tools.values import call_key, call_line, is_error, tells_error
 from trustee.types import (
     BadCall,
     Call,
@@ -83,49 +87,53 @@ class HiddenSimulated(Record, frozen=True):
     """Those that count at this difficulty."""
 
 
-class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
+class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     """The simulated world."""
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
     tools: str = ""
-    """File of tools to train on; empty is the package's own repository, `micro` the micro-world."""
+    """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
+    micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
     """One pair of tools in this many is kept for evaluation: training never offers both."""
     curriculum: Curriculum = Curriculum()
 
-    def repository(self) -> Repository:
-        """Load the tools."""
-        if self.tools == "micro":
-            return Repository(TOOLS)
-        return Repository(import_tools(Path(self.tools))) if self.tools else Repository.load()
-
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
         """Make the source of training tasks, or of those with a reserved pair of tools."""
-        return SimulatedSource(self, self.repository(), seed=seed, held_out=held_out)
+        return SimulatedSource(self, find_tools(self.tools), seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Make the environment of one episode."""
         return SimulatedEnvironment(task, services, prompt_set=self.prompts)
 
+    def judge_prompts(self) -> str:
+        """Return the prompt set, because the judge alone pays here."""
+        return self.prompts
 
-class SimulatedSource:
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt set of the roles."""
+        return (self.prompts,)
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the calls that the writer expects."""
+        return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
+
+
+class SimulatedSource(CountedSource):
     """Draws tools and aspects by difficulty, has the writer make tasks of them, and is steered."""
 
     def __init__(
         self, config: Simulated, repository: Repository, *, seed: int, held_out: bool
     ) -> None:
+        super().__init__(seed=seed)
         self._held_out = held_out
         self._config = config
         self._repository = repository
-        self._seed = seed
-        self._drawn = 0
         self.difficulty = config.curriculum.start
 
-    def draw(self) -> TaskSpec:
-        """Draw the next task spec."""
-        index = self._drawn
-        self._drawn += 1
+    def make_spec(self, index: int) -> TaskSpec:
+        """Return a task spec of the difficulty of the moment."""
         rng = random.Random(f"{self._seed} draft {index}")
         return TaskSpec(
             id=f"task-{index:06d}", seed=rng.randrange(1 << 31), difficulty=self.difficulty
@@ -183,12 +191,12 @@ class SimulatedSource:
 
     def state(self) -> dict[str, Any]:
         """Give the difficulty and the count of task specs."""
-        return {"difficulty": self.difficulty, "drawn": self._drawn}
+        return {"difficulty": self.difficulty, **super().state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a stored state."""
+        super().restore(state)
         self.difficulty = state["difficulty"]
-        self._drawn = state["drawn"]
 
 
 class SimulatedEnvironment:
@@ -245,22 +253,18 @@ class SimulatedEnvironment:
         return Message(role="tool", content=json.dumps(result), call_id=call.id)
 
     async def _run_call(self, call: Call) -> dict[str, Any]:
-        if isinstance(call, BadCall):
+        error = check_call(self._task.tools, call)
+        if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
-            return {"error": call.reason}
-        tool = self._tools.get(call.name)
-        if tool is None:
-            self._malformed += 1
-            return {"error": f"there is no tool {call.name!r}; the tools are {list(self._tools)}"}
-        error = check_arguments(tool, call.arguments)
+            return {"error": error}
         if error is not None:
             self._executed.append(Executed(call=call, result=error, ok=False))
             return {"error": error}
-        return await self._simulate(tool, call)
+        return await self._simulate(self._tools[call.name], call)
 
     async def _simulate(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         """Ask the tool role, or repeat what an identical read has said since the last write."""
-        key = json.dumps([call.name, normalise(call.arguments)], sort_keys=True)
+        key = call_key(call.name, call.arguments)
         if tool.effect == "read" and key in self._reads:
             result = self._reads[key]
         else:
@@ -287,7 +291,7 @@ class SimulatedEnvironment:
                 self._reads[key] = result
         text = json.dumps(result)
         self._seen.append((call_line(call.name, call.arguments), text))
-        self._executed.append(Executed(call=call, result=text, ok=not result.get("error")))
+        self._executed.append(Executed(call=call, result=text, ok=not is_error(result)))
         return result
 
     def recall(self, turns: Sequence[Turn]) -> None:
@@ -376,7 +380,7 @@ async def judge_episode(
 
 def check_read_changes(tool: Tool, answer: ToolAnswer) -> str | None:
     """Refuse an answer in which a read tool, or a call that failed, changes the world."""
-    if answer.result.get("error") and answer.changes:
+    if is_error(answer.result) and answer.changes:
         return f"{tool.name} failed but the answer changes {sorted(answer.changes)}"
     if tool.effect == "read" and answer.changes:
         return f"{tool.name} only reads but the answer changes {sorted(answer.changes)}"
