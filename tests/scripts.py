@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from trustee.engine.protocol import Engine
-from trustee.engine.scripted import Request, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import scripted_renderer
 from trustee.environments.micro.tasks import BY_NAME, plan_task
 from trustee.environments.micro.world import (
     PLACES,

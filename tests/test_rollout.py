@@ -17,7 +17,8 @@ from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_c
 from trustee.algorithm.batch import to_sample
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import STOP, Request, Script, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Opening, Reply, Services
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated

@@ -6,4 +6,4 @@ from collections.abc import Callable
 from typing import Any
 
 Event = dict[str, Any]
-EmitFinding = Callable[[Event], None]
+Emit = Callable[[Event], None]

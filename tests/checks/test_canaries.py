@@ -10,7 +10,8 @@ import pytest
 
 from scripts import make_simulator
 from trustee.checks.canaries import Known, read_canaries
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import HiddenSimulated, judge_episode
 from trustee.errors import InputError

@@ -35,7 +35,8 @@ from trustee.cli.main import main
 from trustee.config import read_config
 from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import ByteTokenizer, Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ByteTokenizer, ScriptedEngine, scripted_renderer
 from trustee.engine.vllm import VllmEngine
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable

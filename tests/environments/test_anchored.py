@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from plain_sandbox import PlainSandbox
 from scripts import Policy, cast, make_simulator, perfect, role_of, write_calls
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.anchored import (
     HARD,
     SOFT,

@@ -26,7 +26,8 @@ from scripts import (
     write_calls,
 )
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments import WorldConfig, judged_part, prompt_sets, runs_code
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable

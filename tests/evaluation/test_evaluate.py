@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dice_world import Dice
 from scripts import cast, hash_text, make_simulator, perfect, role_of, silent, write_calls
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, Script, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.simulated.environment import Simulated
 from trustee.evaluation.evaluate import (

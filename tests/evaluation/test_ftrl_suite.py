@@ -13,7 +13,8 @@ import pytest
 from blueprints import make_blueprint, make_row
 from plain_sandbox import PlainSandbox
 from scripts import make_simulator, write_calls
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import EngineError

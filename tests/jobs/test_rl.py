@@ -16,13 +16,14 @@ import msgspec
 import pytest
 
 from command_line import write_adapter
-from scripted_program import BASE, learnt, play_with, small_config
+from scripted_program import BASE, learnt, play_with, small_config, tiny_config
 from scripts import cast, make_simulator, mixed, silent
 from trustee import __version__
 from trustee.algorithm.learner import TrainerSpec
 from trustee.cli.interrupt import until_interrupted
 from trustee.engine.model_files import TINY
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.prompts import hash_prompts
 from trustee.environments.simulated.environment import Simulated
@@ -211,7 +212,7 @@ def test_evaluation_world() -> None:
 
 def test_model_is_prepared() -> None:
     """The built-in model is found and its template proves itself."""
-    folder, renderer = prepare_model(small_config())
+    folder, renderer = prepare_model(tiny_config())
     assert (TINY, (2,)) == (folder, renderer.stop_ids)
 
 
@@ -222,7 +223,7 @@ def test_model_whose_template_cannot_be_used(tmp_path: Path) -> None:
     template = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(template)
     with pytest.raises(InputError, match="chat template"):
-        prepare_model(small_config(f"model.path={tmp_path}"))
+        prepare_model(tiny_config(f"model.path={tmp_path}"))
 
 
 @pytest.mark.anyio
@@ -280,7 +281,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     config = small_config("rollout.group_size=4")
     events: list[Event] = []
     outcome = await run_training(config, tmp_path, emit=events.append)
-    assert [(config.engine, trainer_spec(config, BASE))] == engine.built
+    assert [trainer_spec(config, BASE)] == engine.opened
     assert config == read_metadata(tmp_path).config
     before = read_lines(tmp_path / "held-out-before.jsonl", Trajectory)
     after = read_lines(tmp_path / "held-out-after.jsonl", Trajectory)
@@ -322,7 +323,7 @@ async def test_run_begins_with_an_adapter(tmp_path: Path, monkeypatch: pytest.Mo
     start = write_adapter(tmp_path / "start", rank=16)
     config = small_config(f"run.adapter={start}", "learn.loss.kl_coef=0.1")
     outcome = await run_training(config, tmp_path / "run", emit=lambda event: None)
-    ((_, spec),) = engine.built
+    (spec,) = engine.opened
     assert (str(start), True) == (spec.start, spec.reference)
     before = read_lines(tmp_path / "run" / "held-out-before.jsonl", Trajectory)
     assert [(1, 1.0)] * 6 == [(played.version, played.reward) for played in before]
@@ -349,7 +350,7 @@ def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     """An adapter that cannot be trained on is refused before anything heavy is loaded."""
     start = write_adapter(tmp_path / "start", rank=8)
     with pytest.raises(InputError, match=r"has rank 8 and learn\.rank is 16; set learn\.rank=8 or"):
-        prepare_model(small_config(f"run.adapter={start}"))
+        prepare_model(tiny_config(f"run.adapter={start}"))
 
 
 @pytest.mark.anyio
@@ -393,7 +394,7 @@ async def test_nothing_to_continue_from(tmp_path: Path, monkeypatch: pytest.Monk
     engine = play_with(monkeypatch, silent)
     with pytest.raises(InputError, match="holds no whole checkpoint"):
         await run_training(small_config(), tmp_path, emit=lambda event: None, resume=True)
-    assert [] == engine.built
+    assert [] == engine.opened
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,8 @@ from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import (
-    Request,
-    Script,
-    ScriptedEngine,
-    ScriptedLearner,
-    scripted_renderer,
-)
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer, scripted_renderer
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec, World
@@ -131,7 +126,7 @@ class Fussy:
 class Spy(ScriptedLearner):
     """A learner that checks, at the moment of learning, what must be true then."""
 
-    def __init__(self, engine: ScriptedEngine, folder: Path, *, steps: int = 0) -> None:
+    def __init__(self, engine: ScriptedTrainer, folder: Path, *, steps: int = 0) -> None:
         super().__init__(engine)
         self._folder = folder
         self._steps = steps
@@ -176,7 +171,7 @@ class Setup:
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
-        self.engine = ScriptedEngine(script)
+        self.engine = ScriptedTrainer(script)
         self.learner = Spy(self.engine, folder, steps=learner_steps)
         self.versions = Versions(self.engine, slots=slots)
         self.learner.versions = self.versions

@@ -16,15 +16,15 @@ import pytest
 
 from blueprints import make_blueprint
 from plain_sandbox import PlainSandbox
-from scripted_program import BASE, Both, small_config
-from scripts import Policy, perfect, silent
+from scripted_program import BASE, play_with, small_config
+from scripts import perfect, silent
 from trustee.config import Config
-from trustee.engine.scripted import Request, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import scripted_renderer
 from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
-from trustee.jobs import assemble
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
@@ -43,14 +43,6 @@ THRICE = CollectConfig(attempts=3)
 def config(*changes: str) -> Config:
     """Give a config of the scripted micro-world."""
     return small_config("env={kind='microworld'}", "rollout.temperature=1.0", *changes)
-
-
-def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
-    """Put a scripted engine into the program's place for the real one."""
-    engine = Both(policy)
-    monkeypatch.setattr(assemble, "VllmEngine", engine)
-    monkeypatch.setattr(command, "prepare_model", lambda config: (BASE, scripted_renderer()))
-    return engine
 
 
 def moody(request: Request) -> str:

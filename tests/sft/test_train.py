@@ -16,7 +16,7 @@ from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, 
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.step import LearnConfig
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
 from trustee.runs.checkpoint import open_checkpoint
@@ -43,7 +43,7 @@ def make_sample(name: str, length: int = 5) -> Sample:
 class Teachable(ScriptedLearner):
     """A learner whose loss falls with its steps; it may lack memory, or break."""
 
-    def __init__(self, engine: ScriptedEngine, *, room: int = 1000, broken: int = -1) -> None:
+    def __init__(self, engine: ScriptedTrainer, *, room: int = 1000, broken: int = -1) -> None:
         super().__init__(engine)
         self._room = room
         self._broken = broken
@@ -65,7 +65,7 @@ class Bench:
     """A run of imitation on scripted parts."""
 
     def __init__(self, folder: Path, store: Store, **learner: Any) -> None:
-        self.engine = ScriptedEngine(lambda request: "")
+        self.engine = ScriptedTrainer(lambda request: "")
         self.learner = Teachable(self.engine, **learner)
         self.events: list[dict[str, Any]] = []
         self.job = SftJob(

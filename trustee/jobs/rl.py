@@ -16,19 +16,18 @@ from trustee.checks.alarms import Watch
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import TrainingEngine
 from trustee.engine.versions import Versions
-from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
-from trustee.errors import EngineDied
-from trustee.events import EmitFinding
+from trustee.events import Emit
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
+    open_engine,
     open_sandbox,
     prepare_model,
-    show_place,
-    trainer_spec,
+    restart_once,
 )
 from trustee.jobs.held_out import RunResult, conclude, measure
 from trustee.jobs.run_metadata import describe_run
@@ -43,7 +42,7 @@ from trustee.sandbox.calls import NoSandbox, Sandbox
 
 
 async def run_training(
-    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+    config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
     """Measure, train, measure again; an engine that dies is started once more.
 
@@ -70,40 +69,27 @@ async def run_training(
             )
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
-        for attempt in range(2):
-            emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
-            try:
-                async with VllmEngine(
-                    config.engine,
-                    trainer_spec(config, model),
-                    observer=timeline.request if timeline else None,
-                ) as engine:
-                    previous = run
-                    run = make_run(
-                        config,
-                        engine,
-                        renderer,
-                        store,
-                        sandbox=sandbox,
-                        emit=emit,
-                        previous=previous,
-                        timeline=timeline,
-                    )
-                    return await run_stages(
-                        config, run, resume=resume, previous=previous, started_at=started_at
-                    )
-            except (EngineDied, BaseExceptionGroup) as error:
-                if attempt or run is None or not is_engine_death(error):
-                    raise
-                emit({"event": "note", "text": f"{first_leaf(error)}; it is started once more"})
-    raise AssertionError("the second death is raised")
 
+        async def train_with_an_engine() -> RunResult:
+            nonlocal run
+            observer = timeline.request if timeline else None
+            async with open_engine(config, model, emit=emit, observer=observer) as engine:
+                previous = run
+                run = make_run(
+                    config,
+                    engine,
+                    renderer,
+                    store,
+                    sandbox=sandbox,
+                    emit=emit,
+                    previous=previous,
+                    timeline=timeline,
+                )
+                return await run_stages(
+                    config, run, resume=resume, previous=previous, started_at=started_at
+                )
 
-def first_leaf(error: BaseException) -> BaseException:
-    """Give the first of the errors in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        return await restart_once(train_with_an_engine, emit=emit)
 
 
 def name_timeline(folder: Path) -> Path:
@@ -112,21 +98,14 @@ def name_timeline(folder: Path) -> Path:
     return folder / f"timeline-{len(list(folder.glob('timeline-*.json')))}.json"
 
 
-def is_engine_death(error: BaseException) -> bool:
-    """Say whether an engine's death, and nothing else, ended a run."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(EngineDied)[1] is None
-    return isinstance(error, EngineDied)
-
-
 def make_run(
     config: Config,
-    engine: VllmEngine,
+    engine: TrainingEngine,
     renderer: Renderer,
     store: Store,
     *,
     sandbox: Sandbox | None = None,
-    emit: EmitFinding,
+    emit: Emit,
     previous: Run | None = None,
     timeline: Timeline | None = None,
 ) -> Run:

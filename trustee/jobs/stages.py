@@ -19,7 +19,7 @@ from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError
-from trustee.events import EmitFinding
+from trustee.events import Emit
 from trustee.jobs.assemble import prepare_model
 from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 from trustee.jobs.held_out import RunResult
@@ -36,7 +36,7 @@ TEACHING, IMITATION = "teaching", "sft"
 
 
 async def run_stages_of(
-    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+    config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
     """Train; where the config asks for a teacher, only after its demonstrations were imitated.
 
@@ -64,7 +64,7 @@ def write_config(config: Config, folder: Path) -> None:
     (folder / "run.json").write_bytes(text)
 
 
-async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> Path:
+async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
     """Have the teacher play and imitate it, as far as was not done before; give the adapter."""
     sft_folder = folder / IMITATION
     if (sft_folder / "outcome.json").exists():
@@ -96,7 +96,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> 
     return result.adapter.absolute()
 
 
-async def play_script(config: Config, folder: Path, *, emit: EmitFinding) -> None:
+async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
     """Write the demonstrations of the micro-world's scripted teacher.
 
     Raises:

@@ -17,7 +17,8 @@ from blueprints import make_blueprint, make_row
 from plain_sandbox import PlainSandbox
 from scripts import MALFORMED, Policy, make_simulator, write_calls
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import (

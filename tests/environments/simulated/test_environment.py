@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from scripts import cast, make_simulator, role_of, silent
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
