@@ -15,6 +15,8 @@ from trustee.types import Adapter, Record
 
 LONGEST_LIST = 2
 """Most items of an improvised list, where the schema asks for no more."""
+OFFERED = re.compile(r'^(\{"type": "function".*\})(?:<\|im_end\|>)?$', re.MULTILINE)
+"""Tools in a prompt, one on each line, as `ByteTokenizer` writes them."""
 WORDS = ("blue", "river", "seven", "garden", "Amara", "Lima", "note", "green")
 
 
@@ -58,7 +60,7 @@ def improvise(request: Request) -> str:
     rng = random.Random(f"{request.sampling.seed} {request.request_id}")
     if request.sampling.schema is not None:
         return json.dumps(draw_value(json.loads(request.sampling.schema), rng))
-    offered = re.findall(r'^\{"type": "function".*\}$', request.prompt, re.MULTILINE)
+    offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
         return rng.choice(WORDS)
     tool = json.loads(rng.choice(offered))["function"]
