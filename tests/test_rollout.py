@@ -29,6 +29,7 @@ from trustee.types import (
     Completion,
     ExpectedCall,
     Message,
+    Outcome,
     Role,
     Score,
     Stop,
@@ -97,7 +98,8 @@ class Probe:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         self.scored = (len(turns), stop)
         await self._meet("score")
-        return Score(rewards={"a": 1.0, "b": 0.5}, notes={"turns": len(turns)})
+        outcome = Outcome(success=len(turns) > 1)
+        return Score(rewards={"a": 1.0, "b": 0.5}, outcome=outcome, notes={"turns": len(turns)})
 
     async def aclose(self) -> None:
         await self._meet("aclose")
@@ -122,7 +124,7 @@ async def play(
 
 
 async def test_finished_episode_is_scored_and_closed() -> None:
-    """An episode that its environment ends has parts, notes, all turns and no failure."""
+    """An episode that its environment ends has all that its score says, all turns, no failure."""
     probe = Probe()
     played = await play(probe)
     assert ["open", "reply", "reply", "reply", "score", "aclose"] == probe.events
@@ -133,6 +135,7 @@ async def test_finished_episode_is_scored_and_closed() -> None:
         played.failure,
         played.failed_by,
     )
+    assert (Outcome(success=True), True) == (played.outcome, played.success)
     assert ("g/m", "t", 3) == (played.id, played.task_id, len(played.turns))
 
 

@@ -171,6 +171,7 @@ async def play_episode(
         turns=tuple(progress.turns),
         stop=Stop.FAILED if failure else progress.stop,
         rewards={} if failure else score.rewards,
+        outcome=score.outcome,
         notes=score.notes,
         failure=failure,
     )

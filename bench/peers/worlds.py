@@ -146,7 +146,8 @@ class ToolEpisode(MicroworldEnvironment):
         said = [turn.completion.ids for turn in turns]
         truth = await super().score(turns, stop)
         even = EVEN_WEIGHT * even_share([id for ids in said for id in ids])
-        return Score(rewards=truth.rewards | {"even": even}, notes=truth.notes)
+        rewards = truth.rewards | {"even": even}
+        return msgspec.structs.replace(truth, rewards=rewards)
 
     def run_call(self, name: str, arguments: dict[str, Any]) -> str:
         """Run one call, for a caller who waits for nothing; give the tool's message."""

@@ -43,7 +43,7 @@ from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.micro.world import THINGS, VALUES, Goal, fact
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.roles import transcript_lines
+from trustee.environments.simulated.roles import Criterion, transcript_lines
 from trustee.environments.trial.environment import Trial
 from trustee.errors import RunError
 from trustee.jobs.assemble import make_simulator as make_real_simulator
@@ -56,6 +56,7 @@ from trustee.types import (
     Failure,
     Group,
     Message,
+    Outcome,
     Role,
     Sample,
     Stop,
@@ -418,7 +419,7 @@ def anchor_figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
                 turns=(),
                 stop=Stop.DONE,
                 rewards={"f1": proved},
-                notes={"judged": judged},
+                outcome=Outcome(judged=judged),
             )
             for index, (judged, proved) in enumerate(pairs)
         ),
@@ -436,8 +437,8 @@ def test_judge_that_leaves_the_truth_stops_the_run() -> None:
     assert (
         "over the anchor's last 64 episodes the judge's verdicts correlate by -1.00 with what the "
         "tools proved, and gates.correlation asks for 0.2: judge and truth separate, so the "
-        "simulated tasks would teach to please the judge; read notes.judged beside the rewards in "
-        "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
+        "simulated tasks would teach to please the judge; read outcome.judged beside the rewards "
+        "in episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
         "proof"
     ) == str(caught.value)
 
@@ -517,7 +518,9 @@ async def test_record_is_judged_as_its_episode_was() -> None:
         recalled.recall(turns)
         repeated = await recalled.score(turns, Stop.TURNS)
         assert score.rewards == repeated.rewards
-        for note in ("criteria", "evidence", "facts"):
+        assert score.outcome == repeated.outcome
+        assert set(score.outcome.criteria) == set(Criterion)
+        for note in ("evidence", "facts"):
             assert score.notes[note] == repeated.notes[note]
         questions = [
             [r.prompt for r in engine.requests if r.request_id.startswith("judge")]

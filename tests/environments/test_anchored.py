@@ -33,7 +33,7 @@ from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.rollout import Limits, play_episode
-from trustee.types import ExpectedCall, Group, Message, Stop, Task, Trajectory
+from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +223,7 @@ def anchored_group(*pairs: tuple[float | None, float], world: str = HARD) -> Gro
                 turns=(),
                 stop=Stop.DONE,
                 rewards={"f1": proved},
-                notes={} if judged is None else {"judged": judged},
+                outcome=Outcome(judged=judged),
             )
             for index, (judged, proved) in enumerate(pairs)
         ),
@@ -293,7 +293,7 @@ async def test_opinion_is_noted_and_pays_nothing(verdict: str, judged: float) ->
     played = await stage.play(await stage.write(HARD))
     assert (1.0, judged, True, None) == (
         played.reward,
-        played.notes["judged"],
+        played.outcome.judged,
         played.success,
         played.failure,
     )
@@ -308,7 +308,7 @@ async def test_judge_without_a_verdict_spoils_nothing() -> None:
     """The proof holds without an opinion; why there is none is noted."""
     stage = Stage(judge_all("?"))
     played = await stage.play(await stage.write(HARD))
-    assert (1.0, None, False) == (played.reward, played.failure, "judged" in played.notes)
+    assert (1.0, None, None) == (played.reward, played.failure, played.outcome.judged)
     assert played.notes["unjudged"].startswith("judge gave no usable answer in 2 tries; ")
     assert {"anchor_episodes": 0} == {
         name: figure
@@ -323,10 +323,10 @@ async def test_simulated_tasks_are_played_as_ever() -> None:
     """The judge pays in the simulated part, and no worker is lent."""
     stage = Stage(cast(both))
     played = await stage.play(await stage.write(SOFT))
-    assert (1.0, {"verdict": 1.0}, "judged" in played.notes) == (
+    assert (1.0, {"verdict": 1.0}, None) == (
         played.reward,
         played.rewards,
-        False,
+        played.outcome.judged,
     )
     assert [] == stage.sandbox.lent
 

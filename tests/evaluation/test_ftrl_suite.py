@@ -20,7 +20,7 @@ from trustee.errors import EngineError
 from trustee.evaluation.ftrl_suite import (
     Solving,
     SuiteReport,
-    floor_notes,
+    floor_facts,
     report_on,
     run_suite,
     suite_text,
@@ -112,7 +112,7 @@ async def test_no_more_than_twenty_turns_are_played(folder: Path) -> None:
     """The longest episode has FTRL's limit, and its calls count."""
     report, played, _ = await run(folder, answering)
     assert [20, 3, 3, 3] == [len(one.turns) for one in played]
-    assert [20, 2, 2, 2] == [one.notes["calls"] for one in played]
+    assert [20, 2, 2, 2] == [one.outcome.solve.calls for one in played if one.outcome.solve]
     assert 75.0 == report.total.answered
 
 
@@ -163,8 +163,14 @@ async def test_tasks_are_in_the_order_of_ids(folder: Path) -> None:
     for seed in range(3):
         tasks = await write_tasks_of(Executable(path=str(folder)), simulator=simulator, seed=seed)
         assert [f"keys-{n}" for n in range(4)] == [task.hidden["blueprint"] for task in tasks]
-    assert {"precision": 1.0, "recall": 0.0, "f1": 0.0, "calls": 0, "answered": False} == (
-        floor_notes(tasks[0])
+    facts = floor_facts(tasks[0])
+    assert (1.0, 0.0, 0.0) == (facts.precision, facts.recall, facts.f1)
+    assert (0, 0, 2, False, ()) == (
+        facts.calls,
+        facts.solved,
+        facts.needed,
+        facts.answered,
+        facts.called,
     )
 
 

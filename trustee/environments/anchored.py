@@ -139,8 +139,8 @@ class AnchoredSource:
 
 def compare(trajectory: Trajectory) -> tuple[float, float] | None:
     """Give the judge's verdict and the verifiable reward of an anchor's episode, if it has both."""
-    judged = trajectory.notes.get("judged")
-    return None if judged is None else (float(judged), trajectory.reward)
+    judged = trajectory.outcome.judged
+    return None if judged is None else (judged, trajectory.reward)
 
 
 def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -171,7 +171,7 @@ class JudgedEnvironment:
         return await self._inner.reply(message)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Score by proof; note what the judge would have said."""
+        """Score by proof; add what the judge would have paid."""
         score = await self._inner.score(turns, stop)
         try:
             opinion = await judge_episode(
@@ -185,7 +185,8 @@ class JudgedEnvironment:
             # Its verdict pays nothing here: a judge without one spoils the comparison alone.
             return msgspec.structs.replace(score, notes=score.notes | {"unjudged": str(error)})
         judged = sum(opinion.rewards.values())
-        return msgspec.structs.replace(score, notes=score.notes | {"judged": judged})
+        outcome = msgspec.structs.replace(score.outcome, judged=judged)
+        return msgspec.structs.replace(score, outcome=outcome)
 
     async def aclose(self) -> None:
         """Close the inner environment."""

@@ -21,7 +21,18 @@ from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
 from trustee.tools.arguments import check_arguments
-from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Turn
+from trustee.types import (
+    BadCall,
+    Call,
+    Group,
+    Message,
+    Outcome,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
 
 
 class HiddenGoals(Record, frozen=True):
@@ -170,11 +181,8 @@ class MicroworldEnvironment:
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(
             rewards={"success": float(success)},
-            notes={
-                "criteria": {c.value: holds for c, holds in truth.criteria.items()},
-                "evidence": truth.evidence,
-                "facts": fact_lines(facts),
-            },
+            outcome=Outcome(criteria={c.value: holds for c, holds in truth.criteria.items()}),
+            notes={"evidence": truth.evidence, "facts": fact_lines(facts)},
         )
 
     async def aclose(self) -> None:

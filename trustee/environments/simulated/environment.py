@@ -59,6 +59,7 @@ from trustee.types import (
     ExpectedCall,
     Group,
     Message,
+    Outcome,
     Record,
     Role,
     Score,
@@ -327,8 +328,8 @@ class SimulatedEnvironment:
         criteria = {c: bool(holds) for c, holds in settled.items()}
         return Score(
             rewards={"verdict": reward_of(facts, criteria)},
+            outcome=Outcome(criteria={c.value: holds for c, holds in criteria.items()}),
             notes={
-                "criteria": {c.value: holds for c, holds in criteria.items()},
                 "evidence": evidence,
                 "facts": fact_lines(facts),
                 "state": self.state,
