@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scripts import judge, make_simulator
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
-from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate
+from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate, EffectState
 from trustee.checks.call_parsing import CallCrosscheck, check_reading, crosscheck_calls, read_again
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
@@ -111,9 +111,9 @@ async def test_one_version_with_an_effect_begins_the_count_anew() -> None:
     )
     gate = EffectGate(engine, scripted_renderer(), patience=3)
     await publish_all(gate, engine, range(1, 10))
-    assert {"without": 0} == gate.state()
+    assert EffectState(without=0) == gate.state()
     await publish_all(gate, engine, [10, 11])
-    assert {"without": 2} == gate.state()
+    assert EffectState(without=2) == gate.state()
 
 
 class Nudged(ScriptedEngine):
@@ -133,7 +133,7 @@ async def test_the_smallest_change_of_a_logprob_is_an_effect() -> None:
     engine = Nudged(lambda request: "same")
     gate = EffectGate(engine, scripted_renderer(), patience=1)
     await publish_all(gate, engine, [1, 2, 3])
-    assert {"without": 0} == gate.state()
+    assert EffectState(without=0) == gate.state()
 
 
 @pytest.mark.anyio

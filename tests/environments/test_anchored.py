@@ -28,7 +28,7 @@ from trustee.environments.anchored import (
     wrap,
 )
 from trustee.environments.executable.environment import Executable
-from trustee.environments.protocol import Services, TaskSpec
+from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
@@ -135,11 +135,11 @@ class Counted:
         self.seen.append(groups)
         return {}
 
-    def state(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
+    def state(self) -> DrawnState:
+        return DrawnState(drawn=self.drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.drawn = state["drawn"]
+    def restore(self, stored: msgspec.Raw) -> None:
+        self.drawn = read_state(stored, DrawnState).drawn
 
 
 def make_task(name: str, hidden: dict[str, Any]) -> Task:
@@ -276,10 +276,10 @@ def test_source_is_restored_to_the_byte() -> None:
     source = WORLD.source(seed=3)
     for _ in range(5):
         source.draw()
-    source.observe([anchored_group((-1, 0), (1, 0.5))])
+    source.observe([anchored_group((-1.0, 0.0), (1.0, 0.5))])
     stored = msgspec.json.encode(source.state())
     other = WORLD.source(seed=3)
-    other.restore(msgspec.json.decode(stored))
+    other.restore(msgspec.Raw(stored))
     assert stored == msgspec.json.encode(other.state())
     assert [source.draw() for _ in range(6)] == [other.draw() for _ in range(6)]
     more = [anchored_group((1, 1))]

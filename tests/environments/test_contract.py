@@ -31,7 +31,7 @@ from trustee.environments import WorldConfig, judged_part, prompt_sets, runs_cod
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
 from trustee.environments.micro.environment import Microworld
-from trustee.environments.protocol import Environment, Services, World
+from trustee.environments.protocol import Environment, Services, World, store_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
@@ -255,7 +255,7 @@ async def test_source_continues_from_its_state(case: Case) -> None:
     for _ in range(5):
         source.draw()
     other = case.world.source(seed=3)
-    other.restore(json.loads(json.dumps(source.state())))
+    other.restore(store_state(source.state()))
     assert [source.draw() for _ in range(4)] == [other.draw() for _ in range(4)]
 
 

@@ -11,9 +11,10 @@ from trustee.algorithm.step import take_step
 from trustee.checks.alarms import Decision
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
+from trustee.environments.protocol import store_state
 from trustee.errors import RunError
-from trustee.rl.run import Run, Slots
-from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.rl.run import Run, RunState, Slots
+from trustee.runs.checkpoint import write_checkpoint
 from trustee.types import Group, Role
 
 log = structlog.get_logger()
@@ -117,7 +118,7 @@ async def store_checkpoint(run: Run) -> None:
         version=run.versions.version,
         next_group=run.next_group,
         policy_tokens=run.policy_tokens,
-        source=run.source.state(),
+        source=store_state(run.source.state()),
         watch=run.watch.state(),
         effect=run.effect.state(),
         ladder=run.ladder.state(),

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
+import msgspec
 
-from trustee.algorithm.memory_ladder import MemoryLadder
+from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
 from trustee.algorithm.step import LearnConfig
-from trustee.checks.adapter_effect import EffectGate
-from trustee.checks.alarms import Watch
+from trustee.checks.adapter_effect import EffectGate, EffectState
+from trustee.checks.alarms import AlarmsState, Watch
 from trustee.checks.config import GateConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.versions import Versions
@@ -22,6 +23,7 @@ from trustee.environments.simulator import Simulator
 from trustee.events import Event
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import RolloutConfig
+from trustee.runs.checkpoint import CheckpointState
 from trustee.runs.store import Store
 from trustee.sandbox.calls import Sandbox
 from trustee.types import Group
@@ -39,6 +41,21 @@ class Slots:
         self.tasks.release()
         if group.task is not None:
             self.groups.release()
+
+
+class RunState(CheckpointState, frozen=True):
+    """Where a training run stands between two steps."""
+
+    version: int
+    next_group: int
+    source: msgspec.Raw
+    """The task source's own state, which only the source reads."""
+    watch: AlarmsState
+    effect: EffectState
+    ladder: LadderState
+    """What was given up for want of memory."""
+    policy_tokens: int
+    """Tokens that the policy has said."""
 
 
 @dataclass(slots=True)

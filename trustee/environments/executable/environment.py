@@ -39,7 +39,14 @@ from trustee.environments.executable.rewards import (
 )
 from trustee.environments.executable.states import open_state
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import (
+    DrawnState,
+    Opening,
+    Reply,
+    Services,
+    TaskSpec,
+    read_state,
+)
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_arguments
@@ -225,13 +232,13 @@ class ExecutableSource:
             "solve_f1": fmean(one.f1 for one in facts),
         }
 
-    def state(self) -> dict[str, Any]:
-        """Give the count of task specs."""
-        return {"drawn": self._drawn}
+    def state(self) -> DrawnState:
+        """Return the count of task specs."""
+        return DrawnState(drawn=self._drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._drawn = state["drawn"]
+        self._drawn = read_state(stored, DrawnState).drawn
 
 
 class ExecutableEnvironment:

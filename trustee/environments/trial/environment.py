@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -195,13 +195,13 @@ class TrialSource:
         valid = [trajectory for group in groups for trajectory in group.valid]
         return self._inner.observe(groups) | figures_of(valid)
 
-    def state(self) -> dict[str, Any]:
-        """Give the inner source's state."""
+    def state(self) -> Record:
+        """Return the inner source's state."""
         return self._inner.state()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._inner.restore(state)
+        self._inner.restore(stored)
 
 
 def first_messages(config: Trial, inner: Task, *, calls: int) -> tuple[Message, ...]:
