@@ -239,7 +239,8 @@ async def measure(
         print(f"{len(loaded.refused)} rows refused: {show_refused_blueprints(loaded.refused)}")
     blueprints = {blueprint.id: blueprint for blueprint in loaded.blueprints}
     simulator = Simulator(ScriptedEngine(str), scripted_renderer(), sampling_by_role={}, tries=1)
-    tasks = (await write_tasks_of(world, simulator=simulator, seed=0))[:rows]
+    services = Services(simulator=simulator, rng=random.Random(0))
+    tasks = (await write_tasks_of(world, services, seed=0))[:rows]
     facts: dict[str, SolveFacts | None] = {}
     limiter = anyio.CapacityLimiter(parallel)
     async with ProcessSandbox(SandboxConfig(workers=parallel)) as sandbox:

@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_sandbox import PlainSandbox
-from scripts import Policy, cast, make_simulator, perfect, role_of, write_calls
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from scripts import Policy, cast, make_player, make_simulator, perfect, role_of, write_calls
+from trustee.engine.scripted import Request, ScriptedEngine
 from trustee.environments.anchored import (
     HARD,
     SOFT,
@@ -32,13 +31,11 @@ from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_s
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
-from trustee.rollout import Limits, play_episode
 from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
 
 KEYS = Path(__file__).parents[1] / "data" / "ftrl" / "keys.jsonl"
-LIMITS = Limits(turns=8, tokens=600, seconds=20)
 WORLD = Anchored(
     hard=Executable(path=str(KEYS), reserve_one_in=4, prompts="tiny"),
     soft=Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=60, tools=(1, 4))),
@@ -99,18 +96,8 @@ class Stage:
 
     async def play(self, task: Task) -> Trajectory:
         """Play one episode."""
-        return await play_episode(
-            task,
-            lambda rng: self.world.environment(task, self.serve(rng)),
-            trajectory_id="0/0",
-            engine=self.engine,
-            renderer=scripted_renderer(),
-            adapter=None,
-            limits=LIMITS,
-            temperature=1.0,
-            seed=1,
-            clock=EngineClock(),
-        )
+        player = make_player(self.world.environment, self.engine, serve=self.serve)
+        return await player.play(task, trajectory_id="0/0", adapter=None, seed=1)
 
     def asked(self, role: str) -> int:
         """Count the requests of a role."""

@@ -120,7 +120,7 @@ async def test_kept_episodes_can_be_viewed(tmp_path: Path, monkeypatch: pytest.M
     show_trajectories(tmp_path, Filter(limit=0), out=out, as_json=False)
     text = out.getvalue()
     assert (18, counts.dropped[RejectReason.UNSOLVED]) == (
-        text.count("task-"),
+        text.count("version 0"),
         text.count("rejected: no success"),
     )
     assert 18 == counts.kept + counts.dropped[RejectReason.UNSOLVED]

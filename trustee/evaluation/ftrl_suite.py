@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import msgspec
 
-from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine
 from trustee.environments.executable.environment import Executable
 from trustee.environments.executable.rewards import solve
 from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.evaluation.evaluate import EvalConfig, evaluate
-from trustee.rollout import EpisodeRenderer, Limits
-from trustee.sandbox.calls import Sandbox
+from trustee.rollout import EpisodePlayer
 from trustee.types import Adapter, Record, SolveFacts, Task, Trajectory
 
 MOST_TURNS = 20
@@ -67,14 +64,10 @@ class SuiteReports(Record, frozen=True):
 
 async def run_suite(
     world: Executable,
+    player: EpisodePlayer,
     *,
     policy: str,
-    engine: Engine,
-    renderer: EpisodeRenderer,
-    simulator: Simulator,
-    sandbox: Sandbox,
     adapter: Adapter | None,
-    limits: Limits,
     parallel: int,
     seed: int = 0,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
@@ -83,13 +76,9 @@ async def run_suite(
 
     Args:
         world: Where the rows are and how they are compared; its share to keep is not asked.
+        player: Plays in this world; greedily here, and no more than 20 turns.
         policy: Its name in the report.
-        engine: Who speaks.
-        renderer: Of the engine's model.
-        simulator: Of the services; it is never asked.
-        sandbox: Where tools run.
         adapter: None is the base.
-        limits: Of an episode; no more than 20 turns are played.
         parallel: Episodes at once.
         seed: Of the tools' randomness and of the engine's requests.
         done: Told of each episode at its end.
@@ -97,19 +86,14 @@ async def run_suite(
     Raises:
         InputError: if the file holds no usable environment.
     """
-    tasks = await write_tasks_of(world, simulator=simulator, seed=seed)
+    tasks = await write_tasks_of(world, player.serve(random.Random(seed)), seed=seed)
+    turns = min(player.limits.turns, MOST_TURNS)
     played = await evaluate(
         tasks,
-        world,
-        EvalConfig(tasks=len(tasks), seed=seed, temperature=0.0, parallel=parallel),
-        engine=engine,
-        renderer=renderer,
-        simulator=simulator,
-        sandbox=sandbox,
+        replace(player, limits=msgspec.structs.replace(player.limits, turns=turns)),
+        config=EvalConfig(tasks=len(tasks), seed=seed, temperature=0.0, parallel=parallel),
         adapter=adapter,
-        limits=msgspec.structs.replace(limits, turns=min(limits.turns, MOST_TURNS)),
         label=policy,
-        clock=EngineClock(),
         done=done,
     )
     outcomes = [
@@ -120,11 +104,10 @@ async def run_suite(
     return report_on(outcomes, floor, world, policy=policy), played
 
 
-async def write_tasks_of(world: Executable, *, simulator: Simulator, seed: int) -> tuple[Task, ...]:
+async def write_tasks_of(world: Executable, services: Services, *, seed: int) -> tuple[Task, ...]:
     """Make a whole-episode task of each environment of a file, in the order of its rows' ids."""
     every = msgspec.structs.replace(world, reserve_one_in=1)
     source = every.source(seed=seed, held_out=True)
-    services = Services(simulator=simulator, rng=random.Random(seed))
     tasks = []
     while (spec := source.draw()) is not None:
         tasks.append(await source.write(spec, services))

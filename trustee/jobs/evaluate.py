@@ -12,12 +12,19 @@ import msgspec
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.vllm import VllmEngine
+from trustee.environments.protocol import Services
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
 from trustee.events import Event
 from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model, trainer_spec
-from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
+from trustee.jobs.held_out import (
+    HELD_OUT,
+    evaluation_world,
+    held_out_tasks,
+    make_eval_player,
+    show_share,
+)
 from trustee.jobs.run_metadata import read_metadata
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
@@ -85,9 +92,15 @@ async def run_comparison(
         VllmEngine(config.engine, trainer_spec(config, model)) as engine,
     ):
         simulator = make_simulator(config, engine, renderer)
-        tasks = await held_out_tasks(
-            config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
+        player = make_eval_player(
+            config,
+            engine,
+            world=evaluation_world(config),
+            renderer=renderer,
+            serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+            clock=EngineClock(),
         )
+        tasks = await held_out_tasks(config, store, player, name=name_tasks(config, run))
         await engine.load_adapter(Adapter(version=1, path=folder))
         trained = Adapter(version=1, path=run / "adapters" / "compared")
         await engine.publish(trained)
@@ -95,17 +108,7 @@ async def run_comparison(
         for label, voice in (("base", None), ("adapter", trained)):
             emit({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
             played[label] = await evaluate(
-                tasks,
-                evaluation_world(config),
-                config.eval,
-                engine=engine,
-                renderer=renderer,
-                simulator=simulator,
-                sandbox=sandbox,
-                adapter=voice,
-                limits=config.rollout.limits,
-                label=label,
-                clock=EngineClock(),
+                tasks, player, config=config.eval, adapter=voice, label=label
             )
             store.append(f"eval-{label}.jsonl", played[label])
         await engine.retire(trained)

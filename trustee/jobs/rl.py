@@ -34,7 +34,7 @@ from trustee.jobs.held_out import RunResult, conclude, measure
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
-from trustee.rl.run import Run, RunState
+from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
@@ -164,7 +164,7 @@ def make_run(
         keep_checkpoints=config.run.keep_checkpoints,
         emit=emit,
         started_at=time.monotonic() if previous is None else previous.started_at,
-        waiting=[] if previous is None else list(previous.waiting),
+        untrained=GroupQueue(() if previous is None else previous.untrained),
     )
 
 
@@ -219,7 +219,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     run.step, run.next_group, run.policy_tokens = state.step, state.next_group, state.policy_tokens
     if previous is not None:
-        run.waiting = [group for group in previous.waiting if group.version <= state.version]
+        run.untrained.remove_newer(state.version)
         while run.next_group < previous.next_group and run.source.draw() is not None:
             run.next_group += 1
     for name in ("metrics.jsonl", "timing.jsonl"):

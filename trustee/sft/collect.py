@@ -9,25 +9,24 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import anyio
 import msgspec
 from msgspec import Meta
 
-from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Services, TaskSource, TaskSpec, World
-from trustee.errors import EpisodeError, RunError
+from trustee.environments.protocol import TaskSource, TaskSpec
+from trustee.errors import RunError
 from trustee.events import Event
-from trustee.rollout import RolloutConfig, play_episode
+from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.hints import Hinter
 from trustee.sft.rejection import FilterConfig, find_reject_reason
 from trustee.sft.teacher import Player
 from trustee.tiny.teacher import TrialHabits
-from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
+from trustee.types import Adapter, Record, RejectReason, Task, Trajectory
 
 ALL_FAILED_LIMIT = 16
 """Episodes, all spoiled, after which nothing better is expected."""
@@ -68,19 +67,18 @@ class Counts(Record, frozen=True):
 class Collection:
     """One collection: what its episodes share."""
 
-    world: World
     source: TaskSource
-    serve: Callable[[random.Random], Services]
-    player: Callable[[Task], Player]
+    player: EpisodePlayer
+    """Writes the tasks, and plays with the engine and the renderer of `player_of`."""
+    player_of: Callable[[Task], Player]
+    """Who plays the episodes of a task."""
     adapter: Adapter | None
     hinter: Hinter | None
     """None where nobody teaches and all that was played soundly is kept."""
     config: CollectConfig
     rollout: RolloutConfig
-    context: int
     seed: int
     store: Store
-    clock: EngineClock
     emit: Callable[[Event], None]
     count: int
     """Tasks."""
@@ -146,33 +144,25 @@ async def play_task(
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
     """Have the source make a task of a task spec, or say why there is none."""
-    services = job.serve(random.Random(f"{job.seed} draft {number}"))
-    try:
-        return TaskLine(group=number, version=0, task=await job.source.write(spec, services))
-    except EpisodeError as error:
-        failure = Failure(source=error.source, kind=type(error).__name__, message=str(error))
-        return TaskLine(group=number, version=0, task=None, failure=failure)
+    written = await job.player.write(job.source, spec, seed=f"{job.seed} draft {number}")
+    if isinstance(written, Task):
+        return TaskLine(group=number, version=0, task=written)
+    return TaskLine(group=number, version=0, task=None, failure=written)
 
 
 async def play_member(job: Collection, task: Task, number: int, member: int) -> None:
     """Play one episode, look for faults, and write it down."""
     key = f"{number}/{member}"
-    player = job.player(task)
+    seated = job.player_of(task)
+    player = replace(job.player, engine=seated.engine, renderer=seated.renderer)
     job.emit({"event": "begin", "group": number, "member": member})
-    played = await play_episode(
+    played = await player.play(
         task,
-        lambda rng: job.world.environment(task, job.serve(rng)),
         trajectory_id=key,
-        engine=player.engine,
-        renderer=player.renderer,
         adapter=job.adapter,
-        limits=job.rollout.limits,
-        temperature=job.rollout.temperature,
         seed=random.Random(f"{job.seed} {key}").randrange(1 << 31),
-        clock=job.clock,
-        context=job.context,
     )
-    trajectory = player.keep(played)
+    trajectory = seated.keep(played)
     rejected = reject(job, task, trajectory)
     line = EpisodeLine(group=number, member=member, trajectory=trajectory, rejected=rejected)
     job.episodes[number, member] = line
@@ -193,7 +183,7 @@ def reject(job: Collection, task: Task, trajectory: Trajectory) -> RejectReason 
     if job.hinter is None:
         return None if trajectory.failure is None else RejectReason.FAILED
     return find_reject_reason(
-        trajectory, task, job.hinter(task), config=job.config.filter, context=job.context
+        trajectory, task, job.hinter(task), config=job.config.filter, context=job.player.context
     )
 
 

@@ -15,9 +15,8 @@ import pytest
 
 from blueprints import make_blueprint, make_row
 from plain_sandbox import PlainSandbox
-from scripts import MALFORMED, Policy, make_simulator, write_calls
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from scripts import MALFORMED, Policy, make_player, make_simulator, write_calls
+from trustee.engine.scripted import Request, ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import (
@@ -28,7 +27,7 @@ from trustee.environments.executable.environment import (
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import Limits
 from trustee.sandbox.calls import CallResult, NoSandbox, Sandbox, SandboxConfig
 from trustee.sandbox.host import ProcessSandbox
 from trustee.types import (
@@ -91,21 +90,15 @@ class Stage:
         self, task: Task, *, limits: Limits | None = None, sandbox: Sandbox | None = None
     ) -> Trajectory:
         """Play one episode."""
-        return await play_episode(
-            task,
-            lambda rng: self.world.environment(
-                task,
-                Services(simulator=self.simulator, rng=rng, sandbox=sandbox or self.sandbox),
+        player = make_player(
+            self.world.environment,
+            self.engine,
+            serve=lambda rng: Services(
+                simulator=self.simulator, rng=rng, sandbox=sandbox or self.sandbox
             ),
-            trajectory_id="0/0",
-            engine=self.engine,
-            renderer=scripted_renderer(),
-            adapter=None,
             limits=limits or Limits(turns=6, tokens=400, seconds=20),
-            temperature=1.0,
-            seed=0,
-            clock=EngineClock(),
         )
+        return await player.play(task, trajectory_id="0/0", adapter=None, seed=0)
 
     async def enter(self, task: Task) -> ExecutableEnvironment:
         """Open an environment by hand."""

@@ -21,6 +21,7 @@ from trustee.errors import InputError
 
 if TYPE_CHECKING:
     from trustee.config import Config
+    from trustee.environments.executable.blueprint_files import RefusedBlueprint
     from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports
 
 
@@ -163,6 +164,13 @@ def suite_command(options: argparse.Namespace) -> int:
     return DONE
 
 
+def describe_refused(path: Path, refused: tuple[RefusedBlueprint, ...]) -> str:
+    """Say which rows of a file are not played, and why."""
+    from trustee.environments.executable.blueprint_files import show_refused_blueprints
+
+    return f"{len(refused)} rows of {path} are refused: {show_refused_blueprints(refused)}"
+
+
 async def play_suite(
     options: argparse.Namespace,
     config: Config,
@@ -171,13 +179,12 @@ async def play_suite(
 ) -> SuiteReports:
     """Play a suite with the policies that the options name; keep every episode."""
     from trustee.engine.clock import EngineClock
-    from trustee.environments.executable.blueprint_files import (
-        read_blueprints,
-        show_refused_blueprints,
-    )
+    from trustee.environments.executable.blueprint_files import read_blueprints
     from trustee.environments.executable.environment import Executable
+    from trustee.environments.protocol import Services
     from trustee.evaluation.ftrl_suite import SuiteReports, run_suite
     from trustee.jobs.assemble import make_simulator, open_watched, prepare_model
+    from trustee.jobs.held_out import make_eval_player
     from trustee.runs.adapters import check_fit, find_adapter, read_adapter
     from trustee.runs.store import Store
     from trustee.sandbox.host import ProcessSandbox
@@ -188,10 +195,7 @@ async def play_suite(
     world = Executable(path=str(options.run), published=options.published, prompts=prompts)
     refused = read_blueprints(options.run).refused
     if refused:
-        text = (
-            f"{len(refused)} rows of {options.run} are refused: {show_refused_blueprints(refused)}"
-        )
-        emit({"event": "note", "text": text})
+        emit({"event": "note", "text": describe_refused(options.run, refused)})
     found = find_adapter(options.adapter) if options.adapter else None
     if found is not None:
         check_fit(read_adapter(found), model, rank=config.learn.rank)
@@ -203,6 +207,15 @@ async def play_suite(
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
         store.append("refused.jsonl", refused)
+        simulator = make_simulator(config, engine, renderer)
+        player = make_eval_player(
+            config,
+            engine,
+            world=world,
+            renderer=renderer,
+            serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+            clock=clock,
+        )
         policies: list[tuple[str, Adapter | None]] = [("base", None)]
         if found is not None:
             await engine.load_adapter(Adapter(version=1, path=found))
@@ -212,15 +225,7 @@ async def play_suite(
         for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
             emit({"event": "stage", "name": f"playing {options.run} with {name}"})
             report, played = await run_suite(
-                world,
-                policy=name,
-                engine=engine,
-                renderer=renderer,
-                simulator=make_simulator(config, engine, renderer),
-                sandbox=sandbox,
-                adapter=voice,
-                limits=config.rollout.limits,
-                parallel=config.eval.parallel,
+                world, player, policy=name, adapter=voice, parallel=config.eval.parallel
             )
             store.append(f"suite-{label}.jsonl", played)
             reports.append(report)
