@@ -67,7 +67,7 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
     )
     asked = bool(engine.requests)
     assert asked or not known.good
-    assert asked == score.notes["criteria"]["fulfilled"]
+    assert asked == score.outcome.criteria["fulfilled"]
 
 
 def say_yes(request: Request) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from command_line import write_adapter
 from scripted_program import BASE, learnt, play_with, small_config, tiny_config
-from scripts import cast, make_simulator, mixed, silent
+from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
 from trustee.algorithm.learner import TrainerSpec
 from trustee.cli.interrupt import until_interrupted
@@ -26,6 +26,7 @@ from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.prompts import hash_prompts
+from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, RunError
@@ -229,12 +230,12 @@ def test_model_whose_template_cannot_be_used(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_held_out_tasks_are_written_once(tmp_path: Path) -> None:
     """Every policy of a run meets the same tasks, whatever the config says the second time."""
-    simulator = make_simulator(ScriptedEngine(silent))
+    player = make_player(Microworld().environment, ScriptedEngine(silent))
     async with Store(tmp_path) as store:
-        first = await held_out_tasks(small_config("eval.tasks=5"), store, simulator)
+        first = await held_out_tasks(small_config("eval.tasks=5"), store, player)
         text = (tmp_path / "held-out-tasks.jsonl").read_text()
         other = small_config("eval.tasks=9", "eval.seed=1")
-        again = await held_out_tasks(other, store, simulator)
+        again = await held_out_tasks(other, store, player)
     assert 5 == len(first) == len({task.id for task in first})
     assert msgspec.json.encode(first) == msgspec.json.encode(again)
     assert text == (tmp_path / "held-out-tasks.jsonl").read_text()
@@ -246,8 +247,8 @@ async def test_held_out_tasks_depend_on_their_own_seed(tmp_path: Path) -> None:
     written = []
     for name, change in (("a", "run.seed=1"), ("b", "run.seed=2"), ("c", "eval.seed=3")):
         async with Store(tmp_path / name) as store:
-            simulator = make_simulator(ScriptedEngine(silent))
-            written.append(await held_out_tasks(small_config(change), store, simulator))
+            player = make_player(Microworld().environment, ScriptedEngine(silent))
+            written.append(await held_out_tasks(small_config(change), store, player))
     assert written[0] == written[1]
     assert written[0] != written[2]
 
@@ -257,10 +258,14 @@ async def test_held_out_tasks_of_the_simulated_world(tmp_path: Path) -> None:
     """In the world of training the writer makes them, as tasks that training never makes."""
     config = msgspec.structs.replace(small_config("eval.tasks=3"), eval_env="same")
     engine = ScriptedEngine(cast(silent))
+    simulator = make_simulator(engine, tries=4)
+    player = make_player(
+        config.env.environment, engine, serve=lambda rng: Services(simulator=simulator, rng=rng)
+    )
     async with Store(tmp_path) as store:
-        tasks = await held_out_tasks(config, store, make_simulator(engine, tries=4))
+        tasks = await held_out_tasks(config, store, player)
         asked = len(engine.requests)
-        again = await held_out_tasks(config, store, make_simulator(engine, tries=4))
+        again = await held_out_tasks(config, store, player)
     assert 3 == len(tasks)
     assert all(len(task.tools) >= 2 for task in tasks)
     assert msgspec.json.encode(tasks) == msgspec.json.encode(again)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dice_world import Dice
+from dice_world import Dice, DiceState
 from scripts import (
     Policy,
     cast,
@@ -44,7 +44,7 @@ from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
 from trustee.jobs.rl import restore
-from trustee.rl.run import Run
+from trustee.rl.run import Run, RunState
 from trustee.rl.train import train
 from trustee.rollout import Limits, RolloutConfig
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
@@ -642,7 +642,7 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step":3}\n{"st')
     async with resumed.store:
-        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints", RunState)
         await restore(resumed.run, path, state)
         await train(resumed.run)
     assert (2, 4) == (state.step, resumed.run.step)
@@ -672,7 +672,9 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step
     counts: list[tuple[int, int]] = []
 
     async def check(folder: Path) -> None:
-        counts.append((setup.run.next_group, setup.source.state()["drawn"]))
+        state = setup.source.state()
+        assert isinstance(state, DiceState)
+        counts.append((setup.run.next_group, state.drawn))
         await save(folder)
 
     setup.learner.save = check  # type: ignore[method-assign]
@@ -689,9 +691,9 @@ async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> 
 
     async def check(folder: Path) -> None:
         states = [setup.run.watch.state()]
-        newest = find_checkpoints(tmp_path / "checkpoints")[:1]
-        states += [json.loads((path / "state.json").read_bytes())["watch"] for path in newest]
-        best = [state["best"][1] for state in states if state["best"]]
+        if find_checkpoints(tmp_path / "checkpoints"):
+            states.append(open_checkpoint(tmp_path / "checkpoints", RunState)[1].watch)
+        best = [state.best[1] for state in states if state.best]
         missing.extend(v for v in best if not setup.store.adapter(v).path.is_dir())
         await save(folder)
 

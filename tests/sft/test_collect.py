@@ -32,7 +32,7 @@ from trustee.runs.view import Filter, show_trajectories
 from trustee.sft.collect import CollectConfig, Counts
 from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
 from trustee.sft.rejection import FilterConfig
-from trustee.types import Adapter
+from trustee.types import Adapter, RejectReason
 
 pytestmark = pytest.mark.anyio
 Event = dict[str, Any]
@@ -76,11 +76,11 @@ async def test_teacher_makes_demonstrations(
     counts = await run(tmp_path, emit=events.append)
     lines: list[EpisodeLine] = read_lines(tmp_path / "episodes.jsonl", EpisodeLine)
     won = {(line.group, line.member) for line in lines if line.trajectory.reward > 0}
-    verdicts = {(x.group, x.member): x.trajectory.notes["collected"] for x in lines}
+    verdicts = {(x.group, x.member): x.rejected for x in lines}
     assert (6, 0, 18, 0) == (counts.tasks, counts.unwritten, counts.episodes, counts.states)
-    assert {"no success": 18 - len(won)} == counts.dropped
+    assert {RejectReason.UNSOLVED: 18 - len(won)} == counts.dropped
     assert 0 < len(won) == counts.kept < 18
-    assert {key: "kept" if key in won else "no success" for key in verdicts} == verdicts
+    assert {key: None if key in won else RejectReason.UNSOLVED for key in verdicts} == verdicts
     shown: list[Demonstration] = read_lines(tmp_path / "demonstrations.jsonl", Demonstration)
     firsts = {group: min(m for g, m in won if g == group) for group, _ in won}
     assert [f"{g}/{m}" for g, m in sorted(firsts.items())] == [d.notes["episode"] for d in shown]
@@ -111,10 +111,11 @@ async def test_kept_episodes_can_be_viewed(tmp_path: Path, monkeypatch: pytest.M
     out = io.StringIO()
     show_trajectories(tmp_path, Filter(limit=0), out=out, as_json=False)
     text = out.getvalue()
-    assert (counts.kept, counts.dropped["no success"]) == (
-        text.count("collected: kept"),
-        text.count("collected: no success"),
+    assert (18, counts.dropped[RejectReason.UNSOLVED]) == (
+        text.count("version 0"),
+        text.count("rejected: no success"),
     )
+    assert 18 == counts.kept + counts.dropped[RejectReason.UNSOLVED]
     assert "difficulty 60, tools:" in text
 
 
@@ -343,7 +344,7 @@ def test_counts_for_people(tmp_path: Path) -> None:
         unwritten=1,
         episodes=15,
         kept=4,
-        dropped={"no success": 3, "too long": 8},
+        dropped={RejectReason.UNSOLVED: 3, RejectReason.TOO_LONG: 8},
         demonstrations=3,
         states=0,
     )

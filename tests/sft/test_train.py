@@ -22,7 +22,7 @@ from trustee.errors import OutOfMemory
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
 from trustee.sft.demonstrations import SftDataset
-from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
+from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Sample
 
 TOP = MemoryLevel(micro_tokens=12, activation_checkpointing="off", context=50, parallel=4)
@@ -160,7 +160,7 @@ async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
         with pytest.raises(KeyError):
             await train_sft(begun.job)
     async with Store(tmp_path / "b") as store:
-        path, state = open_checkpoint(tmp_path / "b" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "b" / "checkpoints", SftState)
         assert 4 == state.step
         keep_lines(tmp_path / "b" / "metrics.jsonl", state.step)
         again = Bench(tmp_path / "b", store)

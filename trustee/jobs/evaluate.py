@@ -11,6 +11,7 @@ import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.environments.protocol import Services
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
@@ -22,7 +23,13 @@ from trustee.jobs.assemble import (
     prepare_model,
     restart_once,
 )
-from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
+from trustee.jobs.held_out import (
+    HELD_OUT,
+    evaluation_world,
+    held_out_tasks,
+    make_eval_player,
+    show_share,
+)
 from trustee.jobs.run_metadata import read_metadata
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
@@ -92,9 +99,15 @@ async def run_comparison(
             clock = EngineClock()
             async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
                 simulator = make_simulator(config, engine, renderer)
-                tasks = await held_out_tasks(
-                    config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
+                player = make_eval_player(
+                    config,
+                    engine,
+                    world=evaluation_world(config),
+                    renderer=renderer,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    clock=clock,
                 )
+                tasks = await held_out_tasks(config, store, player, name=name_tasks(config, run))
                 await engine.load_adapter(Adapter(version=1, path=folder))
                 trained = Adapter(version=1, path=run / "adapters" / "compared")
                 await engine.publish(trained)
@@ -104,17 +117,7 @@ async def run_comparison(
                     stage = f"playing {len(tasks)} tasks with the {label}"
                     emit({"event": "stage", "name": stage})
                     played[label] = await evaluate(
-                        tasks,
-                        evaluation_world(config),
-                        config.eval,
-                        engine=engine,
-                        renderer=renderer,
-                        simulator=simulator,
-                        sandbox=sandbox,
-                        adapter=version,
-                        limits=config.rollout.limits,
-                        label=label,
-                        clock=clock,
+                        tasks, player, config=config.eval, adapter=version, label=label
                     )
                     store.append(f"eval-{label}.jsonl", played[label])
                 await engine.retire(trained)

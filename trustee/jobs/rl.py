@@ -33,10 +33,10 @@ from trustee.jobs.held_out import RunResult, conclude, measure
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
-from trustee.rl.run import Run
+from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
-from trustee.runs.checkpoint import RunState, find_checkpoints, open_checkpoint
+from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.store import Store, keep_lines
 from trustee.sandbox.calls import NoSandbox, Sandbox
 
@@ -54,7 +54,7 @@ async def run_training(
     started_at = time.monotonic()
     model, renderer = prepare_model(config)
     if resume:
-        open_checkpoint(folder / "checkpoints")
+        open_checkpoint(folder / "checkpoints", RunState)
     async with AsyncExitStack() as stack:
         timeline = None
         if profile:
@@ -143,7 +143,7 @@ def make_run(
         keep_checkpoints=config.run.keep_checkpoints,
         emit=emit,
         started_at=time.monotonic() if previous is None else previous.started_at,
-        waiting=[] if previous is None else list(previous.waiting),
+        untrained=GroupQueue(() if previous is None else previous.untrained),
     )
 
 
@@ -160,7 +160,12 @@ async def run_stages(
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or previous is not None):
-        await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), previous=previous)
+        path, state = open_checkpoint(
+            run.store.folder / "checkpoints",
+            RunState,
+            accept=lambda state: run.source.restore(state.source),
+        )
+        await restore(run, path, state, previous=previous)
     if run.step < run.steps:
         if not find_checkpoints(run.store.folder / "checkpoints"):
             await store_checkpoint(run)
@@ -193,7 +198,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     run.step, run.next_group, run.policy_tokens = state.step, state.next_group, state.policy_tokens
     if previous is not None:
-        run.waiting = [group for group in previous.waiting if group.version <= state.version]
+        run.untrained.remove_newer(state.version)
         while run.next_group < previous.next_group and run.source.draw() is not None:
             run.next_group += 1
     for name in ("metrics.jsonl", "timing.jsonl"):

@@ -12,9 +12,11 @@ from trustee.environments.executable.blueprint_files import (
     show_refused_blueprints,
 )
 from trustee.environments.executable.environment import Executable
+from trustee.environments.protocol import Services
 from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports, run_suite
 from trustee.events import Emit
 from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.jobs.held_out import make_eval_player
 from trustee.runs.adapters import find_adapter
 from trustee.runs.store import Store
 from trustee.sandbox.host import ProcessSandbox
@@ -58,20 +60,21 @@ async def play_suite(
         async def play_with_an_engine() -> None:
             clock = EngineClock()
             async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
+                simulator = make_simulator(config, engine, renderer)
+                player = make_eval_player(
+                    config,
+                    engine,
+                    world=world,
+                    renderer=renderer,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    clock=clock,
+                )
                 for label in [name for name in policies if name not in reports]:
                     version = await publish_policy(engine, policies[label], folder)
                     name = str(policies[label] or label)
                     emit({"event": "stage", "name": f"playing {file} with {name}"})
                     report, played = await run_suite(
-                        world,
-                        policy=name,
-                        engine=engine,
-                        renderer=renderer,
-                        simulator=make_simulator(config, engine, renderer),
-                        sandbox=sandbox,
-                        adapter=version,
-                        limits=config.rollout.limits,
-                        parallel=config.eval.parallel,
+                        world, player, policy=name, adapter=version, parallel=config.eval.parallel
                     )
                     store.append(f"suite-{label}.jsonl", played)
                     reports[label] = report
