@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments import judged_part, runs_code
 from trustee.environments.simulator import RoleSampling, Simulator
-from trustee.events import Event
+from trustee.events import Emit, Stage
 from trustee.jobs.held_out import evaluation_world
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
@@ -36,7 +36,7 @@ async def open_watched(
     folder: Path,
     *,
     clock: EngineClock,
-    emit: Callable[[Event], None],
+    emit: Emit,
 ) -> AsyncIterator[Watchdog]:
     """Start the engine of a config, and guard the event loop as long as it runs.
 
@@ -50,7 +50,7 @@ async def open_watched(
     Raises:
         RunError: if the engine does not start.
     """
-    emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+    emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
     async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
         guarded = Watchdog(
             engine,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from trustee.engine.vllm import VllmEngine
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
-from trustee.events import Event
+from trustee.events import Compared, Emit, Stage
 from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model, trainer_spec
 from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
 from trustee.jobs.run_metadata import read_metadata
@@ -71,14 +71,14 @@ def name_tasks(config: Config, run: Path) -> str:
 
 
 async def run_comparison(
-    config: Config, run: Path, *, adapter: Path | None, emit: Callable[[Event], None]
+    config: Config, run: Path, *, adapter: Path | None, emit: Emit
 ) -> Comparison:
     """Play the held-out tasks with the base and with the adapter."""
     if not config.eval.tasks:
         raise InputError("eval.tasks is 0; give --tasks N")
     folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
-    emit({"event": "stage", "name": f"starting the engine on {model.name}"})
+    emit(Stage(name=f"starting the engine on {model.name}"))
     async with (
         Store(run) as store,
         open_sandbox(config) as sandbox,
@@ -93,7 +93,7 @@ async def run_comparison(
         await engine.publish(trained)
         played: dict[str, Sequence[Trajectory]] = {}
         for label, voice in (("base", None), ("adapter", trained)):
-            emit({"event": "stage", "name": f"playing {len(tasks)} tasks with the {label}"})
+            emit(Stage(name=f"playing {len(tasks)} tasks with the {label}"))
             played[label] = await evaluate(
                 tasks,
                 evaluation_world(config),
@@ -118,12 +118,11 @@ async def run_comparison(
         trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
     )
     emit(
-        {
-            "event": "compared",
-            "base": comparison.base.value,
-            "adapter": comparison.trained.value,
-            "gain_points": comparison.gain.points,
-        }
+        Compared(
+            base=comparison.base.value,
+            adapter=comparison.trained.value,
+            gain_points=comparison.gain.points,
+        )
     )
     return comparison
 

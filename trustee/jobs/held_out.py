@@ -19,6 +19,7 @@ from trustee.evaluation.evaluate import (
     success_of,
     write_tasks,
 )
+from trustee.events import Note, Stage
 from trustee.rl.run import Run
 from trustee.runs.store import Store, read_lines
 from trustee.sandbox.calls import Sandbox
@@ -56,7 +57,7 @@ async def measure(
         if label == "before":
             return tuple(read_lines(kept, Trajectory))
         kept.unlink()
-    run.emit({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
+    run.emit(Stage(name=f"held-out tasks {label} training: {config.eval.tasks}"))
     tasks = await held_out_tasks(config, run.store, run.simulator, sandbox=run.sandbox)
     played = await evaluate(
         tasks,
@@ -73,7 +74,7 @@ async def measure(
     )
     run.store.append(kept.name, played)
     share = success_of(played)
-    run.emit({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
     return played
 
@@ -97,7 +98,7 @@ async def judge_the_judge(
     if verdicts is None:
         return
     text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
-    run.emit({"event": "note", "text": text})
+    run.emit(Note(text=text))
     if label == "before":
         check_agreement(verdicts, config=config.gates)
 

@@ -21,7 +21,7 @@ from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
 from trustee.errors import EngineDied
-from trustee.events import EmitFinding
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
@@ -43,7 +43,7 @@ from trustee.sandbox.calls import NoSandbox, Sandbox
 
 
 async def run_training(
-    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+    config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
     """Measure, train, measure again; an engine that dies is started once more.
 
@@ -71,7 +71,7 @@ async def run_training(
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
         for attempt in range(2):
-            emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+            emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
             try:
                 async with VllmEngine(
                     config.engine,
@@ -95,7 +95,7 @@ async def run_training(
             except (EngineDied, BaseExceptionGroup) as error:
                 if attempt or run is None or not is_engine_death(error):
                     raise
-                emit({"event": "note", "text": f"{first_leaf(error)}; it is started once more"})
+                emit(Note(text=f"{first_leaf(error)}; it is started once more"))
     raise AssertionError("the second death is raised")
 
 
@@ -126,7 +126,7 @@ def make_run(
     store: Store,
     *,
     sandbox: Sandbox | None = None,
-    emit: EmitFinding,
+    emit: Emit,
     previous: Run | None = None,
     timeline: Timeline | None = None,
 ) -> Run:
@@ -174,9 +174,7 @@ async def run_stages(
     """Measure, train, measure again, with one engine."""
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
-        run.emit(
-            {"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"}
-        )
+        run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
     if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
@@ -187,11 +185,11 @@ async def run_stages(
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
-        run.emit({"event": "note", "text": f"a training sample of {length} ids fits"})
+        run.emit(Note(text=f"a training sample of {length} ids fits"))
         if previous is None:
             run.started_at = time.monotonic()
         name = f"training, {config.run.steps} steps"
-        run.emit({"event": "stage", "name": name, "progress": run.progress})
+        run.emit(Stage(name=name, progress=run.progress))
         # What start-up made lives on: the collector need not look at it again, 5 % of all turns.
         gc.freeze()
         await train(run)
@@ -223,7 +221,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
         adapter = run.store.adapter(state.version)
         await run.engine.publish(adapter)
         await run.versions.announce(adapter)
-    run.emit({"event": "note", "text": f"continuing after step {state.step} from {path}"})
+    run.emit(Note(text=f"continuing after step {state.step} from {path}"))
 
 
 def is_terminal() -> bool:

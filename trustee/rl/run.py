@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -19,7 +18,7 @@ from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
-from trustee.events import Event
+from trustee.events import Emit
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import RolloutConfig
 from trustee.runs.store import Store
@@ -66,8 +65,7 @@ class Run:
     minutes: float
     """Stop after this wall time; 0 is no limit."""
     keep_checkpoints: int
-    emit: Callable[[Event], None]
-    """Takes progress events."""
+    emit: Emit
     step: int = 0
     next_group: int = 0
     tokens: int = 0

@@ -19,6 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from trustee.environments.protocol import TaskSpec
 from trustee.errors import EpisodeError
+from trustee.events import EpisodeBegun
 from trustee.rl.learn import learn
 from trustee.rl.run import Run, Slots
 from trustee.rollout import play_episode
@@ -156,7 +157,7 @@ async def write_task(run: Run, number: int, spec: TaskSpec) -> Task | Failure:
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
     """Play one member with the version that is current when it begins."""
     key = f"{number}/{member}"
-    run.emit({"event": "begin", "group": number, "member": member})
+    run.emit(EpisodeBegun(group=number, member=member))
     async with run.episode_limiter, run.versions.lease() as adapter:
         return await play_episode(
             task,

@@ -19,9 +19,9 @@ from msgspec import Meta
 from trustee.engine.clock import EngineClock
 from trustee.environments.protocol import Services, TaskSource, TaskSpec, World
 from trustee.errors import EpisodeError, RunError
-from trustee.events import Event
+from trustee.events import Emit, EpisodeBegun, TaskCollected
 from trustee.rollout import RolloutConfig, play_episode
-from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
+from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.hints import Hinter
 from trustee.sft.rejection import FilterConfig, RejectReason, find_reject_reason
@@ -85,7 +85,7 @@ class Collection:
     seed: int
     store: Store
     clock: EngineClock
-    emit: Callable[[Event], None]
+    emit: Emit
     count: int
     """Tasks."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
@@ -145,7 +145,7 @@ async def play_task(
                 for member in missing:
                     members.start_soon(play_member, job, task, number, member)
     job.played += 1
-    job.emit({"event": NOTE, "tasks": job.played, "of": job.count, "kept": job.kept})
+    job.emit(TaskCollected(tasks=job.played, of=job.count, kept=job.kept))
 
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
@@ -162,7 +162,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
     """Play one episode, look for faults, and write it down."""
     key = f"{number}/{member}"
     player = job.player(task)
-    job.emit({"event": "begin", "group": number, "member": member})
+    job.emit(EpisodeBegun(group=number, member=member))
     played = await play_episode(
         task,
         lambda rng: job.world.environment(task, job.serve(rng)),
@@ -180,7 +180,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
     job.episodes[number, member] = trajectory
     line = EpisodeLine(group=number, member=member, trajectory=trajectory)
     job.store.append("episodes.jsonl", [line])
-    job.emit({**describe(line), NOTE: trajectory.notes[NOTE]})
+    job.emit(msgspec.structs.replace(describe_episode(line), collected=trajectory.notes[NOTE]))
     job.valid += trajectory.failure is None
     job.kept += is_kept(trajectory)
     if not job.valid and len(job.episodes) >= ALL_FAILED_LIMIT and trajectory.failure is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from trustee.cli.commands.options import (
     DONE,
@@ -20,6 +19,7 @@ from trustee.cli.commands.options import (
 )
 from trustee.environments.executable.blueprint import Scenario
 from trustee.errors import InputError
+from trustee.events import Emit, Stage
 
 if TYPE_CHECKING:
     from trustee.config import Config
@@ -73,9 +73,7 @@ def check_folder(options: argparse.Namespace, config: Config) -> None:
         Folder(options.out, recipe, wanted=options.count).open(resume=options.resume)
 
 
-async def build_here(
-    options: argparse.Namespace, config: Config, emit: Callable[[dict[str, Any]], None]
-) -> BuildReport:
+async def build_here(options: argparse.Namespace, config: Config, emit: Emit) -> BuildReport:
     """Build with the base of a config."""
     from trustee.engine.vllm import VllmEngine
     from trustee.environments.executable.building.build import build
@@ -84,7 +82,7 @@ async def build_here(
 
     model, renderer = prepare_model(config)
     async with ProcessSandbox(config.sandbox) as sandbox:
-        emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+        emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
         async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
             return await build(
                 config.build,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trustee.cli.commands.options import (
     DONE,
@@ -18,6 +17,7 @@ from trustee.cli.commands.options import (
     warn_unconfined,
 )
 from trustee.errors import InputError
+from trustee.events import Emit, Note, Stage
 
 if TYPE_CHECKING:
     from trustee.config import Config
@@ -164,10 +164,7 @@ def suite_command(options: argparse.Namespace) -> int:
 
 
 async def play_suite(
-    options: argparse.Namespace,
-    config: Config,
-    folder: Path,
-    emit: Callable[[dict[str, Any]], None],
+    options: argparse.Namespace, config: Config, folder: Path, emit: Emit
 ) -> SuiteReports:
     """Play a suite with the policies that the options name; keep every episode."""
     from trustee.engine.clock import EngineClock
@@ -191,7 +188,7 @@ async def play_suite(
         text = (
             f"{len(refused)} rows of {options.run} are refused: {show_refused_blueprints(refused)}"
         )
-        emit({"event": "note", "text": text})
+        emit(Note(text=text))
     found = find_adapter(options.adapter) if options.adapter else None
     if found is not None:
         check_fit(read_adapter(found), model, rank=config.learn.rank)
@@ -210,7 +207,7 @@ async def play_suite(
             await engine.publish(adapter)
             policies.append((str(found), adapter))
         for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
-            emit({"event": "stage", "name": f"playing {options.run} with {name}"})
+            emit(Stage(name=f"playing {options.run} with {name}"))
             report, played = await run_suite(
                 world,
                 policy=name,
