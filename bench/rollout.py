@@ -31,8 +31,8 @@ import anyio
 import msgspec
 import structlog
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,

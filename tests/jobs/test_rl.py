@@ -169,15 +169,19 @@ def test_trainer_is_built_from_the_config() -> None:
     )
     assert TrainerSpec(
         folder="/models/base",
-        rank=64,
+        learn=msgspec.structs.replace(
+            small_config().learn,
+            rank=64,
+            optimizer="adamw",
+            betas=(0.5, 0.6),
+            weight_decay=0.25,
+            activation_checkpointing="offload",
+            head_chunk=77,
+            mlp_tile=99,
+            threads=3,
+        ),
         seed=5,
-        optimizer="adamw",
-        betas=(0.5, 0.6),
-        weight_decay=0.25,
-        activation_checkpointing="offload",
-        head_chunk=77,
-        mlp_tile=99,
-        threads=3,
+        cores=len(os.sched_getaffinity(0)),
     ) == trainer_spec(config, BASE)
 
 

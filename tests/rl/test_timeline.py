@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.algorithm.loss import LossConfig
 from trustee.engine.model_files import TINY
@@ -525,23 +526,11 @@ def asked_of_vllm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def small_engine() -> tuple[VllmConfig, TrainerSpec]:
     """Give what the smallest real engine starts with."""
-    import msgspec
-
     config = VllmConfig(
         device="cpu", weights="bf16", context=256, kv_bytes=32 << 20, max_sequences=4, versions=2
     )
-    fields: dict[str, Any] = {
-        "folder": str(TINY),
-        "rank": 8,
-        "seed": 0,
-        "optimizer": "adamw",
-        "betas": (0.9, 0.99),
-        "weight_decay": 0.0,
-        "activation_checkpointing": "off",
-        "mlp_tile": 0,
-        "head_chunk": 16,
-    }
-    return config, msgspec.convert(fields, TrainerSpec)
+    learn = LearnConfig(rank=8, optimizer="adamw", activation_checkpointing="off", head_chunk=16)
+    return config, TrainerSpec(folder=str(TINY), learn=learn)
 
 
 @pytest.mark.slow

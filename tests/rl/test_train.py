@@ -28,9 +28,9 @@ from scripts import (
     silent,
     write_calls,
 )
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
 from trustee.engine.watchdog import Watchdog, WatchdogConfig

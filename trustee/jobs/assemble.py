@@ -72,20 +72,13 @@ SHORTEST_CONTEXT = 512
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
     """Say how the trainer is built."""
-    learn = config.learn
     return TrainerSpec(
         folder=str(folder),
-        rank=learn.rank,
+        learn=config.learn,
         seed=config.run.seed,
-        optimizer=learn.optimizer,
-        betas=learn.betas,
-        weight_decay=learn.weight_decay,
-        activation_checkpointing=learn.activation_checkpointing,
-        head_chunk=learn.head_chunk,
-        mlp_tile=learn.mlp_tile,
-        threads=learn.threads or len(os.sched_getaffinity(0)),
+        cores=len(os.sched_getaffinity(0)),
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
-        reference=bool(config.run.adapter and learn.loss.kl_coef),
+        reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 
 

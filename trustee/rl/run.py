@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.memory_ladder import MemoryLadder
-from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
 from trustee.checks.config import GateConfig

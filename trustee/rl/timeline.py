@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import msgspec
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     Learner,

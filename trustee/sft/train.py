@@ -17,10 +17,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishRequest
 from trustee.algorithm.loss import LossConfig
 from trustee.algorithm.memory_ladder import MemoryLadder
-from trustee.algorithm.step import LearnConfig, accumulate_with_fallback, is_finite, rate_at
+from trustee.algorithm.step import accumulate_with_fallback, is_finite, rate_at
 from trustee.engine.watchdog import Watchdog
 from trustee.events import Emit, Note, SftStepTrained
 from trustee.runs.checkpoint import RunState, write_checkpoint
