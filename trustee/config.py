@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from trustee.algorithm.step import LearnConfig
+from trustee.algorithm.config import LearnConfig
 from trustee.checks.alarms import WatchConfig
 from trustee.checks.config import GateConfig
 from trustee.engine.config import EngineConfig

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustee.algorithm.learner import ActivationCheckpointing
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.memory_ladder import LadderState, MemoryLadder, MemoryLevel, descend
 from trustee.errors import OutOfMemory, RunError
 

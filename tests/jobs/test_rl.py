@@ -31,6 +31,7 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, RunError
 from trustee.evaluation.evaluate import SuccessRate
+from trustee.events import Event, Note, Stage, StepTrained
 from trustee.jobs import assemble
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.held_out import evaluation_world, held_out_tasks, show_share
@@ -40,9 +41,6 @@ from trustee.planning.cards import use_card
 from trustee.runs.store import Store, read_lines
 from trustee.types import Role, Trajectory
 
-Event = dict[str, Any]
-
-SAID = ("stage", "note")
 """Events that are texts."""
 
 
@@ -173,15 +171,19 @@ def test_trainer_is_built_from_the_config() -> None:
     )
     assert TrainerSpec(
         folder="/models/base",
-        rank=64,
+        learn=msgspec.structs.replace(
+            small_config().learn,
+            rank=64,
+            optimizer="adamw",
+            betas=(0.5, 0.6),
+            weight_decay=0.25,
+            activation_checkpointing="offload",
+            head_chunk=77,
+            mlp_tile=99,
+            threads=3,
+        ),
         seed=5,
-        optimizer="adamw",
-        betas=(0.5, 0.6),
-        weight_decay=0.25,
-        activation_checkpointing="offload",
-        head_chunk=77,
-        mlp_tile=99,
-        threads=3,
+        cores=len(os.sched_getaffinity(0)),
     ) == trainer_spec(config, BASE)
 
 
@@ -317,8 +319,12 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "training, 2 steps",
         "held-out tasks after training: 6",
         "held-out success after: 100.0% (95 % interval 61.0% to 100.0%, 6 tasks)",
-    ] == [event.get("name") or event["text"] for event in events if event["event"] in SAID]
-    assert [1, 2] == [event["step"] for event in events if event["event"] == "step"]
+    ] == [
+        event.text if isinstance(event, Note) else event.name
+        for event in events
+        if isinstance(event, Note | Stage)
+    ]
+    assert [1, 2] == [event.step for event in events if isinstance(event, StepTrained)]
 
 
 @pytest.mark.anyio
@@ -382,7 +388,7 @@ async def test_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     outcome = await run_training(config, tmp_path, emit=events.append, resume=True)
     assert 3 == outcome.steps
     assert [1, 2, 3] == [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
-    assert [3] == [event["step"] for event in events if event["event"] == "step"]
+    assert [3] == [event.step for event in events if isinstance(event, StepTrained)]
     assert (before, record) == (
         (tmp_path / "held-out-before.jsonl").read_text(),
         (tmp_path / "run.json").read_text(),
@@ -390,7 +396,9 @@ async def test_run_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 6 == len(read_lines(tmp_path / "held-out-after.jsonl"))
     assert not [r for r in engine.requests if r.request_id.startswith("before/")]
     step_2 = tmp_path / "checkpoints" / "step-000002"
-    assert f"continuing after step 2 from {step_2}" in [event.get("text") for event in events]
+    assert f"continuing after step 2 from {step_2}" in [
+        event.text for event in events if isinstance(event, Note)
+    ]
 
 
 @pytest.mark.anyio

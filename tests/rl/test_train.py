@@ -28,9 +28,9 @@ from scripts import (
     silent,
     write_calls,
 )
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig
@@ -43,6 +43,7 @@ from trustee.environments.protocol import Environment, Services, TaskSource, Tas
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
+from trustee.events import EpisodeBegun, Event, RolledBack, StepTrained, encode_event
 from trustee.jobs.rl import restore
 from trustee.rl.run import Run, RunState
 from trustee.rl.train import train
@@ -53,8 +54,6 @@ from trustee.sandbox.calls import NoSandbox
 from trustee.types import Adapter, Group, Message, Role, Task
 
 pytestmark = pytest.mark.anyio
-
-Event = dict[str, Any]
 
 
 class Counted:
@@ -382,7 +381,7 @@ async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
     )
 
     def emit(event: Event) -> None:
-        if event["event"] == "step" and setup.run.versions.version >= 3:
+        if isinstance(event, StepTrained) and setup.run.versions.version >= 3:
             late.set()
 
     setup.run.emit = emit
@@ -492,7 +491,7 @@ async def test_tasks_are_written_ahead_of_their_slots(tmp_path: Path, write_ahea
 
     async def look(request: MicroRequest) -> MicroReport:
         report = await accumulate(request)
-        begun = {event["group"] for event in setup.events if event["event"] == "begin"}
+        begun = {event.group for event in setup.events if isinstance(event, EpisodeBegun)}
         lags.append((setup.run.next_group - len(begun), len(begun) % 2))
         return report
 
@@ -742,7 +741,7 @@ async def test_alarm_rolls_back_to_the_best_version(tmp_path: Path) -> None:
     assert back
     assert back == [adapter.version for adapter in setup.learner.loaded]
     assert [True] * len(back) == there
-    assert back == [event["to"] for event in setup.events if event["event"] == "rolled_back"]
+    assert back == [event.to for event in setup.events if isinstance(event, RolledBack)]
 
 
 async def test_full_disk_stops_the_run(tmp_path: Path) -> None:
@@ -770,10 +769,17 @@ async def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     """Each episode begins once and ends once, each group has its task, each step is told."""
     setup = Setup(tmp_path, gamble, steps=2)
     await setup.train()
-    kinds = [event["event"] for event in setup.events]
+    told = [json.loads(encode_event(event)) for event in setup.events]
+    kinds = [event["event"] for event in told]
     assert {"begin": 8, "task": 4, "episode": 8, "step": 2} == {
         kind: kinds.count(kind) for kind in sorted(set(kinds))
     }
+    for event, line in zip(
+        (event for event in told if event["event"] == "step"), setup.metrics(), strict=True
+    ):
+        assert line.items() <= event.items()
+        assert {"waited_s", "tokens", "rejected", "progress"} <= event.keys()
+        assert "figures" not in event
 
 
 async def test_an_adapter_without_effect_stops_the_run(tmp_path: Path) -> None:

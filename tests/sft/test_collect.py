@@ -25,6 +25,7 @@ from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
+from trustee.events import EpisodePlayed, Event, TaskCollected, encode_event
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
@@ -35,7 +36,6 @@ from trustee.sft.rejection import FilterConfig
 from trustee.types import Adapter, RejectReason
 
 pytestmark = pytest.mark.anyio
-Event = dict[str, Any]
 TEACHER = PlayerConfig(teacher=True)
 THRICE = CollectConfig(attempts=3)
 
@@ -86,9 +86,12 @@ async def test_teacher_makes_demonstrations(
     assert [f"{g}/{m}" for g, m in sorted(firsts.items())] == [d.notes["episode"] for d in shown]
     assert counts.demonstrations == len(shown)
     assert counts == msgspec.json.decode((tmp_path / "collected.json").read_bytes(), type=Counts)
-    assert 18 == sum(event["event"] == "episode" for event in events)
-    last = [event for event in events if event["event"] == "collected"][-1]
-    assert (6, 6, len(won)) == (last["tasks"], last["of"], last["kept"])
+    played = [event for event in events if isinstance(event, EpisodePlayed)]
+    assert verdicts == {(event.group, event.member): event.rejected for event in played}
+    assert 18 == len(played)
+    assert {None, "no success"} == {json.loads(encode_event(e)).get("rejected") for e in played}
+    last = [event for event in events if isinstance(event, TaskCollected)][-1]
+    assert TaskCollected(tasks=6, of=6, kept=len(won)) == last
 
 
 async def test_hints_stay_out_of_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +131,7 @@ def stop_after(episodes: int) -> Any:
     seen: list[Event] = []
 
     def listen(event: Event) -> None:
-        if event["event"] == "episode":
+        if isinstance(event, EpisodePlayed):
             seen.append(event)
             if len(seen) == episodes:
                 raise Interrupted
@@ -152,7 +155,7 @@ async def test_interrupted_collection_goes_on(
     engine = play_with(monkeypatch, moody)
     events: list[Event] = []
     assert whole == await run(tmp_path / "b", emit=events.append)
-    assert 18 - len(begun) == sum(event["event"] == "episode" for event in events)
+    assert 18 - len(begun) == sum(isinstance(event, EpisodePlayed) for event in events)
     assert engine.requests
     files = [(tmp_path / name / "demonstrations.jsonl").read_bytes() for name in "ab"]
     assert files[0] == files[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
+from trustee.events import Event, SftStepTrained, encode_event
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
 from trustee.sft.demonstrations import SftDataset
@@ -67,7 +69,7 @@ class Bench:
     def __init__(self, folder: Path, store: Store, **learner: Any) -> None:
         self.engine = ScriptedTrainer(lambda request: "")
         self.learner = Teachable(self.engine, **learner)
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.job = SftJob(
             engine=Watchdog(
                 self.engine,
@@ -136,10 +138,14 @@ async def test_metrics_of_sft(tmp_path: Path) -> None:
     rates = [finish.learning_rate for finish in bench.learner.finished]
     assert [0.5, 1 - 1 / 12, 1 - 2 / 12, 0.75, 1 - 4 / 12, 1 - 5 / 12] == pytest.approx(rates)
     assert {0.7} == {finish.max_norm for finish in bench.learner.finished}
-    told = [event for event in bench.events if event["event"] == "sft_step"]
-    assert [(row["loss"], 6, row["step"] / 6) for row in rows] == [
-        (event["loss"], event["of"], event["progress"]) for event in told
+    told = [
+        json.loads(encode_event(event))
+        for event in bench.events
+        if isinstance(event, SftStepTrained)
     ]
+    assert [
+        {"event": "sft_step", **row, "of": 6, "progress": row["step"] / 6} for row in rows
+    ] == told
 
 
 @pytest.mark.anyio
@@ -152,8 +158,8 @@ async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
         begun = Bench(tmp_path / "b", store)
         begun.job.config = msgspec.structs.replace(begun.job.config, checkpoint_every=4)
 
-        def stop(event: dict[str, Any]) -> None:
-            if event.get("step") == 5:
+        def stop(event: Event) -> None:
+            if isinstance(event, SftStepTrained) and event.step == 5:
                 raise KeyError
 
         begun.job.emit = stop

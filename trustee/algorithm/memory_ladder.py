@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trustee.algorithm.learner import ActivationCheckpointing
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.errors import OutOfMemory, RunError
 from trustee.types import Record
 

@@ -17,8 +17,8 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,

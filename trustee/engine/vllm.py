@@ -23,8 +23,8 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MemoryReport,
@@ -53,6 +53,8 @@ EXTENSION = "trustee.trainer.extension.TrainerExtension"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers with a LoRA: all linear ones, but neither embedding nor head."""
 
+Weights = Literal["nf4", "bf16"]
+
 START_SHARE = 0.3
 """Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
 else reads it, and its own 0.92 would refuse a card that also drives a display."""
@@ -62,7 +64,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """The vLLM engine."""
 
     device: Literal["cpu", "cuda"] = "cuda"
-    weights: Literal["nf4", "bf16"] = "nf4"
+    weights: Weights = "nf4"
     """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Longest prompt plus completion, in tokens."""
@@ -180,7 +182,7 @@ class VllmEngine:
             dtype="bfloat16",
             max_model_len=config.context,
             enable_lora=True,
-            max_lora_rank=max(8, self._trainer.rank),
+            max_lora_rank=max(8, self._trainer.learn.rank),
             max_loras=slots,
             max_cpu_loras=slots,
             lora_target_modules=list(TARGETS),

@@ -20,8 +20,8 @@ import anyio
 import structlog
 from msgspec import Meta
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     Learner,

@@ -21,7 +21,7 @@ from trustee.engine.watchdog import Watchdog
 from trustee.environments import judged_part, runs_code
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied
-from trustee.events import Emit
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.held_out import evaluation_world
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import find_adapter
@@ -37,20 +37,13 @@ SHORTEST_CONTEXT = 512
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
     """Say how the trainer is built."""
-    learn = config.learn
     return TrainerSpec(
         folder=str(folder),
-        rank=learn.rank,
+        learn=config.learn,
         seed=config.run.seed,
-        optimizer=learn.optimizer,
-        betas=learn.betas,
-        weight_decay=learn.weight_decay,
-        activation_checkpointing=learn.activation_checkpointing,
-        head_chunk=learn.head_chunk,
-        mlp_tile=learn.mlp_tile,
-        threads=learn.threads or len(os.sched_getaffinity(0)),
+        cores=len(os.sched_getaffinity(0)),
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
-        reference=bool(config.run.adapter and learn.loss.kl_coef),
+        reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 
 
@@ -69,7 +62,7 @@ async def open_engine(
     Raises:
         RunError: if the engine does not start.
     """
-    emit({"event": "stage", "name": f"starting the engine on {show_place(config, model)}"})
+    emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
     async with config.engine.open(trainer_spec(config, model), observer=observer) as engine:
         yield engine
 
@@ -105,7 +98,7 @@ async def open_watched(
             tasks.cancel_scope.cancel()
 
 
-async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Emit) -> T:
+async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Callable[[Note], None]) -> T:
     """Run a job that starts an engine; if the engine dies, run the job once more.
 
     The job keeps on disk, or in its own variables, what it need not do again.
@@ -118,7 +111,7 @@ async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Emit) -> T:
     except (EngineDied, BaseExceptionGroup) as error:
         if not is_engine_death(error):
             raise
-        emit({"event": "note", "text": f"{first_leaf(error)}; it is started once more"})
+        emit(Note(text=f"{first_leaf(error)}; it is started once more"))
     return await job()
 
 

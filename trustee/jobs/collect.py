@@ -17,7 +17,7 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.executable.states import states_of
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
-from trustee.events import Event
+from trustee.events import Emit, Stage
 from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
@@ -71,7 +71,7 @@ async def run_collection(
     *,
     count: int,
     player: PlayerConfig,
-    emit: Callable[[Event], None],
+    emit: Emit,
 ) -> Counts:
     """Play `count` tasks into a folder; what an earlier call has played there is not played again.
 
@@ -100,7 +100,7 @@ async def run_collection(
         )
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
-        emit({"event": "stage", "name": f"playing {count} tasks"})
+        emit(Stage(name=f"playing {count} tasks"))
         return await collect(
             Collection(
                 source=config.env.source(seed=config.run.seed),

@@ -26,7 +26,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
 from trustee.engine.watchdog import Watchdog
 from trustee.errors import InputError, RunError, TrusteeError
-from trustee.events import Event
+from trustee.events import Note
 from trustee.jobs.assemble import (
     first_leaf,
     make_memory_ladder,
@@ -114,10 +114,10 @@ async def examine(
     return Examination(findings=tuple(findings))
 
 
-def note_death(event: Event) -> Finding:
+def note_death(event: Note) -> Finding:
     """Turn the word that the engine died and is started again into a finding."""
     fix = "look at the end of engine.log; a second death fails the examination"
-    return Finding(name="engine", state="warn", why=str(event["text"]), fix=fix)
+    return Finding(name="engine", state="warn", why=event.text, fix=fix)
 
 
 async def try_sandbox(config: Config) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from trustee.environments.protocol import Services
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
-from trustee.events import Event
+from trustee.events import Compared, Emit, Stage
 from trustee.jobs.assemble import (
     make_simulator,
     open_sandbox,
@@ -83,7 +83,7 @@ def name_tasks(config: Config, run: Path) -> str:
 
 
 async def run_comparison(
-    config: Config, run: Path, *, adapter: Path | None, emit: Callable[[Event], None]
+    config: Config, run: Path, *, adapter: Path | None, emit: Emit
 ) -> Comparison:
     """Play the held-out tasks with the base and with the adapter."""
     if not config.eval.tasks:
@@ -115,7 +115,7 @@ async def run_comparison(
                     if label in played:
                         continue
                     stage = f"playing {len(tasks)} tasks with the {label}"
-                    emit({"event": "stage", "name": stage})
+                    emit(Stage(name=stage))
                     played[label] = await evaluate(
                         tasks, player, config=config.eval, adapter=version, label=label
                     )
@@ -126,12 +126,11 @@ async def run_comparison(
         tasks = await restart_once(play, emit=emit)
     comparison = compare_played(tasks, played, adapter=folder, seed=config.eval.seed)
     emit(
-        {
-            "event": "compared",
-            "base": comparison.base.value,
-            "adapter": comparison.trained.value,
-            "gain_points": comparison.gain.points,
-        }
+        Compared(
+            base=comparison.base.value,
+            adapter=comparison.trained.value,
+            gain_points=comparison.gain.points,
+        )
     )
     return comparison
 

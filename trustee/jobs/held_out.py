@@ -22,6 +22,7 @@ from trustee.evaluation.evaluate import (
     success_of,
     write_tasks,
 )
+from trustee.events import Note, Stage
 from trustee.rl.run import Run
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.store import Store, read_lines
@@ -80,7 +81,7 @@ async def measure(
         if label == "before":
             return tuple(read_lines(kept, Trajectory))
         kept.unlink()
-    run.emit({"event": "stage", "name": f"held-out tasks {label} training: {config.eval.tasks}"})
+    run.emit(Stage(name=f"held-out tasks {label} training: {config.eval.tasks}"))
     player = make_eval_player(
         config,
         run.engine,
@@ -93,7 +94,7 @@ async def measure(
     played = await evaluate(tasks, player, config=config.eval, adapter=adapter, label=label)
     run.store.append(kept.name, played)
     share = success_of(played)
-    run.emit({"event": "note", "text": f"held-out success {label}: {show_share(share)}"})
+    run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
     return played
 
@@ -117,7 +118,7 @@ async def judge_the_judge(
     if verdicts is None:
         return
     text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
-    run.emit({"event": "note", "text": text})
+    run.emit(Note(text=text))
     if label == "before":
         check_agreement(verdicts, config=config.gates)
 

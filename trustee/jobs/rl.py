@@ -20,7 +20,7 @@ from trustee.engine.protocol import TrainingEngine
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
-from trustee.events import Emit
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
@@ -153,9 +153,7 @@ async def run_stages(
     """Measure, train, measure again, with one engine."""
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
-        run.emit(
-            {"event": "note", "text": f"judge on episodes of known verdict: {verdicts.count()}"}
-        )
+        run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
     if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
@@ -171,11 +169,11 @@ async def run_stages(
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
-        run.emit({"event": "note", "text": f"a training sample of {length} ids fits"})
+        run.emit(Note(text=f"a training sample of {length} ids fits"))
         if previous is None:
             run.started_at = time.monotonic()
         name = f"training, {config.run.steps} steps"
-        run.emit({"event": "stage", "name": name, "progress": run.progress})
+        run.emit(Stage(name=name, progress=run.progress))
         # What start-up made lives on: the collector need not look at it again, 5 % of all turns.
         gc.freeze()
         await train(run)
@@ -207,7 +205,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
         adapter = run.store.adapter(state.version)
         await run.engine.publish(adapter)
         await run.versions.announce(adapter)
-    run.emit({"event": "note", "text": f"continuing after step {state.step} from {path}"})
+    run.emit(Note(text=f"continuing after step {state.step} from {path}"))
 
 
 def is_terminal() -> bool:

@@ -19,7 +19,7 @@ from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError
-from trustee.events import Emit
+from trustee.events import Emit, Note
 from trustee.jobs.assemble import prepare_model
 from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 from trustee.jobs.held_out import RunResult
@@ -80,7 +80,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
             player=PlayerConfig(teacher=True),
             emit=emit,
         )
-        emit({"event": "note", "text": counts_text(counts, folder / TEACHING)})
+        emit(Note(text=counts_text(counts, folder / TEACHING)))
     has_started = bool(find_checkpoints(sft_folder / "checkpoints"))
     if not has_started:
         # Killed before its first step: there is nothing to continue.
@@ -129,4 +129,4 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
         path = store.folder / "demonstrations.jsonl"
         path.unlink(missing_ok=True)
         store.append(path.name, rows)
-    emit({"event": "note", "text": f"the scripted teacher played {len(rows)} tasks"})
+    emit(Note(text=f"the scripted teacher played {len(rows)} tasks"))

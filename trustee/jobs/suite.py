@@ -14,7 +14,7 @@ from trustee.environments.executable.blueprint_files import (
 from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import Services
 from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports, run_suite
-from trustee.events import Emit
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
 from trustee.jobs.held_out import make_eval_player
 from trustee.runs.adapters import find_adapter
@@ -48,7 +48,7 @@ async def play_suite(
     refused = read_blueprints(file).refused
     if refused:
         text = f"{len(refused)} rows of {file} are refused: {show_refused_blueprints(refused)}"
-        emit({"event": "note", "text": text})
+        emit(Note(text=text))
     policies: dict[str, Path | None] = {"base": None}
     if adapter is not None:
         policies["adapter"] = found = find_adapter(adapter)
@@ -72,7 +72,7 @@ async def play_suite(
                 for label in [name for name in policies if name not in reports]:
                     version = await publish_policy(engine, policies[label], folder)
                     name = str(policies[label] or label)
-                    emit({"event": "stage", "name": f"playing {file} with {name}"})
+                    emit(Stage(name=f"playing {file} with {name}"))
                     report, played = await run_suite(
                         world, player, policy=name, adapter=version, parallel=config.eval.parallel
                     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
 import msgspec
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
-from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate, EffectState
 from trustee.checks.alarms import AlarmsState, Watch
 from trustee.checks.config import GateConfig
@@ -20,7 +20,7 @@ from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
-from trustee.events import Event
+from trustee.events import Emit
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.checkpoint import CheckpointState
@@ -115,8 +115,7 @@ class Run:
     minutes: float
     """Stop after this wall time; 0 is no limit."""
     keep_checkpoints: int
-    emit: Callable[[Event], None]
-    """Takes progress events."""
+    emit: Emit
     step: int = 0
     next_group: int = 0
     tokens: int = 0

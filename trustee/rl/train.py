@@ -18,6 +18,7 @@ import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from trustee.environments.protocol import TaskSpec
+from trustee.events import EpisodeBegun
 from trustee.rl.learn import learn
 from trustee.rl.run import Run, Slots
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe
@@ -142,7 +143,7 @@ async def play_group(
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
     """Play one member with the version that is current when it begins."""
     key = f"{number}/{member}"
-    run.emit({"event": "begin", "group": number, "member": member})
+    run.emit(EpisodeBegun(group=number, member=member))
     async with run.episode_limiter, run.versions.lease() as adapter:
         return await run.player().play(
             task,

@@ -18,9 +18,9 @@ from msgspec import Meta
 
 from trustee.environments.protocol import TaskSource, TaskSpec
 from trustee.errors import RunError
-from trustee.events import Event
+from trustee.events import Emit, EpisodeBegun, TaskCollected
 from trustee.rollout import EpisodePlayer, RolloutConfig
-from trustee.runs.store import EpisodeLine, Store, TaskLine, describe, read_lines
+from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.hints import Hinter
 from trustee.sft.rejection import FilterConfig, find_reject_reason
@@ -79,7 +79,7 @@ class Collection:
     rollout: RolloutConfig
     seed: int
     store: Store
-    emit: Callable[[Event], None]
+    emit: Emit
     count: int
     """Tasks."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
@@ -139,7 +139,7 @@ async def play_task(
                 for member in missing:
                     members.start_soon(play_member, job, task, number, member)
     job.played += 1
-    job.emit({"event": "collected", "tasks": job.played, "of": job.count, "kept": job.kept})
+    job.emit(TaskCollected(tasks=job.played, of=job.count, kept=job.kept))
 
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
@@ -155,7 +155,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
     key = f"{number}/{member}"
     seated = job.player_of(task)
     player = replace(job.player, engine=seated.engine, renderer=seated.renderer)
-    job.emit({"event": "begin", "group": number, "member": member})
+    job.emit(EpisodeBegun(group=number, member=member))
     played = await player.play(
         task,
         trajectory_id=key,
@@ -167,7 +167,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
     line = EpisodeLine(group=number, member=member, trajectory=trajectory, rejected=rejected)
     job.episodes[number, member] = line
     job.store.append("episodes.jsonl", [line])
-    job.emit({**describe(line), "rejected": rejected})
+    job.emit(msgspec.structs.replace(describe_episode(line), rejected=rejected))
     job.valid += trajectory.failure is None
     job.kept += rejected is None
     if not job.valid and len(job.episodes) >= ALL_FAILED_LIMIT and trajectory.failure is not None:

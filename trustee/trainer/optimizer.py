@@ -1,4 +1,4 @@
-"""The optimiser of a spec, and its states as tensors and plain numbers, for there is no pickle."""
+"""The optimiser of a config, and its states as tensors and JSON, because pickle is not used."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 import torch
 
-from trustee.algorithm.learner import TrainerSpec
+from trustee.algorithm.config import LearnConfig
 
 Tensors = dict[str, torch.Tensor]
 
 
-def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
-    """Make the optimiser of a spec; its learning rate is set at each step."""
-    if spec.optimizer == "adamw8bit":
+def make_optimizer(config: LearnConfig, params: list[torch.nn.Parameter]) -> Any:
+    """Return the optimiser of a config; its learning rate is set at each step."""
+    if config.optimizer == "adamw8bit":
         import bitsandbytes
 
         kind: Any = bitsandbytes.optim.AdamW8bit
     else:
         kind = torch.optim.AdamW
-    return kind(params, lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay)
+    return kind(params, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:
