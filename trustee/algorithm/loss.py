@@ -109,7 +109,7 @@ class LossSums:
     """Divergence from the reference policy by `kl_kind`, without `kl_coef`."""
 
     def __add__(self, other: LossSums) -> LossSums:
-        """Return the sums of both micro-batches."""
+        """Return the sums over both micro-batches."""
         return LossSums(
             loss=self.loss.detach() + other.loss.detach(),
             tokens=self.tokens + other.tokens,
