@@ -30,9 +30,9 @@ from tokenizers import Tokenizer
 
 from trustee.config import Config, read_config
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import Request
+from trustee.engine.script import Request
 from trustee.errors import ContextError
-from trustee.events import Event
+from trustee.events import EpisodePlayed, Event
 from trustee.jobs.assemble import prepare_model
 from trustee.jobs.rl import make_run
 from trustee.rl.train import train
@@ -139,11 +139,11 @@ class Counts:
 
     def emit(self, event: Event) -> None:
         """Take an event."""
-        if event["event"] == "episode":
+        if isinstance(event, EpisodePlayed):
             self.episodes += 1
-            self.turns += event["turns"]
-            self.won += event["reward"] > 0
-            self.failed += event["failed"]
+            self.turns += event.turns
+            self.won += event.reward > 0
+            self.failed += event.failed
 
 
 @dataclass(slots=True)

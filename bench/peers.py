@@ -50,7 +50,7 @@ from trustee.config import Config, read_config
 from trustee.engine.protocol import Sampling
 from trustee.engine.vllm import TARGETS, VllmEngine
 from trustee.errors import InputError
-from trustee.events import Event
+from trustee.events import EpisodePlayed, Event, StepTrained
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.rl import make_run
 from trustee.rendering.renderer import Renderer
@@ -240,15 +240,15 @@ async def run_ours(
 ) -> tuple[Timed, float]:
     """Train a job with the real loop; give its steps and the seconds of generation alone."""
     marks: list[tuple[float, float, int]] = []
-    steps: list[Event] = []
-    played: list[Event] = []
+    steps: list[StepTrained] = []
+    played: list[EpisodePlayed] = []
 
     def emit(event: Event) -> None:
-        if event["event"] == "episode":
+        if isinstance(event, EpisodePlayed):
             played.append(event)
-        if event["event"] == "step":
+        if isinstance(event, StepTrained):
             steps.append(event)
-            generated = sum(int(episode["tokens"]) for episode in played)
+            generated = sum(episode.tokens for episode in played)
             marks.append((time.monotonic(), cpu_seconds(), generated))
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -270,9 +270,9 @@ async def run_ours(
         seconds=tuple(after[0] - before[0] for before, after in pairs),
         cpu=tuple(after[1] - before[1] for before, after in pairs),
         tokens=tuple(after[2] - before[2] for before, after in pairs),
-        turns=sum(int(episode["turns"]) for episode in played) / len(played),
-        reward=statistics.mean(float(episode["reward"]) for episode in played),
-        trained=sum(int(step["samples"]) for step in measured) / len(measured),
+        turns=sum(episode.turns for episode in played) / len(played),
+        reward=statistics.mean(episode.reward for episode in played),
+        trained=sum(int(step.figures["samples"]) for step in measured) / len(measured),
         phases={name: tuple(step[name] for step in measured) for name in PHASES},
     )
     return timed, alone

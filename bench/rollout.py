@@ -31,8 +31,8 @@ import anyio
 import msgspec
 import structlog
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
@@ -42,7 +42,7 @@ from trustee.config import Config, apply_changes, read_config
 from trustee.engine.protocol import Sampling
 from trustee.engine.timing import RequestTiming
 from trustee.engine.vllm import VllmEngine
-from trustee.events import Event
+from trustee.events import Event, StepTrained
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.rl import make_run
 from trustee.rendering.renderer import Renderer
@@ -219,9 +219,9 @@ async def play(
     async with Store(folder) as store, watched(engine) as gauges:
 
         def emit(event: Event) -> None:
-            if event["event"] == "step" and event["step"] == first:
+            if isinstance(event, StepTrained) and event.step == first:
                 gauges.begin()
-            if event["event"] == "step" and event["step"] == last:
+            if isinstance(event, StepTrained) and event.step == last:
                 phases.append(gauges.end(()))
 
         # The loop takes whatever has the methods of engine and learner.

@@ -102,7 +102,7 @@ async def measure(
     model, _ = prepare_model(config)
     shape = find_shape(str(model))
     spec = trainer_spec(config, model)
-    recompute = spec.activation_checkpointing != "off"
+    recompute = spec.learn.activation_checkpointing != "off"
     rng = random.Random("bench step")
     found: dict[str, Any] = {}
     async with VllmEngine(config.engine, spec) as engine:

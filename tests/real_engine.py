@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.algorithm.loss import LossConfig
 from trustee.engine.model_files import TINY
@@ -30,18 +31,11 @@ TOOL = Tool(
 )
 
 
-def trainer_spec(optimizer: str = "adamw8bit") -> TrainerSpec:
+def trainer_spec(optimizer: Optimizer = "adamw8bit") -> TrainerSpec:
     """Give a small trainer."""
     return TrainerSpec(
         folder=str(TINY),
-        rank=8,
-        seed=0,
-        optimizer=optimizer,
-        betas=(0.9, 0.99),
-        weight_decay=0.0,
-        activation_checkpointing="recompute",
-        head_chunk=16,
-        mlp_tile=0,
+        learn=LearnConfig(rank=8, optimizer=optimizer, head_chunk=16),
     )
 
 

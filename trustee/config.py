@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from trustee.algorithm.step import LearnConfig
+from trustee.algorithm.config import LearnConfig
 from trustee.checks.alarms import WatchConfig
 from trustee.checks.config import GateConfig
+from trustee.engine.config import EngineConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.engine.watchdog import WatchdogConfig
 from trustee.environments.executable.building.workshop import BuildConfig
@@ -91,7 +92,7 @@ class Config(Record, frozen=True):
 
     model: ModelConfig
     run: RunConfig = RunConfig()
-    engine: VllmConfig = VllmConfig()
+    engine: EngineConfig = VllmConfig()
     rollout: RolloutConfig = RolloutConfig()
     learn: LearnConfig = LearnConfig()
     env: World = Simulated()
@@ -187,6 +188,9 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     """
     if table.get("eval_env") == "same":
         del table["eval_env"]
+    engine = table.setdefault("engine", {})
+    if isinstance(engine, dict):
+        engine.setdefault("kind", "vllm")
     try:
         config = msgspec.convert(table, Config, dec_hook=world_reader(find))
     except (msgspec.ValidationError, InputError) as error:

@@ -24,6 +24,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from gpu.models import FULL, ROOT, make_full, make_small, read_full
 from gpu.nf4 import measure_card
@@ -34,7 +35,7 @@ from trustee.config import Config, apply_changes, read_config
 from trustee.engine import vllm_env
 from trustee.engine.protocol import Sampling
 from trustee.engine.timing import RequestTiming
-from trustee.engine.vllm import VllmEngine
+from trustee.engine.vllm import VllmEngine, Weights
 from trustee.jobs.assemble import trainer_spec
 from trustee.planning.cards import choose_card, read_card
 from trustee.planning.ledger import (
@@ -231,8 +232,8 @@ def usable() -> int:
 
 def describe(config: Config) -> dict[str, Any]:
     """Give the settings that decide memory."""
-    budget = read_budget(config)
-    return {name: getattr(budget, name) for name in budget.__struct_fields__}
+    described: dict[str, Any] = msgspec.to_builtins(read_budget(config))
+    return described
 
 
 @asynccontextmanager
@@ -329,7 +330,7 @@ def hold_against_plan(ledger: Ledger, held: dict[str, int], after: dict[str, int
     return problems
 
 
-def count_on_meta() -> tuple[dict[str, int], list[str]]:
+def count_on_meta() -> tuple[dict[Weights, int], list[str]]:
     """Count the parameters of the full-size model without memory, and hold the ledger to them."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -347,7 +348,7 @@ def count_on_meta() -> tuple[dict[str, int], list[str]]:
     in_bf16 = sum(weight.nbytes for weight in linears)
     blocks = [weight.numel() // 64 for weight in linears]
     scales = sum(n + 4 * math.ceil(n / 256) + 4 + 4 * (16 + 256) for n in blocks)
-    counted = {
+    counted: dict[Weights, int] = {
         "bf16": whole,
         "nf4": whole - in_bf16 + sum(weight.numel() // 2 for weight in linears) + scales,
     }

@@ -15,6 +15,7 @@ from statistics import fmean
 
 import anyio
 
+from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.algorithm.loss import LossConfig
 from trustee.engine.protocol import Sampling
@@ -207,19 +208,12 @@ def first_difference(first: Sequence[int], second: Sequence[int]) -> int | None:
 
 @asynccontextmanager
 async def subject(
-    config: VllmConfig, model: Path, folder: Path, *, optimizer: str = "adamw8bit"
+    config: VllmConfig, model: Path, folder: Path, *, optimizer: Optimizer = "adamw8bit"
 ) -> AsyncIterator[Subject]:
     """Start an engine over a small model."""
     spec = TrainerSpec(
         folder=str(model),
-        rank=8,
-        seed=0,
-        optimizer=optimizer,
-        betas=(0.9, 0.99),
-        weight_decay=0.0,
-        activation_checkpointing="recompute",
-        head_chunk=16,
-        mlp_tile=0,
+        learn=LearnConfig(rank=8, optimizer=optimizer, head_chunk=16),
     )
     await anyio.Path(folder).mkdir(parents=True, exist_ok=True)
     async with VllmEngine(config, spec) as engine:

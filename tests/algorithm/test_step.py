@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MicroReport,
@@ -24,7 +24,6 @@ from trustee.algorithm.loss import LossConfig
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.prefix_tree import grow_tree
 from trustee.algorithm.step import (
-    LearnConfig,
     StepReport,
     build_samples,
     dry_run_largest,

@@ -19,7 +19,8 @@ from trustee.config import read_config
 from trustee.engine.model_files import find_model
 from trustee.environments.micro.world import Goal, MicroWorld, fact
 from trustee.errors import InputError
-from trustee.types import BadCall, Completion, Message, Stop, ToolCall, Turn
+from trustee.events import EpisodeBegun, EpisodePlayed, TaskWritten
+from trustee.types import BadCall, Completion, Message, Role, Stop, ToolCall, Turn
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "tiny.toml"
@@ -87,9 +88,21 @@ def test_overhead_keeps_as_many_episodes_as_wanted() -> None:
 def test_counts_follow_events() -> None:
     """Only the ends of episodes count, spoiled ones and those without a reward too."""
     counts = overhead.Counts()
-    won = {"event": "episode", "turns": 3, "reward": 1.0, "failed": False}
-    lost = {"event": "episode", "turns": 4, "reward": 0.0, "failed": True}
-    for event in ({"event": "begin"}, won, {"event": "task"}, won, lost):
+    won, lost = (
+        EpisodePlayed(
+            group=0,
+            member=0,
+            reward=reward,
+            turns=turns,
+            tokens=9,
+            failed_by=Role.USER if failed else None,
+            failed=failed,
+        )
+        for reward, turns, failed in ((1.0, 3, False), (0.0, 4, True))
+    )
+    begun = EpisodeBegun(group=0, member=0)
+    written = TaskWritten(group=0, failed_by=None, failed=False)
+    for event in (begun, won, written, won, lost):
         counts.emit(event)
     assert (3, 10, 2, 1) == (counts.episodes, counts.turns, counts.won, counts.failed)
 

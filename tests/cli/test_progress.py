@@ -7,16 +7,29 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from trustee.cli import progress
 from trustee.cli.progress import DisplayMode, ProgressDisplay
-from trustee.types import Role
+from trustee.events import (
+    CandidateBuilt,
+    CandidateRejected,
+    Compared,
+    EpisodeBegun,
+    EpisodePlayed,
+    Event,
+    Note,
+    RolledBack,
+    SftStepTrained,
+    Stage,
+    StepTrained,
+    TaskCollected,
+    TaskWritten,
+)
+from trustee.types import RejectReason, Role
 
-Event = dict[str, Any]
-
-STEP: Event = {
-    "event": "step",
+STEP_FIELDS: dict[str, Any] = {
     "step": 7,
     "version": 6,
     "reward": 0.5,
@@ -28,34 +41,58 @@ STEP: Event = {
     "lag_max": 1,
     "tokens": {"user": 500, "tool": 100},
     "progress": 0.25,
+    "waited_s": 1.0,
+    "train_s": 2.0,
+    "publish_s": 0.5,
+    "checkpoint_s": 0.25,
 }
-STAGE: Event = {"event": "stage", "name": "training, 80 steps"}
-NOTE: Event = {"event": "note", "text": "held-out success before: 12.0%"}
-ROLLED_BACK: Event = {"event": "rolled_back", "to": 3, "why": "no group with different rewards"}
-COLLECTED: Event = {"event": "collected", "tasks": 3, "of": 20, "kept": 5}
-IMITATED: Event = {
-    "event": "sft_step",
-    "step": 7,
-    "of": 14,
-    "loss": 0.51239,
-    "held_out_loss": None,
-    "progress": 0.5,
-}
-BEGIN: Event = {"event": "begin", "group": 0, "member": 0}
+STEP = StepTrained(**STEP_FIELDS, figures={"step": 7, "kl": 0.125, "failed_user": 2})
+STAGE = Stage(name="training, 80 steps")
+NOTE = Note(text="held-out success before: 12.0%")
+ROLLED_BACK = RolledBack(to=3, why="no group with different rewards")
+COLLECTED = TaskCollected(tasks=3, of=20, kept=5)
+IMITATED = SftStepTrained(step=7, of=14, loss=0.51239, held_out_loss=None, progress=0.5)
+BEGIN = EpisodeBegun(group=0, member=0)
+COMPARED = Compared(base=0.1, adapter=0.2, gain_points=10.0)
+REJECTED = CandidateRejected(
+    place=3,
+    attempt=1,
+    scenario="multi_hop",
+    stage="verification",
+    kind="duplicate",
+    reason="another has the same question",
+    accepted=3,
+    wanted=20,
+    candidates=9,
+)
 
 
-def episode(*, failed_by: Role | None = None, failed: bool = False, tokens: int = 10) -> Event:
+def episode(
+    *, failed_by: Role | None = None, failed: bool = False, tokens: int = 10
+) -> EpisodePlayed:
     """Make the event of a finished episode."""
-    return {
-        "event": "episode",
-        "group": 0,
-        "member": 0,
-        "reward": 1.0,
-        "turns": 2,
-        "tokens": tokens,
-        "failed_by": failed_by,
-        "failed": failed,
-    }
+    return EpisodePlayed(
+        group=0,
+        member=0,
+        reward=1.0,
+        turns=2,
+        tokens=tokens,
+        failed_by=failed_by,
+        failed=failed,
+    )
+
+
+def built(count: int, wanted: int) -> CandidateBuilt:
+    """Make the event of a candidate that was accepted."""
+    return CandidateBuilt(
+        place=count,
+        attempt=0,
+        scenario="multi_hop",
+        id=f"tiny-{count}",
+        accepted=count,
+        wanted=wanted,
+        candidates=2 * count,
+    )
 
 
 class Clock:
@@ -102,12 +139,12 @@ def rows_of(shown: ProgressDisplay) -> dict[str, str]:
         (ROLLED_BACK, "rolled back to version 3: no group with different rewards\n"),
         (BEGIN, ""),
         (episode(), ""),
-        ({"event": "task", "group": 0, "failed_by": None, "failed": False}, ""),
-        ({"event": "compared", "base": 0.1, "adapter": 0.2, "gain_points": 10.0}, ""),
-        ({"event": "rejected", "accepted": 3, "wanted": 20, "candidates": 9}, ""),
+        (TaskWritten(group=0, failed_by=None, failed=False), ""),
+        (COMPARED, ""),
+        (REJECTED, ""),
         (COLLECTED, "task 3 of 20  kept 5 episodes\n"),
     ],
-    ids=lambda value: value["event"] if isinstance(value, dict) else "",
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
 def test_lines(event: Event, line: str) -> None:
     """What is worth a line is written as one; the rest is only counted."""
@@ -138,7 +175,7 @@ def test_line_of_sft(clock: Clock, held_out: float | None, more: str) -> None:
     out = StringIO()
     with ProgressDisplay(out, mode="lines") as shown:
         clock.now += 20
-        shown.emit(IMITATED | {"held_out_loss": held_out})
+        shown.emit(replace(IMITATED, held_out_loss=held_out))
     assert f"step    7 of 14  loss 0.5124{more}  left 0:20\n" == out.getvalue()
 
 
@@ -153,10 +190,7 @@ def test_line_of_sft(clock: Clock, held_out: float | None, more: str) -> None:
 )
 def test_build_is_told_by_tenths(wanted: int, told: list[int]) -> None:
     """A line for every tenth of what is wanted, and always one at the end."""
-    events = [
-        {"event": "built", "accepted": count, "wanted": wanted, "candidates": 2 * count}
-        for count in range(1, wanted + 1)
-    ]
+    events = [built(count, wanted) for count in range(1, wanted + 1)]
     assert "".join(
         f"built {count:>4} of {wanted} from {2 * count} candidates\n" for count in told
     ) == show("lines", *events)
@@ -164,8 +198,7 @@ def test_build_is_told_by_tenths(wanted: int, told: list[int]) -> None:
 
 def test_line_of_a_bare_step() -> None:
     """No fresh sample is a dash, a world without difficulty a 0, a run just begun has no end."""
-    bare = STEP | {"mismatch_abs": None, "progress": 0.0, "reward": -1.0, "step": 1}
-    del bare["difficulty"]
+    bare = replace(STEP, mismatch_abs=None, progress=0.0, reward=-1.0, step=1, difficulty=None)
     assert (
         "step    1  reward -1.00  difficulty   0  mixed 75%  clipped 0.012  mismatch -  "
         "lag 0.5  episodes 0  failed 0  left unknown\n"
@@ -180,26 +213,93 @@ def test_time_left(clock: Clock, progress: float, left: str) -> None:
     """What is left is in proportion to what was spent; a run over its time has none left."""
     shown = ProgressDisplay(StringIO(), mode="lines")
     clock.now += 60
-    assert left == shown.left({"progress": progress})
+    assert left == shown.left(progress)
 
 
 def test_time_left_is_of_the_stage(clock: Clock) -> None:
     """What came before training, and what a resumed run had done, tell nothing of its speed."""
     shown = ProgressDisplay(StringIO(), mode="lines")
     clock.now += 600
-    shown.emit(STAGE | {"progress": 0.5})
+    shown.emit(replace(STAGE, progress=0.5))
     clock.now += 30
-    assert "unknown" == shown.left({"progress": 0.5})
-    assert "2:00" == shown.left({"progress": 0.6})
+    assert "unknown" == shown.left(0.5)
+    assert "2:00" == shown.left(0.6)
 
 
 def test_json() -> None:
     """Every event is one JSON object on a line, whatever it holds."""
-    events = [BEGIN, STAGE, episode(failed_by=Role.USER, failed=True), STEP, NOTE, ROLLED_BACK]
-    lines = show("json", *events).splitlines()
-    assert [json.loads(json.dumps(event)) for event in events] == [
-        json.loads(line) for line in lines
+    events: list[Event] = [
+        BEGIN,
+        STAGE,
+        replace(STAGE, progress=0.0),
+        episode(failed_by=Role.USER, failed=True),
+        replace(episode(), rejected=RejectReason.LOOP),
+        TaskWritten(group=2, failed_by=None, failed=False),
+        STEP,
+        replace(STEP, difficulty=None, mismatch_abs=None, figures={}),
+        IMITATED,
+        NOTE,
+        ROLLED_BACK,
+        COLLECTED,
+        COMPARED,
+        built(1, 20),
+        REJECTED,
     ]
+    played = {"group": 0, "member": 0, "reward": 1.0, "turns": 2, "tokens": 10}
+    bare = {key: value for key, value in STEP_FIELDS.items() if key != "difficulty"}
+    place = {"attempt": 0, "scenario": "multi_hop"}
+    assert [
+        {"event": "begin", "group": 0, "member": 0},
+        {"event": "stage", "name": "training, 80 steps"},
+        {"event": "stage", "name": "training, 80 steps", "progress": 0.0},
+        {"event": "episode", **played, "failed_by": "user", "failed": True},
+        {
+            **{"event": "episode", **played, "failed_by": None, "failed": False},
+            "rejected": "the same call again",
+        },
+            "event": "episode",
+            **played,
+            "failed_by": None,
+            "failed": False,
+            "rejected": "the same call again",
+        },
+        {"event": "task", "group": 2, "failed_by": None, "failed": False},
+        {"event": "step", **STEP_FIELDS, "kl": 0.125, "failed_user": 2},
+        {"event": "step", **bare, "mismatch_abs": None},
+        {
+            "event": "sft_step",
+            "step": 7,
+            "of": 14,
+            "loss": 0.51239,
+            "held_out_loss": None,
+            "progress": 0.5,
+        },
+        {"event": "note", "text": "held-out success before: 12.0%"},
+        {"event": "rolled_back", "to": 3, "why": "no group with different rewards"},
+        {"event": "collected", "tasks": 3, "of": 20, "kept": 5},
+        {"event": "compared", "base": 0.1, "adapter": 0.2, "gain_points": 10.0},
+        {
+            "event": "built",
+            "place": 1,
+            **place,
+            "id": "tiny-1",
+            "accepted": 1,
+            "wanted": 20,
+            "candidates": 2,
+        },
+        {
+            "event": "rejected",
+            "place": 3,
+            **place,
+            "attempt": 1,
+            "stage": "verification",
+            "kind": "duplicate",
+            "reason": "another has the same question",
+            "accepted": 3,
+            "wanted": 20,
+            "candidates": 9,
+        },
+    ] == [json.loads(line) for line in show("json", *events).splitlines()]
 
 
 def test_json_is_written_at_once() -> None:
@@ -237,8 +337,8 @@ def test_live_prints_all_but_steps(clock: Clock) -> None:
 def test_live_shows_brackets_and_colons_as_they_are() -> None:
     """A folder's name is no markup: nothing of it is lost and nothing is refused."""
     text = "see runs/[bold]a/[/b]:smile:"
-    assert text == show("live", {"event": "note", "text": text}).splitlines()[0].rstrip()
-    lines = show("live", {"event": "stage", "name": text}).splitlines()
+    assert text == show("live", Note(text=text)).splitlines()[0].rstrip()
+    lines = show("live", Stage(name=text)).splitlines()
     assert [text, f"now       {text}"] == [line.rstrip() for line in lines[:2]]
 
 
@@ -275,8 +375,8 @@ def test_panel_counts_by_role() -> None:
     shown.emit(episode(failed_by=Role.POLICY))
     shown.emit(episode(failed_by=Role.POLICY))
     shown.emit(episode(failed_by=Role.JUDGE, failed=True))
-    shown.emit({"event": "task", "group": 1, "failed_by": Role.WRITER, "failed": True})
-    shown.emit({"event": "task", "group": 2, "failed_by": None, "failed": False})
+    shown.emit(TaskWritten(group=1, failed_by=Role.WRITER, failed=True))
+    shown.emit(TaskWritten(group=2, failed_by=None, failed=False))
     failed = rows_of(shown)["episodes"].partition("failed by: ")[2]
     assert "judge 1, policy 2, writer 1" == failed
 
@@ -286,12 +386,10 @@ def test_panel_after_steps(clock: Clock) -> None:
     shown = ProgressDisplay(StringIO(), mode="json")
     shown.emit(episode(tokens=100))
     clock.now += 10
-    shown.emit(STEP | {"step": 1, "reward": -0.25, "tokens": {"user": 500, "tool": 100}})
+    shown.emit(replace(STEP, step=1, reward=-0.25, tokens={"user": 500, "tool": 100}))
     shown.emit(episode(tokens=60))
     clock.now += 20
-    shown.emit(
-        STEP | {"step": 2, "tokens": {"user": 900, "tool": 100, "judge": 40}, "progress": 0.5}
-    )
+    shown.emit(replace(STEP, step=2, tokens={"user": 900, "tool": 100, "judge": 40}, progress=0.5))
     assert {
         "now": "",
         "episodes": "2 done, -2 running, failed by: none",
@@ -309,9 +407,7 @@ def test_panel_after_steps(clock: Clock) -> None:
 def test_panel_of_a_bare_step() -> None:
     """What a step does not have is a dash."""
     shown = ProgressDisplay(StringIO(), mode="json")
-    bare = STEP | {"mismatch_abs": None}
-    del bare["difficulty"]
-    shown.emit(bare)
+    shown.emit(replace(STEP, mismatch_abs=None, difficulty=None))
     rows = rows_of(shown)
     assert ("-", "- nats a token") == (rows["difficulty"], rows["mismatch"])
 
@@ -321,6 +417,6 @@ def test_panel_shows_the_last_eight_rewards() -> None:
     """Of many steps the panel shows the newest."""
     shown = ProgressDisplay(StringIO(), mode="json")
     for number in range(10):
-        shown.emit(STEP | {"step": number, "reward": number / 10})
+        shown.emit(replace(STEP, step=number, reward=number / 10))
     expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
     assert expected == rows_of(shown)["reward"]

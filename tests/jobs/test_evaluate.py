@@ -12,6 +12,7 @@ import pytest
 from scripted_program import BASE, learnt, play_with, small_config
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate
+from trustee.events import Compared, Event, Stage
 from trustee.jobs.assemble import trainer_spec
 from trustee.jobs.evaluate import (
     Comparison,
@@ -168,13 +169,13 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     run, config = make_run(tmp_path / "run"), small_config()
     newest = make_adapter(run / "adapters" / "policy-000002")
     other = make_adapter(tmp_path / "other")
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     comparison = await run_comparison(
         config, run, adapter=other if named else None, emit=events.append
     )
     wanted = other if named else newest
     assert [Adapter(version=1, path=wanted)] == engine.learner.loaded
-    assert [(config.engine, trainer_spec(config, BASE))] == engine.built
+    assert [trainer_spec(config, BASE)] == engine.opened
     assert (wanted, 0.0, 1.0, 100.0) == (
         comparison.adapter,
         comparison.base.value,
@@ -188,10 +189,10 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     assert [tasks, tasks] == [[t.task_id for t in rows] for rows in played]
     assert [{0}, {1}] == [{t.version for t in rows} for rows in played]
     assert [
-        {"event": "stage", "name": "starting the engine on base"},
-        {"event": "stage", "name": "playing 6 tasks with the base"},
-        {"event": "stage", "name": "playing 6 tasks with the adapter"},
-        {"event": "compared", "base": 0.0, "adapter": 1.0, "gain_points": 100.0},
+        Stage(name="starting the engine on base (cpu)"),
+        Stage(name="playing 6 tasks with the base"),
+        Stage(name="playing 6 tasks with the adapter"),
+        Compared(base=0.0, adapter=1.0, gain_points=100.0),
     ] == events
 
 

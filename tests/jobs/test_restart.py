@@ -15,7 +15,7 @@ from trustee.config import Config, read_config
 from trustee.engine import vllm
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import EngineDied, RunError
-from trustee.events import Event
+from trustee.events import EpisodeBegun, EpisodePlayed, Event, Note, Stage
 from trustee.jobs.rl import run_training
 from trustee.runs.store import EpisodeLine, read_lines
 
@@ -64,7 +64,12 @@ async def run(config: Config, folder: Path, **how: Any) -> tuple[list[Event], in
 
 def said(events: list[Event]) -> str:
     """Give all that a user reads."""
-    return "\n".join(str(event.get("text") or event.get("name") or "") for event in events)
+    texts = [
+        event.text if isinstance(event, Note) else event.name
+        for event in events
+        if isinstance(event, Note | Stage)
+    ]
+    return "\n".join(texts)
 
 
 def episode_ids(folder: Path) -> list[tuple[int, int]]:
@@ -109,9 +114,13 @@ async def test_an_engine_killed_in_mid_step_trains_its_groups_again(
     assert "continuing after step 0" in text
     ids = episode_ids(tmp_path)
     assert len(set(ids)) == len(ids)
-    death = next(place for place, event in enumerate(events) if "died" in str(event.get("text")))
-    finished = {event["group"] for event in events[:death] if event["event"] == "episode"}
-    begun = {event["group"] for event in events[death:] if event["event"] == "begin"}
+    death = next(
+        place
+        for place, event in enumerate(events)
+        if isinstance(event, Note) and "died" in event.text
+    )
+    finished = {event.group for event in events[:death] if isinstance(event, EpisodePlayed)}
+    begun = {event.group for event in events[death:] if isinstance(event, EpisodeBegun)}
     assert (True, set()) == (len(finished) >= 2, finished & begun)
     trained = msgspec.json.decode((tmp_path / "metrics.jsonl").read_bytes())
     assert (1, 8) == (trained["step"], trained["episodes"])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -16,6 +15,7 @@ from trustee.config import Config, read_config
 from trustee.engine.model_files import TINY
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError
+from trustee.events import Emit, Event, SftStepTrained
 from trustee.jobs.assemble import trainer_spec
 from trustee.jobs.sft import SftResult, run_sft, sft_text
 from trustee.rendering.renderer import Renderer
@@ -54,14 +54,14 @@ class Whole(NamedTuple):
 
     folder: Path
     outcome: SftResult
-    events: list[dict[str, Any]]
+    events: list[Event]
 
 
 @pytest.fixture(scope="module")
 async def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Imitate 64 dialogues, two epochs long."""
     folder = tmp_path_factory.mktemp("sft_step")
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     file = write_lessons(folder / "shown.jsonl", 64)
     wanted = SftConfig(epochs=2, demonstrations=8, learning_rate=1e-3, warmup=2, held_out=0.2)
     outcome = await run_sft(config(), wanted, file, folder / "run", emit=events.append)
@@ -87,7 +87,7 @@ async def test_sft_lowers_the_held_out_loss(whole: Whole) -> None:
     assert sum(losses[-5:]) < sum(losses[:5])
     check_fit(read_adapter(outcome.adapter), TINY, rank=8)
     assert [1] == [row["row"] for row in read_lines(folder / "refused.jsonl")]
-    assert 14 == sum(event["event"] == "sft_step" for event in events)
+    assert 14 == sum(isinstance(event, SftStepTrained) for event in events)
 
 
 @slow
@@ -124,11 +124,11 @@ class Interrupted(Exception):
     """What a test throws into a run."""
 
 
-def stop_after(step: int) -> Callable[[dict[str, Any]], None]:
+def stop_after(step: int) -> Emit:
     """Give a listener that ends a run once a step is done."""
 
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "sft_step" and event["step"] == step:
+    def listen(event: Event) -> None:
+        if isinstance(event, SftStepTrained) and event.step == step:
             raise Interrupted
 
     return listen

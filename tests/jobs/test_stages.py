@@ -11,6 +11,7 @@ import pytest
 from trustee.config import Config, read_config
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import share_of
+from trustee.events import Event
 from trustee.jobs import stages
 from trustee.jobs.held_out import RunResult
 from trustee.jobs.run_metadata import read_metadata
@@ -75,7 +76,7 @@ class Stages:
         )
 
 
-def emit(event: dict[str, Any]) -> None:
+def emit(event: Event) -> None:
     """Listen to nothing."""
 
 

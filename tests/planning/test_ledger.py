@@ -20,8 +20,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.algorithm.batch import Attention
+from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.algorithm.loss import token_logprobs
 from trustee.engine.model_files import TINY
+from trustee.engine.vllm import VllmConfig, Weights
 from trustee.planning.activations import (
     TREE_KEY_BYTES,
     TREE_QUERY_BYTES,
@@ -32,9 +34,9 @@ from trustee.planning.activations import (
     count_layer,
     measure_layer,
 )
+from trustee.planning.budget import Budget
 from trustee.planning.ledger import (
     GIB,
-    Budget,
     Entry,
     Ledger,
     base_bytes,
@@ -55,27 +57,21 @@ from trustee.trainer.shared_model import _share_nf4, keep_input_types, lora_conf
 from trustee.trainer.tiling import tile_mlp, tile_norms
 
 BUDGET = Budget(
-    context=16384,
-    micro_tokens=16384,
+    engine=VllmConfig(
+        context=16384,
+        kv_bytes=9 * GIB,
+        max_sequences=48,
+        batched_tokens=2048,
+        versions=3,
+    ),
+    learn=LearnConfig(micro_tokens=16384, activation_checkpointing="offload", head_chunk=256),
     trained_tokens=10240,
-    weights="nf4",
-    kv_bytes=9 * GIB,
-    block=16,
-    max_sequences=48,
-    batched_tokens=2048,
-    versions=3,
-    eager=False,
-    rank=32,
-    optimizer="adamw8bit",
-    activation_checkpointing="offload",
-    mlp_tile=0,
-    head_chunk=256,
 )
 # An NF4 layer is made empty and then pointed at its bytes.
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
 TYPES = ("qwen3", "qwen2", "llama")
-WEIGHTS = ("nf4", "bf16")
+WEIGHTS: tuple[Weights, ...] = ("nf4", "bf16")
 RANK = 8
 SIZES = {
     "hidden_size": 256,
@@ -162,7 +158,7 @@ def test_odd_sizes_of_scales() -> None:
     assert storage_bytes(states) == count_scales(shape)
 
 
-def build(model_type: str, weights: str) -> torch.nn.Module:
+def build(model_type: str, weights: Weights) -> torch.nn.Module:
     """Make a small model with an adapter, as the trainer adopts it."""
     config = AutoConfig.for_model(model_type, **SIZES)
     model = AutoModelForCausalLM.from_config(
@@ -199,12 +195,12 @@ def trainable(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 def test_adapter_is_what_peft_makes(model_type: str) -> None:
     """Masters and gradients take the bytes of PEFT's trainable parameters in fp32."""
     real = sum(parameter.nbytes for parameter in trainable(build(model_type, "bf16")))
-    ledger = make_ledger(shape_of(model_type), msgspec.structs.replace(BUDGET, rank=RANK))
+    ledger = make_ledger(shape_of(model_type), BUDGET.change({"learn.rank": RANK}))
     assert real == entry_bytes(ledger, "adapter") == entry_bytes(ledger, "adapter gradients")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw8bit", "adamw"])
-def test_optimiser_states_are_those_after_a_step(optimizer: str) -> None:
+def test_optimiser_states_are_those_after_a_step(optimizer: Optimizer) -> None:
     """After one step the states' tensors take the bytes that the ledger says."""
     params = trainable(build("qwen3", "bf16"))
     for param in params:
@@ -298,7 +294,7 @@ def measure_pass(
 
 def plan_pass(
     shape: ModelShape,
-    weights: str,
+    weights: Weights,
     *,
     positions: int,
     trained: int,
@@ -324,7 +320,7 @@ def plan_pass(
 @pytest.mark.parametrize("tile", [0, 64, 128])
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
-def test_training_pass_is_bounded_closely(model_type: str, weights: str, tile: int) -> None:
+def test_training_pass_is_bounded_closely(model_type: str, weights: Weights, tile: int) -> None:
     """The live bytes of a whole pass stay below the plan, and close to it.
 
     With NF4 the plan has the largest weight open at the worst moment, be it open there or not.
@@ -385,7 +381,7 @@ def test_head_is_bounded_closely() -> None:
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_saved_tensors_of_a_layer_are_counted_exactly(
-    model_type: str, weights: str, tile: int
+    model_type: str, weights: Weights, tile: int
 ) -> None:
     """What autograd keeps of one layer is the formula, to the byte per position."""
     model: Any = build(model_type, weights)
@@ -443,7 +439,7 @@ def test_cache_counts_whole_blocks_but_one() -> None:
     shape = find_shape("Qwen/Qwen3-8B")
     block = 16 * kv_token_bytes(shape)
     held = [
-        count_kv_tokens(shape, msgspec.structs.replace(BUDGET, kv_bytes=size))
+        count_kv_tokens(shape, BUDGET.change({"engine.kv_bytes": size}))
         for size in (block - 1, block, 2 * block, 3 * block - 1, 3 * block)
     ]
     assert [0, 0, 16, 16, 32] == held
@@ -476,16 +472,16 @@ def test_moments_do_not_add_up() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"activation_checkpointing": "recompute"},
-        {"optimizer": "adamw"},
-        {"weights": "bf16"},
-        {"kv_bytes": 10 * GIB},
-        {"versions": 4},
-        {"rank": 64},
-        {"context": 20000},
-        {"micro_tokens": 20000},
-        {"max_sequences": 64},
-        {"head_chunk": 1024, "mlp_tile": 2048, "trained_tokens": 12000},
+        {"learn.activation_checkpointing": "recompute"},
+        {"learn.optimizer": "adamw"},
+        {"engine.weights": "bf16"},
+        {"engine.kv_bytes": 10 * GIB},
+        {"engine.versions": 4},
+        {"learn.rank": 64},
+        {"engine.context": 20000},
+        {"learn.micro_tokens": 20000},
+        {"engine.max_sequences": 64},
+        {"learn.head_chunk": 1024, "learn.mlp_tile": 2048, "trained_tokens": 12000},
         {"reference": True},
     ],
     ids=str,
@@ -493,8 +489,10 @@ def test_moments_do_not_add_up() -> None:
 def test_more_takes_more(change: dict[str, Any]) -> None:
     """Whatever asks for more memory raises the peak."""
     shape = find_shape("Qwen/Qwen3-8B")
-    less = msgspec.structs.replace(BUDGET, **{k: v for k, v in change.items() if k == "mlp_tile"})
-    more = msgspec.structs.replace(BUDGET, **change)
+    less = BUDGET.change({k: v for k, v in change.items() if k == "learn.mlp_tile"})
+    own = {key: value for key, value in change.items() if "." not in key}
+    settings = {key: value for key, value in change.items() if "." in key}
+    more = msgspec.structs.replace(BUDGET, **own).change(settings)
     assert make_ledger(shape, less).peak < make_ledger(shape, more).peak
 
 
@@ -504,7 +502,7 @@ def test_reference_adapter_lies_beside_the_trained_one() -> None:
     without = list_adapter(shape, BUDGET)
     added = list_adapter(shape, msgspec.structs.replace(BUDGET, reference=True))
     (entry,) = set(added) - set(without)
-    assert ("reference adapter", 2 * shape.adapter_numel(BUDGET.rank), "always", True) == (
+    assert ("reference adapter", 2 * shape.adapter_numel(BUDGET.learn.rank), "always", True) == (
         entry.name,
         entry.bytes,
         entry.when,
@@ -516,8 +514,12 @@ def test_tiles_and_smaller_chunks_take_less() -> None:
     """Tiling the MLP lowers the peak at long lengths, and no graphs save theirs."""
     shape = find_shape("Qwen/Qwen3-8B")
     peaks = [
-        make_ledger(shape, msgspec.structs.replace(BUDGET, **change)).peak
-        for change in ({}, {"mlp_tile": 2048}, {"mlp_tile": 2048, "eager": True})
+        make_ledger(shape, BUDGET.change(change)).peak
+        for change in (
+            {},
+            {"learn.mlp_tile": 2048},
+            {"learn.mlp_tile": 2048, "engine.eager": True},
+        )
     ]
     assert sorted(peaks, reverse=True) == peaks
     assert len(set(peaks)) == 3
@@ -525,7 +527,7 @@ def test_tiles_and_smaller_chunks_take_less() -> None:
 
 def test_short_batches_hold_several_rows_of_sampled_ids() -> None:
     """Where a micro-batch holds several rows, each may have as many sampled ids as one episode."""
-    short = msgspec.structs.replace(BUDGET, context=4096, trained_tokens=1000)
+    short = msgspec.structs.replace(BUDGET, trained_tokens=1000).change({"engine.context": 4096})
     assert (16384, 4000) == (short.positions, short.trained)
     assert 10240 == BUDGET.trained
 

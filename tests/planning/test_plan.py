@@ -14,8 +14,9 @@ import pytest
 from trustee.config import Config, apply_changes, read_config
 from trustee.errors import InputError
 from trustee.planning import cards, plan
+from trustee.planning.budget import Budget
 from trustee.planning.cards import FoundCard, Holder, choose_card
-from trustee.planning.fit_search import CONFIG_KEYS, FREE, HARSH, MILD, name_changes, raise_cache
+from trustee.planning.fit_search import FREE, HARSH, MILD, SECTIONS, name_changes, raise_cache
 from trustee.planning.hours import (
     USUAL,
     Range,
@@ -26,7 +27,7 @@ from trustee.planning.hours import (
     forward_operations,
     measured_hours,
 )
-from trustee.planning.ledger import GIB, Budget, count_kv_tokens, make_ledger
+from trustee.planning.ledger import GIB, count_kv_tokens, make_ledger
 from trustee.planning.plan import RunPlan, make_plan, read_budget, read_workload, run_plan
 from trustee.planning.shapes import find_shape, known_models
 
@@ -184,29 +185,34 @@ def test_levers_name_settings_of_the_config() -> None:
     config = qwen()
     for lever in (*MILD, *HARSH):
         value = lever.value if isinstance(lever.value, str) else json.dumps(lever.value)
-        changed = read_budget(apply_changes(config, [f"{CONFIG_KEYS[lever.field]}={value}"]))
-        assert lever.value == getattr(changed, lever.field)
+        changed = read_budget(apply_changes(config, [f"{lever.key}={value}"]))
+        assert lever.value == changed.setting(lever.key)
     assert set(FREE) <= set(MILD)
-    assert set(CONFIG_KEYS) == set(Budget.__struct_fields__) - {
-        "trained_tokens",
-        "block",
-        "reference",
-    }
+    assert (
+        {"engine", "learn"}
+        == set(SECTIONS)
+        == set(Budget.__struct_fields__)
+        - {
+            "trained_tokens",
+            "reference",
+        }
+    )
 
 
 def test_levers_never_raise() -> None:
     """What is already lower than a lever's value stays."""
-    budget = msgspec.structs.replace(
-        read_budget(qwen()),
-        context=4096,
-        micro_tokens=2048,
-        mlp_tile=512,
-        head_chunk=64,
-        max_sequences=4,
-        batched_tokens=512,
-        versions=2,
-        rank=8,
-        eager=True,
+    budget = read_budget(qwen()).change(
+        {
+            "engine.context": 4096,
+            "learn.micro_tokens": 2048,
+            "learn.mlp_tile": 512,
+            "learn.head_chunk": 64,
+            "engine.max_sequences": 4,
+            "engine.batched_tokens": 512,
+            "engine.versions": 2,
+            "learn.rank": 8,
+            "engine.eager": True,
+        }
     )
     pulled = budget
     for lever in (*MILD, *HARSH):
@@ -267,7 +273,7 @@ def test_what_is_pointed_out_fits() -> None:
     shape, budget = find_shape("Qwen/Qwen3-8B"), read_budget(qwen())
     usable = int(31.5 * GIB)
     raised = raise_cache(shape, budget, usable=usable)
-    assert raised.kv_bytes > budget.kv_bytes
+    assert raised.engine.kv_bytes > budget.engine.kv_bytes
     assert usable - make_ledger(shape, raised).peak < 128 << 20
     assert make_ledger(shape, raised).peak <= usable
 
@@ -482,7 +488,9 @@ def test_no_card_in_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_changes_are_written_as_the_config_reads_them() -> None:
     """Words, numbers and booleans come back as they were meant."""
     before = read_budget(qwen())
-    after = msgspec.structs.replace(before, activation_checkpointing="off", rank=8, eager=True)
+    after = before.change(
+        {"learn.activation_checkpointing": "off", "learn.rank": 8, "engine.eager": True}
+    )
     changes = name_changes(before, after)
-    assert ("learn.activation_checkpointing=off", "learn.rank=8", "engine.eager=true") == changes
+    assert ("engine.eager=true", "learn.rank=8", "learn.activation_checkpointing=off") == changes
     assert after == read_budget(apply_changes(qwen(), changes))

@@ -14,10 +14,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.algorithm.loss import LossConfig
 from trustee.engine.model_files import TINY
@@ -25,8 +27,9 @@ from trustee.engine.protocol import Sampling
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
 from trustee.engine.timing import RequestTiming
 from trustee.engine.vllm import VllmConfig, VllmEngine
-from trustee.environments.protocol import Services, TaskSpec
+from trustee.environments.protocol import DrawnState, Services, TaskSpec, store_state
 from trustee.errors import RunError
+from trustee.events import EpisodeBegun, EpisodePlayed, Event, Note, Stage, StepTrained
 from trustee.rl.timeline import (
     TRACKS,
     EventFile,
@@ -41,8 +44,6 @@ from trustee.types import Adapter, Group, Message, Role, Sample, Task
 
 pytestmark = pytest.mark.anyio
 
-Event = dict[str, Any]
-
 
 class Clock:
     """A clock that moves when told."""
@@ -54,14 +55,14 @@ class Clock:
         return self.now
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """Read a file as the viewers do: the closing bracket may be missing."""
     text = path.read_text().rstrip()
-    events: list[Event] = json.loads(text if text.endswith("]") else f"{text}]")
+    events: list[dict[str, Any]] = json.loads(text if text.endswith("]") else f"{text}]")
     return events
 
 
-def boxes(path: Path) -> list[Event]:
+def boxes(path: Path) -> list[dict[str, Any]]:
     """Give the boxes of a file, with their tracks' names in place of numbers."""
     events = read_events(path)
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
@@ -338,28 +339,37 @@ async def test_threads_may_draw_at_once(tmp_path: Path) -> None:
     assert {f"file-{number}": 300 for number in range(4)} == {n: names.count(n) for n in set(names)}
 
 
+def trained(**fields: Any) -> StepTrained:
+    """Make the event of a step with some fields and plain others."""
+    plain: dict[str, Any] = {
+        "version": 1,
+        "progress": 0.5,
+        "reward": 0.0,
+        "frac_reward_zero_std": 0.0,
+        "clip_ratio": 0.0,
+        "mismatch_abs": None,
+        "lag_mean": 0.0,
+        "lag_max": 0,
+        "tokens": {},
+    }
+    return StepTrained(**plain | fields)
+
+
 async def test_progress_is_drawn_and_passed_on(tmp_path: Path) -> None:
     """Episodes, groups, the parts of a step and stages; every event reaches the listener."""
     clock, heard = Clock(), list[Event]()
-    ending = {"reward": 1.0, "turns": 2, "tokens": 9, "failed": False}
+    ending: dict[str, Any] = {"reward": 1.0, "turns": 2, "tokens": 9, "failed": False}
     given: list[tuple[float, Event]] = [
-        (100.0, {"event": "stage", "name": "training"}),
-        (101.0, {"event": "begin", "group": 4, "member": 0}),
-        (101.5, {"event": "begin", "group": 4, "member": 1}),
-        (103.0, {"event": "episode", "group": 4, "member": 0, **ending}),
-        (104.0, {"event": "episode", "group": 4, "member": 1, **ending}),
+        (100.0, Stage(name="training")),
+        (101.0, EpisodeBegun(group=4, member=0)),
+        (101.5, EpisodeBegun(group=4, member=1)),
+        (103.0, EpisodePlayed(group=4, member=0, failed_by=None, **ending)),
+        (104.0, EpisodePlayed(group=4, member=1, failed_by=None, **ending)),
         (
             110.0,
-            {
-                "event": "step",
-                "step": 3,
-                "waited_s": 2.0,
-                "train_s": 1.5,
-                "publish_s": 0.5,
-                "checkpoint_s": 0.25,
-            },
+            trained(step=3, waited_s=2.0, train_s=1.5, publish_s=0.5, checkpoint_s=0.25),
         ),
-        (110.0, {"event": "note", "text": "passes by"}),
+        (110.0, Note(text="passes by")),
     ]
     async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
         emit = timeline.listen(heard.append)
@@ -385,13 +395,13 @@ async def test_progress_is_drawn_and_passed_on(tmp_path: Path) -> None:
 async def test_parts_of_steps_lie_on_one_lane(tmp_path: Path) -> None:
     """Rounded seconds that reach into the step before are cut off there."""
     clock = Clock()
-    step = {"event": "step", "train_s": 0.5, "publish_s": 0.25, "checkpoint_s": 0.0}
+    parts: dict[str, Any] = {"train_s": 0.5, "publish_s": 0.25, "checkpoint_s": 0.0}
     async with Timeline(tmp_path / "t.json", clock=clock) as timeline:
         emit = timeline.listen(lambda event: None)
         clock.now = 102.0
-        emit({**step, "step": 1, "waited_s": 1.25})
+        emit(trained(step=1, waited_s=1.25, **parts))
         clock.now = 104.0
-        emit({**step, "step": 2, "waited_s": 1.251})
+        emit(trained(step=2, waited_s=1.251, **parts))
     found = boxes(tmp_path / "t.json")
     assert {0} == {box["tid"] for box in found}
     assert [(0, 1_250_000), (2_000_000, 1_250_000)] == [
@@ -440,7 +450,7 @@ class OneTask:
     """A source of one task that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
+        self.kept = msgspec.Raw(b"")
         self.seen: list[Group] = []
 
     def draw(self) -> TaskSpec | None:
@@ -453,11 +463,11 @@ class OneTask:
         self.seen += groups
         return {"difficulty": 30.0}
 
-    def state(self) -> dict[str, Any]:
-        return {"drawn": 1}
+    def state(self) -> DrawnState:
+        return DrawnState(drawn=1)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.kept = state
+    def restore(self, stored: msgspec.Raw) -> None:
+        self.kept = stored
 
 
 async def test_a_timed_source_gives_the_same_tasks(tmp_path: Path) -> None:
@@ -471,9 +481,9 @@ async def test_a_timed_source_gives_the_same_tasks(tmp_path: Path) -> None:
         assert spec is not None
         assert "d1" == (await source.write(spec, services)).id
         assert {"difficulty": 30.0} == source.observe([group])
-        assert {"drawn": 1} == source.state()
-        source.restore({"drawn": 2})
-    assert ([group], {"drawn": 2}) == (inner.seen, inner.kept)
+        assert DrawnState(drawn=1) == source.state()
+        source.restore(store_state(DrawnState(drawn=2)))
+    assert ([group], b'{"drawn":2}') == (inner.seen, bytes(inner.kept))
     assert [
         ("feed", "draw", None),
         ("write", "d1", {"difficulty": 30}),
@@ -517,23 +527,11 @@ def asked_of_vllm(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def small_engine() -> tuple[VllmConfig, TrainerSpec]:
     """Give what the smallest real engine starts with."""
-    import msgspec
-
     config = VllmConfig(
         device="cpu", weights="bf16", context=256, kv_bytes=32 << 20, max_sequences=4, versions=2
     )
-    fields: dict[str, Any] = {
-        "folder": str(TINY),
-        "rank": 8,
-        "seed": 0,
-        "optimizer": "adamw",
-        "betas": (0.9, 0.99),
-        "weight_decay": 0.0,
-        "activation_checkpointing": "off",
-        "mlp_tile": 0,
-        "head_chunk": 16,
-    }
-    return config, msgspec.convert(fields, TrainerSpec)
+    learn = LearnConfig(rank=8, optimizer="adamw", activation_checkpointing="off", head_chunk=16)
+    return config, TrainerSpec(folder=str(TINY), learn=learn)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dice_world import Dice
+from dice_world import Dice, DiceState
 from scripts import (
     Policy,
     cast,
@@ -28,28 +28,24 @@ from scripts import (
     silent,
     write_calls,
 )
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import (
-    Request,
-    Script,
-    ScriptedEngine,
-    ScriptedLearner,
-    scripted_renderer,
-)
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer, scripted_renderer
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec, World
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
+from trustee.events import EpisodeBegun, Event, RolledBack, StepTrained, encode_event
 from trustee.jobs.rl import restore
-from trustee.rl.run import Run
+from trustee.rl.run import Run, RunState
 from trustee.rl.train import train
 from trustee.rollout import Limits, RolloutConfig
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
@@ -58,8 +54,6 @@ from trustee.sandbox.calls import NoSandbox
 from trustee.types import Adapter, Group, Message, Role, Task
 
 pytestmark = pytest.mark.anyio
-
-Event = dict[str, Any]
 
 
 class Counted:
@@ -131,7 +125,7 @@ class Fussy:
 class Spy(ScriptedLearner):
     """A learner that checks, at the moment of learning, what must be true then."""
 
-    def __init__(self, engine: ScriptedEngine, folder: Path, *, steps: int = 0) -> None:
+    def __init__(self, engine: ScriptedTrainer, folder: Path, *, steps: int = 0) -> None:
         super().__init__(engine)
         self._folder = folder
         self._steps = steps
@@ -176,7 +170,7 @@ class Setup:
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
-        self.engine = ScriptedEngine(script)
+        self.engine = ScriptedTrainer(script)
         self.learner = Spy(self.engine, folder, steps=learner_steps)
         self.versions = Versions(self.engine, slots=slots)
         self.learner.versions = self.versions
@@ -387,7 +381,7 @@ async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
     )
 
     def emit(event: Event) -> None:
-        if event["event"] == "step" and setup.run.versions.version >= 3:
+        if isinstance(event, StepTrained) and setup.run.versions.version >= 3:
             late.set()
 
     setup.run.emit = emit
@@ -497,7 +491,7 @@ async def test_tasks_are_written_ahead_of_their_slots(tmp_path: Path, write_ahea
 
     async def look(request: MicroRequest) -> MicroReport:
         report = await accumulate(request)
-        begun = {event["group"] for event in setup.events if event["event"] == "begin"}
+        begun = {event.group for event in setup.events if isinstance(event, EpisodeBegun)}
         lags.append((setup.run.next_group - len(begun), len(begun) % 2))
         return report
 
@@ -647,7 +641,7 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step":3}\n{"st')
     async with resumed.store:
-        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints", RunState)
         await restore(resumed.run, path, state)
         await train(resumed.run)
     assert (2, 4) == (state.step, resumed.run.step)
@@ -677,7 +671,9 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step
     counts: list[tuple[int, int]] = []
 
     async def check(folder: Path) -> None:
-        counts.append((setup.run.next_group, setup.source.state()["drawn"]))
+        state = setup.source.state()
+        assert isinstance(state, DiceState)
+        counts.append((setup.run.next_group, state.drawn))
         await save(folder)
 
     setup.learner.save = check  # type: ignore[method-assign]
@@ -694,9 +690,9 @@ async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> 
 
     async def check(folder: Path) -> None:
         states = [setup.run.watch.state()]
-        newest = find_checkpoints(tmp_path / "checkpoints")[:1]
-        states += [json.loads((path / "state.json").read_bytes())["watch"] for path in newest]
-        best = [state["best"][1] for state in states if state["best"]]
+        if find_checkpoints(tmp_path / "checkpoints"):
+            states.append(open_checkpoint(tmp_path / "checkpoints", RunState)[1].watch)
+        best = [state.best[1] for state in states if state.best]
         missing.extend(v for v in best if not setup.store.adapter(v).path.is_dir())
         await save(folder)
 
@@ -745,7 +741,7 @@ async def test_alarm_rolls_back_to_the_best_version(tmp_path: Path) -> None:
     assert back
     assert back == [adapter.version for adapter in setup.learner.loaded]
     assert [True] * len(back) == there
-    assert back == [event["to"] for event in setup.events if event["event"] == "rolled_back"]
+    assert back == [event.to for event in setup.events if isinstance(event, RolledBack)]
 
 
 async def test_full_disk_stops_the_run(tmp_path: Path) -> None:
@@ -773,10 +769,17 @@ async def test_events_tell_the_whole_story(tmp_path: Path) -> None:
     """Each episode begins once and ends once, each group has its task, each step is told."""
     setup = Setup(tmp_path, gamble, steps=2)
     await setup.train()
-    kinds = [event["event"] for event in setup.events]
+    told = [json.loads(encode_event(event)) for event in setup.events]
+    kinds = [event["event"] for event in told]
     assert {"begin": 8, "task": 4, "episode": 8, "step": 2} == {
         kind: kinds.count(kind) for kind in sorted(set(kinds))
     }
+    for event, line in zip(
+        (event for event in told if event["event"] == "step"), setup.metrics(), strict=True
+    ):
+        assert line.items() <= event.items()
+        assert {"waited_s", "tokens", "rejected", "progress"} <= event.keys()
+        assert "figures" not in event
 
 
 async def test_an_adapter_without_effect_stops_the_run(tmp_path: Path) -> None:

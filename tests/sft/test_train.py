@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -12,17 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.step import LearnConfig
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
+from trustee.events import Event, SftStepTrained, encode_event
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
 from trustee.sft.demonstrations import SftDataset
-from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
+from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Sample
 
 TOP = MemoryLevel(micro_tokens=12, activation_checkpointing="off", context=50, parallel=4)
@@ -43,7 +45,7 @@ def make_sample(name: str, length: int = 5) -> Sample:
 class Teachable(ScriptedLearner):
     """A learner whose loss falls with its steps; it may lack memory, or break."""
 
-    def __init__(self, engine: ScriptedEngine, *, room: int = 1000, broken: int = -1) -> None:
+    def __init__(self, engine: ScriptedTrainer, *, room: int = 1000, broken: int = -1) -> None:
         super().__init__(engine)
         self._room = room
         self._broken = broken
@@ -65,9 +67,9 @@ class Bench:
     """A run of imitation on scripted parts."""
 
     def __init__(self, folder: Path, store: Store, **learner: Any) -> None:
-        self.engine = ScriptedEngine(lambda request: "")
+        self.engine = ScriptedTrainer(lambda request: "")
         self.learner = Teachable(self.engine, **learner)
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.job = SftJob(
             engine=Watchdog(
                 self.engine,
@@ -136,10 +138,14 @@ async def test_metrics_of_sft(tmp_path: Path) -> None:
     rates = [finish.learning_rate for finish in bench.learner.finished]
     assert [0.5, 1 - 1 / 12, 1 - 2 / 12, 0.75, 1 - 4 / 12, 1 - 5 / 12] == pytest.approx(rates)
     assert {0.7} == {finish.max_norm for finish in bench.learner.finished}
-    told = [event for event in bench.events if event["event"] == "sft_step"]
-    assert [(row["loss"], 6, row["step"] / 6) for row in rows] == [
-        (event["loss"], event["of"], event["progress"]) for event in told
+    told = [
+        json.loads(encode_event(event))
+        for event in bench.events
+        if isinstance(event, SftStepTrained)
     ]
+    assert [
+        {"event": "sft_step", **row, "of": 6, "progress": row["step"] / 6} for row in rows
+    ] == told
 
 
 @pytest.mark.anyio
@@ -152,15 +158,15 @@ async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
         begun = Bench(tmp_path / "b", store)
         begun.job.config = msgspec.structs.replace(begun.job.config, checkpoint_every=4)
 
-        def stop(event: dict[str, Any]) -> None:
-            if event.get("step") == 5:
+        def stop(event: Event) -> None:
+            if isinstance(event, SftStepTrained) and event.step == 5:
                 raise KeyError
 
         begun.job.emit = stop
         with pytest.raises(KeyError):
             await train_sft(begun.job)
     async with Store(tmp_path / "b") as store:
-        path, state = open_checkpoint(tmp_path / "b" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "b" / "checkpoints", SftState)
         assert 4 == state.step
         keep_lines(tmp_path / "b" / "metrics.jsonl", state.step)
         again = Bench(tmp_path / "b", store)

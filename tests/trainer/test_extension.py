@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,11 +13,12 @@ from peft import get_peft_model, get_peft_model_state_dict
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from trustee.algorithm.batch import Batch
+from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     MemoryReport,
     MicroReport,
     MicroRequest,
+    TrainerSpec,
     add_reports,
 )
 from trustee.algorithm.loss import LossConfig, TokenLogprobs
@@ -45,7 +45,7 @@ def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Any:
     model = get_peft_model(Qwen3ForCausalLM(shape).to(torch.bfloat16), lora_config(8))
     trainer: Any = TrainerExtension()
     trainer.device = torch.device("cpu")
-    trainer.trustee_spec = SimpleNamespace(head_chunk=7, threads=threads)
+    trainer.trustee_spec = TrainerSpec(folder="", learn=LearnConfig(head_chunk=7), cores=threads)
     trainer.trustee_pool = ThreadPoolExecutor(threads)
     trainer.trustee_model = model.train()
     trainer.trustee_params = [p for p in model.parameters() if p.requires_grad]

@@ -10,23 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trustee.algorithm.learner import TrainerSpec
+from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.trainer.optimizer import flatten_state, make_optimizer, unflatten_state
 
 
-def spec(optimizer: str) -> TrainerSpec:
-    """Give a spec of which only the optimiser matters."""
-    return TrainerSpec(
-        folder="",
-        rank=8,
-        seed=0,
-        optimizer=optimizer,
-        betas=(0.9, 0.99),
-        weight_decay=0.1,
-        activation_checkpointing="off",
-        head_chunk=16,
-        mlp_tile=0,
-    )
+def learning(optimizer: Optimizer) -> LearnConfig:
+    """Give a config of which only the optimiser matters."""
+    return LearnConfig(optimizer=optimizer, weight_decay=0.1)
 
 
 def move(optimizer: Any, params: list[torch.nn.Parameter], seed: int) -> None:
@@ -40,10 +30,12 @@ def move(optimizer: Any, params: list[torch.nn.Parameter], seed: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
-def test_a_stored_optimiser_goes_on_as_if_nothing_had_been(optimizer: str, tmp_path: Path) -> None:
+def test_a_stored_optimiser_goes_on_as_if_nothing_had_been(
+    optimizer: Optimizer, tmp_path: Path
+) -> None:
     """Moments, step counts and 8-bit tables come back from a file, large tensors and small ones."""
     params = [torch.nn.Parameter(torch.ones(64, 128)), torch.nn.Parameter(torch.ones(7))]
-    first = make_optimizer(spec(optimizer), params)
+    first = make_optimizer(learning(optimizer), params)
     for seed in range(3):
         move(first, params, seed)
     tensors, numbers = flatten_state(first.state_dict()["state"])
@@ -51,7 +43,7 @@ def test_a_stored_optimiser_goes_on_as_if_nothing_had_been(optimizer: str, tmp_p
     written = msgspec.json.encode(numbers)
 
     copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in params]
-    second = make_optimizer(spec(optimizer), copies)
+    second = make_optimizer(learning(optimizer), copies)
     whole = second.state_dict()
     state = load_file(tmp_path / "state.safetensors")
     whole["state"] = unflatten_state(state, msgspec.json.decode(written))

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
 from trustee.algorithm.loss import LossConfig
 from trustee.types import Adapter, Record, Sample
-
-ActivationCheckpointing = Literal["off", "recompute", "offload"]
-"""What is kept of a layer for the backward pass: all, its input, or its input in host memory."""
 
 
 class TrainerSpec(Record, frozen=True):
@@ -22,19 +20,11 @@ class TrainerSpec(Record, frozen=True):
 
     folder: str
     """Model folder."""
-    rank: int
-    seed: int
-    optimizer: str
-    """`adamw8bit` or `adamw`."""
-    betas: tuple[float, float]
-    weight_decay: float
-    activation_checkpointing: ActivationCheckpointing
-    head_chunk: int
-    """Positions per chunk of the logprob head."""
-    mlp_tile: int
-    """Positions of one tile of a layer's MLP and norms; 0 takes all at once."""
-    threads: int = 1
-    """CPU threads of a training step, where it runs on a CPU."""
+    learn: LearnConfig
+    seed: int = 0
+    cores: int = 1
+    """CPU cores that the program may use: as many threads as a training step takes on a CPU, where
+    `learn.threads` says no other number."""
     memory_gib: float = 0.0
     """Most that may be taken of the card; 0 is all of it."""
     start: str = ""

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
-import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from trustee.events import (
+    CandidateBuilt,
+    EpisodeBegun,
+    EpisodePlayed,
+    Event,
+    Note,
+    RolledBack,
+    SftStepTrained,
+    Stage,
+    StepTrained,
+    TaskCollected,
+    TaskWritten,
+    encode_event,
+)
 
 DisplayMode = Literal["live", "lines", "json"]
 RECENT = 8
 """Steps whose reward the panel shows."""
 
 
-def show_mismatch(event: dict[str, Any]) -> str:
+def show_mismatch(event: StepTrained) -> str:
     """Write the gap between engine and trainer; a dash where no sample was fresh."""
-    gap = event["mismatch_abs"]
+    gap = event.mismatch_abs
     return "-" if gap is None else f"{gap:.4f}"
 
 
@@ -38,8 +52,7 @@ class ProgressDisplay:
         self._done = 0
         self._failed: Counter[str] = Counter()
         self._failures = 0
-        self._recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self._tokens: dict[str, int] = {}
+        self._recent: deque[StepTrained] = deque(maxlen=RECENT)
         self._rates: dict[str, float] = {}
         self._policy_tokens = 0
         self._last_step: tuple[float, int, dict[str, int]] = (self._started_at, 0, {})
@@ -58,92 +71,96 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
-    def emit(self, event: dict[str, Any]) -> None:
+    def emit(self, event: Event) -> None:
         """Take an event."""
         self._count(event)
         if self._mode == "json":
-            self._out.write(msgspec.json.encode(event).decode() + "\n")
+            self._out.write(encode_event(event).decode() + "\n")
             self._out.flush()
         elif self._mode == "lines" and (line := self.line(event)):
             self._out.write(line + "\n")
             self._out.flush()
-        elif self._live is not None and (line := self.line(event)) and event["event"] != "step":
+        elif (
+            self._live is not None
+            and not isinstance(event, StepTrained)
+            and (line := self.line(event))
+        ):
             self._console.print(line)
 
-    def _count(self, event: dict[str, Any]) -> None:
-        match event["event"]:
-            case "begin":
+    def _count(self, event: Event) -> None:
+        match event:
+            case EpisodeBegun():
                 self._running += 1
-            case "episode":
+            case EpisodePlayed():
                 self._running -= 1
                 self._done += 1
-                self._policy_tokens += event["tokens"]
+                self._policy_tokens += event.tokens
                 self._count_failure(event)
-            case "task":
+            case TaskWritten():
                 self._count_failure(event)
-            case "step":
+            case StepTrained():
                 self._recent.append(event)
                 self._measure_rates(event)
-            case "stage":
-                self._stage = event["name"]
+            case Stage():
+                self._stage = event.name
                 self._started_at = time.monotonic()
-                self._before = event.get("progress", 0.0)
+                self._before = event.progress or 0.0
 
-    def _count_failure(self, event: dict[str, Any]) -> None:
-        if event["failed_by"]:
-            self._failed[str(event["failed_by"])] += 1
-        self._failures += event["failed"]
+    def _count_failure(self, event: EpisodePlayed | TaskWritten) -> None:
+        if event.failed_by:
+            self._failed[str(event.failed_by)] += 1
+        self._failures += event.failed
 
-    def _measure_rates(self, event: dict[str, Any]) -> None:
+    def _measure_rates(self, event: StepTrained) -> None:
         then, policy, roles = self._last_step
         now = time.monotonic()
         passed = max(1e-6, now - then)
         self._rates = {"policy": (self._policy_tokens - policy) / passed} | {
-            role: (count - roles.get(role, 0)) / passed for role, count in event["tokens"].items()
+            role: (count - roles.get(role, 0)) / passed for role, count in event.tokens.items()
         }
-        self._last_step = (now, self._policy_tokens, dict(event["tokens"]))
+        self._last_step = (now, self._policy_tokens, dict(event.tokens))
 
-    def line(self, event: dict[str, Any]) -> str | None:
+    def line(self, event: Event) -> str | None:
         """Give an event as one line, None where it is not worth one."""
-        match event["event"]:
-            case "stage":
-                return f"{event['name']}"
-            case "note":
-                return str(event["text"])
-            case "built":
-                tenth = event["accepted"] * 10 // event["wanted"]
-                if tenth == (event["accepted"] - 1) * 10 // event["wanted"]:
+        match event:
+            case Stage():
+                return event.name
+            case Note():
+                return event.text
+            case CandidateBuilt():
+                tenth = event.accepted * 10 // event.wanted
+                if tenth == (event.accepted - 1) * 10 // event.wanted:
                     return None
                 return (
-                    f"built {event['accepted']:>4} of {event['wanted']} from "
-                    f"{event['candidates']} candidates"
+                    f"built {event.accepted:>4} of {event.wanted} from "
+                    f"{event.candidates} candidates"
                 )
-            case "rolled_back":
-                return f"rolled back to version {event['to']}: {event['why']}"
-            case "sft_step":
-                held_out = event["held_out_loss"]
+            case RolledBack():
+                return f"rolled back to version {event.to}: {event.why}"
+            case SftStepTrained():
+                held_out = event.held_out_loss
                 measured = "" if held_out is None else f"  held-out loss {held_out:.4f}"
                 return (
-                    f"step {event['step']:>4} of {event['of']}  loss {event['loss']:.4f}"
-                    f"{measured}  left {self.left(event)}"
+                    f"step {event.step:>4} of {event.of}  loss {event.loss:.4f}"
+                    f"{measured}  left {self.left(event.progress)}"
                 )
-            case "collected":
-                return f"task {event['tasks']} of {event['of']}  kept {event['kept']} episodes"
-            case "step":
+            case TaskCollected():
+                return f"task {event.tasks} of {event.of}  kept {event.kept} episodes"
+            case StepTrained():
                 return (
-                    f"step {event['step']:>4}  reward {event['reward']:+.2f}  "
-                    f"difficulty {event.get('difficulty', 0):>3}  "
-                    f"mixed {1 - event['frac_reward_zero_std']:.0%}  "
-                    f"clipped {event['clip_ratio']:.3f}  mismatch {show_mismatch(event)}  "
-                    f"lag {event['lag_mean']:.1f}  episodes {self._done}  "
-                    f"failed {self._failures}  left {self.left(event)}"
+                    f"step {event.step:>4}  reward {event.reward:+.2f}  "
+                    f"difficulty {event.difficulty or 0:>3}  "
+                    f"mixed {1 - event.frac_reward_zero_std:.0%}  "
+                    f"clipped {event.clip_ratio:.3f}  mismatch {show_mismatch(event)}  "
+                    f"lag {event.lag_mean:.1f}  episodes {self._done}  "
+                    f"failed {self._failures}  left {self.left(event.progress)}"
                 )
             case _:
                 return None
 
-    def left(self, event: dict[str, Any]) -> str:
+    def left(self, progress: float) -> str:
         """Estimate the time to the end of training, from its own stage alone."""
-        progress = min(1.0, event["progress"])
+        progress = min(1.0, progress)
         if progress <= self._before:
             return "unknown"
         seconds = (time.monotonic() - self._started_at) * (1 - progress) / (progress - self._before)
@@ -159,16 +176,16 @@ class ProgressDisplay:
             "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
         )
         if last is not None:
-            rewards = "  ".join(f"{event['reward']:+.2f}" for event in self._recent)
+            rewards = "  ".join(f"{event.reward:+.2f}" for event in self._recent)
             rates = "  ".join(f"{role} {rate:.0f}" for role, rate in self._rates.items())
-            table.add_row("step", f"{last['step']} (version {last['version']})")
+            table.add_row("step", f"{last.step} (version {last.version})")
             table.add_row("reward", rewards)
-            table.add_row("difficulty", str(last.get("difficulty", "-")))
+            table.add_row("difficulty", "-" if last.difficulty is None else str(last.difficulty))
             table.add_row("tokens/s", rates)
-            table.add_row("lag", f"{last['lag_mean']:.1f}, at most {last['lag_max']}")
+            table.add_row("lag", f"{last.lag_mean:.1f}, at most {last.lag_max}")
             table.add_row("mismatch", f"{show_mismatch(last)} nats a token")
-            if "anchor_correlation" in last:
-                followed = f"{last['anchor_correlation']:.2f} over {last['anchor_episodes']}"
+            if last.anchor_correlation is not None:
+                followed = f"{last.anchor_correlation:.2f} over {last.anchor_episodes}"
                 table.add_row("judge follows proof", followed)
-            table.add_row("time left", self.left(last))
+            table.add_row("time left", self.left(last.progress))
         return table

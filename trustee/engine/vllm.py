@@ -11,8 +11,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -23,8 +23,8 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MemoryReport,
@@ -33,11 +33,14 @@ from trustee.algorithm.learner import (
     TrainerSpec,
 )
 from trustee.engine.grammar import json_grammar
+from trustee.engine.model_files import find_model
 from trustee.engine.process_exit import cancel_at_death
-from trustee.engine.protocol import Sampling
-from trustee.engine.timing import RequestTiming
+from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.timing import Observer, RequestTiming
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.rendering.renderer import Renderer
+from trustee.runs.adapters import check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
@@ -50,6 +53,8 @@ EXTENSION = "trustee.trainer.extension.TrainerExtension"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Layers with a LoRA: all linear ones, but neither embedding nor head."""
 
+Weights = Literal["nf4", "bf16"]
+
 START_SHARE = 0.3
 """Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
 else reads it, and its own 0.92 would refuse a card that also drives a display."""
@@ -59,7 +64,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """The vLLM engine."""
 
     device: Literal["cpu", "cuda"] = "cuda"
-    weights: Literal["nf4", "bf16"] = "nf4"
+    weights: Weights = "nf4"
     """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Longest prompt plus completion, in tokens."""
@@ -77,6 +82,29 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     memory_gib: Annotated[float, Meta(ge=0)] = 0.0
     """Most that may be taken of the card from the end of the start on; 0 is all of it."""
 
+    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+        """Find the model and return its folder and its renderer.
+
+        Raises:
+            InputError: if there is no such model, or its template is unknown.
+        """
+        folder = find_model(path)
+        return folder, Renderer.load(folder, thinking=thinking)
+
+    def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
+        """Refuse an adapter that cannot be trained further on a base.
+
+        Raises:
+            InputError: naming what the adapter has and what is wanted.
+        """
+        check_fit(read_adapter(adapter), model, rank=rank)
+
+    def open(
+        self, trainer: TrainerSpec, *, observer: Observer | None = None
+    ) -> AbstractAsyncContextManager[TrainingEngine]:
+        """Return the engine, which starts when it is entered."""
+        return VllmEngine(self, trainer, observer=observer)
+
 
 class VllmEngine:
     """Engine and learner over one copy of the weights."""
@@ -86,7 +114,7 @@ class VllmEngine:
         config: VllmConfig,
         trainer: TrainerSpec,
         *,
-        observer: Callable[[RequestTiming], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._config = config
         self._trainer = trainer
@@ -154,7 +182,7 @@ class VllmEngine:
             dtype="bfloat16",
             max_model_len=config.context,
             enable_lora=True,
-            max_lora_rank=max(8, self._trainer.rank),
+            max_lora_rank=max(8, self._trainer.learn.rank),
             max_loras=slots,
             max_cpu_loras=slots,
             lora_target_modules=list(TARGETS),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from trustee.environments.hints import Hints, hint_calls
 from trustee.environments.simulator import Simulator
@@ -27,6 +29,8 @@ from trustee.types import (
     Trajectory,
     Turn,
 )
+
+S = TypeVar("S", bound=Record)
 
 
 class Services:
@@ -62,6 +66,31 @@ class TaskSpec(Record, frozen=True):
     seed: int
     difficulty: int
     data: dict[str, Any] = {}
+
+
+class DrawnState(Record, frozen=True):
+    """The state of a source that nothing but its own count of task specs decides."""
+
+    drawn: int
+
+
+def store_state(state: Record) -> msgspec.Raw:
+    """Return a source's state as JSON that only the source itself reads again."""
+    return msgspec.Raw(msgspec.json.encode(state))
+
+
+def read_state(stored: msgspec.Raw, kind: type[S]) -> S:
+    """Read what `store_state` has made of a source's state.
+
+    Raises:
+        InputError: if it is no state of this kind.
+    """
+    try:
+        return msgspec.json.decode(stored, type=kind)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"not a state that this world's tasks can continue from: {error}"
+        ) from error
 
 
 class Environment(Protocol):
@@ -103,13 +132,31 @@ class TaskSource(Protocol):
         """Learn from every group of a step, trained or not; return figures for the metrics."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs, as JSON values."""
+    def state(self) -> Record:
+        """Return all that `restore` needs; a checkpoint keeps it through `store_state`."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a stored state."""
+    def restore(self, stored: msgspec.Raw) -> None:
+        """Continue from a stored state, which `read_state` reads.
+
+        Raises:
+            InputError: if it is no state of such a source.
+        """
         ...
+
+
+class PlainEpisode:
+    """An environment that opens with its task as it is, and holds nothing to be freed."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    async def open(self) -> Opening:
+        """Return the opening messages and tools of the task."""
+        return Opening(messages=self.task.messages, tools=self.task.tools)
+
+    async def aclose(self) -> None:
+        """Free nothing."""
 
 
 class CountedSource:
@@ -135,13 +182,13 @@ class CountedSource:
         """Learn nothing."""
         return {}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Record:
         """Return the count of task specs."""
-        return {"drawn": self.drawn}
+        return DrawnState(drawn=self.drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self.drawn = state["drawn"]
+        self.drawn = read_state(stored, DrawnState).drawn
 
 
 class World:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,7 +11,7 @@ import msgspec
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
-from trustee.events import Event
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_model
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
@@ -25,7 +24,7 @@ from trustee.sft.demonstrations import (
     read_demonstrations,
     show_refused_rows,
 )
-from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
+from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
 SFT_FILE = "sft.json"
@@ -91,7 +90,7 @@ async def run_sft(
     file: Path,
     folder: Path,
     *,
-    emit: Callable[[Event], None],
+    emit: Emit,
     resume: bool = False,
 ) -> SftResult:
     """Imitate the demonstrations of a file; on resuming, those that the run began with.
@@ -109,7 +108,7 @@ async def run_sft(
     training, held_out = hold_out(dataset, share=record.sft.held_out, seed=config.run.seed)
     async with Store(folder) as store:
         if resume:
-            checkpoint = open_checkpoint(folder / "checkpoints")
+            checkpoint = open_checkpoint(folder / "checkpoints", SftState)
         else:
             write_sft_metadata(config, record, store, dataset)
         watched = open_watched(config, model, folder, clock=EngineClock(), emit=emit)
@@ -129,7 +128,7 @@ async def run_sft(
             if resume:
                 keep_lines(folder / "metrics.jsonl", checkpoint[1].step)
                 await continue_sft(job, *checkpoint)
-            emit({"event": "stage", "name": f"imitating, {job.steps} steps"})
+            emit(Stage(name=f"imitating, {job.steps} steps"))
             adapter = await train_sft(job)
     outcome = SftResult(
         folder=folder,
@@ -165,7 +164,7 @@ def read_dataset(
     record: SftMetadata,
     renderer: Renderer,
     *,
-    emit: Callable[[Event], None],
+    emit: Emit,
 ) -> SftDataset:
     """Read what can be imitated, and tell how much of the file that is."""
     reading = read_demonstrations(Path(record.file))
@@ -173,7 +172,7 @@ def read_dataset(
     text = f"{len(dataset.samples)} demonstrations can be imitated"
     if dataset.refused:
         text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
-    emit({"event": "note", "text": text})
+    emit(Note(text=text))
     return dataset
 
 

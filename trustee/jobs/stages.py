@@ -17,7 +17,7 @@ from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.errors import InputError
-from trustee.events import EmitFinding
+from trustee.events import Emit, Note
 from trustee.jobs.assemble import prepare_model
 from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 from trustee.jobs.held_out import RunResult
@@ -34,7 +34,7 @@ TEACHING, IMITATION = "teaching", "sft"
 
 
 async def run_stages_of(
-    config: Config, folder: Path, *, emit: EmitFinding, resume: bool = False, profile: bool = False
+    config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
     """Train; where the config asks for a teacher, only after its demonstrations were imitated.
 
@@ -62,7 +62,7 @@ def write_config(config: Config, folder: Path) -> None:
     (folder / "run.json").write_bytes(text)
 
 
-async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> Path:
+async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
     """Have the teacher play and imitate it, as far as was not done before; give the adapter."""
     sft_folder = folder / IMITATION
     if (sft_folder / "outcome.json").exists():
@@ -78,7 +78,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> 
             player=PlayerConfig(teacher=True),
             emit=emit,
         )
-        emit({"event": "note", "text": counts_text(counts, folder / TEACHING)})
+        emit(Note(text=counts_text(counts, folder / TEACHING)))
     has_started = bool(find_checkpoints(sft_folder / "checkpoints"))
     if not has_started:
         # Killed before its first step: there is nothing to continue.
@@ -94,7 +94,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: EmitFinding) -> 
     return result.adapter.absolute()
 
 
-async def play_script(config: Config, folder: Path, *, emit: EmitFinding) -> None:
+async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
     """Write the demonstrations of the micro-world's scripted teacher.
 
     Raises:
@@ -127,4 +127,4 @@ async def play_script(config: Config, folder: Path, *, emit: EmitFinding) -> Non
         path = store.folder / "demonstrations.jsonl"
         path.unlink(missing_ok=True)
         store.append(path.name, rows)
-    emit({"event": "note", "text": f"the scripted teacher played {len(rows)} tasks"})
+    emit(Note(text=f"the scripted teacher played {len(rows)} tasks"))

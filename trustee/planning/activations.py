@@ -9,6 +9,7 @@ a compiler; a test holds them against the tensors that really live.
 
 from __future__ import annotations
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
@@ -116,7 +117,12 @@ def measure_layer(shape: ModelShape, *, rank: int, kernel: bool = True) -> Layer
 
 
 def count_kept(
-    shape: ModelShape, *, activation_checkpointing: str, positions: int, tile: int, rank: int
+    shape: ModelShape,
+    *,
+    activation_checkpointing: ActivationCheckpointing,
+    positions: int,
+    tile: int,
+    rank: int,
 ) -> int:
     """Count the bytes that layers keep on the card for their backward passes."""
     one = 2 * shape.hidden * positions
@@ -138,7 +144,7 @@ def count_kept(
 def count_layer(
     shape: ModelShape,
     *,
-    activation_checkpointing: str,
+    activation_checkpointing: ActivationCheckpointing,
     positions: int,
     tile: int,
     rank: int,

@@ -14,25 +14,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trustee.planning.ledger import GIB, MIB, Budget, count_kv_tokens, kv_token_bytes, make_ledger
+from trustee.planning.budget import Budget
+from trustee.planning.ledger import GIB, MIB, count_kv_tokens, kv_token_bytes, make_ledger
 from trustee.planning.shapes import ModelShape
 
-CONFIG_KEYS = {
-    "optimizer": "learn.optimizer",
-    "activation_checkpointing": "learn.activation_checkpointing",
-    "head_chunk": "learn.head_chunk",
-    "mlp_tile": "learn.mlp_tile",
-    "weights": "engine.weights",
-    "kv_bytes": "engine.kv_bytes",
-    "max_sequences": "engine.max_sequences",
-    "batched_tokens": "engine.batched_tokens",
-    "versions": "engine.versions",
-    "context": "engine.context",
-    "micro_tokens": "learn.micro_tokens",
-    "rank": "learn.rank",
-    "eager": "engine.eager",
-}
-"""Where a field of the budget stands in a config."""
+SECTIONS = ("engine", "learn")
+"""Of a budget and of the config that it is of."""
 
 KV_STEP = 128 * MIB
 """Cache sizes are proposed in these steps."""
@@ -47,58 +34,63 @@ BARELY = 1.5
 class Lever(NamedTuple):
     """Settings that are lowered together; one that is low enough already stays."""
 
-    field: str
+    key: str
+    """Of the config."""
     value: Any
 
     def pull(self, budget: Budget) -> Budget:
-        """Give the changed budget."""
-        now = getattr(budget, self.field)
-        match self.field:
-            case "context":
-                return msgspec.structs.replace(
-                    budget,
-                    context=min(now, self.value),
-                    micro_tokens=min(budget.micro_tokens, self.value),
+        """Return the changed budget."""
+        now = budget.setting(self.key)
+        match self.key:
+            case "engine.context":
+                micro_tokens = min(budget.learn.micro_tokens, self.value)
+                return budget.change(
+                    {self.key: min(now, self.value), "learn.micro_tokens": micro_tokens}
                 )
-            case "mlp_tile":
+            case "learn.mlp_tile":
                 lower = now if 0 < now <= self.value else self.value
-            case "activation_checkpointing" if self.value == "recompute":
+            case "learn.activation_checkpointing" if self.value == "recompute":
                 lower = self.value if now == "off" else now
-            case "optimizer" | "activation_checkpointing" | "weights" | "eager":
+            case (
+                "learn.optimizer"
+                | "learn.activation_checkpointing"
+                | "engine.weights"
+                | "engine.eager"
+            ):
                 lower = self.value
             case _:
                 lower = min(now, self.value)
-        return msgspec.structs.replace(budget, **{self.field: lower})
+        return budget.change({self.key: lower})
 
 
 FREE = (
-    Lever("optimizer", "adamw8bit"),
-    Lever("activation_checkpointing", "recompute"),
-    Lever("activation_checkpointing", "offload"),
-    Lever("head_chunk", 256),
+    Lever("learn.optimizer", "adamw8bit"),
+    Lever("learn.activation_checkpointing", "recompute"),
+    Lever("learn.activation_checkpointing", "offload"),
+    Lever("learn.head_chunk", 256),
 )
 """These cost next to nothing."""
 
 MILD = (
     *FREE,
-    Lever("mlp_tile", 2048),
-    Lever("weights", "nf4"),
+    Lever("learn.mlp_tile", 2048),
+    Lever("engine.weights", "nf4"),
 )
 """These cost a little time, and the last a little quality."""
 
 HARSH = (
-    Lever("max_sequences", 32),
-    Lever("batched_tokens", 1024),
-    Lever("versions", 2),
-    Lever("max_sequences", 16),
-    Lever("context", 12288),
-    Lever("context", 8192),
-    Lever("rank", 16),
-    Lever("context", 6144),
-    Lever("context", 4096),
-    Lever("rank", 8),
-    Lever("max_sequences", 8),
-    Lever("eager", True),
+    Lever("engine.max_sequences", 32),
+    Lever("engine.batched_tokens", 1024),
+    Lever("engine.versions", 2),
+    Lever("engine.max_sequences", 16),
+    Lever("engine.context", 12288),
+    Lever("engine.context", 8192),
+    Lever("learn.rank", 16),
+    Lever("engine.context", 6144),
+    Lever("engine.context", 4096),
+    Lever("learn.rank", 8),
+    Lever("engine.max_sequences", 8),
+    Lever("engine.eager", True),
 )
 """These cost length, speed or capacity."""
 
@@ -112,18 +104,17 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
         usable: bytes of the card.
         shortest: context below which episodes make no sense.
     """
-    if count_kv_tokens(shape, budget) < budget.context:
+    if count_kv_tokens(shape, budget) < budget.engine.context:
         # The engine would not start.
-        budget = msgspec.structs.replace(
-            budget, kv_bytes=cache_bytes(shape, budget, tokens=int(BARELY * budget.context))
-        )
+        needed = cache_bytes(shape, budget, tokens=int(BARELY * budget.engine.context))
+        budget = budget.change({"engine.kv_bytes": needed})
     if make_ledger(shape, budget).peak <= usable:
         return budget
     for contexts, levers in ((math.inf, FREE), (COMFORT, MILD), (BARELY, MILD + HARSH)):
         pulled: list[Lever] = []
         for lever in (None, *levers):
             if lever is not None:
-                if lever.field == "context" and lever.value < shortest:
+                if lever.key == "engine.context" and lever.value < shortest:
                     continue
                 pulled.append(lever)
             if _settle(shape, budget, pulled, usable=usable, contexts=contexts) is not None:
@@ -134,17 +125,17 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
 def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
     """Give all that is left of the card to the KV cache."""
     spare = usable - make_ledger(shape, budget).peak
-    return msgspec.structs.replace(
-        budget, kv_bytes=budget.kv_bytes + max(0, spare) // KV_STEP * KV_STEP
-    )
+    added = max(0, spare) // KV_STEP * KV_STEP
+    return budget.change({"engine.kv_bytes": budget.engine.kv_bytes + added})
 
 
 def name_changes(before: Budget, after: Budget) -> tuple[str, ...]:
     """Write the differences of two budgets as the values of `--set`."""
     return tuple(
-        f"{key}={msgspec.json.encode(new).decode() if not isinstance(new, str) else new}"
-        for field, key in CONFIG_KEYS.items()
-        if (new := getattr(after, field)) != getattr(before, field)
+        f"{section}.{name}={new if isinstance(new, str) else msgspec.json.encode(new).decode()}"
+        for section in SECTIONS
+        for name, new in msgspec.structs.asdict(getattr(after, section)).items()
+        if new != getattr(getattr(before, section), name)
     )
 
 
@@ -154,12 +145,12 @@ def _settle(
     """Pull levers and give the rest of the card to the cache; None where that is not enough."""
     for lever in levers:
         budget = lever.pull(budget)
-    room = usable - make_ledger(shape, budget).peak + budget.kv_bytes
-    if room >= budget.kv_bytes:
+    room = usable - make_ledger(shape, budget).peak + budget.engine.kv_bytes
+    if room >= budget.engine.kv_bytes:
         return budget
-    wanted = min(contexts * budget.context, count_kv_tokens(shape, budget))
+    wanted = min(contexts * budget.engine.context, count_kv_tokens(shape, budget))
     step = KV_STEP if room >= GIB else FINE_STEP
-    cut = msgspec.structs.replace(budget, kv_bytes=max(0, room) // step * step)
+    cut = budget.change({"engine.kv_bytes": max(0, room) // step * step})
     return cut if count_kv_tokens(shape, cut) >= wanted else None
 
 

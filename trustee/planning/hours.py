@@ -9,8 +9,9 @@ own `timing.jsonl` tells better after ten steps.
 
 from __future__ import annotations
 
+from trustee.planning.budget import Budget
 from trustee.planning.cards import Card
-from trustee.planning.ledger import Budget, base_bytes, count_kv_tokens, kv_token_bytes
+from trustee.planning.ledger import base_bytes, count_kv_tokens, kv_token_bytes
 from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
@@ -137,7 +138,7 @@ class Speeds(Record, frozen=True):
 def count_episodes(shape: ModelShape, budget: Budget, work: Workload) -> int:
     """Count the episodes that run well at once; never less than one."""
     fitting = int(OVERBOOKING * count_kv_tokens(shape, budget) / work.episode_tokens)
-    return max(1, min(fitting, work.at_once, budget.max_sequences))
+    return max(1, min(fitting, work.at_once, budget.engine.max_sequences))
 
 
 def forward_operations(shape: ModelShape, *, length: float) -> float:
@@ -153,11 +154,13 @@ def training_operations(
     Forward, again if layers are recomputed, and backward, which needs gradients of inputs alone;
     the head's logits are computed twice and differentiated once, for sampled positions.
     """
-    runs = 2 if budget.activation_checkpointing == "off" else 3
+    runs = 2 if budget.learn.activation_checkpointing == "off" else 3
     head = 3 * 2.0 * shape.hidden * shape.vocab * sampled_share
-    tiles = 2.0 * shape.layers * 3 * shape.hidden * shape.intermediate if budget.mlp_tile else 0.0
+    tiles = (
+        2.0 * shape.layers * 3 * shape.hidden * shape.intermediate if budget.learn.mlp_tile else 0.0
+    )
     # A tiled MLP runs once more where the layers themselves are not recomputed.
-    again = tiles if budget.activation_checkpointing == "off" else 0.0
+    again = tiles if budget.learn.activation_checkpointing == "off" else 0.0
     return runs * forward_operations(shape, length=length) + head + again
 
 
@@ -193,7 +196,7 @@ def _rollout_seconds(
     live = count_episodes(shape, budget, work)
     # The embedding is looked up, not read through; a tied head is.
     tables = 0 if shape.tied else 2 * shape.vocab * shape.hidden
-    weights = base_bytes(shape, weights=budget.weights) - tables
+    weights = base_bytes(shape, weights=budget.engine.weights) - tables
     cache = live * work.episode_tokens / 2 * kv_token_bytes(shape)
     step = (weights + cache) / (card.bandwidth * 1e9 * DECODE_SHARE[end]) + STEP_SECONDS[end]
     decode = work.episodes * work.generated_tokens / live * step

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from trustee.algorithm.config import Optimizer
+from trustee.engine.vllm import Weights
 from trustee.planning.activations import (
     count_head,
     count_hidden,
@@ -21,6 +23,7 @@ from trustee.planning.activations import (
     count_last_norm,
     count_layer,
 )
+from trustee.planning.budget import Budget
 from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
@@ -46,46 +49,6 @@ SLACK_BYTES = 192 * MIB
 
 When = Literal["always", "training", "layer", "norm", "head", "moving", "sampling"]
 """`layer`, `norm` and `head` are moments of `training`; `moving` is the optimiser's step."""
-
-
-class Budget(Record, frozen=True):
-    """All settings that decide memory; the names are those of the config."""
-
-    context: int
-    micro_tokens: int
-    trained_tokens: int
-    """Most sampled ids of one episode: turns times tokens of a turn."""
-    weights: str
-    kv_bytes: int
-    block: int
-    """Tokens of one block of KV cache."""
-    max_sequences: int
-    batched_tokens: int
-    versions: int
-    eager: bool
-    rank: int
-    optimizer: str
-    activation_checkpointing: str
-    mlp_tile: int
-    head_chunk: int
-    reference: bool = False
-    """The start adapter is kept beside the trained one, for the KL term."""
-
-    @property
-    def positions(self) -> int:
-        """Most ids of one forward pass of the trainer."""
-        return max(self.context, self.micro_tokens)
-
-    @property
-    def trained(self) -> int:
-        """Most sampled ids of one forward pass of the trainer."""
-        rows = max(1, self.micro_tokens // self.context)
-        return min(self.positions, rows * self.trained_tokens)
-
-    @property
-    def slots(self) -> int:
-        """Adapters that the engine has room for."""
-        return self.versions + 1
 
 
 class Entry(Record, frozen=True):
@@ -137,7 +100,7 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     """List what a run holds on its card."""
     return Ledger(
         entries=(
-            *list_weights(shape, weights=budget.weights),
+            *list_weights(shape, weights=budget.engine.weights),
             *list_adapter(shape, budget),
             *list_engine(shape, budget),
             *list_training(shape, budget),
@@ -145,12 +108,12 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     )
 
 
-def base_bytes(shape: ModelShape, *, weights: str) -> int:
+def base_bytes(shape: ModelShape, *, weights: Weights) -> int:
     """Give the bytes of the frozen base."""
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
-def list_weights(shape: ModelShape, *, weights: str) -> Iterator[Entry]:
+def list_weights(shape: ModelShape, *, weights: Weights) -> Iterator[Entry]:
     """List the frozen base: one copy, which engine and trainer share."""
     if weights == "nf4":
         yield Entry(
@@ -204,7 +167,7 @@ def count_scales(shape: ModelShape) -> int:
     return total
 
 
-def count_states(shape: ModelShape, *, rank: int, optimizer: str) -> int:
+def count_states(shape: ModelShape, *, rank: int, optimizer: Optimizer) -> int:
     """Count the bytes of the optimiser's two moments."""
     total = 0
     for numel in shape.adapter_linears(rank):
@@ -218,13 +181,13 @@ def count_states(shape: ModelShape, *, rank: int, optimizer: str) -> int:
 
 def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List the adapter that is trained, and the versions that the engine holds."""
-    numel = shape.adapter_numel(budget.rank)
+    numel = shape.adapter_numel(budget.learn.rank)
     yield Entry(
         name="adapter",
         bytes=4 * numel,
         when="always",
         exact=True,
-        reason=f"LoRA of rank {budget.rank} on all linear layers, fp32",
+        reason=f"LoRA of rank {budget.learn.rank} on all linear layers, fp32",
     )
     yield Entry(
         name="adapter gradients",
@@ -235,14 +198,14 @@ def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="optimiser states",
-        bytes=count_states(shape, rank=budget.rank, optimizer=budget.optimizer),
+        bytes=count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer),
         when="always",
         exact=True,
-        reason=budget.optimizer,
+        reason=budget.learn.optimizer,
     )
     yield Entry(
         name="adapter versions",
-        bytes=2 * budget.slots * shape.adapter_numel(max(8, budget.rank)),
+        bytes=2 * budget.slots * shape.adapter_numel(max(8, budget.learn.rank)),
         when="always",
         exact=True,
         reason=f"{budget.slots} slots of the engine, one a spare, bf16",
@@ -257,11 +220,11 @@ def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
         )
     yield Entry(
         name="optimiser step",
-        bytes=8 * numel if budget.optimizer == "adamw" else 4 * numel // shape.layers,
+        bytes=8 * numel if budget.learn.optimizer == "adamw" else 4 * numel // shape.layers,
         when="moving",
         exact=False,
         reason="copies that torch makes of all states at once"
-        if budget.optimizer == "adamw"
+        if budget.learn.optimizer == "adamw"
         else "copies of a few tensors at a time",
     )
 
@@ -270,7 +233,7 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what the engine holds for itself."""
     yield Entry(
         name="KV cache",
-        bytes=budget.kv_bytes,
+        bytes=budget.engine.kv_bytes,
         when="always",
         exact=True,
         reason=f"engine.kv_bytes: {count_kv_tokens(shape, budget)} tokens",
@@ -284,38 +247,39 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="CUDA graphs",
-        bytes=0 if budget.eager else GRAPH_BYTES * count_graphs(budget.max_sequences),
+        bytes=0 if budget.engine.eager else GRAPH_BYTES * count_graphs(budget.engine.max_sequences),
         when="always",
         exact=False,
-        reason="none (engine.eager)" if budget.eager else "decoding, captured by batch size",
+        reason="none (engine.eager)" if budget.engine.eager else "decoding, captured by batch size",
     )
     yield Entry(
         name="engine activations",
         bytes=count_engine_step(shape, budget),
         when="sampling",
         exact=False,
-        reason=f"one step of {budget.batched_tokens} tokens (engine.batched_tokens)",
+        reason=f"one step of {budget.engine.batched_tokens} tokens (engine.batched_tokens)",
     )
     yield Entry(
         name="engine logits",
         # The bf16 logits, and five fp32 tensors between them and the sampled ids.
-        bytes=22 * budget.max_sequences * shape.vocab,
+        bytes=22 * budget.engine.max_sequences * shape.vocab,
         when="sampling",
         exact=False,
-        reason=f"{budget.max_sequences} sequences (engine.max_sequences) over the vocabulary",
+        reason=f"{budget.engine.max_sequences} sequences (engine.max_sequences) over the "
+        "vocabulary",
     )
 
 
 def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what a training pass holds at the longest length."""
-    positions, tile = budget.positions, budget.mlp_tile
+    positions, tile = budget.positions, budget.learn.mlp_tile
     kept, work = (
         count(
             shape,
-            activation_checkpointing=budget.activation_checkpointing,
+            activation_checkpointing=budget.learn.activation_checkpointing,
             positions=positions,
             tile=tile,
-            rank=budget.rank,
+            rank=budget.learn.rank,
         )
         for count in (count_kept, count_layer)
     )
@@ -324,7 +288,7 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
         bytes=kept,
         when="training",
         exact=True,
-        reason=f"learn.activation_checkpointing={budget.activation_checkpointing}, "
+        reason=f"learn.activation_checkpointing={budget.learn.activation_checkpointing}, "
         f"{positions} positions",
     )
     tiled = f"MLP and norms by {tile}" if tile else "MLP and norms at once"
@@ -337,7 +301,7 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="opened weight",
-        bytes=count_opened(shape, weights=budget.weights),
+        bytes=count_opened(shape, weights=budget.engine.weights),
         when="layer",
         exact=False,
         reason="the largest linear layer in bf16, and its scales in fp32",
@@ -358,14 +322,15 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="logits",
-        bytes=count_head(shape, trained=budget.trained, chunk=budget.head_chunk),
+        bytes=count_head(shape, trained=budget.trained, chunk=budget.learn.head_chunk),
         when="head",
         exact=True,
-        reason=f"{budget.head_chunk} positions at a time (learn.head_chunk), five fp32 tensors",
+        reason=f"{budget.learn.head_chunk} positions at a time (learn.head_chunk), five fp32 "
+        "tensors",
     )
 
 
-def count_opened(shape: ModelShape, *, weights: str) -> int:
+def count_opened(shape: ModelShape, *, weights: Weights) -> int:
     """Count the bytes of the largest linear layer while it is computed with."""
     largest = max(rows * columns for rows, columns in shape.linears.values())
     return 2 * largest + 4 * largest // NF4_BLOCK if weights == "nf4" else 0
@@ -378,13 +343,13 @@ def count_graphs(sequences: int) -> int:
 
 def count_engine_step(shape: ModelShape, budget: Budget) -> int:
     """Count the bytes of one layer of the engine's largest step, and of a weight opened for it."""
-    tokens = max(budget.batched_tokens, budget.max_sequences)
+    tokens = max(budget.engine.batched_tokens, budget.engine.max_sequences)
     # Gate and up twice, for each part is computed apart and copied, and their product once.
     wide = 2 * (2 * 2 + 1) * shape.intermediate
     narrow = 2 * (4 * shape.hidden + 2 * (shape.query + 2 * shape.key))
-    adapters = 2 * 4 * budget.rank
+    adapters = 2 * 4 * budget.learn.rank
     rows, columns = shape.intermediate, shape.hidden
-    opened = 2 * rows * columns if budget.weights == "nf4" else 0
+    opened = 2 * rows * columns if budget.engine.weights == "nf4" else 0
     return tokens * (wide + narrow + adapters) + opened
 
 
@@ -395,5 +360,5 @@ def kv_token_bytes(shape: ModelShape) -> int:
 
 def count_kv_tokens(shape: ModelShape, budget: Budget) -> int:
     """Count the tokens of the KV cache, in whole blocks; the engine keeps one for itself."""
-    blocks = budget.kv_bytes // (kv_token_bytes(shape) * budget.block)
+    blocks = budget.engine.kv_bytes // (kv_token_bytes(shape) * budget.block)
     return max(0, blocks - 1) * budget.block

@@ -12,6 +12,7 @@ import msgspec
 
 from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
+from trustee.planning.budget import Budget
 from trustee.planning.cards import Card, pick_card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
@@ -26,7 +27,6 @@ from trustee.planning.hours import (
 )
 from trustee.planning.ledger import (
     GIB,
-    Budget,
     Ledger,
     base_bytes,
     count_kv_tokens,
@@ -36,8 +36,6 @@ from trustee.planning.ledger import (
 from trustee.planning.shapes import ModelShape, find_shape, known_models
 from trustee.types import Record
 
-GPU_BLOCK, CPU_BLOCK = 16, 32
-"""Tokens of a block of KV cache."""
 PROGRAM_BYTES = 7 * GIB
 """Host memory of the two processes: libraries, buffers, records."""
 EPISODE_TOKEN_BYTES = 20
@@ -87,24 +85,13 @@ class RunPlan(Record, frozen=True):
 
 def read_budget(config: Config) -> Budget:
     """Take from a config what decides memory."""
-    engine, learn, limits = config.engine, config.learn, config.rollout.limits
+    limits = config.rollout.limits
+    begins = config.run.adapter or config.collect.tasks
     return Budget(
-        context=engine.context,
-        micro_tokens=learn.micro_tokens,
+        engine=config.engine,
+        learn=config.learn,
         trained_tokens=limits.turns * limits.tokens,
-        weights=engine.weights,
-        kv_bytes=engine.kv_bytes,
-        block=CPU_BLOCK if engine.device == "cpu" else GPU_BLOCK,
-        max_sequences=engine.max_sequences,
-        batched_tokens=engine.batched_tokens,
-        versions=engine.versions,
-        eager=engine.eager,
-        rank=learn.rank,
-        optimizer=learn.optimizer,
-        activation_checkpointing=learn.activation_checkpointing,
-        mlp_tile=learn.mlp_tile,
-        head_chunk=learn.head_chunk,
-        reference=bool((config.run.adapter or config.collect.tasks) and learn.loss.kl_coef),
+        reference=bool(begins and config.learn.loss.kl_coef),
     )
 
 
@@ -195,11 +182,11 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         card=card.name,
         vram_gib=card.gib,
         usable_gib=card.usable_gib,
-        fits=ledger.peak <= _usable(card) and tokens >= budget.context and card.has_bf16,
+        fits=ledger.peak <= _usable(card) and tokens >= budget.engine.context and card.has_bf16,
         peak_gib=ledger.peak / GIB,
-        base_gib=base_bytes(shape, weights=budget.weights) / GIB,
+        base_gib=base_bytes(shape, weights=budget.engine.weights) / GIB,
         kv_tokens=tokens,
-        train_length=budget.context,
+        train_length=budget.engine.context,
         episodes=count_episodes(shape, budget, work),
         episode_tokens=round(work.episode_tokens),
         ledger=ledger.sizes(),
@@ -226,19 +213,21 @@ def _reasons(ledger: Ledger) -> dict[str, str]:
 def count_host(shape: ModelShape, budget: Budget) -> int:
     """Count the bytes of host memory, without the file cache."""
     parked = (
-        count_parked(shape, budget.positions) if budget.activation_checkpointing == "offload" else 0
+        count_parked(shape, budget.positions)
+        if budget.learn.activation_checkpointing == "offload"
+        else 0
     )
     # The engine keeps each version in host memory; a publish copies one more.
-    versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.rank)
+    versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.learn.rank)
     return PROGRAM_BYTES + parked + versions
 
 
 def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload) -> int:
     """Count the bytes on disk: model, quantised copy, adapters, checkpoints, episodes."""
-    adapter = 4 * shape.adapter_numel(budget.rank)
-    states = count_states(shape, rank=budget.rank, optimizer=budget.optimizer)
+    adapter = 4 * shape.adapter_numel(budget.learn.rank)
+    states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
-    if budget.weights == "nf4":
+    if budget.engine.weights == "nf4":
         model += base_bytes(shape, weights="nf4")
     kept = (config.watch.keep_adapters + 1) * adapter
     kept += config.run.keep_checkpoints * (adapter + states)
@@ -256,10 +245,10 @@ def _list_notes(
             f"{card.name} is of generation {major}.{minor} and does not compute in bf16, which "
             "engine and trainer need; cards from 8.0 (RTX 30, A100) do"
         )
-    if tokens < budget.context:
+    if tokens < budget.engine.context:
         notes.append(
-            f"the KV cache holds {tokens} tokens, fewer than engine.context={budget.context}; "
-            "the engine would not start"
+            f"the KV cache holds {tokens} tokens, fewer than "
+            f"engine.context={budget.engine.context}; the engine would not start"
         )
     most = count_episodes(shape, budget, work)
     if most < work.at_once:
@@ -281,27 +270,30 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
     notes = []
     kept = (
         "recompute"
-        if budget.activation_checkpointing == "offload"
-        else budget.activation_checkpointing
+        if budget.learn.activation_checkpointing == "offload"
+        else budget.learn.activation_checkpointing
     )
-    faster = msgspec.structs.replace(budget, activation_checkpointing=kept, mlp_tile=0)
+    faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": 0})
     if faster != budget and make_ledger(shape, faster).peak <= usable:
         changes = " and ".join(name_changes(budget, faster))
         notes.append(f"there is room without these savings: {changes}")
     raised = raise_cache(shape, budget, usable=usable)
-    if raised.kv_bytes > WORTH_RAISING * budget.kv_bytes:
+    if raised.engine.kv_bytes > WORTH_RAISING * budget.engine.kv_bytes:
         notes.append(
-            f"there is room for more episodes at once: engine.kv_bytes={raised.kv_bytes} would "
-            f"hold {count_kv_tokens(shape, raised)} tokens"
+            "there is room for more episodes at once: "
+            f"engine.kv_bytes={raised.engine.kv_bytes} would hold "
+            f"{count_kv_tokens(shape, raised)} tokens"
         )
-    longer = msgspec.structs.replace(
-        budget,
-        context=2 * budget.context,
-        micro_tokens=max(budget.micro_tokens, 2 * budget.context),
+    double = 2 * budget.engine.context
+    longer = budget.change(
+        {
+            "engine.context": double,
+            "learn.micro_tokens": max(budget.learn.micro_tokens, double),
+        }
     )
     if (
         make_ledger(shape, longer).peak <= usable
-        and count_kv_tokens(shape, longer) >= BARELY * longer.context
+        and count_kv_tokens(shape, longer) >= BARELY * longer.engine.context
     ):
         changes = " and ".join(name_changes(budget, longer))
         notes.append(f"there is room for longer episodes: {changes}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -11,9 +12,11 @@ from trustee.algorithm.step import take_step
 from trustee.checks.alarms import Decision
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
+from trustee.environments.protocol import store_state
 from trustee.errors import RunError
-from trustee.rl.run import Run, Slots
-from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.events import RolledBack, StepTrained
+from trustee.rl.run import Run, RunState, Slots
+from trustee.runs.checkpoint import write_checkpoint
 from trustee.types import Group, Role
 
 log = structlog.get_logger()
@@ -24,30 +27,29 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
     fresh: list[Group] = []
     seen: list[Group] = []
     since = time.monotonic()
-    try:
-        async for group in groups:
-            seen.append(group)
-            lag = run.versions.version - group.version
-            if lag > run.rollout.max_off_policy_steps or len(group.valid) < 2:
-                check_failures(run, seen)
-                slots.free(group)
-                continue
-            fresh.append(group)
-            if len(fresh) < run.rollout.groups_per_step:
-                continue
-            waited = time.monotonic() - since
-            # In draft order: equal episodes give equal steps whatever order they ended in.
-            fresh.sort(key=lambda group: group.id)
-            seen.sort(key=lambda group: group.id)
-            with run.engine.step(run.step + 1):
-                await finish_step(run, fresh, seen, waited)
-            for group in fresh:
-                slots.free(group)
-            fresh, seen, since = [], [], time.monotonic()
-            if run.progress >= 1:
-                return
-    finally:
-        run.waiting += fresh
+    async for group in groups:
+        seen.append(group)
+        lag = run.versions.version - group.version
+        if lag > run.rollout.max_off_policy_steps or len(group.valid) < 2:
+            check_failures(run, seen)
+            run.untrained.remove(group)
+            slots.free(group)
+            continue
+        fresh.append(group)
+        if len(fresh) < run.rollout.groups_per_step:
+            continue
+        waited = time.monotonic() - since
+        # In the order of task specs: equal episodes give equal steps whatever order they ended in.
+        fresh.sort(key=lambda group: group.id)
+        seen.sort(key=lambda group: group.id)
+        with run.engine.step(run.step + 1):
+            await finish_step(run, fresh, seen, waited)
+        for group in fresh:
+            run.untrained.remove(group)
+            slots.free(group)
+        fresh, seen, since = [], [], time.monotonic()
+        if run.progress >= 1:
+            return
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> None:
@@ -107,7 +109,33 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "rejected": dict(run.simulator.rejected),
     }
     run.store.append("timing.jsonl", [timing])
-    run.emit({"event": "step", **metrics, **timing, "progress": run.progress})
+    run.emit(describe_step(metrics, timing, progress=run.progress))
+
+
+def describe_step(
+    metrics: dict[str, Any], timing: dict[str, Any], *, progress: float
+) -> StepTrained:
+    """Return the progress event of a step, with all figures that were recorded."""
+    return StepTrained(
+        step=metrics["step"],
+        version=metrics["version"],
+        progress=progress,
+        reward=metrics["reward"],
+        frac_reward_zero_std=metrics["frac_reward_zero_std"],
+        clip_ratio=metrics["clip_ratio"],
+        mismatch_abs=metrics["mismatch_abs"],
+        lag_mean=metrics["lag_mean"],
+        lag_max=metrics["lag_max"],
+        waited_s=timing["waited_s"],
+        train_s=timing["train_s"],
+        publish_s=timing["publish_s"],
+        checkpoint_s=timing["checkpoint_s"],
+        tokens=timing["tokens"],
+        difficulty=metrics.get("difficulty"),
+        anchor_correlation=metrics.get("anchor_correlation"),
+        anchor_episodes=metrics.get("anchor_episodes"),
+        figures={**metrics, **timing},
+    )
 
 
 async def store_checkpoint(run: Run) -> None:
@@ -117,7 +145,7 @@ async def store_checkpoint(run: Run) -> None:
         version=run.versions.version,
         next_group=run.next_group,
         policy_tokens=run.policy_tokens,
-        source=run.source.state(),
+        source=store_state(run.source.state()),
         watch=run.watch.state(),
         effect=run.effect.state(),
         ladder=run.ladder.state(),
@@ -131,7 +159,7 @@ async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
     """Publish the trained adapter, or the earlier one that the alarms want back."""
     if verdict.roll_back_to is not None:
         await run.engine.load_adapter(run.store.adapter(verdict.roll_back_to))
-        run.emit({"event": "rolled_back", "to": verdict.roll_back_to, "why": verdict.why})
+        run.emit(RolledBack(to=verdict.roll_back_to, why=verdict.why))
         log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
     if moved or verdict.roll_back_to is not None:
         await publish(run, run.versions.version + 1)

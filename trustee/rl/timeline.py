@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import msgspec
 
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     Learner,
@@ -32,10 +32,10 @@ from trustee.algorithm.learner import (
 from trustee.engine.timing import SPEAKERS, RequestTiming
 from trustee.environments.protocol import Services, TaskSource, TaskSpec
 from trustee.errors import RunError
+from trustee.events import Emit, EpisodeBegun, EpisodePlayed, Event, Stage, StepTrained
 from trustee.runs.store import Store
-from trustee.types import Adapter, Group, Task
+from trustee.types import Adapter, Group, Record, Task
 
-Emit = Callable[[dict[str, Any]], None]
 Box = tuple[str, float, float, dict[str, Any]]
 """Name, begin, end and facts."""
 
@@ -185,30 +185,35 @@ class Timeline:
     def listen(self, emit: Emit) -> Emit:
         """Give a taker of progress events that draws them and passes them on."""
 
-        def draw_and_tell(event: dict[str, Any]) -> None:
-            match event["event"]:
-                case "begin":
-                    self._begin_episode(event["group"], event["member"])
-                case "episode":
+        def draw_and_tell(event: Event) -> None:
+            match event:
+                case EpisodeBegun():
+                    self._begin_episode(event)
+                case EpisodePlayed():
                     self._end_episode(event)
-                case "step":
+                case StepTrained():
                     self._draw_step(event)
-                case "stage":
-                    self.mark(str(event["name"]))
+                case Stage():
+                    self.mark(event.name)
             emit(event)
 
         return draw_and_tell
 
-    def _begin_episode(self, group: int, member: int) -> None:
+    def _begin_episode(self, event: EpisodeBegun) -> None:
         now = self._clock()
-        self._episodes.setdefault(group, {})[member] = now
-        self._groups.setdefault(group, now)
+        self._episodes.setdefault(event.group, {})[event.member] = now
+        self._groups.setdefault(event.group, now)
 
-    def _end_episode(self, event: dict[str, Any]) -> None:
-        now, group, member = self._clock(), event["group"], event["member"]
+    def _end_episode(self, event: EpisodePlayed) -> None:
+        now, group, member = self._clock(), event.group, event.member
         under_way = self._episodes.get(group, {})
         started_at = under_way.pop(member, now)
-        facts = {key: event[key] for key in ("reward", "turns", "tokens", "failed")}
+        facts = {
+            "reward": event.reward,
+            "turns": event.turns,
+            "tokens": event.tokens,
+            "failed": event.failed,
+        }
         self.draw("episodes", f"{group}/{member}", started_at=started_at, ended=now, **facts)
         if not under_way:
             self._episodes.pop(group, None)
@@ -216,15 +221,20 @@ class Timeline:
                 "groups", f"{group}", started_at=self._groups.pop(group, started_at), ended=now
             )
 
-    def _draw_step(self, event: dict[str, Any]) -> None:
-        parts = ("waited", "train", "publish", "checkpoint")
-        ended = self._clock()
-        for number, name in enumerate(parts):
-            left = sum(event[f"{later}_s"] for later in parts[number + 1 :])
+    def _draw_step(self, event: StepTrained) -> None:
+        parts = {
+            "waited": event.waited_s,
+            "train": event.train_s,
+            "publish": event.publish_s,
+            "checkpoint": event.checkpoint_s,
+        }
+        ended, left = self._clock(), sum(parts.values())
+        for name, seconds in parts.items():
             # Each begins where the one before it ended: their seconds are rounded.
-            started_at = max(self._stepped, ended - left - event[f"{name}_s"])
+            started_at = max(self._stepped, ended - left)
+            left -= seconds
             self._stepped = max(started_at, ended - left)
-            self.draw("learn", name, started_at=started_at, ended=self._stepped, step=event["step"])
+            self.draw("learn", name, started_at=started_at, ended=self._stepped, step=event.step)
 
     def _draw(self, track: str, boxes: Sequence[Box]) -> None:
         """Draw boxes onto one lane; the first one holds the others."""
@@ -339,13 +349,13 @@ class TimedSource:
         with self._timeline.span("feed", "observe"):
             return self._source.observe(groups)
 
-    def state(self) -> dict[str, Any]:
-        """Give all that `restore` needs."""
+    def state(self) -> Record:
+        """Return all that `restore` needs."""
         return self._source.state()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._source.restore(state)
+        self._source.restore(stored)
 
 
 class TimedStore(Store):

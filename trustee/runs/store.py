@@ -22,8 +22,8 @@ from typing import IO, Any, Self
 import msgspec
 
 from trustee.errors import InputError, RunError
-from trustee.events import Event
-from trustee.types import Adapter, Failure, Record, Task, Trajectory
+from trustee.events import EpisodePlayed, TaskWritten
+from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
 
 TAIL = 1 << 16
 """Bytes that are read at once to find the end of the last whole line."""
@@ -38,12 +38,14 @@ class TaskLine(Record, frozen=True):
     failure: Failure | None = None
 
 
-class EpisodeLine(Record, frozen=True):
+class EpisodeLine(Record, frozen=True, omit_defaults=True):
     """A line of `episodes.jsonl`."""
 
     group: int
     member: int
     trajectory: Trajectory
+    rejected: RejectReason | None = None
+    """Why the episode is not kept; None where it is, and where nothing is collected."""
 
 
 class Store:
@@ -157,24 +159,23 @@ def keep_lines(path: Path, count: int) -> None:
         file.truncate(sum(len(line) + 1 for line in lines[:count]))
 
 
-def describe(entry: TaskLine | EpisodeLine) -> Event:
+def describe(entry: TaskLine | EpisodeLine) -> TaskWritten | EpisodePlayed:
     """Give the progress event of something that finished."""
     if isinstance(entry, TaskLine):
         source = entry.failure.source if entry.failure else None
-        return {
-            "event": "task",
-            "group": entry.group,
-            "failed_by": source,
-            "failed": source is not None,
-        }
+        return TaskWritten(group=entry.group, failed_by=source, failed=source is not None)
+    return describe_episode(entry)
+
+
+def describe_episode(entry: EpisodeLine) -> EpisodePlayed:
+    """Return the progress event of an episode that ended."""
     trajectory = entry.trajectory
-    return {
-        "event": "episode",
-        "group": entry.group,
-        "member": entry.member,
-        "reward": trajectory.reward,
-        "turns": len(trajectory.turns),
-        "tokens": sum(len(turn.completion.ids) for turn in trajectory.turns),
-        "failed_by": trajectory.failed_by,
-        "failed": trajectory.failure is not None,
-    }
+    return EpisodePlayed(
+        group=entry.group,
+        member=entry.member,
+        reward=trajectory.reward,
+        turns=len(trajectory.turns),
+        tokens=sum(len(turn.completion.ids) for turn in trajectory.turns),
+        failed_by=trajectory.failed_by,
+        failed=trajectory.failure is not None,
+    )

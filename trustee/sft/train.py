@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishRequest
 from trustee.algorithm.loss import LossConfig
-from trustee.algorithm.memory_ladder import MemoryLadder
-from trustee.algorithm.step import LearnConfig, accumulate_with_fallback, is_finite, rate_at
+from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
+from trustee.algorithm.step import accumulate_with_fallback, is_finite, rate_at
 from trustee.engine.watchdog import Watchdog
-from trustee.events import Event
-from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.events import Emit, Note, SftStepTrained
+from trustee.runs.checkpoint import CheckpointState, write_checkpoint
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import SftDataset
 from trustee.types import Adapter, Record, Sample
@@ -52,6 +53,17 @@ class SftConfig(Record, frozen=True):
     """Steps between two checkpoints."""
 
 
+class SftState(CheckpointState, frozen=True):
+    """Where a run of imitation stands between two steps."""
+
+    before: float | None
+    """Held-out loss before the first step."""
+    last: float | None
+    """Held-out loss when it was last measured."""
+    ladder: LadderState
+    """What was given up for want of memory."""
+
+
 @dataclass(slots=True)
 class SftJob:
     """One run of imitation."""
@@ -65,7 +77,7 @@ class SftJob:
     store: Store
     seed: int
     keep_checkpoints: int
-    emit: Callable[[Event], None]
+    emit: Emit
     step: int = 0
     before: float | None = None
     """Held-out loss before the first step."""
@@ -164,7 +176,16 @@ async def finish_sft_step(job: SftJob) -> None:
         "memory_fallbacks": len(job.ladder.changes),
     }
     job.store.append("metrics.jsonl", [metrics])
-    job.emit({"event": "sft_step", "of": job.steps, "progress": job.step / job.steps, **metrics})
+    job.emit(
+        SftStepTrained(
+            step=job.step,
+            of=job.steps,
+            progress=job.step / job.steps,
+            loss=metrics["loss"],
+            held_out_loss=measured,
+            figures=metrics,
+        )
+    )
 
 
 async def measure_loss(job: SftJob) -> float | None:
@@ -179,30 +200,22 @@ def emit_loss(job: SftJob, when: str, loss: float | None) -> None:
     """Tell the held-out loss."""
     if loss is not None:
         text = f"held-out loss {when}: {loss:.4f} nats a token"
-        job.emit({"event": "note", "text": text})
+        job.emit(Note(text=text))
 
 
 async def store_sft(job: SftJob) -> None:
     """Store where the run stands."""
-    state = RunState(
-        step=job.step,
-        version=0,
-        next_group=0,
-        source={"before": job.before, "last": job.last},
-        watch={},
-        effect={},
-        ladder=job.ladder.state(),
-    )
+    state = SftState(step=job.step, before=job.before, last=job.last, ladder=job.ladder.state())
     await write_checkpoint(
         job.store.folder / "checkpoints", state, save=job.engine.save, keep=job.keep_checkpoints
     )
 
 
-async def continue_sft(job: SftJob, path: Path, state: RunState) -> None:
+async def continue_sft(job: SftJob, path: Path, state: SftState) -> None:
     """Continue from a checkpoint."""
     await job.engine.load(path)
     job.ladder.restore(state.ladder)
     await job.engine.adjust(job.ladder.level.activation_checkpointing)
     job.step = state.step
-    job.before, job.last = state.source["before"], state.source["last"]
-    job.emit({"event": "note", "text": f"continuing after step {state.step} from {path}"})
+    job.before, job.last = state.before, state.last
+    job.emit(Note(text=f"continuing after step {state.step} from {path}"))

@@ -23,8 +23,8 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from trustee.algorithm.batch import Batch, collate, share_out
+from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
-    ActivationCheckpointing,
     FinishReport,
     FinishRequest,
     MemoryReport,
@@ -76,18 +76,18 @@ class TrainerExtension:
         self.trustee_spec = spec
         self.trustee_base = fingerprint_base(Path(spec.folder))
         self.trustee_block = CPU_BLOCK if self.device.type == "cpu" else 0
-        self.trustee_model = share_model(self, spec.folder, rank=spec.rank)
-        self.trustee_adjust(spec.activation_checkpointing)
-        tile_mlp(self.trustee_model, spec.mlp_tile)
-        tile_norms(self.trustee_model, spec.mlp_tile)
+        self.trustee_model = share_model(self, spec.folder, rank=spec.learn.rank)
+        self.trustee_adjust(spec.learn.activation_checkpointing)
+        tile_mlp(self.trustee_model, spec.learn.mlp_tile)
+        tile_norms(self.trustee_model, spec.learn.mlp_tile)
         self.trustee_params = [p for p in self.trustee_model.parameters() if p.requires_grad]
         if spec.start:
             self.trustee_take(spec.start)
         if spec.start and spec.reference:
             self.trustee_reference = keep_reference(self.trustee_params)
-        self.trustee_opt = make_optimizer(spec, self.trustee_params)
+        self.trustee_opt = make_optimizer(spec.learn, self.trustee_params)
         # Always the same threads: each new one would bring memory of its own that stays.
-        self.trustee_pool = ThreadPoolExecutor(spec.threads)
+        self.trustee_pool = ThreadPoolExecutor(spec.learn.threads or spec.cores)
         self.trustee_heap = Heap()
         self.trustee_warm()
         if self.device.type == "cuda":
@@ -138,7 +138,7 @@ class TrainerExtension:
                 hidden_TH[batch.before_T.to(self.device)[trained_T]],
                 model.lm_head.weight,
                 targets=ids_T[trained_T],
-                chunk=self.trustee_spec.head_chunk,
+                chunk=self.trustee_spec.learn.head_chunk,
             )
 
     def trustee_micro(self, request: bytes) -> bytes:
@@ -197,7 +197,7 @@ class TrainerExtension:
         """Say in how many shares a micro-batch may be differentiated at once."""
         # Checkpoints share a shelf, and the reference pass changes the adapter for all.
         alone = self.device.type != "cpu" or self.trustee_mode != "off" or micro.loss.kl_coef
-        return 1 if alone else self.trustee_spec.threads
+        return 1 if alone else self.trustee_spec.learn.threads or self.trustee_spec.cores
 
     def trustee_measure(
         self, micro: MicroRequest, samples: Sequence[Sample]
@@ -330,7 +330,7 @@ class TrainerExtension:
     def trustee_load_adapter(self, folder: str) -> None:
         """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
         self.trustee_take(folder)
-        self.trustee_opt = make_optimizer(self.trustee_spec, self.trustee_params)
+        self.trustee_opt = make_optimizer(self.trustee_spec.learn, self.trustee_params)
 
     def trustee_take(self, folder: str) -> None:
         """Take an adapter's weights."""

@@ -1,4 +1,4 @@
-"""The optimiser of a spec, and its states as tensors and plain numbers, for there is no pickle."""
+"""The optimiser of a config, and its states as tensors and JSON, because pickle is not used."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 import torch
 
-from trustee.algorithm.learner import TrainerSpec
+from trustee.algorithm.config import LearnConfig
 
 Tensors = dict[str, torch.Tensor]
 
 
-def make_optimizer(spec: TrainerSpec, params: list[torch.nn.Parameter]) -> Any:
-    """Make the optimiser of a spec; its learning rate is set at each step."""
-    if spec.optimizer == "adamw8bit":
+def make_optimizer(config: LearnConfig, params: list[torch.nn.Parameter]) -> Any:
+    """Return the optimiser of a config; its learning rate is set at each step."""
+    if config.optimizer == "adamw8bit":
         import bitsandbytes
 
         kind: Any = bitsandbytes.optim.AdamW8bit
     else:
         kind = torch.optim.AdamW
-    return kind(params, lr=0.0, betas=spec.betas, weight_decay=spec.weight_decay)
+    return kind(params, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
 
 
 def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:
-    """Split a nested optimiser state into tensors and plain numbers, by `<parameter>/<field>`."""
+    """Split a nested optimiser state into tensors and numbers, keyed `<parameter>/<field>`."""
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
     for key, value in state.items():
@@ -33,7 +33,7 @@ def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, d
             tensors |= inner_tensors
             numbers |= inner_numbers
         elif isinstance(value, torch.Tensor):
-            # Cloned, for bitsandbytes shares its quantisation map between parameters.
+            # Cloned, because bitsandbytes shares its quantisation map between parameters.
             tensors[path] = value.detach().cpu().clone()
         else:
             numbers[path] = value
@@ -41,7 +41,7 @@ def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, d
 
 
 def unflatten_state(tensors: Tensors, numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Undo `flatten_state`."""
+    """Return the nested state that `flatten_state` was given."""
     state: dict[int, dict[str, Any]] = {}
     for path, value in [*tensors.items(), *numbers.items()]:
         index, *fields, last = path.split("/")

@@ -13,6 +13,7 @@ from trustee.errors import InputError, TrusteeError
 if TYPE_CHECKING:
     from trustee.cli.progress import DisplayMode
     from trustee.config import Config
+    from trustee.events import Emit
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ def choose_mode(options: argparse.Namespace) -> DisplayMode:
 def show_job(
     options: argparse.Namespace,
     folder: Path,
-    job: Callable[[Callable[[dict[str, Any]], None]], Awaitable[T]],
+    job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
 ) -> T:
@@ -107,7 +108,7 @@ def drop_noise(folder: Path) -> None:
 def show_events(
     options: argparse.Namespace,
     folder: Path,
-    job: Callable[[Callable[[dict[str, Any]], None]], Awaitable[T]],
+    job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
 ) -> T:

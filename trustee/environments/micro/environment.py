@@ -23,7 +23,7 @@ from trustee.environments.micro.tasks import (
 from trustee.environments.micro.world import Goal, MicroWorld, ScriptedUser, write_intent
 from trustee.environments.protocol import (
     CountedSource,
-    Opening,
+    PlainEpisode,
     Reply,
     Services,
     TaskSpec,
@@ -34,7 +34,18 @@ from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
 from trustee.tools.arguments import check_call
-from trustee.types import BadCall, Call, ExpectedCall, Message, Record, Score, Stop, Task, Turn
+from trustee.types import (
+    BadCall,
+    Call,
+    ExpectedCall,
+    Message,
+    Outcome,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
 
 
 class HiddenGoals(Record, frozen=True):
@@ -126,22 +137,18 @@ class MicroworldSource(CountedSource):
         )
 
 
-class MicroworldEnvironment:
+class MicroworldEnvironment(PlainEpisode):
     """One episode in the true world."""
 
     def __init__(self, task: Task) -> None:
         hidden = msgspec.convert(task.hidden, HiddenGoals)
-        self._task = task
+        super().__init__(task)
         self._goals = hidden.goals
         self._tools = {tool.name for tool in task.tools}
         self._world = MicroWorld(seed=hidden.seed)
         self._user = ScriptedUser(hidden.goals, persona=hidden.persona, told=hidden.told)
         self._executed: list[Executed] = []
         self._malformed = 0
-
-    async def open(self) -> Opening:
-        """Give the opening messages and tools."""
-        return Opening(messages=self._task.messages, tools=self._task.tools)
 
     async def reply(self, message: Message) -> Reply:
         """Run calls; answer text as the user."""
@@ -156,7 +163,7 @@ class MicroworldEnvironment:
         return Message(role="tool", content=json.dumps(self._run_call(call)), call_id=call.id)
 
     def _run_call(self, call: Call) -> dict[str, Any]:
-        error = check_call(self._task.tools, call)
+        error = check_call(self.task.tools, call)
         if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
             return {"error": error}
@@ -170,18 +177,12 @@ class MicroworldEnvironment:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Score by the truth: every goal reached, nothing else written, a true report."""
         expected = [goal.call for goal in self._goals]
-        writes = frozenset(tool.name for tool in self._task.tools if tool.effect == "write")
+        writes = frozenset(tool.name for tool in self.task.tools if tool.effect == "write")
         facts = gather_facts(self._executed, expected, malformed=self._malformed, writes=writes)
-        truth = judge_truly(self._task.messages, turns, self._executed, facts)
+        truth = judge_truly(self.task.messages, turns, self._executed, facts)
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(
             rewards={"success": float(success)},
-            notes={
-                "criteria": {c.value: holds for c, holds in truth.criteria.items()},
-                "evidence": truth.evidence,
-                "facts": fact_lines(facts),
-            },
+            outcome=Outcome(criteria={c.value: holds for c, holds in truth.criteria.items()}),
+            notes={"evidence": truth.evidence, "facts": fact_lines(facts)},
         )
-
-    async def aclose(self) -> None:
-        """Hold nothing."""

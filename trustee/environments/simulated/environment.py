@@ -19,11 +19,12 @@ from msgspec import Meta
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.protocol import (
     CountedSource,
-    Opening,
+    PlainEpisode,
     Reply,
     Services,
     TaskSpec,
     WorldConfig,
+    read_state,
 )
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import (
@@ -63,6 +64,7 @@ from trustee.types import (
     ExpectedCall,
     Group,
     Message,
+    Outcome,
     Record,
     Role,
     Score,
@@ -118,6 +120,14 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
         """Return the calls that the writer expects."""
         return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
+
+
+class SimulatedState(Record, frozen=True):
+    """Where a source of simulated tasks stands."""
+
+    difficulty: int
+    drawn: int
+    """Task specs drawn."""
 
 
 class SimulatedSource(CountedSource):
@@ -189,21 +199,21 @@ class SimulatedSource(CountedSource):
         self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
         return {"difficulty": self.difficulty}
 
-    def state(self) -> dict[str, Any]:
-        """Give the difficulty and the count of task specs."""
-        return {"difficulty": self.difficulty, **super().state()}
+    def state(self) -> SimulatedState:
+        """Return the difficulty and the count of task specs."""
+        return SimulatedState(difficulty=self.difficulty, drawn=self.drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        super().restore(state)
-        self.difficulty = state["difficulty"]
+        state = read_state(stored, SimulatedState)
+        self.difficulty, self.drawn = state.difficulty, state.drawn
 
 
-class SimulatedEnvironment:
+class SimulatedEnvironment(PlainEpisode):
     """One episode in the simulated world."""
 
     def __init__(self, task: Task, services: Services, *, prompt_set: str) -> None:
-        self._task = task
+        super().__init__(task)
         self._hidden = msgspec.convert(task.hidden, HiddenSimulated)
         self._services = services
         self._prompt_set = prompt_set
@@ -215,10 +225,6 @@ class SimulatedEnvironment:
         self._reads: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
         """The world's fields as tools have changed them, by path."""
-
-    async def open(self) -> Opening:
-        """Give the opening messages and tools."""
-        return Opening(messages=self._task.messages, tools=self._task.tools)
 
     async def reply(self, message: Message) -> Reply:
         """Answer calls as the tools, anything else as the user."""
@@ -239,7 +245,7 @@ class SimulatedEnvironment:
             schema=USER_SCHEMA,
             seed=self._services.rng.randrange(1 << 31),
             check=lambda answer: check_user(
-                answer, self._messages, intent=self._hidden.intent, tools=self._task.tools
+                answer, self._messages, intent=self._hidden.intent, tools=self.task.tools
             ),
         )
         if answer.done:
@@ -253,7 +259,7 @@ class SimulatedEnvironment:
         return Message(role="tool", content=json.dumps(result), call_id=call.id)
 
     async def _run_call(self, call: Call) -> dict[str, Any]:
-        error = check_call(self._task.tools, call)
+        error = check_call(self.task.tools, call)
         if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
             return {"error": error}
@@ -317,7 +323,7 @@ class SimulatedEnvironment:
             self._executed,
             self._hidden.expected_calls,
             malformed=self._malformed,
-            writes=frozenset(tool.name for tool in self._task.tools if tool.effect == "write"),
+            writes=frozenset(tool.name for tool in self.task.tools if tool.effect == "write"),
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
         evidence = "settled by code"
@@ -331,8 +337,8 @@ class SimulatedEnvironment:
         criteria = {c: bool(holds) for c, holds in settled.items()}
         return Score(
             rewards={"verdict": reward_of(facts, criteria)},
+            outcome=Outcome(criteria={c.value: holds for c, holds in criteria.items()}),
             notes={
-                "criteria": {c.value: holds for c, holds in criteria.items()},
                 "evidence": evidence,
                 "facts": fact_lines(facts),
                 "state": self.state,
@@ -347,7 +353,7 @@ class SimulatedEnvironment:
             Role.JUDGE,
             judge_prompt(
                 self._prompt_set,
-                transcript_lines(self._task.messages, turns),
+                transcript_lines(self.task.messages, turns),
                 intent=self._hidden.intent,
                 persona=self._hidden.persona,
                 facts=fact_lines(facts),
@@ -358,9 +364,6 @@ class SimulatedEnvironment:
             seed=self._services.rng.randrange(1 << 31),
         )
         return str(answer["evidence"]), {c: bool(answer[c]) for c in criteria}
-
-    async def aclose(self) -> None:
-        """Hold nothing."""
 
 
 async def judge_episode(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,7 +25,8 @@ from building_answers import (
     script_builder,
 )
 from plain_sandbox import PlainSandbox
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
 from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.building.build import build
@@ -40,6 +40,7 @@ from trustee.environments.executable.building.report import (
 )
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.errors import InputError, RunError
+from trustee.events import CandidateBuilt, CandidateRejected, Emit, Event, Note
 from trustee.runs.store import read_lines
 from trustee.sandbox.calls import Sandbox, SandboxConfig
 from trustee.sandbox.host import ProcessSandbox
@@ -58,7 +59,7 @@ async def run_build(
     count: int = 1,
     seed: int = 0,
     resume: bool = False,
-    emit: Callable[[dict[str, Any]], None] = lambda event: None,
+    emit: Emit = lambda event: None,
     sandbox: Sandbox | None = None,
 ) -> BuildReport:
     """Build with scripted answers, in the plain sandbox unless another is given."""
@@ -453,11 +454,15 @@ async def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
 
 async def test_events_count_up(tmp_path: Path) -> None:
     """Each candidate is told with its outcome and how far the build is."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     await run_build(tmp_path, count=2, emit=events.append)
-    told = [(e["event"], e["accepted"], e["candidates"]) for e in events if "accepted" in e]
-    assert [("built", 1, 1), ("rejected", 1, 2)] == told
-    assert "place 1 stays empty (build.attempts)" == events[-1]["text"]
+    told = [
+        (type(event), event.accepted, event.candidates)
+        for event in events
+        if isinstance(event, CandidateBuilt | CandidateRejected)
+    ]
+    assert [(CandidateBuilt, 1, 1), (CandidateRejected, 1, 2)] == told
+    assert Note(text="place 1 stays empty (build.attempts)") == events[-1]
 
 
 async def test_report_is_written_and_readable(tmp_path: Path) -> None:

@@ -8,9 +8,7 @@ so a killed build loses only the candidates under way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -31,9 +29,9 @@ from trustee.environments.executable.building.workshop import BuildConfig, Works
 from trustee.environments.micro.tasks import RESERVED_ONE_IN
 from trustee.environments.simulator import Simulator
 from trustee.environments.splits import is_reserved
+from trustee.events import CandidateBuilt, CandidateRejected, Emit, Note, Stage
 from trustee.sandbox.calls import Sandbox
 
-Event = dict[str, Any]
 DUPLICATE = Flaw(kind="duplicate", text="another environment has the same question and tools")
 
 
@@ -45,7 +43,7 @@ async def build(
     folder: Path,
     simulator: Simulator,
     sandbox: Sandbox,
-    emit: Callable[[Event], None],
+    emit: Emit,
     scenario: Scenario | None = None,
     resume: bool = False,
 ) -> BuildReport:
@@ -75,7 +73,7 @@ async def build(
         emit=emit,
     )
     site.folder.open(resume=resume)
-    emit({"event": "stage", "name": f"building {count} environments in {folder}"})
+    emit(Stage(name=f"building {count} environments in {folder}"))
     async with anyio.create_task_group() as tasks:
         for place in range(count):
             if place not in site.folder.accepted:
@@ -93,7 +91,7 @@ class Site:
         folder: Folder,
         simulator: Simulator,
         sandbox: Sandbox,
-        emit: Callable[[Event], None],
+        emit: Emit,
     ) -> None:
         self.folder = folder
         self._config = config
@@ -113,7 +111,7 @@ class Site:
             async with self._limiter:
                 if await self._try(place, attempt, scenario):
                     return
-        self._tell({"event": "note", "text": f"place {place} stays empty (build.attempts)"})
+        self._tell(Note(text=f"place {place} stays empty (build.attempts)"))
 
     async def _try(self, place: int, attempt: int, scenario: Scenario) -> bool:
         """Make one candidate; True where it was accepted."""
@@ -123,8 +121,7 @@ class Site:
             simulator=self._simulator,
             sandbox=self._sandbox,
         )
-        accepted = False
-        event: Event = {"place": place, "attempt": attempt, "scenario": scenario}
+        rejected: Rejected | None = None
         try:
             blueprint = self._name(await self._make(shop, scenario), place, attempt)
             if self.folder.knows(blueprint):
@@ -134,16 +131,36 @@ class Site:
             self.folder.reject(
                 place, attempt, scenario=scenario, refusal=refusal, material=shop.material
             )
-            event |= {"event": "rejected", "stage": refusal.stage.value}
-            event |= {"kind": refusal.flaw.kind, "reason": refusal.flaw.text}
-        else:
-            accepted = True
-            event |= {"event": "built", "id": blueprint.id}
+            rejected = refusal
         self._spent = self._spent.plus(BuildCost(stages=shop.seconds))
         report = self.report()
-        counts = {"accepted": report.accepted, "wanted": report.wanted}
-        self._tell(event | counts | {"candidates": report.candidates})
-        return accepted
+        if rejected is not None:
+            self._tell(
+                CandidateRejected(
+                    place=place,
+                    attempt=attempt,
+                    scenario=scenario,
+                    stage=rejected.stage.value,
+                    kind=rejected.flaw.kind,
+                    reason=rejected.flaw.text,
+                    accepted=report.accepted,
+                    wanted=report.wanted,
+                    candidates=report.candidates,
+                )
+            )
+            return False
+        self._tell(
+            CandidateBuilt(
+                place=place,
+                attempt=attempt,
+                scenario=scenario,
+                id=blueprint.id,
+                accepted=report.accepted,
+                wanted=report.wanted,
+                candidates=report.candidates,
+            )
+        )
+        return True
 
     async def _make(self, shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
         """Construct a candidate and try it out."""
