@@ -44,6 +44,8 @@ from trustee.sft.train import SftConfig
 from trustee.types import Record
 
 CONFIGS = Path("configs")
+SAME = "same"
+"""What `eval_env` may be instead of a world: that of training."""
 
 Stored = TypeVar("Stored")
 
@@ -186,7 +188,7 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     Raises:
         InputError: naming the source, the key, what was given and what is allowed.
     """
-    if table.get("eval_env") == "same":
+    if table.get("eval_env") == SAME:
         del table["eval_env"]
     engine = table.setdefault("engine", {})
     if isinstance(engine, dict):
@@ -230,6 +232,8 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
         return error
     plain = error[: found.start()] if found else error
     choices = choices_at(path, table) if plain.startswith("Invalid") else []
+    if path == "eval_env" and isinstance(given_at(path, table), str):
+        choices = [SAME]
     allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
     return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}"
 
@@ -277,7 +281,9 @@ def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
         for option in options_of(kind)
         if is_struct(option)
     ]
-    return [*tags, OUTSIDE] if {World, World | None} & set(kinds) else tags
+    if not {World, World | None} & set(kinds):
+        return tags
+    return [*(tag for tag in tags if ":" not in tag), OUTSIDE]
 
 
 def fields_of(kinds: Sequence[Any]) -> list[msgspec.structs.FieldInfo]:

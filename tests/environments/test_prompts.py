@@ -24,6 +24,7 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
 )
 from trustee.errors import PromptError
+from trustee.tools.values import call_line
 from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Turn
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "prompts"
