@@ -119,8 +119,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
                 f"env.reserve_one_in = {self.reserve_one_in}; give more, or change it"
             )
         if self.unit == "episode" or held_out:
-            opened = blueprints.values()
-            states = tuple(open_state(one, published=self.published) for one in opened)
+            states = tuple(open_state(b, published=self.published) for b in blueprints.values())
         else:
             given = read_states(Path(self.states), loaded) if self.states else loaded.states
             states = tuple(state for state in given if state.blueprint in blueprints)
