@@ -58,9 +58,9 @@ def build(config: Path, changes: Sequence[str], *, count: int) -> float:
 def f1_by_task(path: Path) -> dict[str, float]:
     """Give Solve-F1 of each soundly played task of a file of trajectories."""
     return {
-        one.task_id: float(one.notes["f1"])
+        one.task_id: one.outcome.solve.f1
         for one in read_lines(path, Trajectory)
-        if one.failure is None
+        if one.failure is None and one.outcome.solve is not None
     }
 
 

@@ -36,7 +36,7 @@ from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.evaluation.ftrl_suite import (
     SuiteReport,
-    floor_notes,
+    floor_facts,
     report_on,
     suite_text,
     write_tasks_of,
@@ -44,7 +44,7 @@ from trustee.evaluation.ftrl_suite import (
 from trustee.sandbox.calls import Sandbox, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
 from trustee.tools.arguments import check_arguments
-from trustee.types import Message, Stop, Task, Tool, ToolCall
+from trustee.types import Message, SolveFacts, Stop, Task, Tool, ToolCall
 
 FLOORS = ("none", "empty", "search")
 OMITTED = object()
@@ -216,8 +216,8 @@ async def choose_calls(
 
 async def play(
     world: Executable, task: Task, calls: Sequence[ToolCall], services: Services
-) -> dict[str, Any]:
-    """Make calls in one message of an episode, and give its notes."""
+) -> SolveFacts | None:
+    """Make calls in one message of an episode, and return what they solved."""
     environment = world.environment(task, services)
     try:
         await environment.open()
@@ -225,7 +225,7 @@ async def play(
             msgspec.structs.replace(call, id=str(index)) for index, call in enumerate(calls)
         )
         await environment.reply(Message(role="assistant", calls=numbered))
-        return (await environment.score((), Stop.TURNS)).notes
+        return (await environment.score((), Stop.TURNS)).outcome.solve
     finally:
         await environment.aclose()
 
@@ -239,8 +239,9 @@ async def measure(
         print(f"{len(loaded.refused)} rows refused: {show_refused_blueprints(loaded.refused)}")
     blueprints = {blueprint.id: blueprint for blueprint in loaded.blueprints}
     simulator = Simulator(ScriptedEngine(str), scripted_renderer(), sampling_by_role={}, tries=1)
-    tasks = (await write_tasks_of(world, simulator=simulator, seed=0))[:rows]
-    notes: dict[str, dict[str, Any]] = {}
+    services = Services(simulator=simulator, rng=random.Random(0))
+    tasks = (await write_tasks_of(world, services, seed=0))[:rows]
+    facts: dict[str, SolveFacts | None] = {}
     limiter = anyio.CapacityLimiter(parallel)
     async with ProcessSandbox(SandboxConfig(workers=parallel)) as sandbox:
 
@@ -255,13 +256,13 @@ async def measure(
                     published=world.published,
                 )
                 services = Services(simulator=simulator, rng=random.Random(0), sandbox=sandbox)
-                notes[task.id] = await play(world, task, calls, services)
+                facts[task.id] = await play(world, task, calls, services)
 
         async with anyio.create_task_group() as group:
             for task in tasks:
                 group.start_soon(run, task)
-    outcomes = [(str(task.hidden["scenario"]), notes[task.id]) for task in tasks]
-    return report_on(outcomes, [floor_notes(task) for task in tasks], world, policy=floor)
+    outcomes = [(str(task.hidden["scenario"]), facts[task.id]) for task in tasks]
+    return report_on(outcomes, [floor_facts(task) for task in tasks], world, policy=floor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

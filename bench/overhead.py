@@ -30,7 +30,7 @@ from tokenizers import Tokenizer
 
 from trustee.config import Config, read_config
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import Request
+from trustee.engine.script import Request
 from trustee.errors import ContextError
 from trustee.events import EpisodePlayed, Event
 from trustee.jobs.assemble import prepare_model

@@ -26,6 +26,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.vllm import VllmEngine
 from trustee.environments.micro.tasks import draw_aspects, sample_tools
 from trustee.environments.micro.world import goal_of, write_intent
+from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulated.roles import (
     TOOL_SCHEMA,
@@ -43,7 +44,7 @@ from trustee.environments.simulator import Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, success_of, write_tasks
 from trustee.jobs.assemble import make_simulator, prepare_model, trainer_spec
-from trustee.jobs.held_out import evaluation_world
+from trustee.jobs.held_out import evaluation_world, make_eval_player
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, teach
 from trustee.types import Role
 
@@ -188,20 +189,22 @@ async def run(config: Config, cases: int) -> dict[str, Any]:
         result = summarise(await measure(simulator, cases))
         world = evaluation_world(config)
         counted = msgspec.structs.replace(config.eval, tasks=cases)
-        tasks = await write_tasks(
-            world.source(seed=config.eval.seed, held_out=True), counted, simulator=simulator
+        player = make_eval_player(
+            config,
+            engine,
+            world=world,
+            renderer=renderer,
+            serve=lambda rng: Services(simulator=simulator, rng=rng),
+            clock=EngineClock(),
         )
+        source = world.source(seed=config.eval.seed, held_out=True)
+        tasks = await write_tasks(source, player, config=counted)
         for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             played = await evaluate(
                 tasks,
-                world,
-                msgspec.structs.replace(counted, temperature=temperature),
-                engine=engine,
-                renderer=renderer,
-                simulator=simulator,
+                player,
+                config=msgspec.structs.replace(counted, temperature=temperature),
                 adapter=None,
-                limits=config.rollout.limits,
-                clock=EngineClock(),
                 label=name,
             )
             share = success_of(played)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint import Scenario
 from trustee.environments.executable.building.candidate import Decomposition, Part
 from trustee.environments.simulator import RoleSampling, Simulator

@@ -1,7 +1,7 @@
-"""What the tests of commands share: refusals, and the program's parts that scripts replace.
+"""What the tests of commands share: refusals, and options that hand in a scripted engine.
 
-The one idea: a command is run as a user runs it, with arguments and an exit code; only the engine
-and the renderer behind it are scripted.
+A command is run as a user runs it, with arguments and an exit code; only the engine and the
+renderer behind it are scripted.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from scripted_program import BASE, Both
-from scripts import Policy
+from scripted_program import HAND_IN, play_with
+from trustee.algorithm.learner import TrainerSpec
 from trustee.cli.commands.options import BAD_INPUT, DONE
 from trustee.cli.main import main
-from trustee.config import Config
-from trustee.engine import vllm
-from trustee.engine.scripted import scripted_renderer
-from trustee.jobs import assemble, collect, evaluate, rl, sft
-from trustee.rendering.renderer import Renderer
+from trustee.engine.script import Request
 
 ROOT = Path(__file__).parents[1]
 TINY = str(ROOT / "configs" / "tiny.toml")
@@ -27,6 +23,7 @@ FTRL = str(ROOT / "configs" / "ftrl-tiny.toml")
 ROOMY = [
     word
     for change in (
+        *HAND_IN,
         "engine.context=8192",
         "rollout.limits.tokens=600",
         "rollout.limits.seconds=60",
@@ -58,31 +55,14 @@ def succeed(capfd: pytest.CaptureFixture[str], *arguments: object) -> list[str]:
     return captured.out.splitlines()
 
 
-def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
-    """Put a scripted engine into the place of the real one, for every command."""
-    engine = Both(policy)
-
-    def prepare_model(config: Config) -> tuple[Path, Renderer]:
-        return BASE, scripted_renderer()
-
-    for module in (assemble, vllm):
-        monkeypatch.setattr(module, "VllmEngine", engine)
-    for module in (assemble, rl, collect, sft):
-        monkeypatch.setattr(module, "prepare_model", prepare_model)
-    return engine
+def never_start(monkeypatch: pytest.MonkeyPatch) -> list[TrainerSpec]:
+    """Hand in an engine that must not be started; return what it was opened with nevertheless."""
+    return play_with(monkeypatch, refuse_to_speak).opened
 
 
-def never_start(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Have no engine started; give what was asked for nevertheless."""
-    started: list[object] = []
-
-    def start(*given: object, **more: object) -> None:
-        started.append(given)
-        raise AssertionError("an engine was started")
-
-    for module in (assemble, vllm, rl, evaluate):
-        monkeypatch.setattr(module, "VllmEngine", start)
-    return started
+def refuse_to_speak(request: Request) -> str:
+    """Fail, because no engine should have been asked."""
+    raise AssertionError(f"an engine was asked: {request.prompt[:100]}")
 
 
 def write_adapter(folder: Path, *, rank: int) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec, read_state
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Tool, Turn
 
@@ -48,6 +48,13 @@ class Dice(Record, frozen=True, tag="dice", tag_field="kind"):
     def environment(self, task: Task, services: Services) -> DiceEnvironment:
         """Make the environment of one episode."""
         return DiceEnvironment(task)
+
+
+class DiceState(Record, frozen=True):
+    """Where the source of dice stands."""
+
+    drawn: int
+    observed: tuple[int, ...]
 
 
 class DiceSource:
@@ -86,13 +93,14 @@ class DiceSource:
         self.observed += [group.id for group in groups]
         return {"observed": len(self.observed)}
 
-    def state(self) -> dict[str, Any]:
-        """Give the counts."""
-        return {"drawn": self.drawn, "observed": self.observed}
+    def state(self) -> DiceState:
+        """Return the counts."""
+        return DiceState(drawn=self.drawn, observed=tuple(self.observed))
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from the counts."""
-        self.drawn, self.observed = state["drawn"], list(state["observed"])
+        state = read_state(stored, DiceState)
+        self.drawn, self.observed = state.drawn, list(state.observed)
 
 
 class DiceEnvironment:

@@ -1,25 +1,30 @@
-"""The whole program on scripted parts: what `launch` and `compare` are tested on.
+"""The whole program on scripted parts: what jobs are tested on.
 
-The one idea: only the engine and the renderer are replaced, so config, store and loop are the real
+Only the engine and the renderer are replaced, so config, store and loop are the real
 ones. The scripted engine is also the learner, as the real one is.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 
 from scripts import Policy, cast, perfect, silent
 from trustee.config import Config, read_config
-from trustee.engine.scripted import Request, ScriptedEngine, ScriptedLearner, scripted_renderer
-from trustee.jobs import evaluate, rl
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedTrainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.toml"
 BASE = Path("/models/base")
+HAND_IN = (
+    "engine.kind=scripted",
+    "engine.script=scripted_program:HANDED",
+    f"model.path={BASE}",
+)
+"""Changes of a config with which a program plays with the engine that a test has handed in."""
 SMALL = (
+    *HAND_IN,
     "run.steps=2",
     "run.minutes=0",
     "engine.context=8192",
@@ -39,44 +44,34 @@ def small_config(*changes: str) -> Config:
     return read_config(CONFIG, (*SMALL, *changes))
 
 
+def tiny_config(*changes: str) -> Config:
+    """Return the same config with the real engine and model, for what is refused before a start."""
+    return read_config(CONFIG, (*SMALL[len(HAND_IN) :], *changes))
+
+
 def learnt(request: Request) -> str:
     """Play as a policy that learns everything in its first step."""
     return (silent if request.adapter is None else perfect)(request)
 
 
-class Both(ScriptedEngine):
-    """An engine that is its own learner."""
+class Both(ScriptedTrainer):
+    """A scripted engine whose roles play the micro-world around a policy."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(cast(policy))
-        self.learner = ScriptedLearner(self)
-        self.accumulate = self.learner.accumulate
-        self.finish = self.learner.finish
-        self.save = self.learner.save
-        self.load = self.learner.load
-        self.load_adapter = self.learner.load_adapter
-        self.adjust = self.learner.adjust
-        self.built: list[tuple[Any, Any]] = []
 
-    def dump_stacks(self) -> None:
-        """Have no process to ask."""
 
-    async def publish(self, adapter: Any) -> None:
-        adapter.path.mkdir(parents=True, exist_ok=True)
-        (adapter.path / "adapter_config.json").write_text(json.dumps({}))
-        (adapter.path / "adapter_model.safetensors").touch()
-        await super().publish(adapter)
+HANDED: ScriptedTrainer = Both(silent)
+"""The engine that `HAND_IN` names: the one that a test has handed in."""
 
-    def __call__(self, config: Any, spec: Any, *, observer: Any = None) -> Self:
-        """Stand where the real engine is built."""
-        self.built.append((config, spec))
-        return self
+
+def hand_in(monkeypatch: pytest.MonkeyPatch, engine: ScriptedTrainer) -> None:
+    """Have the next program with `HAND_IN` in its config open this engine."""
+    monkeypatch.setattr(f"{__name__}.HANDED", engine)
 
 
 def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
-    """Put a scripted engine into the program's place for the real one."""
+    """Hand in an engine whose policy is a script."""
     engine = Both(policy)
-    for module in (rl, evaluate):
-        monkeypatch.setattr(module, "VllmEngine", engine)
-        monkeypatch.setattr(module, "prepare_model", lambda config: (BASE, scripted_renderer()))
+    hand_in(monkeypatch, engine)
     return engine

@@ -12,10 +12,13 @@ import json
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
-from trustee.engine.scripted import Request, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import scripted_renderer
 from trustee.environments.micro.tasks import BY_NAME, plan_task
 from trustee.environments.micro.world import (
     PLACES,
@@ -28,9 +31,11 @@ from trustee.environments.micro.world import (
     question,
     write_intent,
 )
+from trustee.environments.protocol import Environment, Services
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulator import RoleSampling, Simulator
-from trustee.types import ExpectedCall, Role
+from trustee.rollout import EpisodePlayer, Limits
+from trustee.types import ExpectedCall, Role, Task
 
 Policy = Callable[[Request], str]
 Speaker = Literal["writer", "user", "tool", "judge", "policy"]
@@ -49,6 +54,24 @@ def make_simulator(engine: Engine, *, tries: int = 2, max_tokens: int = 900) -> 
         sampling_by_role=dict.fromkeys(Role, role_sampling),
         tries=tries,
     )
+
+
+def make_player(
+    environment: Callable[[Task, Services], Environment], engine: Engine, **changes: Any
+) -> EpisodePlayer:
+    """Make a player whose parts are all scripted; its services offer no sandbox."""
+    simulator = make_simulator(engine)
+    player = EpisodePlayer(
+        make_environment=environment,
+        serve=lambda rng: Services(simulator=simulator, rng=rng),
+        engine=engine,
+        renderer=scripted_renderer(),
+        clock=EngineClock(),
+        limits=Limits(turns=8, tokens=600, seconds=20),
+        temperature=1.0,
+        context=engine.context,
+    )
+    return replace(player, **changes)
 
 
 def cast(policy: Policy) -> Policy:

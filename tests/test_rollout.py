@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -13,22 +12,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts import MALFORMED, cast, hash_text, make_simulator, role_of, write_calls
+from scripts import MALFORMED, cast, hash_text, make_player, role_of, write_calls
 from trustee.algorithm.batch import to_sample
-from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import STOP, Request, Script, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.world import TOOLS
-from trustee.environments.protocol import Opening, Reply, Services
+from trustee.environments.protocol import DrawnState, Opening, Reply, Services, TaskSpec
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import EngineError, SimulatorError
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import EpisodePlayer, Limits
 from trustee.types import (
     Adapter,
     Completion,
     ExpectedCall,
+    Failure,
     Message,
+    Outcome,
     Role,
     Score,
     Stop,
@@ -97,32 +98,28 @@ class Probe:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         self.scored = (len(turns), stop)
         await self._meet("score")
-        return Score(rewards={"a": 1.0, "b": 0.5}, notes={"turns": len(turns)})
+        outcome = Outcome(success=len(turns) > 1)
+        return Score(rewards={"a": 1.0, "b": 0.5}, outcome=outcome, notes={"turns": len(turns)})
 
     async def aclose(self) -> None:
         await self._meet("aclose")
 
 
 async def play(
-    probe: Probe, *, engine: ScriptedEngine | None = None, limits: Limits = ENOUGH, **other: Any
+    probe: Probe,
+    *,
+    engine: ScriptedEngine | None = None,
+    limits: Limits = ENOUGH,
+    seed: int = 7,
 ) -> Trajectory:
     """Play an episode in a probe."""
-    return await play_episode(
-        TASK,
-        lambda rng: probe,
-        trajectory_id="g/m",
-        engine=engine or ScriptedEngine(lambda request: "yes"),
-        renderer=scripted_renderer(),
-        adapter=None,
-        limits=limits,
-        temperature=1.0,
-        clock=EngineClock(),
-        **{"seed": 7} | other,
-    )
+    engine = engine or ScriptedEngine(lambda request: "yes")
+    player = make_player(lambda task, services: probe, engine, limits=limits)
+    return await player.play(TASK, trajectory_id="g/m", adapter=None, seed=seed)
 
 
 async def test_finished_episode_is_scored_and_closed() -> None:
-    """An episode that its environment ends has parts, notes, all turns and no failure."""
+    """An episode that its environment ends has all that its score says, all turns, no failure."""
     probe = Probe()
     played = await play(probe)
     assert ["open", "reply", "reply", "reply", "score", "aclose"] == probe.events
@@ -133,6 +130,7 @@ async def test_finished_episode_is_scored_and_closed() -> None:
         played.failure,
         played.failed_by,
     )
+    assert (Outcome(success=True), True) == (played.outcome, played.success)
     assert ("g/m", "t", 3) == (played.id, played.task_id, len(played.turns))
 
 
@@ -390,20 +388,10 @@ def say_anything(request: Request) -> str:
 
 async def play_simulated(engine: ScriptedEngine, *, seed: int) -> Trajectory:
     """Play the task with secrets in the simulated world."""
-    simulator = make_simulator(engine)
     world = Simulated(prompts="tiny", tools="micro")
-    return await play_episode(
-        SIMULATED,
-        lambda rng: world.environment(SIMULATED, Services(simulator=simulator, rng=rng)),
-        trajectory_id="0/0",
-        engine=engine,
-        renderer=scripted_renderer(),
-        adapter=None,
-        limits=Limits(turns=6, tokens=160, seconds=20),
-        temperature=1.0,
-        seed=seed,
-        clock=EngineClock(),
-    )
+    limits = Limits(turns=6, tokens=160, seconds=20)
+    player = make_player(world.environment, engine, limits=limits)
+    return await player.play(SIMULATED, trajectory_id="0/0", adapter=None, seed=seed)
 
 
 @given(seed=st.integers(0, (1 << 31) - 1))
@@ -452,21 +440,83 @@ async def test_environment_gets_its_episodes_randomness() -> None:
     """Equal seeds give an environment equal random numbers."""
     drawn: list[float] = []
 
-    def make_environment(rng: random.Random) -> Probe:
-        drawn.append(rng.random())
+    def make_environment(task: Task, services: Services) -> Probe:
+        assert task is TASK
+        drawn.append(services.rng.random())
         return Probe(last=1)
 
+    player = make_player(make_environment, ScriptedEngine(lambda request: "yes"))
     for seed in (1, 1, 2):
-        await play_episode(
-            TASK,
-            make_environment,
-            trajectory_id="g/m",
-            engine=ScriptedEngine(lambda request: "yes"),
-            renderer=scripted_renderer(),
-            adapter=None,
-            limits=ENOUGH,
-            temperature=1.0,
-            seed=seed,
-            clock=EngineClock(),
-        )
+        await player.play(TASK, trajectory_id="g/m", adapter=None, seed=seed)
     assert [random.Random(seed).random() for seed in (1, 1, 2)] == drawn
+
+
+class Writer:
+    """A source of one task that may fail, be slow or have a bug; it keeps its random numbers."""
+
+    def __init__(self, fault: BaseException | float | None = None) -> None:
+        self._fault = fault
+        self.drawn: list[float] = []
+
+    def draw(self) -> TaskSpec | None:
+        return SPEC
+
+    async def write(self, spec: TaskSpec, services: Services) -> Task:
+        assert spec is SPEC
+        self.drawn.append(services.rng.random())
+        if isinstance(self._fault, BaseException):
+            raise self._fault
+        await anyio.sleep(self._fault or 0)
+        return TASK
+
+    def observe(self, groups: object) -> dict[str, float]:
+        return {}
+
+    def state(self) -> DrawnState:
+        return DrawnState(drawn=0)
+
+    def restore(self, stored: msgspec.Raw) -> None:
+        pass
+
+
+SPEC = TaskSpec(id="s", seed=1, difficulty=1)
+
+
+def writing_player(*, seconds: float = 20) -> EpisodePlayer:
+    """Make a player that only writes."""
+    engine = ScriptedEngine(lambda request: "yes")
+    return make_player(
+        lambda task, services: Probe(), engine, limits=Limits(turns=5, seconds=seconds)
+    )
+
+
+async def test_task_is_written_with_randomness_of_its_own() -> None:
+    """The task comes as the source made it; the seed alone decides the source's random numbers."""
+    source, player = Writer(), writing_player()
+    written = [await player.write(source, SPEC, seed=seed) for seed in ("a", "a", "b")]
+    assert [TASK] * 3 == written
+    assert [random.Random(seed).random() for seed in "aab"] == source.drawn
+
+
+async def test_task_that_fails_is_a_failure_with_its_source() -> None:
+    """A writer without a usable answer is named, and nothing is raised."""
+    source = Writer(SimulatorError("said nothing", source=Role.WRITER))
+    assert Failure(source=Role.WRITER, kind="SimulatorError", message="said nothing") == (
+        await writing_player().write(source, SPEC, seed="a")
+    )
+
+
+async def test_task_that_is_not_written_in_time_is_a_failure() -> None:
+    """The deadline of an episode holds for writing too, and its setting is named."""
+    message = "task not written in 0.05 s (rollout.limits.seconds)"
+    assert Failure(source=Role.ENGINE, kind="TimeoutError", message=message) == (
+        await writing_player(seconds=0.05).write(Writer(30.0), SPEC, seed="a")
+    )
+
+
+@pytest.mark.parametrize("bug", [KeyError("no such field"), TimeoutError("a socket of its own")])
+async def test_bug_of_a_source_crashes(bug: Exception) -> None:
+    """A bug is no unwritten task, even a timeout that is not the deadline."""
+    with pytest.raises(type(bug)) as caught:
+        await writing_player().write(Writer(bug), SPEC, seed="a")
+    assert bug is caught.value

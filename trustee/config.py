@@ -20,6 +20,7 @@ from msgspec import Meta
 from trustee.algorithm.config import LearnConfig
 from trustee.checks.alarms import WatchConfig
 from trustee.checks.config import GateConfig
+from trustee.engine.config import EngineConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.engine.watchdog import WatchdogConfig
 from trustee.environments import WorldConfig
@@ -81,7 +82,7 @@ class Config(Record, frozen=True):
 
     model: ModelConfig
     run: RunConfig = RunConfig()
-    engine: VllmConfig = VllmConfig()
+    engine: EngineConfig = VllmConfig()
     rollout: RolloutConfig = RolloutConfig()
     learn: LearnConfig = LearnConfig()
     env: WorldConfig = Simulated()
@@ -158,6 +159,9 @@ def convert(table: dict[str, Any], *, source: str) -> Config:
     Raises:
         InputError: naming the source, the key, what was given and what is allowed.
     """
+    engine = table.setdefault("engine", {})
+    if isinstance(engine, dict):
+        engine.setdefault("kind", "vllm")
     try:
         config = msgspec.convert(table, Config)
     except (msgspec.ValidationError, InputError) as error:

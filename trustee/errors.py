@@ -11,9 +11,9 @@
         │   └── ContextError        the prompt does not fit the engine's context
         └── SimulatorError          a role gave no usable answer within its tries
 
-`EpisodeError` is caught where an episode or a task begins: `rollout.play_episode`, and the writing
-of a task in `train` and `evaluate`. Any other exception is a bug and ends the run. To add one:
-place it in the tree above, say in one sentence when it is raised, let it carry facts only.
+`EpisodeError` is caught in one place, `rollout.EpisodePlayer`, which writes tasks and plays
+episodes. Any other exception is a bug and ends the run. To add one: place it in the tree above, say
+in one sentence when it is raised, let it carry facts only.
 """
 
 from __future__ import annotations

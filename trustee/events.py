@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.types import Record, Role
+from trustee.types import Record, RejectReason, Role
 
 
 class Stage(Record, frozen=True, tag_field="event", tag="stage", omit_defaults=True):
@@ -56,8 +56,8 @@ class EpisodePlayed(Record, frozen=True, tag_field="event", tag="episode", omit_
     """Also the policy, where it did not solve the task."""
     failed: bool
     """Whether something other than the policy failed."""
-    collected: str | None = None
-    """Of a collection: whether the episode is kept, or why not."""
+    rejected: RejectReason | None = None
+    """In a collection: why the episode is not kept."""
 
 
 class StepTrained(Record, frozen=True, tag_field="event", tag="step", omit_defaults=True):

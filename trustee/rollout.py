@@ -1,4 +1,4 @@
-"""Playing one episode: the only place that owns limits, and the only catcher of failed episodes.
+"""Writing a task and playing an episode: here limits are kept and failed episodes are caught.
 
 Token in, token out: the engine's ids are kept as sampled, and only what the environment says is
 rendered and appended. The environment sees messages, the engine sees ids.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import anyio
@@ -15,7 +16,7 @@ from msgspec import Meta
 
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine, Sampling
-from trustee.environments.protocol import Environment
+from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec
 from trustee.errors import EngineError, EpisodeError
 from trustee.types import (
     Adapter,
@@ -114,126 +115,134 @@ class EpisodeProgress:
         """For whoever asks why it takes so long."""
 
 
-async def play_episode(
-    task: Task,
-    make_environment: Callable[[random.Random], Environment],
-    *,
-    trajectory_id: str,
-    engine: Engine,
-    renderer: EpisodeRenderer,
-    adapter: Adapter | None,
-    limits: Limits,
-    temperature: float,
-    seed: int,
-    clock: EngineClock,
-    context: int | None = None,
-) -> Trajectory:
-    """Play one attempt at a task and score it; `context` is the engine's where none is given.
+@dataclass(frozen=True, slots=True)
+class EpisodePlayer:
+    """What the episodes and tasks of a job share: world, speaker and limits."""
 
-    Raises:
-        Exception: any bug of an environment or of this program; only `EpisodeError` and the
-            deadline become a `Trajectory.failure`.
-    """
-    environment = make_environment(random.Random(seed))
-    progress = EpisodeProgress()
-    failure: Failure | None = None
-    try:
-        with clock.limit(limits.seconds) as deadline:
-            await _play(
-                environment,
-                progress,
-                trajectory_id=trajectory_id,
-                engine=engine,
-                renderer=renderer,
-                adapter=adapter,
-                limits=limits,
-                temperature=temperature,
-                seed=seed,
-                clock=clock,
-                context=context or engine.context,
-            )
-        # A TimeoutError of the environment's own is a bug; only the deadline is nobody's fault.
-        if deadline.cancelled_caught:
-            message = (
-                f"not finished in {limits.seconds:g} s (rollout.limits.seconds); "
-                f"it waited for {progress.waits_for}"
-            )
-            failure = Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
-    except EpisodeError as error:
-        failure = Failure(source=error.source, kind=type(error).__name__, message=str(error))
-    finally:
-        with anyio.move_on_after(CLOSING_SECONDS, shield=True):
-            await environment.aclose()
-    score = progress.score or Score(rewards={})
-    return Trajectory(
-        id=trajectory_id,
-        task_id=task.id,
-        turns=tuple(progress.turns),
-        stop=Stop.FAILED if failure else progress.stop,
-        rewards={} if failure else score.rewards,
-        notes=score.notes,
-        failure=failure,
-    )
+    make_environment: Callable[[Task, Services], Environment]
+    """The world's own `environment`."""
+    serve: Callable[[random.Random], Services]
+    """Gives an episode or a task all that it may touch, with randomness of its own."""
+    engine: Engine
+    renderer: EpisodeRenderer
+    clock: EngineClock
+    limits: Limits
+    temperature: float
+    context: int
+    """Ids of the longest episode."""
 
+    async def write(self, source: TaskSource, spec: TaskSpec, *, seed: str) -> Task | Failure:
+        """Have a source make a task of a task spec, or say why there is none."""
+        seconds = self.limits.seconds
+        try:
+            with self.clock.limit(seconds):
+                return await source.write(spec, self.serve(random.Random(seed)))
+        except EpisodeError as error:
+            return _failure_of(error)
+        message = f"task not written in {seconds:g} s (rollout.limits.seconds)"
+        return Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
 
-async def _play(
-    environment: Environment,
-    progress: EpisodeProgress,
-    *,
-    trajectory_id: str,
-    engine: Engine,
-    renderer: EpisodeRenderer,
-    adapter: Adapter | None,
-    limits: Limits,
-    temperature: float,
-    seed: int,
-    clock: EngineClock,
-    context: int,
-) -> None:
-    opening = await environment.open()
-    rendered = renderer.open(opening.messages, opening.tools)
-    length = 0
-    while True:
-        index = len(progress.turns)
-        length += len(rendered)
-        room = context - length
-        if room <= 0 or index == limits.turns:
-            progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
-            break
-        request = f"{trajectory_id}/{index}"
-        with clock.limit(limits.turn_seconds) as deadline:
-            progress.waits_for = f"the policy's answer, request {request}"
-            completion = await engine.generate(
-                _prompt(progress.turns, rendered),
-                Sampling(
-                    max_tokens=min(limits.tokens, room),
-                    temperature=temperature,
-                    seed=(seed + index) % (1 << 31),
-                    priority=1,
-                ),
-                adapter=adapter,
-                request_id=request,
-            )
-            length += len(completion.ids)
-            message = renderer.parse(completion.ids, call_prefix=f"{request}/", tools=opening.tools)
-            if completion.stop == "length":
-                progress.turns.append(_turn(rendered, completion, message, ()))
-                progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+    async def play(
+        self, task: Task, *, trajectory_id: str, adapter: Adapter | None, seed: int
+    ) -> Trajectory:
+        """Play one attempt at a task and score it.
+
+        Raises:
+            Exception: any bug of an environment or of this program; only `EpisodeError` and the
+                deadline become a `Trajectory.failure`.
+        """
+        environment = self.make_environment(task, self.serve(random.Random(seed)))
+        progress = EpisodeProgress()
+        failure: Failure | None = None
+        try:
+            with self.clock.limit(self.limits.seconds) as deadline:
+                await self._play(
+                    environment, progress, trajectory_id=trajectory_id, adapter=adapter, seed=seed
+                )
+            # A TimeoutError of the environment's own is a bug; only the deadline fails an episode.
+            if deadline.cancelled_caught:
+                message = (
+                    f"not finished in {self.limits.seconds:g} s (rollout.limits.seconds); "
+                    f"it waited for {progress.waits_for}"
+                )
+                failure = Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
+        except EpisodeError as error:
+            failure = _failure_of(error)
+        finally:
+            with anyio.move_on_after(CLOSING_SECONDS, shield=True):
+                await environment.aclose()
+        score = progress.score or Score(rewards={})
+        return Trajectory(
+            id=trajectory_id,
+            task_id=task.id,
+            turns=tuple(progress.turns),
+            stop=Stop.FAILED if failure else progress.stop,
+            rewards={} if failure else score.rewards,
+            outcome=score.outcome,
+            notes=score.notes,
+            failure=failure,
+        )
+
+    async def _play(
+        self,
+        environment: Environment,
+        progress: EpisodeProgress,
+        *,
+        trajectory_id: str,
+        adapter: Adapter | None,
+        seed: int,
+    ) -> None:
+        limits, renderer = self.limits, self.renderer
+        opening = await environment.open()
+        rendered = renderer.open(opening.messages, opening.tools)
+        length = 0
+        while True:
+            index = len(progress.turns)
+            length += len(rendered)
+            room = self.context - length
+            if room <= 0 or index == limits.turns:
+                progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
                 break
-            progress.waits_for = f"the world's reply to turn {index}"
-            reply = await environment.reply(message)
-        if deadline.cancelled_caught:
-            raise EngineError(
-                f"turn {index} took more than {limits.turn_seconds:g} s "
-                f"(rollout.limits.turn_seconds); it waited for {progress.waits_for}"
-            )
-        progress.turns.append(_turn(rendered, completion, message, reply.messages))
-        if reply.done:
-            progress.stop = Stop.DONE
-            break
-        rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
-    progress.waits_for = "the score"
-    progress.score = await environment.score(progress.turns, progress.stop)
+            request = f"{trajectory_id}/{index}"
+            with self.clock.limit(limits.turn_seconds) as deadline:
+                progress.waits_for = f"the policy's answer, request {request}"
+                completion = await self.engine.generate(
+                    _prompt(progress.turns, rendered),
+                    Sampling(
+                        max_tokens=min(limits.tokens, room),
+                        temperature=self.temperature,
+                        seed=(seed + index) % (1 << 31),
+                        priority=1,
+                    ),
+                    adapter=adapter,
+                    request_id=request,
+                )
+                length += len(completion.ids)
+                message = renderer.parse(
+                    completion.ids, call_prefix=f"{request}/", tools=opening.tools
+                )
+                if completion.stop == "length":
+                    progress.turns.append(_turn(rendered, completion, message, ()))
+                    progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+                    break
+                progress.waits_for = f"the world's reply to turn {index}"
+                reply = await environment.reply(message)
+            if deadline.cancelled_caught:
+                raise EngineError(
+                    f"turn {index} took more than {limits.turn_seconds:g} s "
+                    f"(rollout.limits.turn_seconds); it waited for {progress.waits_for}"
+                )
+            progress.turns.append(_turn(rendered, completion, message, reply.messages))
+            if reply.done:
+                progress.stop = Stop.DONE
+                break
+            rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
+        progress.waits_for = "the score"
+        progress.score = await environment.score(progress.turns, progress.stop)
+
+
+def _failure_of(error: EpisodeError) -> Failure:
+    return Failure(source=error.source, kind=type(error).__name__, message=str(error))
 
 
 def _prompt(turns: Sequence[Turn], rendered: Sequence[int]) -> tuple[int, ...]:

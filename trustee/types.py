@@ -164,13 +164,126 @@ class Failure(Record, frozen=True):
     message: str
 
 
+class CalledTool(Record, frozen=True):
+    """One call of a tool that really runs, and what came of it."""
+
+    id: str
+    name: str
+    """Empty where the call could not be read."""
+    ok: bool
+    solved: str | None
+    """The sub-answer that it removed from what was unsolved."""
+    breach: str = ""
+    """The limit of the sandbox that it broke."""
+
+
+class SolveFacts(Record, frozen=True):
+    """How much of a task with known sub-answers an episode solved."""
+
+    calls: int
+    solved: int
+    needed: int
+    precision: float
+    """Solve-P."""
+    recall: float
+    """Solve-R."""
+    f1: float
+    """Solve-F1."""
+    answered: bool
+    """Whether the episode ended with the right answer."""
+    called: tuple[CalledTool, ...] = ()
+
+
+class Phase(StrEnum):
+    """Where in an episode with a trial a policy message stands."""
+
+    TRIAL = "trial"
+    NOTE = "note"
+    EXECUTION = "execution"
+
+
+class Label(StrEnum):
+    """What a call of an episode with a trial was good for."""
+
+    DIRECT = "direct"
+    """Made to do the task: any first call of the execution phase with its arguments."""
+    USEFUL = "useful"
+    """A trial that showed something new: that a tool works, or a way in which it fails."""
+    UNPRODUCTIVE = "unproductive"
+    """A trial that showed what was known, or reached no tool."""
+    REPEAT = "repeat"
+    """The same tool and arguments as an earlier call of its phase."""
+
+
+class Attempt(Record, frozen=True):
+    """One call of an episode with a trial and its answer, as the policy saw them."""
+
+    phase: Phase
+    name: str
+    """Empty for a call that could not be read, or whose tool does not exist."""
+    arguments: dict[str, Any] = {}
+    answer: str = ""
+    failed: bool = False
+    """Whether the call reached no tool, or its answer is an error or brings nothing."""
+
+
+class TrialFacts(Record, frozen=True):
+    """How an episode used its trial phase."""
+
+    phases: tuple[Phase, ...]
+    """The phase of each policy message that was answered."""
+    note: str
+    """The experience note; empty where there was none."""
+    attempts: tuple[Attempt, ...]
+    labels: tuple[Label, ...]
+    """One for each attempt."""
+    refused: tuple[str, ...] = ()
+    """Transforms that the task was spared, with the reason."""
+
+    @property
+    def trials(self) -> int:
+        """The number of calls in the trial phase."""
+        return sum(attempt.phase is Phase.TRIAL for attempt in self.attempts)
+
+
+class Outcome(Record, frozen=True, omit_defaults=True):
+    """What an environment found out about a finished episode besides its rewards.
+
+    The program decides by these fields, so each is typed; a world fills in those that it knows.
+    """
+
+    success: bool | None = None
+    """Whether the task was solved; None where a positive reward says it."""
+    criteria: dict[str, bool] = {}
+    """Whether each criterion of a simulated task holds."""
+    judged: float | None = None
+    """What the judge would have paid, in an episode whose reward is proved."""
+    solve: SolveFacts | None = None
+    trial: TrialFacts | None = None
+
+
 class Score(Record, frozen=True):
     """What an environment says about a finished episode."""
 
     rewards: dict[str, float]
     """Reward by part; the total is `Trajectory.reward`."""
+    outcome: Outcome = Outcome()
     notes: dict[str, Any] = {}
-    """For readers: verdicts, evidence, facts. Never used in training."""
+    """What is only shown to readers, such as evidence; the program never reads it."""
+
+
+class RejectReason(StrEnum):
+    """Why an episode is not imitated, in the order in which the reasons are looked for."""
+
+    FAILED = "failed, not by the policy"
+    UNSOLVED = "no success"
+    UNFINISHED = "cut off by a limit"
+    UNREADABLE = "a call that cannot be read"
+    NO_TRIAL = "no trial before execution"
+    UNCORRECTED = "an error without a correction"
+    LOOP = "the same call again"
+    LEAK = "a hint said before anybody could know it"
+    TOO_LONG = "too long"
 
 
 class Trajectory(Record, frozen=True):
@@ -182,7 +295,9 @@ class Trajectory(Record, frozen=True):
     turns: tuple[Turn, ...]
     stop: Stop
     rewards: dict[str, float] = {}
+    outcome: Outcome = Outcome()
     notes: dict[str, Any] = {}
+    """What is only shown to readers; the program never reads it."""
     failure: Failure | None = None
 
     @property
@@ -194,8 +309,8 @@ class Trajectory(Record, frozen=True):
 
     @property
     def success(self) -> bool:
-        """Whether the task was solved: what its environment notes, else a positive reward."""
-        return bool(self.notes.get("success", self.reward > 0))
+        """Whether the task was solved: as its environment says, else by a positive reward."""
+        return self.reward > 0 if self.outcome.success is None else self.outcome.success
 
     @property
     def reward(self) -> float:

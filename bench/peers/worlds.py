@@ -16,7 +16,15 @@ from typing import Any
 import msgspec
 
 from trustee.environments.micro.environment import Microworld, MicroworldEnvironment
-from trustee.environments.protocol import Opening, Reply, Services, TaskSource, TaskSpec
+from trustee.environments.protocol import (
+    DrawnState,
+    Opening,
+    Reply,
+    Services,
+    TaskSource,
+    TaskSpec,
+    read_state,
+)
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.types import Completion, Group, Message, Score, Stop, Task, ToolCall, Turn
 
@@ -76,13 +84,13 @@ class Prompts:
         """Stay as it is."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        """Give the count."""
-        return {"drawn": self._drawn}
+    def state(self) -> DrawnState:
+        """Return the count."""
+        return DrawnState(drawn=self._drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from the count."""
-        self._drawn = state["drawn"]
+        self._drawn = read_state(stored, DrawnState).drawn
 
 
 class OneTurn:
@@ -146,7 +154,8 @@ class ToolEpisode(MicroworldEnvironment):
         said = [turn.completion.ids for turn in turns]
         truth = await super().score(turns, stop)
         even = EVEN_WEIGHT * even_share([id for ids in said for id in ids])
-        return Score(rewards=truth.rewards | {"even": even}, notes=truth.notes)
+        rewards = truth.rewards | {"even": even}
+        return msgspec.structs.replace(truth, rewards=rewards)
 
     def run_call(self, name: str, arguments: dict[str, Any]) -> str:
         """Run one call, for a caller who waits for nothing; give the tool's message."""

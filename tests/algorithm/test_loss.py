@@ -489,7 +489,7 @@ def test_normalisers(kind: str, trained_tokens: list[int], normaliser: float) ->
         ({"importance_cap": 0.0}, "importance_cap"),
         (
             {"kind": "nll", "importance_cap": 2.0},
-            "kind nll knows no old logprobs, so importance_cap must be left out, got 2",
+            "kind nll does not use old logprobs, so importance_cap must be left out, got 2",
         ),
     ],
 )
@@ -504,7 +504,7 @@ def test_config_refuses(raw: dict[str, Any], message: str) -> None:
     ("field", "message"),
     [
         ("kl_coef", "kl_coef 2 needs reference_logprobs, got none; set it to 0"),
-        ("importance_cap", "importance_cap needs engine_logprobs beside the old ones"),
+        ("importance_cap", "importance_cap needs engine_logprobs in addition to old_logprobs"),
     ],
 )
 def test_loss_refuses_to_guess_logprobs(field: str, message: str) -> None:

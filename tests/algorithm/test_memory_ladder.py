@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.algorithm.config import ActivationCheckpointing
-from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel, descend
+from trustee.algorithm.memory_ladder import LadderState, MemoryLadder, MemoryLevel, descend
 from trustee.errors import OutOfMemory, RunError
 
 TOP = MemoryLevel(micro_tokens=4096, activation_checkpointing="off", context=1024, parallel=8)
@@ -95,7 +95,7 @@ def test_state_is_restored() -> None:
     """A resumed run stands where it stood, as JSON keeps it."""
     ladder = MemoryLadder(TOP, shortest=512)
     ladder.descend(FULL, longest=1000)
-    state = msgspec.json.decode(msgspec.json.encode(ladder.state()))
+    state = msgspec.json.decode(msgspec.json.encode(ladder.state()), type=LadderState)
     other = MemoryLadder(TOP, shortest=512)
     other.restore(state)
     assert (ladder.level, ladder.changes) == (other.level, other.changes)

@@ -16,7 +16,7 @@ import pytest
 from blueprints import TOOLS, make_blueprint
 from plain_sandbox import PlainWorker
 from trustee.errors import InputError
-from trustee.types import Failure, Role, Stop, Trajectory
+from trustee.types import Failure, Outcome, Role, SolveFacts, Stop, Trajectory
 
 ROOT = Path(__file__).parents[2]
 KEYS = ROOT / "tests" / "data" / "ftrl" / "keys.jsonl"
@@ -37,12 +37,20 @@ ftrl = load_bench("ftrl")
 floor = load_bench("ftrl_floor")
 
 
+def solved(f1: float) -> Outcome:
+    """Make the outcome of an episode with this Solve-F1."""
+    facts = SolveFacts(
+        calls=1, solved=0, needed=1, precision=0.0, recall=0.0, f1=f1, answered=False
+    )
+    return Outcome(solve=facts)
+
+
 def test_gain_is_over_tasks_played_both_times(tmp_path: Path) -> None:
     """Failed episodes and tasks of one side alone are left out."""
     failure = Failure(source=Role.ENGINE, kind="x", message="x")
     for name, figures in (("before", {"a": 0.25, "b": 0.5}), ("after", {"a": 0.75, "b": 1.0})):
         played = [
-            Trajectory(id=task, task_id=task, turns=(), stop=Stop.DONE, notes={"f1": f1})
+            Trajectory(id=task, task_id=task, turns=(), stop=Stop.DONE, outcome=solved(f1))
             for task, f1 in figures.items()
         ]
         failed = Trajectory(id=name, task_id=name, turns=(), stop=Stop.FAILED, failure=failure)

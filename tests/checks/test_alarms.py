@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from trustee.algorithm.step import StepReport
-from trustee.checks.alarms import Decision, Watch, WatchConfig
+from trustee.checks.alarms import AlarmsState, Decision, Watch, WatchConfig
 from trustee.runs.store import Store
 from trustee.types import Group, Stop, Trajectory
 
@@ -142,6 +142,13 @@ def test_mismatch_below_the_gate_passes() -> None:
     assert [NOTHING, NOTHING] == [watch.observe(r, play(0, 0)) for r in (stale, at_gate)]
 
 
+def read_again(state: AlarmsState) -> AlarmsState:
+    """Write a state as JSON and read it."""
+    text = msgspec.json.encode(state)
+    json.loads(text, parse_constant=pytest.fail)
+    return msgspec.json.decode(text, type=AlarmsState)
+
+
 def test_state_round_trip() -> None:
     """A watch restored from JSON decides as the first would have, whatever comes."""
     for seen in range(5):
@@ -149,7 +156,7 @@ def test_state_round_trip() -> None:
         for _ in range(seen):
             first.observe(CLIPPED, play(-0.5, 3))
         other = Watch(WatchConfig())
-        other.restore(json.loads(json.dumps(first.state())))
+        other.restore(read_again(first.state()))
         following = [CLIPPED, CLIPPED, UNMIXED, CLIPPED, UNMIXED, UNMIXED, BROKEN, BROKEN, BROKEN]
         assert [first.observe(r, play(-0.6, 5)) for r in following] == [
             other.observe(r, play(-0.6, 5)) for r in following
@@ -158,10 +165,11 @@ def test_state_round_trip() -> None:
 
 def test_state_of_a_fresh_watch_round_trips() -> None:
     """A watch that saw nothing has a state of plain JSON too."""
-    state = json.loads(json.dumps(Watch(WatchConfig()).state(), allow_nan=False))
+    fresh = Watch(WatchConfig()).state()
+    state = read_again(fresh)
     watch = Watch(WatchConfig())
     watch.restore(state)
-    assert state == watch.state()
+    assert fresh == state == watch.state()
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 
 from scripts import make_simulator
 from trustee.checks.canaries import Known, read_canaries
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import HiddenSimulated, judge_episode
 from trustee.errors import InputError
@@ -66,7 +67,7 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
     )
     asked = bool(engine.requests)
     assert asked or not known.good
-    assert asked == score.notes["criteria"]["fulfilled"]
+    assert asked == score.outcome.criteria["fulfilled"]
 
 
 def say_yes(request: Request) -> str:

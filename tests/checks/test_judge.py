@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scripts import judge, make_simulator
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
-from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate
+from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate, EffectState
 from trustee.checks.call_parsing import CallCrosscheck, check_reading, crosscheck_calls, read_again
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
@@ -35,7 +35,8 @@ from trustee.cli.main import main
 from trustee.config import read_config
 from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import ByteTokenizer, Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ByteTokenizer, ScriptedEngine, scripted_renderer
 from trustee.engine.vllm import VllmEngine
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
@@ -43,7 +44,7 @@ from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.micro.world import THINGS, VALUES, Goal, fact
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.roles import transcript_lines
+from trustee.environments.simulated.roles import Criterion, transcript_lines
 from trustee.environments.trial.environment import Trial
 from trustee.errors import RunError
 from trustee.jobs.assemble import make_simulator as make_real_simulator
@@ -56,6 +57,7 @@ from trustee.types import (
     Failure,
     Group,
     Message,
+    Outcome,
     Role,
     Sample,
     Stop,
@@ -110,9 +112,9 @@ async def test_one_version_with_an_effect_begins_the_count_anew() -> None:
     )
     gate = EffectGate(engine, scripted_renderer(), patience=3)
     await publish_all(gate, engine, range(1, 10))
-    assert {"without": 0} == gate.state()
+    assert EffectState(without=0) == gate.state()
     await publish_all(gate, engine, [10, 11])
-    assert {"without": 2} == gate.state()
+    assert EffectState(without=2) == gate.state()
 
 
 class Nudged(ScriptedEngine):
@@ -132,7 +134,7 @@ async def test_the_smallest_change_of_a_logprob_is_an_effect() -> None:
     engine = Nudged(lambda request: "same")
     gate = EffectGate(engine, scripted_renderer(), patience=1)
     await publish_all(gate, engine, [1, 2, 3])
-    assert {"without": 0} == gate.state()
+    assert EffectState(without=0) == gate.state()
 
 
 @pytest.mark.anyio
@@ -418,7 +420,7 @@ def anchor_figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
                 turns=(),
                 stop=Stop.DONE,
                 rewards={"f1": proved},
-                notes={"judged": judged},
+                outcome=Outcome(judged=judged),
             )
             for index, (judged, proved) in enumerate(pairs)
         ),
@@ -436,8 +438,8 @@ def test_judge_that_leaves_the_truth_stops_the_run() -> None:
     assert (
         "over the anchor's last 64 episodes the judge's verdicts correlate by -1.00 with what the "
         "tools proved, and gates.correlation asks for 0.2: judge and truth separate, so the "
-        "simulated tasks would teach to please the judge; read notes.judged beside the rewards in "
-        "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
+        "simulated tasks would teach to please the judge; read outcome.judged beside the rewards "
+        "in episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
         "proof"
     ) == str(caught.value)
 
@@ -517,7 +519,9 @@ async def test_record_is_judged_as_its_episode_was() -> None:
         recalled.recall(turns)
         repeated = await recalled.score(turns, Stop.TURNS)
         assert score.rewards == repeated.rewards
-        for note in ("criteria", "evidence", "facts"):
+        assert score.outcome == repeated.outcome
+        assert Criterion.FULFILLED in score.outcome.criteria
+        for note in ("evidence", "facts"):
             assert score.notes[note] == repeated.notes[note]
         questions = [
             [r.prompt for r in engine.requests if r.request_id.startswith("judge")]

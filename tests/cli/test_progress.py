@@ -27,7 +27,7 @@ from trustee.events import (
     TaskCollected,
     TaskWritten,
 )
-from trustee.types import Role
+from trustee.types import RejectReason, Role
 
 STEP_FIELDS: dict[str, Any] = {
     "step": 7,
@@ -233,7 +233,7 @@ def test_json() -> None:
         STAGE,
         replace(STAGE, progress=0.0),
         episode(failed_by=Role.USER, failed=True),
-        replace(episode(), collected="kept"),
+        replace(episode(), rejected=RejectReason.LOOP),
         TaskWritten(group=2, failed_by=None, failed=False),
         STEP,
         replace(STEP, difficulty=None, mismatch_abs=None, figures={}),
@@ -253,7 +253,16 @@ def test_json() -> None:
         {"event": "stage", "name": "training, 80 steps"},
         {"event": "stage", "name": "training, 80 steps", "progress": 0.0},
         {"event": "episode", **played, "failed_by": "user", "failed": True},
-        {"event": "episode", **played, "failed_by": None, "failed": False, "collected": "kept"},
+        {
+            **{"event": "episode", **played, "failed_by": None, "failed": False},
+            "rejected": "the same call again",
+        },
+            "event": "episode",
+            **played,
+            "failed_by": None,
+            "failed": False,
+            "rejected": "the same call again",
+        },
         {"event": "task", "group": 2, "failed_by": None, "failed": False},
         {"event": "step", **STEP_FIELDS, "kl": 0.125, "failed_user": 2},
         {"event": "step", **bare, "mismatch_abs": None},

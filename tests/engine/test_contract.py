@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from engine_contract import CONTRACT, Subject
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
+from trustee.engine.script import Request
 from trustee.engine.scripted import (
     MARKS,
     STOP,
     ByteTokenizer,
-    Request,
     ScriptedEngine,
     ScriptedLearner,
     scripted_renderer,

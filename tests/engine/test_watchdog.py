@@ -13,7 +13,8 @@ from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, 
 from trustee.algorithm.loss import LossConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import Request, ScriptedEngine, ScriptedLearner
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import EngineDied, EngineError
 from trustee.types import Adapter, Sample
@@ -41,7 +42,7 @@ async def answer(request: Request) -> str:
 class Stuck(ScriptedLearner):
     """A learner one of whose calls never ends."""
 
-    def __init__(self, engine: ScriptedEngine, stuck: str) -> None:
+    def __init__(self, engine: ScriptedTrainer, stuck: str) -> None:
         super().__init__(engine)
         self._stuck = stuck
 
@@ -56,7 +57,7 @@ class Stuck(ScriptedLearner):
 
 def watch(folder: Path, *, stuck: str = "", **seconds: float) -> Watchdog:
     """Make a watchdog around scripted parts."""
-    engine = ScriptedEngine(answer)
+    engine = ScriptedTrainer(answer)
     return Watchdog(
         engine,
         Stuck(engine, stuck),
@@ -145,7 +146,7 @@ async def test_training_stops_the_clock_of_requests(tmp_path: Path) -> None:
 
 async def test_calls_reach_the_learner(tmp_path: Path) -> None:
     """The watchdog changes nothing of what goes through it."""
-    engine = ScriptedEngine(answer)
+    engine = ScriptedTrainer(answer)
     learner = ScriptedLearner(engine)
     dog = Watchdog(engine, learner, config=WatchdogConfig(), clock=EngineClock(), folder=tmp_path)
     adapter = Adapter(version=3, path=tmp_path / "policy")

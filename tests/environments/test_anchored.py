@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_sandbox import PlainSandbox
-from scripts import Policy, cast, make_simulator, perfect, role_of, write_calls
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from scripts import Policy, cast, make_player, make_simulator, perfect, role_of, write_calls
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.anchored import (
     HARD,
     SOFT,
@@ -28,17 +28,15 @@ from trustee.environments.anchored import (
     wrap,
 )
 from trustee.environments.executable.environment import Executable
-from trustee.environments.protocol import Services, TaskSpec
+from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
 from trustee.environments.simulated.roles import Criterion
-from trustee.rollout import Limits, play_episode
-from trustee.types import ExpectedCall, Group, Message, Stop, Task, Trajectory
+from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
 
 KEYS = Path(__file__).parents[1] / "data" / "ftrl" / "keys.jsonl"
-LIMITS = Limits(turns=8, tokens=600, seconds=20)
 WORLD = Anchored(
     hard=Executable(path=str(KEYS), reserve_one_in=4, prompts="tiny"),
     soft=Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=60, tools=(1, 4))),
@@ -99,18 +97,8 @@ class Stage:
 
     async def play(self, task: Task) -> Trajectory:
         """Play one episode."""
-        return await play_episode(
-            task,
-            lambda rng: self.world.environment(task, self.serve(rng)),
-            trajectory_id="0/0",
-            engine=self.engine,
-            renderer=scripted_renderer(),
-            adapter=None,
-            limits=LIMITS,
-            temperature=1.0,
-            seed=1,
-            clock=EngineClock(),
-        )
+        player = make_player(self.world.environment, self.engine, serve=self.serve)
+        return await player.play(task, trajectory_id="0/0", adapter=None, seed=1)
 
     def asked(self, role: str) -> int:
         """Count the requests of a role."""
@@ -135,11 +123,11 @@ class Counted:
         self.seen.append(groups)
         return {}
 
-    def state(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
+    def state(self) -> DrawnState:
+        return DrawnState(drawn=self.drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.drawn = state["drawn"]
+    def restore(self, stored: msgspec.Raw) -> None:
+        self.drawn = read_state(stored, DrawnState).drawn
 
 
 def make_task(name: str, hidden: dict[str, Any]) -> Task:
@@ -223,7 +211,7 @@ def anchored_group(*pairs: tuple[float | None, float], world: str = HARD) -> Gro
                 turns=(),
                 stop=Stop.DONE,
                 rewards={"f1": proved},
-                notes={} if judged is None else {"judged": judged},
+                outcome=Outcome(judged=judged),
             )
             for index, (judged, proved) in enumerate(pairs)
         ),
@@ -276,10 +264,10 @@ def test_source_is_restored_to_the_byte() -> None:
     source = WORLD.source(seed=3)
     for _ in range(5):
         source.draw()
-    source.observe([anchored_group((-1, 0), (1, 0.5))])
+    source.observe([anchored_group((-1.0, 0.0), (1.0, 0.5))])
     stored = msgspec.json.encode(source.state())
     other = WORLD.source(seed=3)
-    other.restore(msgspec.json.decode(stored))
+    other.restore(msgspec.Raw(stored))
     assert stored == msgspec.json.encode(other.state())
     assert [source.draw() for _ in range(6)] == [other.draw() for _ in range(6)]
     more = [anchored_group((1, 1))]
@@ -293,7 +281,7 @@ async def test_opinion_is_noted_and_pays_nothing(verdict: str, judged: float) ->
     played = await stage.play(await stage.write(HARD))
     assert (1.0, judged, True, None) == (
         played.reward,
-        played.notes["judged"],
+        played.outcome.judged,
         played.success,
         played.failure,
     )
@@ -308,7 +296,7 @@ async def test_judge_without_a_verdict_spoils_nothing() -> None:
     """The proof holds without an opinion; why there is none is noted."""
     stage = Stage(judge_all("?"))
     played = await stage.play(await stage.write(HARD))
-    assert (1.0, None, False) == (played.reward, played.failure, "judged" in played.notes)
+    assert (1.0, None, None) == (played.reward, played.failure, played.outcome.judged)
     assert played.notes["unjudged"].startswith("judge gave no usable answer in 2 tries; ")
     assert {"anchor_episodes": 0} == {
         name: figure
@@ -323,10 +311,10 @@ async def test_simulated_tasks_are_played_as_ever() -> None:
     """The judge pays in the simulated part, and no worker is lent."""
     stage = Stage(cast(both))
     played = await stage.play(await stage.write(SOFT))
-    assert (1.0, {"verdict": 1.0}, "judged" in played.notes) == (
+    assert (1.0, {"verdict": 1.0}, None) == (
         played.reward,
         played.rewards,
-        False,
+        played.outcome.judged,
     )
     assert [] == stage.sandbox.lent
 

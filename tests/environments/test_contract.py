@@ -19,28 +19,27 @@ from scripts import (
     TURN,
     Policy,
     cast,
+    make_player,
     make_simulator,
     mixed,
     perfect,
     silent,
     write_calls,
 )
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments import WorldConfig, judged_part, prompt_sets, runs_code
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
 from trustee.environments.micro.environment import Microworld
-from trustee.environments.protocol import Environment, Services, World
+from trustee.environments.protocol import Environment, Services, World, store_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
-from trustee.rollout import Limits, play_episode
 from trustee.types import BadCall, Message, Stop, Task, ToolCall, Trajectory
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(turns=8, tokens=600, seconds=20)
 SEEDS = range(6)
 
 
@@ -130,18 +129,8 @@ class Stage:
 
     async def play(self, task: Task, *, number: int = 0) -> Trajectory:
         """Play one episode with the script's policy."""
-        return await play_episode(
-            task,
-            lambda rng: self.world.environment(task, self.serve(rng)),
-            trajectory_id=f"{number}/0",
-            engine=self.engine,
-            renderer=scripted_renderer(),
-            adapter=None,
-            limits=LIMITS,
-            temperature=1.0,
-            seed=number,
-            clock=EngineClock(),
-        )
+        player = make_player(self.world.environment, self.engine, serve=self.serve)
+        return await player.play(task, trajectory_id=f"{number}/0", adapter=None, seed=number)
 
     async def enter(self, task: Task) -> Environment:
         """Open an environment by hand."""
@@ -255,7 +244,7 @@ async def test_source_continues_from_its_state(case: Case) -> None:
     for _ in range(5):
         source.draw()
     other = case.world.source(seed=3)
-    other.restore(json.loads(json.dumps(source.state())))
+    other.restore(store_state(source.state()))
     assert [source.draw() for _ in range(4)] == [other.draw() for _ in range(4)]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineError, SimulatorError
 from trustee.types import Record, Role

@@ -12,10 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dice_world import Dice
-from scripts import cast, hash_text, make_simulator, perfect, role_of, silent, write_calls
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, Script, ScriptedEngine, scripted_renderer
+from scripts import (
+    cast,
+    hash_text,
+    make_player,
+    make_simulator,
+    perfect,
+    role_of,
+    silent,
+    write_calls,
+)
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
 from trustee.evaluation.evaluate import (
     EvalConfig,
@@ -146,22 +156,15 @@ async def run_evaluation(
     engine = ScriptedEngine(script)
     simulator = make_simulator(engine, tries=4)
     config = EvalConfig(tasks=tasks, parallel=parallel)
-    written = await write_tasks(
-        world.source(seed=config.seed, held_out=True), config, simulator=simulator
-    )
-    result = await evaluate(
-        written,
-        world,
-        config,
-        engine=engine,
-        renderer=scripted_renderer(),
-        simulator=simulator,
-        adapter=None,
+    player = make_player(
+        world.environment,
+        engine,
+        serve=lambda rng: Services(simulator=simulator, rng=rng),
         limits=LIMITS,
-        label="before",
-        clock=EngineClock(),
-        **other,
     )
+    source = world.source(seed=config.seed, held_out=True)
+    written = await write_tasks(source, player, config=config)
+    result = await evaluate(written, player, config=config, adapter=None, label="before", **other)
     return written, result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import pytest
 
 from blueprints import make_blueprint, make_row
 from plain_sandbox import PlainSandbox
-from scripts import make_simulator, write_calls
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from scripts import make_player, make_simulator, write_calls
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
+from trustee.environments.protocol import Services
 from trustee.errors import EngineError
 from trustee.evaluation.ftrl_suite import (
     Solving,
     SuiteReport,
-    floor_notes,
+    floor_facts,
     report_on,
     run_suite,
     suite_text,
@@ -68,17 +71,15 @@ async def run(
 ) -> tuple[SuiteReport, tuple[Trajectory, ...], ScriptedEngine]:
     """Run the suite with a script."""
     engine = ScriptedEngine(script)
-    report, played = await run_suite(
-        Executable(path=str(folder), published=published, reserve_one_in=7),
-        policy="base",
-        engine=engine,
-        renderer=scripted_renderer(),
-        simulator=make_simulator(engine),
-        sandbox=PlainSandbox(),
-        adapter=None,
+    world = Executable(path=str(folder), published=published, reserve_one_in=7)
+    simulator, sandbox = make_simulator(engine), PlainSandbox()
+    player = make_player(
+        world.environment,
+        engine,
+        serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
         limits=LIMITS,
-        parallel=3,
     )
+    report, played = await run_suite(world, player, policy="base", adapter=None, parallel=3)
     return report, played, engine
 
 
@@ -112,7 +113,7 @@ async def test_no_more_than_twenty_turns_are_played(folder: Path) -> None:
     """The longest episode has FTRL's limit, and its calls count."""
     report, played, _ = await run(folder, answering)
     assert [20, 3, 3, 3] == [len(one.turns) for one in played]
-    assert [20, 2, 2, 2] == [one.notes["calls"] for one in played]
+    assert [20, 2, 2, 2] == [one.outcome.solve.calls for one in played if one.outcome.solve]
     assert 75.0 == report.total.answered
 
 
@@ -161,10 +162,17 @@ async def test_tasks_are_in_the_order_of_ids(folder: Path) -> None:
     """The same order for every seed, so reports can be laid side by side."""
     simulator = make_simulator(ScriptedEngine(half))
     for seed in range(3):
-        tasks = await write_tasks_of(Executable(path=str(folder)), simulator=simulator, seed=seed)
+        services = Services(simulator=simulator, rng=random.Random(seed))
+        tasks = await write_tasks_of(Executable(path=str(folder)), services, seed=seed)
         assert [f"keys-{n}" for n in range(4)] == [task.hidden["blueprint"] for task in tasks]
-    assert {"precision": 1.0, "recall": 0.0, "f1": 0.0, "calls": 0, "answered": False} == (
-        floor_notes(tasks[0])
+    facts = floor_facts(tasks[0])
+    assert (1.0, 0.0, 0.0) == (facts.precision, facts.recall, facts.f1)
+    assert (0, 0, 2, False, ()) == (
+        facts.calls,
+        facts.solved,
+        facts.needed,
+        facts.answered,
+        facts.called,
     )
 
 

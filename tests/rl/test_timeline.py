@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from trustee.engine.protocol import Sampling
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
 from trustee.engine.timing import RequestTiming
 from trustee.engine.vllm import VllmConfig, VllmEngine
-from trustee.environments.protocol import Services, TaskSpec
+from trustee.environments.protocol import DrawnState, Services, TaskSpec, store_state
 from trustee.errors import RunError
 from trustee.events import EpisodeBegun, EpisodePlayed, Event, Note, Stage, StepTrained
 from trustee.rl.timeline import (
@@ -449,7 +450,7 @@ class OneTask:
     """A source of one task that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
+        self.kept = msgspec.Raw(b"")
         self.seen: list[Group] = []
 
     def draw(self) -> TaskSpec | None:
@@ -462,11 +463,11 @@ class OneTask:
         self.seen += groups
         return {"difficulty": 30.0}
 
-    def state(self) -> dict[str, Any]:
-        return {"drawn": 1}
+    def state(self) -> DrawnState:
+        return DrawnState(drawn=1)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.kept = state
+    def restore(self, stored: msgspec.Raw) -> None:
+        self.kept = stored
 
 
 async def test_a_timed_source_gives_the_same_tasks(tmp_path: Path) -> None:
@@ -480,9 +481,9 @@ async def test_a_timed_source_gives_the_same_tasks(tmp_path: Path) -> None:
         assert spec is not None
         assert "d1" == (await source.write(spec, services)).id
         assert {"difficulty": 30.0} == source.observe([group])
-        assert {"drawn": 1} == source.state()
-        source.restore({"drawn": 2})
-    assert ([group], {"drawn": 2}) == (inner.seen, inner.kept)
+        assert DrawnState(drawn=1) == source.state()
+        source.restore(store_state(DrawnState(drawn=2)))
+    assert ([group], b'{"drawn":2}') == (inner.seen, bytes(inner.kept))
     assert [
         ("feed", "draw", None),
         ("write", "d1", {"difficulty": 30}),

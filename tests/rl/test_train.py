@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dice_world import Dice
+from dice_world import Dice, DiceState
 from scripts import (
     Policy,
     cast,
@@ -35,13 +35,8 @@ from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import (
-    Request,
-    Script,
-    ScriptedEngine,
-    ScriptedLearner,
-    scripted_renderer,
-)
+from trustee.engine.script import Request, Script
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer, scripted_renderer
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec, World
@@ -50,7 +45,7 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
 from trustee.events import EpisodeBegun, Event, RolledBack, StepTrained, encode_event
 from trustee.jobs.rl import restore
-from trustee.rl.run import Run
+from trustee.rl.run import Run, RunState
 from trustee.rl.train import train
 from trustee.rollout import Limits, RolloutConfig
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
@@ -130,7 +125,7 @@ class Fussy:
 class Spy(ScriptedLearner):
     """A learner that checks, at the moment of learning, what must be true then."""
 
-    def __init__(self, engine: ScriptedEngine, folder: Path, *, steps: int = 0) -> None:
+    def __init__(self, engine: ScriptedTrainer, folder: Path, *, steps: int = 0) -> None:
         super().__init__(engine)
         self._folder = folder
         self._steps = steps
@@ -175,7 +170,7 @@ class Setup:
     ) -> None:
         self.folder = folder
         self.store = Store(folder)
-        self.engine = ScriptedEngine(script)
+        self.engine = ScriptedTrainer(script)
         self.learner = Spy(self.engine, folder, steps=learner_steps)
         self.versions = Versions(self.engine, slots=slots)
         self.learner.versions = self.versions
@@ -646,7 +641,7 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step":3}\n{"st')
     async with resumed.store:
-        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "parts" / "checkpoints", RunState)
         await restore(resumed.run, path, state)
         await train(resumed.run)
     assert (2, 4) == (state.step, resumed.run.step)
@@ -676,7 +671,9 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step
     counts: list[tuple[int, int]] = []
 
     async def check(folder: Path) -> None:
-        counts.append((setup.run.next_group, setup.source.state()["drawn"]))
+        state = setup.source.state()
+        assert isinstance(state, DiceState)
+        counts.append((setup.run.next_group, state.drawn))
         await save(folder)
 
     setup.learner.save = check  # type: ignore[method-assign]
@@ -693,9 +690,9 @@ async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> 
 
     async def check(folder: Path) -> None:
         states = [setup.run.watch.state()]
-        newest = find_checkpoints(tmp_path / "checkpoints")[:1]
-        states += [json.loads((path / "state.json").read_bytes())["watch"] for path in newest]
-        best = [state["best"][1] for state in states if state["best"]]
+        if find_checkpoints(tmp_path / "checkpoints"):
+            states.append(open_checkpoint(tmp_path / "checkpoints", RunState)[1].watch)
+        best = [state.best[1] for state in states if state.best]
         missing.extend(v for v in best if not setup.store.adapter(v).path.is_dir())
         await save(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from trustee.errors import InputError, RunError
 from trustee.runs import checkpoint
 from trustee.runs.checkpoint import (
-    RunState,
+    CheckpointState,
     find_checkpoints,
     is_whole,
     open_checkpoint,
@@ -26,17 +28,25 @@ pytestmark = pytest.mark.anyio
 FILES = ("manifest.json", "state.json", "adapter.safetensors", "optimizer/moments.bin")
 
 
-def state_at(step: int) -> RunState:
+class Counted(CheckpointState, frozen=True):
+    """The state of a run that counts."""
+
+    drawn: int
+    best: tuple[float, int] | None = None
+    inner: msgspec.Raw = msgspec.Raw(b"{}")
+    """What another part of the run reads."""
+
+
+def state_at(step: int) -> Counted:
     """Make the state of a run after a step."""
-    return RunState(
-        step=step,
-        version=step + 1,
-        next_group=8 * step,
-        source={"difficulty": 4, "drawn": 8 * step},
-        watch={"best": [0.5, 2]},
-        effect={"without": 2},
-        ladder={"changes": []},
+    return Counted(
+        step=step, drawn=8 * step, best=(0.5, 2), inner=msgspec.Raw(b'{"own": %d}' % step)
     )
+
+
+def open_newest(folder: Path) -> tuple[Path, Counted]:
+    """Open the newest checkpoint that can be continued."""
+    return open_checkpoint(folder, Counted)
 
 
 async def save(folder: Path) -> None:
@@ -55,7 +65,7 @@ async def test_checkpoint_comes_back(tmp_path: Path) -> None:
     """What was written is found, whole, with its state and its files."""
     path = await write(tmp_path, 3)
     assert (tmp_path / "step-000003", True) == (path, is_whole(path))
-    assert (path, state_at(3)) == open_checkpoint(tmp_path)
+    assert (path, state_at(3)) == open_newest(tmp_path)
     assert sorted(FILES) == sorted(
         str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()
     )
@@ -82,9 +92,9 @@ async def test_newest_few_are_kept(tmp_path: Path) -> None:
 async def test_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     """A resumed run may write a step again."""
     await write(tmp_path, 1)
-    other = RunState(step=1, version=9, next_group=0, source={}, watch={}, effect={}, ladder={})
+    other = Counted(step=1, drawn=9)
     await write_checkpoint(tmp_path, other, save=save, keep=2)
-    assert (tmp_path / "step-000001", other) == open_checkpoint(tmp_path)
+    assert (tmp_path / "step-000001", other) == open_newest(tmp_path)
 
 
 def delete(path: Path) -> None:
@@ -118,7 +128,7 @@ async def test_damaged_checkpoint_is_not_whole(
     newer = await write(tmp_path, 2)
     damage(newer / name)
     assert (True, False) == (is_whole(older), is_whole(newer))
-    assert (older, state_at(1)) == open_checkpoint(tmp_path)
+    assert (older, state_at(1)) == open_newest(tmp_path)
 
 
 async def test_walk_back_over_several(tmp_path: Path) -> None:
@@ -127,7 +137,7 @@ async def test_walk_back_over_several(tmp_path: Path) -> None:
         await write(tmp_path, step)
     delete(tmp_path / "step-000004" / "manifest.json")
     shorten(tmp_path / "step-000003" / "adapter.safetensors")
-    assert (tmp_path / "step-000002", state_at(2)) == open_checkpoint(tmp_path)
+    assert (tmp_path / "step-000002", state_at(2)) == open_newest(tmp_path)
 
 
 async def test_no_whole_checkpoint(tmp_path: Path) -> None:
@@ -135,8 +145,58 @@ async def test_no_whole_checkpoint(tmp_path: Path) -> None:
     path = await write(tmp_path, 1)
     delete(path / "state.json")
     with pytest.raises(InputError) as caught:
-        open_checkpoint(tmp_path)
+        open_newest(tmp_path)
     assert f"{tmp_path} holds no whole checkpoint; start a new run instead" == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"step": 2}', "Object missing required field `drawn`"),
+        ('{"step": 2, "drawn": 1, "watch": {}}', "Object contains unknown field `watch`"),
+        ('{"step": 2, "drawn": "x"}', "Expected `int`, got `str` - at `$.drawn`"),
+    ],
+)
+async def test_state_of_another_program_is_passed_over(tmp_path: Path, text: str, why: str) -> None:
+    """A state with other fields, of an older or newer program, is named and passed over."""
+    newer = await write(tmp_path, 2)
+    write_state(newer, text)
+    assert is_whole(newer)
+    with pytest.raises(InputError) as caught:
+        open_newest(tmp_path)
+    assert (
+        f"{tmp_path} holds no checkpoint that this program can continue (step-000002/state.json: "
+        f"{why}); start a new run instead"
+    ) == str(caught.value)
+    older = await write(tmp_path, 1)
+    assert (older, state_at(1)) == open_newest(tmp_path)
+
+
+async def test_state_that_its_owner_refuses_is_passed_over(tmp_path: Path) -> None:
+    """What only another part can read is shown to it; one that it refuses is not continued."""
+    for step in (1, 2):
+        await write(tmp_path, step)
+    seen: list[int] = []
+
+    def accept(state: Counted) -> None:
+        seen.append(state.step)
+        if bytes(state.inner) != b'{"own": 1}':
+            raise InputError("not mine")
+
+    path, state = open_checkpoint(tmp_path, Counted, accept=accept)
+    assert (tmp_path / "step-000001", state_at(1), [2, 1]) == (path, state, seen)
+    shutil.rmtree(tmp_path / "step-000001")
+    with pytest.raises(InputError, match=r"can continue \(step-000002/state.json: not mine\)"):
+        open_checkpoint(tmp_path, Counted, accept=accept)
+
+
+def write_state(path: Path, text: str) -> None:
+    """Put another state into a checkpoint, which stays whole."""
+    (path / "state.json").write_text(text)
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    manifest["files"]["state.json"] = [len(text), digest]
+    (path / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyError("bug")])
@@ -156,7 +216,7 @@ async def test_save_that_fails_leaves_the_earlier_one(
     with pytest.raises(expected):
         await write_checkpoint(tmp_path, state_at(2), save=fail, keep=1)
     assert [older] == find_checkpoints(tmp_path)
-    assert (older, state_at(1)) == open_checkpoint(tmp_path)
+    assert (older, state_at(1)) == open_newest(tmp_path)
 
 
 PLACES: list[tuple[Any, str]] = [
@@ -196,13 +256,13 @@ async def test_any_failing_call_leaves_whole_or_nothing(
             else:
                 break
         assert all(is_whole(path) for path in find_checkpoints(tmp_path))
-        assert open_checkpoint(tmp_path)[1].step in (1, 2)
+        assert open_newest(tmp_path)[1].step in (1, 2)
         shutil.rmtree(tmp_path / "step-000002", ignore_errors=True)
     assert 1 <= len(messages) < 19
     assert {f"cannot write checkpoint {tmp_path / 'step-000002'}: No space left on device"} == set(
         messages
     )
-    assert (tmp_path / "step-000002", state_at(2)) == open_checkpoint(tmp_path)
+    assert (tmp_path / "step-000002", state_at(2)) == open_newest(tmp_path)
 
 
 async def test_left_over_of_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
@@ -211,7 +271,7 @@ async def test_left_over_of_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
     partial = tmp_path / ".step-000002.partial"
     partial.mkdir()
     (partial / "stale.bin").write_bytes(b"x")
-    assert state_at(1) == open_checkpoint(tmp_path)[1]
+    assert state_at(1) == open_newest(tmp_path)[1]
     path = await write(tmp_path, 2)
     assert not (path / "stale.bin").exists()
     assert not partial.exists()

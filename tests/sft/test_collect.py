@@ -16,16 +16,16 @@ import pytest
 
 from blueprints import make_blueprint
 from plain_sandbox import PlainSandbox
-from scripted_program import BASE, Both, small_config
-from scripts import Policy, perfect, silent
+from scripted_program import BASE, play_with, small_config
+from scripts import perfect, silent
 from trustee.config import Config
-from trustee.engine.scripted import Request, scripted_renderer
+from trustee.engine.script import Request
+from trustee.engine.scripted import scripted_renderer
 from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, Event, TaskCollected, encode_event
-from trustee.jobs import assemble
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
@@ -33,7 +33,7 @@ from trustee.runs.view import Filter, show_trajectories
 from trustee.sft.collect import CollectConfig, Counts
 from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
 from trustee.sft.rejection import FilterConfig
-from trustee.types import Adapter
+from trustee.types import Adapter, RejectReason
 
 pytestmark = pytest.mark.anyio
 TEACHER = PlayerConfig(teacher=True)
@@ -43,14 +43,6 @@ THRICE = CollectConfig(attempts=3)
 def config(*changes: str) -> Config:
     """Give a config of the scripted micro-world."""
     return small_config("env={kind='microworld'}", "rollout.temperature=1.0", *changes)
-
-
-def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:
-    """Put a scripted engine into the program's place for the real one."""
-    engine = Both(policy)
-    monkeypatch.setattr(assemble, "VllmEngine", engine)
-    monkeypatch.setattr(command, "prepare_model", lambda config: (BASE, scripted_renderer()))
-    return engine
 
 
 def moody(request: Request) -> str:
@@ -84,20 +76,20 @@ async def test_teacher_makes_demonstrations(
     counts = await run(tmp_path, emit=events.append)
     lines: list[EpisodeLine] = read_lines(tmp_path / "episodes.jsonl", EpisodeLine)
     won = {(line.group, line.member) for line in lines if line.trajectory.reward > 0}
-    verdicts = {(x.group, x.member): x.trajectory.notes["collected"] for x in lines}
+    verdicts = {(x.group, x.member): x.rejected for x in lines}
     assert (6, 0, 18, 0) == (counts.tasks, counts.unwritten, counts.episodes, counts.states)
-    assert {"no success": 18 - len(won)} == counts.dropped
+    assert {RejectReason.UNSOLVED: 18 - len(won)} == counts.dropped
     assert 0 < len(won) == counts.kept < 18
-    assert {key: "kept" if key in won else "no success" for key in verdicts} == verdicts
+    assert {key: None if key in won else RejectReason.UNSOLVED for key in verdicts} == verdicts
     shown: list[Demonstration] = read_lines(tmp_path / "demonstrations.jsonl", Demonstration)
     firsts = {group: min(m for g, m in won if g == group) for group, _ in won}
     assert [f"{g}/{m}" for g, m in sorted(firsts.items())] == [d.notes["episode"] for d in shown]
     assert counts.demonstrations == len(shown)
     assert counts == msgspec.json.decode((tmp_path / "collected.json").read_bytes(), type=Counts)
     played = [event for event in events if isinstance(event, EpisodePlayed)]
-    assert verdicts == {(event.group, event.member): event.collected for event in played}
+    assert verdicts == {(event.group, event.member): event.rejected for event in played}
     assert 18 == len(played)
-    assert {"kept", "no success"} == {json.loads(encode_event(e))["collected"] for e in played}
+    assert {None, "no success"} == {json.loads(encode_event(e)).get("rejected") for e in played}
     last = [event for event in events if isinstance(event, TaskCollected)][-1]
     assert TaskCollected(tasks=6, of=6, kept=len(won)) == last
 
@@ -122,10 +114,11 @@ async def test_kept_episodes_can_be_viewed(tmp_path: Path, monkeypatch: pytest.M
     out = io.StringIO()
     show_trajectories(tmp_path, Filter(limit=0), out=out, as_json=False)
     text = out.getvalue()
-    assert (counts.kept, counts.dropped["no success"]) == (
-        text.count("collected: kept"),
-        text.count("collected: no success"),
+    assert (18, counts.dropped[RejectReason.UNSOLVED]) == (
+        text.count("version 0"),
+        text.count("rejected: no success"),
     )
+    assert 18 == counts.kept + counts.dropped[RejectReason.UNSOLVED]
     assert "difficulty 60, tools:" in text
 
 
@@ -354,7 +347,7 @@ def test_counts_for_people(tmp_path: Path) -> None:
         unwritten=1,
         episodes=15,
         kept=4,
-        dropped={"no success": 3, "too long": 8},
+        dropped={RejectReason.UNSOLVED: 3, RejectReason.TOO_LONG: 8},
         demonstrations=3,
         states=0,
     )

@@ -12,16 +12,15 @@ import pytest
 
 from dice_world import Dice
 from qwen_tokenizer import write_model
-from scripts import cast, make_simulator, perfect
+from scripts import cast, make_player, make_simulator, perfect
 from trustee.algorithm.batch import to_sample
-from trustee.engine.clock import EngineClock
 from trustee.engine.model_files import TINY
 from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.rendering.renderer import Renderer
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import Limits
 from trustee.runs.store import EpisodeLine
 from trustee.sft.demonstrations import (
     Demonstration,
@@ -58,19 +57,10 @@ async def play(world: Any) -> tuple[Any, Trajectory]:
     spec = source.draw()
     services = Services(simulator=simulator, rng=random.Random(0))
     task = await source.write(spec, services)
-    trajectory = await play_episode(
-        task,
-        lambda rng: world.environment(task, services),
-        trajectory_id="0/0",
-        engine=engine,
-        renderer=scripted_renderer(),
-        adapter=None,
-        limits=Limits(tokens=600),
-        temperature=1.0,
-        seed=0,
-        clock=EngineClock(),
+    player = make_player(
+        world.environment, engine, serve=lambda rng: services, limits=Limits(tokens=600)
     )
-    return task, trajectory
+    return task, await player.play(task, trajectory_id="0/0", adapter=None, seed=0)
 
 
 @pytest.mark.anyio

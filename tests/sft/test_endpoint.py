@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from dice_world import TOOLS, Dice
-from trustee.engine.clock import EngineClock
+from scripts import make_player
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.errors import EngineError, InputError
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import Limits
 from trustee.sft.collect import demonstrate
 from trustee.sft.demonstrations import render_demonstration
 from trustee.sft.endpoint import (
@@ -123,18 +123,15 @@ async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Ta
     player = EndpointPlayer(
         endpoint, scripted_renderer(), HINTS, prompt_set="simulated", context=4096
     )
-    played = await play_episode(
-        task,
-        lambda rng: world.environment(task, services),
-        trajectory_id="0/0",
-        engine=player.engine,
+    episodes = make_player(
+        world.environment,
+        player.engine,
+        serve=lambda rng: services,
         renderer=player.renderer,
-        adapter=None,
         limits=Limits(tokens=tokens),
         temperature=0.5,
-        seed=0,
-        clock=EngineClock(),
     )
+    played = await episodes.play(task, trajectory_id="0/0", adapter=None, seed=0)
     return task, player.keep(played)
 
 

@@ -7,21 +7,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from trustee.environments.trial.metrics import Attempt, Label, Phase, TrialNotes
 from trustee.sft.hints import Hints
-from trustee.sft.rejection import FilterConfig, RejectReason, contains, find_reject_reason
+from trustee.sft.rejection import FilterConfig, contains, find_reject_reason
 from trustee.types import (
+    Attempt,
     BadCall,
     Call,
     Completion,
     Failure,
+    Label,
     Message,
+    Outcome,
+    Phase,
+    RejectReason,
     Role,
     Stop,
     Task,
     Tool,
     ToolCall,
     Trajectory,
+    TrialFacts,
     Turn,
 )
 
@@ -141,13 +146,13 @@ def test_same_call_after_another_is_no_loop() -> None:
     assert RejectReason.LOOP == fault(play(read, failed, read, *GOOD.turns))
 
 
-def trial(*phases: Phase, trials: int) -> dict[str, Any]:
-    """Make the notes of an episode with a trial phase."""
+def trial(*phases: Phase, trials: int) -> Outcome:
+    """Make the outcome of an episode with a trial phase."""
     attempts = tuple(Attempt(phase=Phase.TRIAL, name="find") for _ in range(trials))
-    notes = TrialNotes(
+    facts = TrialFacts(
         phases=phases, note="note: x", attempts=attempts, labels=(Label.USEFUL,) * trials
     )
-    return {"trial": msgspec.to_builtins(notes)}
+    return Outcome(trial=facts)
 
 
 def test_trial_comes_before_execution() -> None:
@@ -155,9 +160,9 @@ def test_trial_comes_before_execution() -> None:
     tried = turn(call(of="Peru"), LIMA)
     phases = (Phase.TRIAL, Phase.NOTE, Phase.EXECUTION, Phase.EXECUTION)
     note = turn("note: find works", "go")
-    whole = play(tried, note, *GOOD.turns, notes=trial(*phases, trials=1))
+    whole = play(tried, note, *GOOD.turns, outcome=trial(*phases, trials=1))
     assert None is fault(whole)
-    without = play(note, *GOOD.turns, notes=trial(*phases[1:], trials=0))
+    without = play(note, *GOOD.turns, outcome=trial(*phases[1:], trials=0))
     assert RejectReason.NO_TRIAL == fault(without)
 
 

@@ -11,9 +11,8 @@ import pytest
 
 from blueprints import make_blueprint
 from dice_world import Dice
-from scripts import cast, make_simulator, perfect
+from scripts import cast, make_player, make_simulator, perfect
 from trustee.algorithm.batch import to_sample
-from trustee.engine.clock import EngineClock
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.blueprint_files import write_blueprint
@@ -24,7 +23,7 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
 from trustee.environments.trial.transforms.names import Opaque
 from trustee.environments.trial.transforms.supply import Break
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import Limits
 from trustee.sft.hints import NOTHING, Hints, hinter_of, prompts_of, scalars
 from trustee.sft.teacher import TELLTALE, TeacherPlayer, add_hints
 from trustee.types import Message, Stop, Task, ToolCall, Trajectory
@@ -50,18 +49,14 @@ async def play(task: Task, world: World, hints: Hints) -> tuple[ScriptedEngine, 
     """Have a teacher play a task."""
     engine = ScriptedEngine(cast(perfect))
     player = TeacherPlayer(engine, scripted_renderer(), hints, prompt_set="simulated")
-    played = await play_episode(
-        task,
-        lambda rng: world.environment(task, services(engine)),
-        trajectory_id="0/0",
-        engine=player.engine,
+    episodes = make_player(
+        world.environment,
+        player.engine,
+        serve=lambda rng: services(engine),
         renderer=player.renderer,
-        adapter=None,
         limits=Limits(tokens=600),
-        temperature=1.0,
-        seed=0,
-        clock=EngineClock(),
     )
+    played = await episodes.play(task, trajectory_id="0/0", adapter=None, seed=0)
     return engine, player.keep(played)
 
 

@@ -17,14 +17,14 @@ from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishReport, FinishRequest, MicroReport, MicroRequest
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
+from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
 from trustee.events import Event, SftStepTrained, encode_event
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
 from trustee.sft.demonstrations import SftDataset
-from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
+from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Sample
 
 TOP = MemoryLevel(micro_tokens=12, activation_checkpointing="off", context=50, parallel=4)
@@ -45,7 +45,7 @@ def make_sample(name: str, length: int = 5) -> Sample:
 class Teachable(ScriptedLearner):
     """A learner whose loss falls with its steps; it may lack memory, or break."""
 
-    def __init__(self, engine: ScriptedEngine, *, room: int = 1000, broken: int = -1) -> None:
+    def __init__(self, engine: ScriptedTrainer, *, room: int = 1000, broken: int = -1) -> None:
         super().__init__(engine)
         self._room = room
         self._broken = broken
@@ -67,7 +67,7 @@ class Bench:
     """A run of imitation on scripted parts."""
 
     def __init__(self, folder: Path, store: Store, **learner: Any) -> None:
-        self.engine = ScriptedEngine(lambda request: "")
+        self.engine = ScriptedTrainer(lambda request: "")
         self.learner = Teachable(self.engine, **learner)
         self.events: list[Event] = []
         self.job = SftJob(
@@ -166,7 +166,7 @@ async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
         with pytest.raises(KeyError):
             await train_sft(begun.job)
     async with Store(tmp_path / "b") as store:
-        path, state = open_checkpoint(tmp_path / "b" / "checkpoints")
+        path, state = open_checkpoint(tmp_path / "b" / "checkpoints", SftState)
         assert 4 == state.step
         keep_lines(tmp_path / "b" / "metrics.jsonl", state.step)
         again = Bench(tmp_path / "b", store)

@@ -216,14 +216,14 @@ def replace_by_file(place: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (spoil_byte, "changed since it was written: base-00001.safetensors"),
+        (spoil_byte, "files changed since they were written: base-00001.safetensors"),
         (cut_file, "its manifest says: base-00000.safetensors"),
         (drop_file, "its manifest says: base-00001.safetensors"),
         (add_file, "its manifest says: other.safetensors"),
         (cut_manifest, "manifest.json cannot be read"),
         (drop_manifest, "it has no manifest.json"),
         (empty_manifest, "manifest.json cannot be read"),
-        (rename_cache, "its manifest is of another base"),
+        (rename_cache, "its manifest belongs to another base"),
         (replace_by_file, "Not a directory"),
     ],
 )
@@ -374,7 +374,7 @@ def test_two_runs_at_once_do_not_meet(tmp_path: Path) -> None:
     first.join()
     assert answers == [""]
     assert find_damage(place, key="key") == ""
-    assert write_cache(place, some_tensors(), spare_bytes=0) == "another run was quicker"
+    assert write_cache(place, some_tensors(), spare_bytes=0) == "another run has already written it"
 
 
 def test_a_new_cache_replaces_those_of_the_same_origin(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""From rewards to advantages: how much better each member did than others.
+"""Turn rewards into advantages: how much better each episode did than a baseline.
 
-The one idea: with GRPO the group's mean is the baseline, so a group whose members all got the same
-reward teaches nothing; with REINFORCE++ the whole batch is, so such a group teaches too. Inner
-sequences hold the valid members of one task; nobody else's faults count.
+GRPO uses the group's mean as baseline, so a group with equal rewards contributes nothing.
+REINFORCE++ uses the mean of the whole batch, so such a group still contributes. In both, rewards
+are nested by group, and a group holds only its valid members: failed episodes are left out.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from statistics import fmean, stdev
 from typing import Literal
 
 Estimator = Literal["grpo", "reinforce++"]
-"""Whose mean is the baseline: a member's own group's, or the batch's."""
+"""Where the baseline comes from: the member's own group, or the whole batch."""
 
 Scale = Literal["group", "batch", "none"]
-"""What the centred reward is divided by: the unbiased standard deviation (n - 1) of its group, that
-of all rewards given, or nothing."""
+"""What a centred reward is divided by: the unbiased standard deviation (n - 1) of its group, the
+same over all rewards, or nothing."""
 
 Lone = Literal["zero", "reward"]
-"""The advantage of a group of one, which has no baseline: 0 as in TRL, or the reward itself as if
-mean 0 and deviation 1, as in verl."""
+"""The advantage in a group of one, which has no baseline: 0 as in TRL, or the reward itself (that
+is, mean 0 and deviation 1) as in verl."""
 
 
 def advantages(
@@ -32,9 +32,9 @@ def advantages(
     epsilon: float = 1e-4,
     lone: Lone = "zero",
 ) -> list[list[float]]:
-    """Give each reward its advantage, in the same order.
+    """Return the GRPO advantage of every reward, in the same nesting and order.
 
-    `epsilon` is added to the deviation: 1e-4 in TRL, 1e-6 in verl. Constant groups give exact
+    `epsilon` is added to the deviation: 1e-4 in TRL, 1e-6 in verl. Constant groups yield exact
     zeros under every scale.
 
     Source: TRL 1.16.0 `GRPOTrainer`; verl 0.3.1 `compute_grpo_outcome_advantage`.
@@ -58,16 +58,16 @@ def whiten(
     *,
     epsilon: float = 1e-8,
 ) -> list[list[float]]:
-    """Give each reward its advantage over the batch, whatever its group, in the same order.
+    """Return the REINFORCE++ advantage of every reward, in the same nesting and order.
 
     Mean and unbiased variance are taken over sampled tokens, each of which carries its episode's
-    reward (no discount), so a long episode weighs more. `epsilon` is added to the variance. A batch
-    of equal rewards gives exact zeros.
+    reward (no discount), so a long episode weighs more. A batch of equal rewards yields exact
+    zeros.
 
     Args:
-        rewards: By group and member.
-        tokens: Sampled tokens of each of them.
-        epsilon: As in verl.
+        rewards: rewards by group and member.
+        tokens: number of sampled tokens of each episode, nested like `rewards`.
+        epsilon: added to the variance; verl's value by default.
 
     Source: REINFORCE++, arXiv 2501.03262; verl 0.3.1
         `compute_reinforce_plus_plus_outcome_advantage`.
@@ -85,12 +85,12 @@ def whiten(
 
 
 def is_constant(rewards: Sequence[float]) -> bool:
-    """Say whether a group teaches nothing because its rewards are all equal."""
+    """Return whether all rewards are equal, so that there is nothing to learn from them."""
     return len(set(rewards)) <= 1
 
 
 def _centre(group: Sequence[float]) -> list[float]:
-    # A rounded mean need not equal the rewards it is the mean of.
+    # The mean of equal floats may differ from them by rounding, so zero is returned explicitly.
     if is_constant(group):
         return [0.0] * len(group)
     mean = fmean(group)
@@ -98,5 +98,5 @@ def _centre(group: Sequence[float]) -> list[float]:
 
 
 def _deviation(rewards: Sequence[float]) -> float:
-    # A constant's deviation is 1, so that zero over it is zero even with no epsilon.
+    # 1 for constant rewards, so that 0 / deviation is 0 even when epsilon is 0.
     return 1.0 if is_constant(rewards) else stdev(rewards)

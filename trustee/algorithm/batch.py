@@ -1,12 +1,12 @@
 """From trajectories to tensors: cut samples, pack them into micro-batches, collate each one.
 
-The one idea: masks are by position. A sample is the ids in the order in which the engine saw and
-sampled them, and its mask is True exactly where it sampled; an id's value decides nothing but which
-samples begin alike. A micro-batch is the prefix tree of its samples: one row of ids without
-padding, each common beginning once, and for each sample the offsets where its ids stand.
+Masks are by position. A sample holds the token ids in the order in which the engine saw and sampled
+them, and its mask is True exactly at sampled positions; the value of an id only decides which
+samples share a prefix. A micro-batch is the prefix tree of its samples: one row of ids without
+padding, each common prefix stored once, and per sample the offsets of its ids in that row.
 
-Letters: `T` ids of the tree, `B` samples, `L` ids of the longest one. Importing this module loads
-no torch; only `collate` needs it.
+Shape letters: `T` ids in the tree, `B` samples, `L` ids of the longest sample. Importing this
+module does not import torch; only `collate` needs it.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, frozen=True)
 class Attention:
-    """Ids that attend together: to all of the blocks above, and to what they may see of their own.
-
-    Blocks follow each other; `above` gives their numbers, from the root down.
-    """
+    """One block of the tree: ids that attend in one call, to the blocks above and to themselves."""
 
     size: int
+    """Number of ids in the block."""
     above: tuple[int, ...]
+    """Indices of the blocks on the path to this one, from the root down."""
     hidden_RR: torch.Tensor | None
-    """bool; True where an id must not see the one of the column. None hides those after it."""
+    """bool; True where the id of the row must not see the id of the column. None: plain causal."""
 
 
 @dataclass(slots=True, frozen=True)
 class Batch:
-    """A micro-batch: the ids to compute, and where each sample finds its own."""
+    """A micro-batch: the ids to compute, and the offsets of each sample's ids among them."""
 
     attention: tuple[Attention, ...]
     ids_T: torch.Tensor
     """int64"""
     positions_T: torch.Tensor
-    """int64; of the id in its samples."""
+    """int64; position of the id in its samples."""
     before_T: torch.Tensor
-    """int64; offset of the id before, whose hidden state foretells this one; 0 at position 0."""
+    """int64; offset of the previous token, whose hidden state predicts this one; 0 at position
+    0."""
     trained_T: torch.Tensor
-    """bool; True where a sample's id was sampled. Nowhere at position 0: nothing precedes it."""
+    """bool; True where the id was sampled. Never at position 0, which has no predecessor."""
     offsets_BL: torch.Tensor
-    """int64; offset of each id of a sample, 0 after its last."""
+    """int64; offset of each id of a sample in `ids_T`, 0 after its last."""
     mask_BL: torch.Tensor
     """bool; True where the id was sampled."""
     logprobs_BL: torch.Tensor
-    """float32; the engine's logprob of the id in the same column where masked, else 0."""
+    """float32; the engine's logprob of the sampled id, 0 where the mask is False."""
     advantages_B: torch.Tensor
     """float32"""
 
     def spread(self, values_N: torch.Tensor) -> torch.Tensor:
-        """Give the samples' values [B, L] of those of all trained ids; 0 where not trained."""
+        """Return values [N] of the trained ids as [B, L] by sample; 0 where not trained."""
         trained_T = self.trained_T.to(values_N.device)
         values_T = values_N.new_zeros(trained_T.shape).masked_scatter(trained_T, values_N)
         values_BL = values_T[self.offsets_BL.to(values_N.device)]
@@ -66,9 +66,10 @@ class Batch:
 
 
 def to_sample(trajectory: Trajectory, *, advantage: float) -> Sample:
-    """Cut the one sample that holds every sampled id of a trajectory exactly once.
+    """Return the one sample that holds every sampled id of a trajectory exactly once.
 
-    Turns extend each other, so the sample is each turn's rendered ids and completion in order.
+    Each turn extends the one before, so the sample is the turns' rendered ids and completions in
+    order.
     """
     ids: list[int] = []
     mask: list[bool] = []
@@ -93,9 +94,9 @@ def to_sample(trajectory: Trajectory, *, advantage: float) -> Sample:
 def pack(samples: Sequence[Sample], *, token_budget: int) -> list[tuple[Sample, ...]]:
     """Split samples into micro-batches whose trees have at most `token_budget` ids.
 
-    Samples that begin alike come together. The largest tree comes first, so that a step which does
-    not fit into memory fails at once. A sample longer than the budget gets a micro-batch of its
-    own.
+    Samples with a common prefix stay together. The largest tree comes first, so that a step that
+    does not fit into memory fails at once. A sample longer than the budget gets a micro-batch of
+    its own.
     """
     ordered, overlaps = _put_in_order(samples)
     filled = _fill(ordered, overlaps, token_budget)
@@ -103,8 +104,9 @@ def pack(samples: Sequence[Sample], *, token_budget: int) -> list[tuple[Sample, 
 
 
 def share_out(samples: Sequence[Sample], shares: int) -> list[tuple[Sample, ...]]:
-    """Split samples into at most so many shares, the largest tree of them as small as can be."""
+    """Split samples into at most `shares` parts, keeping the largest tree as small as possible."""
     ordered, overlaps = _put_in_order(samples)
+    # Bisect for the smallest token budget with which the samples fill no more than `shares` parts.
     least, most = 1, sum(len(sample.ids) for sample in ordered)
     while least < most:
         middle = (least + most) // 2
@@ -123,7 +125,7 @@ def _put_in_order(samples: Sequence[Sample]) -> tuple[list[Sample], list[int]]:
 def _fill(
     ordered: Sequence[Sample], overlaps: Sequence[int], budget: int
 ) -> list[tuple[int, tuple[Sample, ...]]]:
-    """Give parts of neighbours, each with the ids of its tree."""
+    """Fill parts with neighbouring samples; return each with the number of ids of its tree."""
     parts: list[tuple[int, tuple[Sample, ...]]] = []
     held, begun = 0, 0
     for at, (sample, overlap) in enumerate(zip(ordered, overlaps, strict=True)):
@@ -138,7 +140,10 @@ def _fill(
 
 
 def mask_ids(nodes: Sequence[Node]) -> torch.Tensor | None:
-    """Say which ids of a block each must not see: those after it, and those of other branches."""
+    """Return which ids of a block are hidden from each: later ones, and those of other branches.
+
+    Shape: [R, R] with R ids in the block; None for a single node, where plain causal masking does.
+    """
     import torch
 
     if len(nodes) == 1:
@@ -146,14 +151,15 @@ def mask_ids(nodes: Sequence[Node]) -> torch.Tensor | None:
     start, stop = nodes[0].start, nodes[-1].stop
     hidden_RR = torch.ones(stop - start, stop - start, dtype=torch.bool).triu_(1)
     for node in nodes:
+        # Ids after the node's subtree are on other branches; within the subtree all see the node.
         hidden_RR[node.end - start :, node.start - start : node.stop - start] = True
     return hidden_RR
 
 
 def collate(samples: Sequence[Sample], *, block: int = 0) -> Batch:
-    """Make the tensors of samples' tree.
+    """Build the tensors of the prefix tree of some samples.
 
-    Nodes of up to `block` ids together attend in one call; 0 gives each node its own.
+    Subtrees of at most `block` ids together attend in one call; with 0 each node is a call.
     """
     import torch
 

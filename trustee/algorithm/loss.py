@@ -1,11 +1,11 @@
-"""The policy's loss, and the logprobs it is made of, as pure functions on tensors.
+"""The policy loss and the logprobs it needs, as pure functions on tensors.
 
-The one idea: a micro-batch's loss is a sum over its tokens divided by a number that belongs to the
-whole step, so the losses of all micro-batches add up to the loss of the step however it was split,
-and so do the figures about it. Nothing here is a mean.
+A micro-batch's loss is a sum over its tokens divided by a normaliser of the whole step, so the
+losses of all micro-batches add up to the loss of the step however it was split, and so do the
+metrics. Nothing here is a mean.
 
-`B` is rows, `L` tokens of a row, `N` trained tokens, `H` hidden width, `V` vocabulary. Importing
-this module loads no torch, for the configuration names `LossConfig`.
+Shape letters: `B` rows, `L` tokens of a row, `N` trained tokens, `H` hidden width, `V` vocabulary.
+Importing this module does not import torch, because the configuration imports `LossConfig`.
 """
 
 from __future__ import annotations
@@ -24,45 +24,49 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAPO_TEMPERATURES = (1.0, 1.0499999523162842)
-"""Of positive and of other advantages: 1.05 as float32 holds it. Source: arXiv 2511.20347."""
+"""SAPO's temperature for positive advantages and for all others; the second is 1.05 rounded to
+float32. Source: arXiv 2511.20347."""
 
 
 class LossConfig(Record, frozen=True):
-    """Which loss to take. The ratio is that of the trained policy to the one that sampled."""
+    """Which loss to use. "Ratio" means trained policy over sampling policy."""
 
     kind: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "nll"] = "dapo"
-    """What is averaged and what holds the ratio back. `grpo`: rows, each its tokens' mean; a clip.
-    `bnpo`, `dapo`: the step's tokens, both alike, for no micro-batch is averaged alone; a clip.
-    `dr_grpo`: rows, each its tokens' sum by `completion_limit`; a clip. `cispo`: the step's tokens;
-    a clip of the gradient's weight. `sapo`: rows as `grpo`; a soft gate. `nll`: the step's tokens;
-    no ratio at all, only the advantage times the negative logprob: imitation where it is 1."""
+    """What is averaged, and how the ratio is bounded. `grpo`: mean over rows of each row's token
+    mean; clipped ratio. `bnpo`, `dapo`: mean over the step's tokens; clipped ratio (the two are
+    equal here because no micro-batch is averaged by itself). `dr_grpo`: mean over rows of each
+    row's token sum divided by `completion_limit`; clipped ratio. `cispo`: mean over tokens; clipped
+    gradient weight. `sapo`: as `grpo`, with a soft gate. `nll`: mean over tokens of advantage times
+    negative logprob, without a ratio; supervised fine-tuning where the advantage is 1."""
     ratio: Literal["token", "sequence"] = "token"
-    """`sequence` gives every token its row's geometric mean. Source: GSPO, arXiv 2507.18071."""
+    """One ratio per token, or the row's geometric mean for all of its tokens (GSPO, arXiv
+    2507.18071)."""
     clip_low: Annotated[float, Meta(ge=0, le=1)] = 0.2
-    """The ratio is clipped below at 1 - this. Source: PPO, arXiv 1707.06347."""
+    """The ratio is clipped from below at 1 - `clip_low`. Source: PPO, arXiv 1707.06347."""
     clip_high: Annotated[float, Meta(ge=0)] = 0.28
-    """The ratio is clipped above at 1 + this, as is `cispo`'s weight. Source: DAPO, arXiv
+    """The ratio, or `cispo`'s weight, is clipped from above at 1 + `clip_high`. Source: DAPO, arXiv
     2503.14476."""
     dual_clip: Annotated[float, Meta(gt=1)] | None = None
-    """Largest ratio that counts where the advantage is negative, at least 1 + `clip_high`; None is
-    no limit. TRL calls it delta, verl clip_ratio_c. Source: arXiv 1912.09729."""
+    """Upper bound of the ratio where the advantage is negative, at least 1 + `clip_high`; None: no
+    bound. TRL's delta, verl's clip_ratio_c. Source: arXiv 1912.09729."""
     kl_coef: Annotated[float, Meta(ge=0)] = 0.0
-    """Weight of the divergence from the reference policy; 0 needs no reference. TRL's beta."""
+    """Weight of the KL divergence from the reference policy; 0 needs no reference. TRL's beta."""
     kl_kind: Literal["k1", "abs", "mse", "k3"] = "k3"
-    """Estimator, with d = logprob - reference: d, |d|, d²/2, or exp(-d) + d - 1. verl calls them
-    kl, abs, mse and low_var_kl."""
+    """KL estimator, with d = logprob - reference logprob: d, |d|, d²/2, or exp(-d) + d - 1. verl
+    calls them kl, abs, mse and low_var_kl."""
     importance_cap: Annotated[float, Meta(gt=0)] | None = None
-    """Cap of the weight that corrects for sampling by the engine where the trainer computed the old
-    logprobs itself; None is no correction. Source: TIS, Yao et al. 2025."""
+    """Upper bound of the importance weight that corrects for the engine's sampling when the trainer
+    computed the old logprobs itself; None: no correction. Source: TIS, Yao et al. 2025."""
     completion_limit: Annotated[int, Meta(ge=1)] | None = None
-    """Tokens by which `dr_grpo` divides each row, whatever its length. Source: arXiv 2503.20783."""
+    """Tokens by which `dr_grpo` divides every row, whatever its length. Source: arXiv
+    2503.20783."""
 
     def __post_init__(self) -> None:
         """Refuse values that contradict each other.
 
         Raises:
-            InputError: if `dual_clip` would cut into the clip, `dr_grpo` has no limit, or `nll` is
-                to correct for a sampler that it does not know.
+            InputError: if `dual_clip` is below the upper clip, `dr_grpo` has no
+                `completion_limit`, or `nll` is given an `importance_cap`.
         """
         if self.dual_clip is not None and self.dual_clip < 1 + self.clip_high:
             raise InputError(
@@ -73,21 +77,21 @@ class LossConfig(Record, frozen=True):
             raise InputError("kind dr_grpo needs completion_limit, got none; set it to 1 or more")
         if self.kind == "nll" and self.importance_cap is not None:
             raise InputError(
-                f"kind nll knows no old logprobs, so importance_cap must be left out, "
+                f"kind nll does not use old logprobs, so importance_cap must be left out, "
                 f"got {self.importance_cap:g}"
             )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class LossSums:
-    """A micro-batch's loss and its figures; adding two gives those of both together.
+    """A micro-batch's loss and metrics; the sum of two covers both micro-batches.
 
-    The figures are sums, counts and maxima over trained tokens: divide once, by `tokens`. The gap
-    is the trainer's logprob less the engine's.
+    The metrics are sums, counts and maxima over trained tokens: divide once, by `tokens`. "Gap" is
+    the trainer's logprob minus the engine's.
     """
 
     loss: Tensor
-    """Call `backward` on it before adding: the sum of two is detached."""
+    """Scalar; call `backward` on it before adding, because the sum of two is detached."""
     tokens: int
     clipped_low: int
     """Tokens of negative advantage with a ratio below 1 - `clip_low`."""
@@ -102,10 +106,10 @@ class LossSums:
     gap_abs_sum: float
     gap_abs_max: float
     kl_sum: float
-    """Divergence from the reference policy by `kl_kind`, not yet weighed."""
+    """Divergence from the reference policy by `kl_kind`, without `kl_coef`."""
 
     def __add__(self, other: LossSums) -> LossSums:
-        """Give the sums of both micro-batches."""
+        """Return the sums over both micro-batches."""
         return LossSums(
             loss=self.loss.detach() + other.loss.detach(),
             tokens=self.tokens + other.tokens,
@@ -122,14 +126,14 @@ class LossSums:
 
 
 def normaliser_of(trained: Sequence[int], config: LossConfig) -> float:
-    """Give what every micro-batch of a step divides its sum by.
+    """Return the number by which every micro-batch of a step divides its sum; never 0.
 
-    `trained` counts the trained tokens of every row of the whole step. Never 0.
+    `trained` holds the number of trained tokens of every row of the whole step.
     """
     if config.kind in ("grpo", "sapo"):
         return max(1, len(trained))
     if config.kind == "dr_grpo":
-        assert config.completion_limit is not None, "LossConfig refuses it"
+        assert config.completion_limit is not None, "LossConfig requires it for dr_grpo"
         return max(1, len(trained)) * config.completion_limit
     return max(1, sum(trained))
 
@@ -145,24 +149,27 @@ def policy_loss(
     reference_logprobs: Tensor | None = None,
     engine_logprobs: Tensor | None = None,
 ) -> LossSums:
-    """Take one micro-batch's share of the step's loss.
+    """Return one micro-batch's share of the step's loss.
 
-    Where the engine's logprobs serve as `old_logprobs`, leave `engine_logprobs` out. What lies
-    outside the mask is never read, whatever it is.
+    Leave `engine_logprobs` out if the engine's logprobs serve as `old_logprobs`. Values outside the
+    mask never matter, not even NaN.
 
-    Shapes: every tensor [B, L], but `advantages` [B].
+    Shapes: every tensor [B, L], except `advantages` [B].
 
     Raises:
-        InputError: if the config asks for logprobs that were not given.
+        InputError: if the config needs logprobs that were not given.
     """
     if config.kl_coef and reference_logprobs is None:
         raise InputError(
             f"kl_coef {config.kl_coef:g} needs reference_logprobs, got none; set it to 0"
         )
     if config.importance_cap is not None and engine_logprobs is None:
-        raise InputError("importance_cap needs engine_logprobs beside the old ones; leave it out")
+        raise InputError(
+            "importance_cap needs engine_logprobs in addition to old_logprobs, got none; "
+            "leave importance_cap out"
+        )
     known_BL = logprobs.where(mask, 0.0)
-    # What is imitated was sampled by nobody whose logprobs could matter.
+    # Demonstrations were not sampled by this policy, so there are no old logprobs to compare with.
     old_BL = known_BL.detach() if config.kind == "nll" else old_logprobs.where(mask, 0.0)
     engine_BL = old_BL if engine_logprobs is None else engine_logprobs.where(mask, 0.0)
     trainer_BL = known_BL.detach() if engine_logprobs is None else old_BL
@@ -181,7 +188,7 @@ def policy_loss(
 
 
 class TokenLogprobs(NamedTuple):
-    """What the model thought of each target, in nats: [N] both, the entropy detached."""
+    """Logprob of each target and entropy at its position, in nats; [N] both, entropy detached."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -192,9 +199,9 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Apply the language-model head, `chunk` positions at a time.
 
-    Logits exist for one chunk only: they are dropped after use and computed again in the backward
-    pass. The product is taken in the head's own type, as engines do, and widened to float32. Select
-    the trained positions first; a position's hidden state is the one before its target.
+    Logits exist for one chunk at a time: they are dropped after use and recomputed in the backward
+    pass. The product uses the head's own dtype, as engines do, and is widened to float32. Select
+    the trained positions first; the hidden state of a target is that of the token before it.
 
     Shapes: `hidden` [N, H], `head_weight` [V, H], `targets` [N]. Only `hidden` gets a gradient.
     """
@@ -278,7 +285,7 @@ def _measure(
         gap_BL.abs().max(),
         kl_BL.detach().sum(),
     )
-    # One transfer for all: each `.item()` alone would wait for the device.
+    # One transfer for all metrics, because every `.item()` would wait for the device.
     values = torch.stack([figure.double() for figure in figures]).tolist()
     tokens, low, high, dual, ratio_sum, ratio_max, gap_kl, gap_abs, gap_max, kl = values
     return LossSums(
@@ -303,7 +310,7 @@ def _head(hidden_CH: Tensor, weight_VH: Tensor, targets_C: Tensor) -> tuple[Tens
     logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
     total_C = logits_CV.logsumexp(1)
     logprobs_C = logits_CV.gather(1, targets_C[:, None])[:, 0] - total_C
-    # Last, so that the recomputation in the backward pass stops before it.
+    # Last, so that recomputation in the backward pass stops before the entropy.
     with torch.no_grad():
         entropy_C = total_C - ((logits_CV - total_C[:, None]).exp() * logits_CV).sum(1)
     return logprobs_C, entropy_C

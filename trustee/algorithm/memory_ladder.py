@@ -7,7 +7,7 @@ episodes run at once. A run never climbs back by itself: what did not fit once w
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +30,14 @@ class MemoryLevel(Record, frozen=True):
     """Longest episode, and longest sample that is trained on."""
     parallel: Annotated[int, Meta(ge=1)]
     """Episodes at once."""
+
+
+class LadderState(Record, frozen=True):
+    """What a checkpoint keeps of a ladder."""
+
+    level: MemoryLevel
+    changes: tuple[str, ...]
+    """What was given up, in order."""
 
 
 class Descent(NamedTuple):
@@ -102,11 +110,11 @@ class MemoryLadder:
         self.changes.append(descent.change)
         return descent.change
 
-    def state(self) -> dict[str, Any]:
-        """Give all that `restore` needs."""
-        return {"level": msgspec.to_builtins(self.level), "changes": list(self.changes)}
+    def state(self) -> LadderState:
+        """Return all that `restore` needs."""
+        return LadderState(level=self.level, changes=tuple(self.changes))
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: LadderState) -> None:
         """Continue from a stored state."""
-        self.level = msgspec.convert(state["level"], MemoryLevel)
-        self.changes = list(state["changes"])
+        self.level = state.level
+        self.changes = list(state.changes)

@@ -1,9 +1,9 @@
-"""A prefix tree of samples: what several of them begin with is held, and later computed, once.
+"""A prefix tree of samples, so that a common prefix is stored and computed once.
 
-The one idea: what a causal model computes for an id depends on the ids before it alone, so samples
-that begin alike share that beginning bit for bit. Members of a group share their prompt, and often
-whole first turns. A node holds ids that follow the same ones in one or more samples; the path from
-the root to a sample's leaf is the sample.
+What a causal model computes for a token depends only on the tokens before it, so samples with a
+common prefix share those results bit for bit. Members of a group share their prompt, and often
+whole first turns. A node is a run of ids with the same prefix in one or more samples; a sample is
+the path from the root to its leaf.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ class Node:
     start: int
     """Offset of its first id among all ids of the tree."""
     stop: int
+    """Offset after its last id."""
     depth: int
-    """Position of its first id in each sample."""
+    """Position of its first id within each sample."""
     path: tuple[int, ...]
-    """Nodes from the root to this one, itself the last."""
+    """Indices of the nodes from the root to this one, inclusive."""
     end: int
-    """Offset after the last id of all nodes below it, its own where there are none."""
+    """Offset after the last id of its subtree; equal to `stop` for a leaf."""
 
     def __len__(self) -> int:
-        """Count its ids."""
+        """Return the number of ids."""
         return self.stop - self.start
 
 
 @dataclass(slots=True, frozen=True)
 class PrefixTree:
-    """All ids of some samples, every common beginning once, each node before those below it."""
+    """The ids of some samples, every common prefix once, with nodes in depth-first order."""
 
     ids: tuple[int, ...]
     nodes: tuple[Node, ...]
     leaves: tuple[int, ...]
-    """The node in which each sample ends, in the order in which samples were given."""
+    """Index of the node in which each sample ends, in the order of the samples given."""
 
 
 def count_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count the ids with which two samples begin alike."""
+    """Return the length of the common prefix of two id sequences."""
+    # Bisection: comparing slices runs in C, which beats a Python loop over the ids.
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -57,37 +59,44 @@ def count_common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def count_overlaps(ordered: Sequence[Sample]) -> list[int]:
-    """Count the ids with which each sample begins as the one before it does; 0 for the first.
+    """Return the length of the prefix each sample shares with its predecessor; 0 for the first.
 
-    In the order of their ids, each sample adds what is left of it to a tree of those before.
+    With samples sorted by ids, a sample adds exactly its remaining ids to the tree of those before.
     """
     common = [count_common(before.ids, sample.ids) for before, sample in pairwise(ordered)]
     return [0, *common] if ordered else []
 
 
 def grow_tree(samples: Sequence[Sample]) -> PrefixTree:
-    """Make the tree of samples, none of them empty."""
+    """Build the prefix tree of some samples, none of them empty."""
     assert all(sample.ids for sample in samples), "a sample has ids"
+    # Sorted by ids, samples that share a prefix are neighbours, and the prefix common to a range is
+    # the smallest overlap between neighbours within it.
     order = sorted(range(len(samples)), key=lambda index: samples[index].ids)
     rows = [samples[index].ids for index in order]
     overlaps = count_overlaps([samples[index] for index in order])
     ids: list[int] = []
     runs: list[tuple[int, int, int, tuple[int, ...]]] = []
     leaves = [0] * len(samples)
-    # Neighbours that are alike up to a depth, that depth, and the path that leads there.
+    # Ranges [low, high) of rows that agree up to `depth`, with the path of nodes that leads there.
     todo: list[tuple[int, int, int, tuple[int, ...]]] = [(0, len(rows), 0, ())] if rows else []
     while todo:
         low, high, depth, path = todo.pop()
         end = min(overlaps[low + 1 : high], default=len(rows[low]))
+        # No new node where the range splits right at `depth`.
         if end > depth:
             path = (*path, len(runs))
             runs.append((len(ids), len(ids) + end - depth, depth, path))
             ids += rows[low][depth:end]
+        # Sorting puts the rows that end here first; the rest goes on below.
         while low < high and len(rows[low]) == end:
             leaves[order[low]] = path[-1]
             low += 1
+        # Where the overlap is no longer than `end`, neighbours part: each range is a child. They
+        # are pushed in reverse, so that the first is popped next (depth first).
         cuts = [low, *(at for at in range(low + 1, high) if overlaps[at] == end), high]
         todo += [(a, b, end, path) for a, b in pairwise(cuts) if a < b][::-1]
+    # Children come after their parents, so going backwards passes each subtree's end upwards.
     ends = [stop for _, stop, _, _ in runs]
     for index in reversed(range(len(runs))):
         for above in runs[index][3][-2:-1]:
@@ -98,15 +107,15 @@ def grow_tree(samples: Sequence[Sample]) -> PrefixTree:
 
 @dataclass(slots=True, frozen=True)
 class Block:
-    """Nodes whose ids stand together and attend together: subtrees side by side, or one node."""
+    """Nodes that are adjacent and attend in one call: one node, or whole sibling subtrees."""
 
     nodes: tuple[int, ...]
     above: tuple[int, ...]
-    """Blocks on the path to this one, from the root down; each is one node."""
+    """Indices of the blocks on the path to this one, from the root down; each is a single node."""
 
 
 def cut_blocks(nodes: Sequence[Node], *, most: int) -> list[Block]:
-    """Cut a tree into blocks of one node, or of several with at most `most` ids, in their order."""
+    """Cut a tree into blocks, in order: single nodes, or whole subtrees of at most `most` ids."""
     blocks: list[Block] = []
     block_of: dict[int, int] = {}
     first = 0
@@ -114,7 +123,8 @@ def cut_blocks(nodes: Sequence[Node], *, most: int) -> list[Block]:
         *path, _ = nodes[first].path
         last = first + 1
         if nodes[first].end - nodes[first].start <= most:
-            # All that is below it, and its siblings with all that is below them while they fit.
+            # The whole subtree fits: take it, and the subtrees of following siblings while they
+            # fit too. A node shares this node's parents if its path begins with the same ones.
             while (
                 last < len(nodes)
                 and [*nodes[last].path[: len(path)]] == path

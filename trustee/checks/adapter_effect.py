@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import anyio
 
 from trustee.engine.protocol import Engine, Sampling
 from trustee.environments.simulator import ChatRenderer
 from trustee.errors import RunError
-from trustee.types import Adapter, Completion, Message
+from trustee.types import Adapter, Completion, Message, Record
 
 PROBE_TOKENS = 8
+
+
+class EffectState(Record, frozen=True):
+    """What a checkpoint keeps of an effect gate."""
+
+    without: int
+    """Versions in a row that sampled as the base does."""
 
 
 class EffectGate:
@@ -64,10 +69,10 @@ class EffectGate:
                 "gates.effect_patience where steps are too small to show"
             )
 
-    def state(self) -> dict[str, Any]:
-        """Give all that `restore` needs."""
-        return {"without": self._without}
+    def state(self) -> EffectState:
+        """Return all that `restore` needs."""
+        return EffectState(without=self._without)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: EffectState) -> None:
         """Continue from a stored state."""
-        self._without = state["without"]
+        self._without = state.without

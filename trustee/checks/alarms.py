@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -46,6 +46,21 @@ class Decision(Record, frozen=True):
     stop: str | None = None
     roll_back_to: int | None = None
     why: str = ""
+
+
+class AlarmsState(Record, frozen=True):
+    """What a checkpoint keeps of a watch."""
+
+    clipped: int
+    """Steps in a row with too much clipped."""
+    unmixed: int
+    """Steps in a row without a group of different rewards."""
+    broken: int
+    """Steps in a row that were not finite."""
+    smooth: float | None
+    """The smoothed mean reward; None before the first episode, and after rolling back."""
+    best: tuple[float, int] | None
+    """The best smoothed mean reward, and the version that reached it."""
 
 
 class Watch:
@@ -109,19 +124,19 @@ class Watch:
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def state(self) -> dict[str, Any]:
-        """Give all that `restore` needs."""
-        return {
-            "clipped": self._clipped,
-            "unmixed": self._unmixed,
-            "broken": self._broken,
-            "smooth": self._smooth,
-            "best": list(self._best) if self._best[1] else None,
-        }
+    def state(self) -> AlarmsState:
+        """Return all that `restore` needs."""
+        return AlarmsState(
+            clipped=self._clipped,
+            unmixed=self._unmixed,
+            broken=self._broken,
+            smooth=self._smooth,
+            best=self._best if self._best[1] else None,
+        )
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: AlarmsState) -> None:
         """Continue from a stored state."""
-        self._clipped, self._unmixed = state["clipped"], state["unmixed"]
-        self._broken, self._smooth = state["broken"], state["smooth"]
-        if state["best"] is not None:
-            self._best = (state["best"][0], state["best"][1])
+        self._clipped, self._unmixed = state.clipped, state.unmixed
+        self._broken, self._smooth = state.broken, state.smooth
+        if state.best is not None:
+            self._best = state.best

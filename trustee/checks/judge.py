@@ -89,7 +89,7 @@ async def ask_judge(
             # No verdict gives no reward: a good episode was not accepted, a bad one neither.
             accepted[known.name] = False
         else:
-            accepted[known.name] = score.notes["criteria"][Criterion.FULFILLED.value]
+            accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
 
     async with anyio.create_task_group() as tasks:
         for known in episodes:
@@ -211,6 +211,6 @@ def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
             f"over the anchor's last {count} episodes the judge's verdicts correlate by "
             f"{found:.2f} with what the tools proved, and gates.correlation asks for "
             f"{config.correlation:g}: judge and truth separate, so the simulated tasks would teach "
-            "to please the judge; read notes.judged beside the rewards in episodes.jsonl, use a "
+            "to please the judge; read outcome.judged beside the rewards in episodes.jsonl, use a "
             "stronger base (model.path), or raise env.share to train on more proof"
         )

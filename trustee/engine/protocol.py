@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from trustee.types import Adapter, Completion, Record
+from trustee.algorithm.learner import Learner
+from trustee.types import Adapter, Completion, Record, Sample
 
 
 class Sampling(Record, frozen=True):
@@ -53,4 +54,20 @@ class Engine(Protocol):
 
     async def retire(self, adapter: Adapter) -> None:
         """Forget a version that no request uses any more."""
+        ...
+
+
+class TrainingEngine(Engine, Learner, Protocol):
+    """An engine that also trains the policy it samples from, and lets itself be examined."""
+
+    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
+        """Return the trainer's logprobs of a sample's sampled ids, [C] in nats."""
+        ...
+
+    async def memory(self) -> dict[str, int]:
+        """Return the bytes of GPU memory that are `allocated`, and the `peak` so far."""
+        ...
+
+    def dump_stacks(self) -> None:
+        """Have every other process of the engine write its stacks to its error stream."""
         ...

@@ -1,15 +1,15 @@
-"""An engine that says what a script says: for tests of environments, episodes and loops.
+"""An engine that says what a script says: a dry run of an environment, and tests of loops.
 
 No torch, no model, no download. A script is a function from a request to the text that is to be
 sampled; ids are bytes, marks have ids of their own, every logprob is 0. `ScriptedLearner` keeps
-what it was given, so that a whole training loop runs in milliseconds.
+what it was given, so a whole training loop runs in milliseconds and learns nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,12 +23,16 @@ from trustee.algorithm.learner import (
     FinishRequest,
     MicroReport,
     MicroRequest,
+    TrainerSpec,
 )
 from trustee.engine.protocol import Sampling
+from trustee.engine.script import Request, Script, find_script, improvise
+from trustee.engine.timing import Observer
+from trustee.engine.vllm import VllmConfig
 from trustee.errors import ContextError, EngineError
 from trustee.rendering.call_parser import CallFormat
 from trustee.rendering.renderer import Renderer
-from trustee.types import Adapter, Completion, Record
+from trustee.types import Adapter, Completion, Sample
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 FIRST_MARK = 256
@@ -90,19 +94,6 @@ class ByteTokenizer:
 def scripted_renderer() -> Renderer:
     """Make the renderer that goes with a scripted engine."""
     return Renderer(ByteTokenizer(), call_format=CallFormat.HERMES)
-
-
-class Request(Record, frozen=True):
-    """What a script is asked."""
-
-    prompt: str
-    adapter: Adapter | None
-    """None: a role of the simulator; else the policy."""
-    sampling: Sampling
-    request_id: str
-
-
-Script = Callable[[Request], str | Awaitable[str]]
 
 
 class ScriptedEngine:
@@ -227,3 +218,64 @@ class ScriptedLearner:
     async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Keep the mode."""
         self.modes.append(mode)
+
+
+class ScriptedTrainer(ScriptedEngine):
+    """A scripted engine that is its own learner, as the real one is."""
+
+    def __init__(self, script: Script, *, context: int = 8192) -> None:
+        super().__init__(script, context=context)
+        self.learner = ScriptedLearner(self)
+        self.accumulate = self.learner.accumulate
+        self.finish = self.learner.finish
+        self.save = self.learner.save
+        self.load = self.learner.load
+        self.load_adapter = self.learner.load_adapter
+        self.adjust = self.learner.adjust
+        self.opened: list[TrainerSpec] = []
+        """How often and with which trainer a config has opened this engine."""
+
+    async def publish(self, adapter: Adapter) -> None:
+        """Make a version known, as a PEFT folder without weights."""
+        adapter.path.mkdir(parents=True, exist_ok=True)
+        (adapter.path / "adapter_config.json").write_text("{}")
+        (adapter.path / "adapter_model.safetensors").touch()
+        await super().publish(adapter)
+
+    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
+        """Return zeros, as the engine does."""
+        return [0.0] * sum(sample.mask)
+
+    async def memory(self) -> dict[str, int]:
+        """Return zeros: a script holds no GPU memory."""
+        return {"allocated": 0, "peak": 0}
+
+    def dump_stacks(self) -> None:
+        """Do nothing, because there is no other process."""
+
+
+class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
+    """The scripted engine: the settings of the real one, of which it uses few, and a script."""
+
+    script: str = ""
+    """`package.module:name` of a function from `Request` to text, or of a `ScriptedTrainer`; empty
+    makes random calls that fit the tools' schemas."""
+
+    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+        """Return a folder that need not exist, and the renderer of bytes."""
+        return Path(path), scripted_renderer()
+
+    def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
+        """Accept any adapter, because a script has no weights that it must fit."""
+
+    def open(self, trainer: TrainerSpec, *, observer: Observer | None = None) -> ScriptedTrainer:
+        """Return the engine that plays the script.
+
+        Raises:
+            InputError: if the script cannot be imported.
+        """
+        script = find_script(self.script) if self.script else improvise
+        if not isinstance(script, ScriptedTrainer):
+            script = ScriptedTrainer(script, context=self.context)
+        script.opened.append(trainer)
+        return script

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from trustee.types import Record, Role
 
 SPEAKERS = (Role.POLICY, Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE)
@@ -42,3 +44,7 @@ class RequestTiming(Record, frozen=True):
         """Seconds on the way between the processes, there and back."""
         inside = self.queue_s + self.prefill_s + self.decode_s
         return max(0.0, self.finished - self.arrived - inside)
+
+
+Observer = Callable[[RequestTiming], None]
+"""Is told of every finished request."""

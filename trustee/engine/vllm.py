@@ -11,8 +11,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -33,11 +33,14 @@ from trustee.algorithm.learner import (
     TrainerSpec,
 )
 from trustee.engine.grammar import json_grammar
+from trustee.engine.model_files import find_model
 from trustee.engine.process_exit import cancel_at_death
-from trustee.engine.protocol import Sampling
-from trustee.engine.timing import RequestTiming
+from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.timing import Observer, RequestTiming
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.rendering.renderer import Renderer
+from trustee.runs.adapters import check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
@@ -79,6 +82,29 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     memory_gib: Annotated[float, Meta(ge=0)] = 0.0
     """Most that may be taken of the card from the end of the start on; 0 is all of it."""
 
+    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+        """Find the model and return its folder and its renderer.
+
+        Raises:
+            InputError: if there is no such model, or its template is unknown.
+        """
+        folder = find_model(path)
+        return folder, Renderer.load(folder, thinking=thinking)
+
+    def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
+        """Refuse an adapter that cannot be trained further on a base.
+
+        Raises:
+            InputError: naming what the adapter has and what is wanted.
+        """
+        check_fit(read_adapter(adapter), model, rank=rank)
+
+    def open(
+        self, trainer: TrainerSpec, *, observer: Observer | None = None
+    ) -> AbstractAsyncContextManager[TrainingEngine]:
+        """Return the engine, which starts when it is entered."""
+        return VllmEngine(self, trainer, observer=observer)
+
 
 class VllmEngine:
     """Engine and learner over one copy of the weights."""
@@ -88,7 +114,7 @@ class VllmEngine:
         config: VllmConfig,
         trainer: TrainerSpec,
         *,
-        observer: Callable[[RequestTiming], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._config = config
         self._trainer = trainer

@@ -29,9 +29,9 @@ from trustee.algorithm.learner import (
     MicroRequest,
 )
 from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine, Sampling
+from trustee.engine.protocol import Sampling, TrainingEngine
 from trustee.errors import EngineDied, EngineError
-from trustee.types import Adapter, Completion, Record
+from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class Watchdog:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TrainingEngine,
         learner: Learner,
         *,
         config: WatchdogConfig,
@@ -143,6 +143,16 @@ class Watchdog:
         """Choose what the trainer keeps of a layer."""
         with self._call(f"adjust {mode}"):
             await self._learner.adjust(mode)
+
+    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
+        """Return the trainer's logprobs of a sample's sampled ids."""
+        with self._call(f"logprobs of {len(sample.ids)} ids"):
+            return await self._engine.trainer_logprobs(sample, adapter=adapter)
+
+    async def memory(self) -> dict[str, int]:
+        """Return the bytes of GPU memory that are held."""
+        with self._call("memory"):
+            return await self._engine.memory()
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import StatisticsError, correlation
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -22,6 +22,8 @@ from trustee.environments.protocol import (
     Services,
     TaskSource,
     TaskSpec,
+    read_state,
+    store_state,
 )
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated, judge_episode
 from trustee.environments.simulated.roles import Criterion
@@ -74,6 +76,17 @@ def unwrap(task: Task) -> Task:
     return msgspec.structs.replace(task, hidden=task.hidden["hidden"])
 
 
+class AnchoredState(Record, frozen=True):
+    """Where a source with an anchor stands."""
+
+    soft: msgspec.Raw
+    hard: msgspec.Raw
+    drawn: int
+    """Task specs drawn of both kinds."""
+    opinions: tuple[tuple[float, float], ...]
+    """The judge's verdict and the verifiable reward of the anchor's last episodes."""
+
+
 class AnchoredSource:
     """Draws from two sources in a fixed rhythm, and compares judge and proof."""
 
@@ -124,23 +137,27 @@ class AnchoredSource:
         agreement = correlate(self._opinions)
         return figures if agreement is None else figures | {"anchor_correlation": agreement}
 
-    def state(self) -> dict[str, Any]:
-        """Give the states of both sources, the count of task specs and the window."""
-        inner = {world: source.state() for world, source in self._sources.items()}
-        return inner | {"drawn": self._drawn, "opinions": [list(pair) for pair in self._opinions]}
+    def state(self) -> AnchoredState:
+        """Return the states of both sources, the count of task specs and the window."""
+        return AnchoredState(
+            soft=store_state(self._sources[SOFT].state()),
+            hard=store_state(self._sources[HARD].state()),
+            drawn=self._drawn,
+            opinions=tuple(self._opinions),
+        )
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        for world, source in self._sources.items():
-            source.restore(state[world])
-        self._drawn = state["drawn"]
-        self._opinions = [(judged, proved) for judged, proved in state["opinions"]]
+        state = read_state(stored, AnchoredState)
+        self._sources[SOFT].restore(state.soft)
+        self._sources[HARD].restore(state.hard)
+        self._drawn, self._opinions = state.drawn, list(state.opinions)
 
 
 def compare(trajectory: Trajectory) -> tuple[float, float] | None:
     """Give the judge's verdict and the verifiable reward of an anchor's episode, if it has both."""
-    judged = trajectory.notes.get("judged")
-    return None if judged is None else (float(judged), trajectory.reward)
+    judged = trajectory.outcome.judged
+    return None if judged is None else (judged, trajectory.reward)
 
 
 def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
@@ -171,7 +188,7 @@ class JudgedEnvironment:
         return await self._inner.reply(message)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Score by proof; note what the judge would have said."""
+        """Score by proof; add what the judge would have paid."""
         score = await self._inner.score(turns, stop)
         try:
             opinion = await judge_episode(
@@ -185,7 +202,8 @@ class JudgedEnvironment:
             # Its verdict pays nothing here: a judge without one spoils the comparison alone.
             return msgspec.structs.replace(score, notes=score.notes | {"unjudged": str(error)})
         judged = sum(opinion.rewards.values())
-        return msgspec.structs.replace(score, notes=score.notes | {"judged": judged})
+        outcome = msgspec.structs.replace(score.outcome, judged=judged)
+        return msgspec.structs.replace(score, outcome=outcome)
 
     async def aclose(self) -> None:
         """Close the inner environment."""

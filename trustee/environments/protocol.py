@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from trustee.environments.simulator import Simulator
+from trustee.errors import InputError
 from trustee.sandbox.calls import NoSandbox, Sandbox
 from trustee.types import Group, Message, Record, Score, Stop, Task, Tool, Turn
+
+S = TypeVar("S", bound=Record)
 
 
 class Services:
@@ -49,6 +54,31 @@ class TaskSpec(Record, frozen=True):
     seed: int
     difficulty: int
     data: dict[str, Any] = {}
+
+
+class DrawnState(Record, frozen=True):
+    """The state of a source that nothing but its own count of task specs decides."""
+
+    drawn: int
+
+
+def store_state(state: Record) -> msgspec.Raw:
+    """Return a source's state as JSON that only the source itself reads again."""
+    return msgspec.Raw(msgspec.json.encode(state))
+
+
+def read_state(stored: msgspec.Raw, kind: type[S]) -> S:
+    """Read what `store_state` has made of a source's state.
+
+    Raises:
+        InputError: if it is no state of this kind.
+    """
+    try:
+        return msgspec.json.decode(stored, type=kind)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"not a state that this world's tasks can continue from: {error}"
+        ) from error
 
 
 class Environment(Protocol):
@@ -90,12 +120,16 @@ class TaskSource(Protocol):
         """Learn from every group of a step, trained or not; return figures for the metrics."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """All that `restore` needs, as JSON values."""
+    def state(self) -> Record:
+        """Return all that `restore` needs; a checkpoint keeps it through `store_state`."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a stored state."""
+    def restore(self, stored: msgspec.Raw) -> None:
+        """Continue from a stored state, which `read_state` reads.
+
+        Raises:
+            InputError: if it is no state of such a source.
+        """
         ...
 
 

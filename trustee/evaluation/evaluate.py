@@ -10,18 +10,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import anyio
 from msgspec import Meta
 
-from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine
-from trustee.environments.protocol import Services, TaskSource, World
-from trustee.environments.simulator import Simulator
-from trustee.errors import EpisodeError
-from trustee.rollout import EpisodeRenderer, Limits, play_episode
-from trustee.sandbox.calls import Sandbox
+from trustee.environments.protocol import TaskSource
+from trustee.rollout import EpisodePlayer
 from trustee.types import Adapter, Record, Task, Trajectory
 
 Z95 = 1.959964
@@ -98,13 +94,9 @@ def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, s
 
 
 async def write_tasks(
-    source: TaskSource,
-    config: EvalConfig,
-    *,
-    simulator: Simulator,
-    sandbox: Sandbox | None = None,
+    source: TaskSource, player: EpisodePlayer, *, config: EvalConfig
 ) -> tuple[Task, ...]:
-    """Write the held-out tasks; task specs that the writer fails on are left out."""
+    """Write the held-out tasks; task specs of which no task comes are left out."""
     written: dict[str, Task] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
@@ -112,16 +104,10 @@ async def write_tasks(
         spec = source.draw()
         if spec is None:
             return
-        services = Services(
-            simulator=simulator,
-            rng=random.Random(f"{config.seed} held-out {index}"),
-            sandbox=sandbox,
-        )
         async with episode_limiter:
-            try:
-                written[spec.id] = await source.write(spec, services)
-            except EpisodeError:
-                return
+            task = await player.write(source, spec, seed=f"{config.seed} held-out {index}")
+        if isinstance(task, Task):
+            written[spec.id] = task
 
     async with anyio.create_task_group() as tasks:
         for index in range(config.tasks):
@@ -131,38 +117,25 @@ async def write_tasks(
 
 async def evaluate(
     tasks: Sequence[Task],
-    world: World,
-    config: EvalConfig,
+    player: EpisodePlayer,
     *,
-    engine: Engine,
-    renderer: EpisodeRenderer,
-    simulator: Simulator,
-    sandbox: Sandbox | None = None,
+    config: EvalConfig,
     adapter: Adapter | None,
-    limits: Limits,
     label: str,
-    clock: EngineClock,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[Trajectory, ...]:
-    """Play each task once, in task order in the result."""
+    """Play each task once, at the config's temperature; the result is in the order of the tasks."""
+    measured = replace(player, temperature=config.temperature)
     played: dict[int, Trajectory] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
     async def play(index: int, task: Task) -> None:
         async with episode_limiter:
-            played[index] = await play_episode(
+            played[index] = await measured.play(
                 task,
-                lambda rng: world.environment(
-                    task, Services(simulator=simulator, rng=rng, sandbox=sandbox)
-                ),
                 trajectory_id=f"{label}/{index}",
-                engine=engine,
-                renderer=renderer,
                 adapter=adapter,
-                limits=limits,
-                temperature=config.temperature,
                 seed=random.Random(f"{config.seed} {task.id}").randrange(1 << 31),
-                clock=clock,
             )
             done(played[index])
 

@@ -8,22 +8,18 @@ Source: FTRL, arXiv 2508.08791, its evaluation on its own test set.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import fmean
-from typing import Any
 
 import msgspec
 
-from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine
 from trustee.environments.executable.environment import Executable
 from trustee.environments.executable.rewards import solve
 from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.evaluation.evaluate import EvalConfig, evaluate
-from trustee.rollout import EpisodeRenderer, Limits
-from trustee.sandbox.calls import Sandbox
-from trustee.types import Adapter, Record, Task, Trajectory
+from trustee.rollout import EpisodePlayer
+from trustee.types import Adapter, Record, SolveFacts, Task, Trajectory
 
 MOST_TURNS = 20
 """Policy messages of one episode in FTRL's evaluation."""
@@ -68,14 +64,10 @@ class SuiteReports(Record, frozen=True):
 
 async def run_suite(
     world: Executable,
+    player: EpisodePlayer,
     *,
     policy: str,
-    engine: Engine,
-    renderer: EpisodeRenderer,
-    simulator: Simulator,
-    sandbox: Sandbox,
     adapter: Adapter | None,
-    limits: Limits,
     parallel: int,
     seed: int = 0,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
@@ -84,13 +76,9 @@ async def run_suite(
 
     Args:
         world: Where the rows are and how they are compared; its share to keep is not asked.
+        player: Plays in this world; greedily here, and no more than 20 turns.
         policy: Its name in the report.
-        engine: Who speaks.
-        renderer: Of the engine's model.
-        simulator: Of the services; it is never asked.
-        sandbox: Where tools run.
         adapter: None is the base.
-        limits: Of an episode; no more than 20 turns are played.
         parallel: Episodes at once.
         seed: Of the tools' randomness and of the engine's requests.
         done: Told of each episode at its end.
@@ -98,85 +86,88 @@ async def run_suite(
     Raises:
         InputError: if the file holds no usable environment.
     """
-    tasks = await write_tasks_of(world, simulator=simulator, seed=seed)
+    tasks = await write_tasks_of(world, player.serve(random.Random(seed)), seed=seed)
+    turns = min(player.limits.turns, MOST_TURNS)
     played = await evaluate(
         tasks,
-        world,
-        EvalConfig(tasks=len(tasks), seed=seed, temperature=0.0, parallel=parallel),
-        engine=engine,
-        renderer=renderer,
-        simulator=simulator,
-        sandbox=sandbox,
+        replace(player, limits=msgspec.structs.replace(player.limits, turns=turns)),
+        config=EvalConfig(tasks=len(tasks), seed=seed, temperature=0.0, parallel=parallel),
         adapter=adapter,
-        limits=msgspec.structs.replace(limits, turns=min(limits.turns, MOST_TURNS)),
         label=policy,
-        clock=EngineClock(),
         done=done,
     )
     outcomes = [
-        (str(task.hidden["scenario"]), None if one.failure else one.notes)
+        (str(task.hidden["scenario"]), None if one.failure else one.outcome.solve)
         for task, one in zip(tasks, played, strict=True)
     ]
-    floor = [floor_notes(task) for task in tasks]
+    floor = [floor_facts(task) for task in tasks]
     return report_on(outcomes, floor, world, policy=policy), played
 
 
-async def write_tasks_of(world: Executable, *, simulator: Simulator, seed: int) -> tuple[Task, ...]:
+async def write_tasks_of(world: Executable, services: Services, *, seed: int) -> tuple[Task, ...]:
     """Make a whole-episode task of each environment of a file, in the order of its rows' ids."""
     every = msgspec.structs.replace(world, reserve_one_in=1)
     source = every.source(seed=seed, held_out=True)
-    services = Services(simulator=simulator, rng=random.Random(seed))
     tasks = []
     while (spec := source.draw()) is not None:
         tasks.append(await source.write(spec, services))
     return tuple(sorted(tasks, key=lambda task: str(task.hidden["blueprint"])))
 
 
-def floor_notes(task: Task) -> dict[str, Any]:
-    """Give the notes of an episode without a call."""
+def floor_facts(task: Task) -> SolveFacts:
+    """Return what an episode without a call solves."""
     needed = sum(map(len, task.hidden["unsolved"].values()))
-    solved = solve(solved=0, calls=0, needed=needed)
-    return {**msgspec.to_builtins(solved), "calls": 0, "answered": False}
+    rates = solve(solved=0, calls=0, needed=needed)
+    return SolveFacts(
+        calls=0,
+        solved=0,
+        needed=needed,
+        precision=rates.precision,
+        recall=rates.recall,
+        f1=rates.f1,
+        answered=False,
+    )
 
 
 def report_on(
-    outcomes: Sequence[tuple[str, Mapping[str, Any] | None]],
-    floor: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[tuple[str, SolveFacts | None]],
+    floor: Sequence[SolveFacts],
     world: Executable,
     *,
     policy: str,
 ) -> SuiteReport:
-    """Sum up episodes given as scenario and notes; those without notes failed."""
+    """Sum up episodes given as scenario and facts; those without facts failed."""
     scenarios = sorted({scenario for scenario, _ in outcomes})
     return SuiteReport(
         suite="ftrl",
         file=world.path,
         policy=policy,
         published=world.published,
-        total=sum_up([notes for _, notes in outcomes]),
+        total=sum_up([facts for _, facts in outcomes]),
         scenarios={
-            name: sum_up([notes for scenario, notes in outcomes if scenario == name])
+            name: sum_up([facts for scenario, facts in outcomes if scenario == name])
             for name in scenarios
         },
         floors={"no call": sum_up(floor)},
     )
 
 
-def sum_up(notes: Sequence[Mapping[str, Any] | None]) -> Solving:
-    """Give the means over episodes that have notes; without any, zeros."""
-    valid = [one for one in notes if one is not None]
-
-    def mean(key: str, factor: float = 100.0) -> float:
-        return factor * fmean(one[key] for one in valid) if valid else 0.0
-
+def sum_up(facts: Sequence[SolveFacts | None]) -> Solving:
+    """Return the means over the episodes that have facts; zeros where none has."""
+    valid = [one for one in facts if one is not None]
+    failed = len(facts) - len(valid)
+    if not valid:
+        return Solving(
+            rows=0, calls=0.0, precision=0.0, recall=0.0, f1=0.0, answered=0.0, failed=failed
+        )
     return Solving(
         rows=len(valid),
-        calls=mean("calls", 1.0),
-        precision=mean("precision"),
-        recall=mean("recall"),
-        f1=mean("f1"),
-        answered=mean("answered"),
-        failed=len(notes) - len(valid),
+        calls=fmean(one.calls for one in valid),
+        precision=100 * fmean(one.precision for one in valid),
+        recall=100 * fmean(one.recall for one in valid),
+        f1=100 * fmean(one.f1 for one in valid),
+        answered=100 * fmean(one.answered for one in valid),
+        failed=failed,
     )
 
 

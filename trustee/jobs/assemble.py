@@ -1,11 +1,12 @@
-"""An engine with the watchdog around it, for jobs that are no training run."""
+"""The parts that jobs share, built from a config: engine, simulator, sandbox, trainer."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 
@@ -14,57 +15,21 @@ from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.canaries import read_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.engine.model_files import find_model
-from trustee.engine.protocol import Engine
-from trustee.engine.vllm import VllmEngine
+from trustee.engine.protocol import Engine, TrainingEngine
+from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
 from trustee.environments import judged_part, runs_code
 from trustee.environments.simulator import RoleSampling, Simulator
-from trustee.events import Emit, Stage
+from trustee.errors import EngineDied
+from trustee.events import Emit, Note, Stage
 from trustee.jobs.held_out import evaluation_world
 from trustee.rendering.renderer import Renderer
-from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+from trustee.runs.adapters import find_adapter
 from trustee.sandbox.calls import NoSandbox, Sandbox
 from trustee.sandbox.host import ProcessSandbox
 from trustee.types import Role
 
-
-@asynccontextmanager
-async def open_watched(
-    config: Config,
-    model: Path,
-    folder: Path,
-    *,
-    clock: EngineClock,
-    emit: Emit,
-) -> AsyncIterator[Watchdog]:
-    """Start the engine of a config, and guard the event loop as long as it runs.
-
-    Args:
-        config: whose engine and trainer are wanted.
-        model: folder of the base.
-        folder: where stacks go if something hangs.
-        clock: stands still while the trainer works.
-        emit: takes progress events.
-
-    Raises:
-        RunError: if the engine does not start.
-    """
-    emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
-    async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
-        guarded = Watchdog(
-            engine,
-            engine,
-            config=config.watchdog,
-            clock=clock,
-            folder=folder,
-            interrupt=engine.dump_stacks,
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(guarded.guard_loop)
-            yield guarded
-            tasks.cancel_scope.cancel()
-
+T = TypeVar("T")
 
 SHORTEST_CONTEXT = 512
 """Ids below which no episode makes sense, whatever the card."""
@@ -80,6 +45,88 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
         reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
+
+
+@asynccontextmanager
+async def open_engine(
+    config: Config, model: Path, *, emit: Emit, observer: Observer | None = None
+) -> AsyncIterator[TrainingEngine]:
+    """Start the engine of a config: the only place where one is started.
+
+    Args:
+        config: whose engine and trainer are wanted.
+        model: folder of the base.
+        emit: takes progress events.
+        observer: is told of every finished request.
+
+    Raises:
+        RunError: if the engine does not start.
+    """
+    emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
+    async with config.engine.open(trainer_spec(config, model), observer=observer) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def open_watched(
+    config: Config, model: Path, folder: Path, *, clock: EngineClock, emit: Emit
+) -> AsyncIterator[Watchdog]:
+    """Start the engine under the watchdog, and guard the event loop as long as it runs.
+
+    Args:
+        config: whose engine and trainer are wanted.
+        model: folder of the base.
+        folder: where stacks go if something hangs.
+        clock: stands still while the trainer works.
+        emit: takes progress events.
+
+    Raises:
+        RunError: if the engine does not start.
+    """
+    async with open_engine(config, model, emit=emit) as engine:
+        guarded = Watchdog(
+            engine,
+            engine,
+            config=config.watchdog,
+            clock=clock,
+            folder=folder,
+            interrupt=engine.dump_stacks,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(guarded.guard_loop)
+            yield guarded
+            tasks.cancel_scope.cancel()
+
+
+async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Callable[[Note], None]) -> T:
+    """Run a job that starts an engine; if the engine dies, run the job once more.
+
+    The job keeps on disk, or in its own variables, what it need not do again.
+
+    Raises:
+        EngineDied: if the engine dies a second time.
+    """
+    try:
+        return await job()
+    except (EngineDied, BaseExceptionGroup) as error:
+        if not is_engine_death(error):
+            raise
+        emit(Note(text=f"{first_leaf(error)}; it is started once more"))
+    return await job()
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """Return the first error inside nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def is_engine_death(error: BaseException) -> bool:
+    """Whether an engine's death, and nothing else, ended a job."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(EngineDied)[1] is None
+    return isinstance(error, EngineDied)
 
 
 def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
@@ -116,12 +163,12 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     Raises:
         InputError: with the reason, before anything heavy is loaded.
     """
-    folder = find_model(config.model.path)
-    renderer = Renderer.load(folder, thinking=config.model.thinking)
+    engine = config.engine
+    folder, renderer = engine.load_renderer(config.model.path, thinking=config.model.thinking)
     renderer.self_test()
     if config.run.adapter:
-        start = read_adapter(find_adapter(Path(config.run.adapter)))
-        check_fit(start, folder, rank=config.learn.rank)
+        start = find_adapter(Path(config.run.adapter))
+        engine.check_adapter(start, folder, rank=config.learn.rank)
     judged = judged_part(config.env)
     if judged is not None and config.gates.shows_canaries:
         read_canaries(judged.prompts)

@@ -10,6 +10,7 @@ import msgspec
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
+from trustee.engine.watchdog import Watchdog
 from trustee.environments.executable import environment as executable
 from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.environment import Executable
@@ -20,6 +21,7 @@ from trustee.events import Emit, Stage
 from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
+from trustee.rollout import EpisodePlayer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
@@ -96,32 +98,42 @@ async def run_collection(
         write_collection_metadata(
             folder, CollectionMetadata(player=player, collect=collection, config=config)
         )
-        adapter = None
-        if trained is not None:
-            await engine.load_adapter(Adapter(version=1, path=trained))
-            adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
-            await engine.publish(adapter)
+        adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))
         return await collect(
             Collection(
-                world=config.env,
                 source=config.env.source(seed=config.run.seed),
-                serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
-                player=players_of(config, player, engine, renderer),
+                player=EpisodePlayer(
+                    make_environment=config.env.environment,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    engine=engine,
+                    renderer=renderer,
+                    clock=clock,
+                    limits=config.rollout.limits,
+                    temperature=config.rollout.temperature,
+                    context=config.engine.context,
+                ),
+                player_of=players_of(config, player, engine, renderer),
                 adapter=adapter,
                 hinter=hinter_of(config.env) if player.teacher or player.url else None,
                 config=collection,
                 rollout=config.rollout,
-                context=config.engine.context,
                 seed=config.run.seed,
                 store=store,
-                clock=clock,
                 emit=emit,
                 count=count,
                 states_of=states_in(config),
             )
         )
+
+
+async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> Adapter:
+    """Have an engine speak with a trained adapter; return the version that does."""
+    await engine.load_adapter(Adapter(version=1, path=trained))
+    adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
+    await engine.publish(adapter)
+    return adapter
 
 
 def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:

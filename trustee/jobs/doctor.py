@@ -22,11 +22,19 @@ from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
+from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Sampling
-from trustee.engine.vllm import VllmEngine
+from trustee.engine.watchdog import Watchdog
 from trustee.errors import InputError, RunError, TrusteeError
-from trustee.jobs.assemble import make_memory_ladder, make_simulator, prepare_model, trainer_spec
-from trustee.jobs.rl import first_leaf
+from trustee.events import Note
+from trustee.jobs.assemble import (
+    first_leaf,
+    make_memory_ladder,
+    make_simulator,
+    open_watched,
+    prepare_model,
+    restart_once,
+)
 from trustee.planning.hours import Speeds, measured_hours
 from trustee.planning.machine import GIB, Finding, is_ready, look_at_machine
 from trustee.planning.plan import read_workload, show_range
@@ -93,7 +101,10 @@ async def examine(
     find(Finding(name="template", state="ok", why=why))
     find(await try_sandbox(config))
     try:
-        await try_engine(config, model, renderer, soak=soak, find=find)
+        await restart_once(
+            lambda: try_engine(config, model, renderer, soak=soak, find=find),
+            emit=lambda event: find(note_death(event)),
+        )
     except* TrusteeError as errors:
         fix = (
             "trustee plan says what fits; for a smaller trial add "
@@ -101,6 +112,12 @@ async def examine(
         )
         find(Finding(name="engine", state="fail", why=str(first_leaf(errors)), fix=fix))
     return Examination(findings=tuple(findings))
+
+
+def note_death(event: Note) -> Finding:
+    """Turn the word that the engine died and is started again into a finding."""
+    fix = "look at the end of engine.log; a second death fails the examination"
+    return Finding(name="engine", state="warn", why=event.text, fix=fix)
 
 
 async def try_sandbox(config: Config) -> Finding:
@@ -130,7 +147,9 @@ async def try_engine(
         started_at = time.monotonic()
         try:
             engine = await stack.enter_async_context(
-                VllmEngine(config.engine, trainer_spec(config, model))
+                open_watched(
+                    config, model, Path(scratch), clock=EngineClock(), emit=lambda event: None
+                )
             )
         except TrusteeError:
             raise
@@ -149,7 +168,7 @@ class EngineExam:
     """An engine under examination."""
 
     def __init__(
-        self, config: Config, engine: VllmEngine, renderer: Renderer, *, folder: Path
+        self, config: Config, engine: Watchdog, renderer: Renderer, *, folder: Path
     ) -> None:
         self._config = config
         self._engine = engine

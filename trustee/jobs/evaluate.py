@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,25 @@ import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.engine.vllm import VllmEngine
+from trustee.environments.protocol import Services
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
 from trustee.events import Compared, Emit, Stage
-from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model, trainer_spec
-from trustee.jobs.held_out import HELD_OUT, evaluation_world, held_out_tasks, show_share
+from trustee.jobs.assemble import (
+    make_simulator,
+    open_sandbox,
+    open_watched,
+    prepare_model,
+    restart_once,
+)
+from trustee.jobs.held_out import (
+    HELD_OUT,
+    evaluation_world,
+    held_out_tasks,
+    make_eval_player,
+    show_share,
+)
 from trustee.jobs.run_metadata import read_metadata
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
@@ -78,45 +90,41 @@ async def run_comparison(
         raise InputError("eval.tasks is 0; give --tasks N")
     folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
-    emit(Stage(name=f"starting the engine on {model.name}"))
-    async with (
-        Store(run) as store,
-        open_sandbox(config) as sandbox,
-        VllmEngine(config.engine, trainer_spec(config, model)) as engine,
-    ):
-        simulator = make_simulator(config, engine, renderer)
-        tasks = await held_out_tasks(
-            config, store, simulator, sandbox=sandbox, name=name_tasks(config, run)
-        )
-        await engine.load_adapter(Adapter(version=1, path=folder))
-        trained = Adapter(version=1, path=run / "adapters" / "compared")
-        await engine.publish(trained)
-        played: dict[str, Sequence[Trajectory]] = {}
-        for label, voice in (("base", None), ("adapter", trained)):
-            emit(Stage(name=f"playing {len(tasks)} tasks with the {label}"))
-            played[label] = await evaluate(
-                tasks,
-                evaluation_world(config),
-                config.eval,
-                engine=engine,
-                renderer=renderer,
-                simulator=simulator,
-                sandbox=sandbox,
-                adapter=voice,
-                limits=config.rollout.limits,
-                label=label,
-                clock=EngineClock(),
-            )
-            store.append(f"eval-{label}.jsonl", played[label])
-        await engine.retire(trained)
-    comparison = Comparison(
-        adapter=folder,
-        base=success_of(played["base"]),
-        trained=success_of(played["adapter"]),
-        gain=gain_between(played["base"], played["adapter"], seed=config.eval.seed),
-        by_calls=split_by_calls(tasks, played["base"], played["adapter"]),
-        trials=pair_figures(figures_of(played["base"]), figures_of(played["adapter"])),
-    )
+    if adapter is not None:
+        config.engine.check_adapter(adapter, model, rank=config.learn.rank)
+    played: dict[str, Sequence[Trajectory]] = {}
+    async with Store(run) as store, open_sandbox(config) as sandbox:
+
+        async def play() -> Sequence[Task]:
+            clock = EngineClock()
+            async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
+                simulator = make_simulator(config, engine, renderer)
+                player = make_eval_player(
+                    config,
+                    engine,
+                    world=evaluation_world(config),
+                    renderer=renderer,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    clock=clock,
+                )
+                tasks = await held_out_tasks(config, store, player, name=name_tasks(config, run))
+                await engine.load_adapter(Adapter(version=1, path=folder))
+                trained = Adapter(version=1, path=run / "adapters" / "compared")
+                await engine.publish(trained)
+                for label, version in (("base", None), ("adapter", trained)):
+                    if label in played:
+                        continue
+                    stage = f"playing {len(tasks)} tasks with the {label}"
+                    emit(Stage(name=stage))
+                    played[label] = await evaluate(
+                        tasks, player, config=config.eval, adapter=version, label=label
+                    )
+                    store.append(f"eval-{label}.jsonl", played[label])
+                await engine.retire(trained)
+                return tasks
+
+        tasks = await restart_once(play, emit=emit)
+    comparison = compare_played(tasks, played, adapter=folder, seed=config.eval.seed)
     emit(
         Compared(
             base=comparison.base.value,
@@ -125,6 +133,21 @@ async def run_comparison(
         )
     )
     return comparison
+
+
+def compare_played(
+    tasks: Sequence[Task], played: Mapping[str, Sequence[Trajectory]], *, adapter: Path, seed: int
+) -> Comparison:
+    """Return the success of base and adapter on the same tasks, and the gain between them."""
+    base, trained = played["base"], played["adapter"]
+    return Comparison(
+        adapter=adapter,
+        base=success_of(base),
+        trained=success_of(trained),
+        gain=gain_between(base, trained, seed=seed),
+        by_calls=split_by_calls(tasks, base, trained),
+        trials=pair_figures(figures_of(base), figures_of(trained)),
+    )
 
 
 def split_by_calls(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import Engine
 from trustee.environments import WorldConfig
-from trustee.environments.simulator import Simulator
+from trustee.environments.protocol import Services, World
 from trustee.evaluation.evaluate import (
     Gain,
     SuccessRate,
@@ -21,8 +24,8 @@ from trustee.evaluation.evaluate import (
 )
 from trustee.events import Note, Stage
 from trustee.rl.run import Run
+from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.store import Store, read_lines
-from trustee.sandbox.calls import Sandbox
 from trustee.types import Adapter, Record, Task, Trajectory
 
 HELD_OUT = "held-out-tasks.jsonl"
@@ -45,33 +48,50 @@ def evaluation_world(config: Config) -> WorldConfig:
     return config.env if config.eval_env == "same" else config.eval_env
 
 
+def make_eval_player(
+    config: Config,
+    engine: Engine,
+    *,
+    world: World,
+    renderer: EpisodeRenderer,
+    serve: Callable[[random.Random], Services],
+    clock: EngineClock,
+) -> EpisodePlayer:
+    """Make the player that measures a policy in a world."""
+    return EpisodePlayer(
+        make_environment=world.environment,
+        serve=serve,
+        engine=engine,
+        renderer=renderer,
+        clock=clock,
+        limits=config.rollout.limits,
+        temperature=config.eval.temperature,
+        context=engine.context,
+    )
+
+
 async def measure(
     config: Config, run: Run, adapter: Adapter | None, *, label: str
 ) -> tuple[Trajectory, ...]:
     """Play the held-out tasks and keep what was played."""
     if not config.eval.tasks:
         return ()
-    world = evaluation_world(config)
     kept = run.store.folder / f"held-out-{label}.jsonl"
     if kept.exists():
         if label == "before":
             return tuple(read_lines(kept, Trajectory))
         kept.unlink()
     run.emit(Stage(name=f"held-out tasks {label} training: {config.eval.tasks}"))
-    tasks = await held_out_tasks(config, run.store, run.simulator, sandbox=run.sandbox)
-    played = await evaluate(
-        tasks,
-        world,
-        config.eval,
-        engine=run.engine,
+    player = make_eval_player(
+        config,
+        run.engine,
+        world=evaluation_world(config),
         renderer=run.renderer,
-        simulator=run.simulator,
-        sandbox=run.sandbox,
-        adapter=adapter,
-        limits=config.rollout.limits,
-        label=label,
+        serve=run.serve,
         clock=run.clock,
     )
+    tasks = await held_out_tasks(config, run.store, player)
+    played = await evaluate(tasks, player, config=config.eval, adapter=adapter, label=label)
     run.store.append(kept.name, played)
     share = success_of(played)
     run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
@@ -104,19 +124,14 @@ async def judge_the_judge(
 
 
 async def held_out_tasks(
-    config: Config,
-    store: Store,
-    simulator: Simulator,
-    *,
-    sandbox: Sandbox | None = None,
-    name: str = HELD_OUT,
+    config: Config, store: Store, player: EpisodePlayer, *, name: str = HELD_OUT
 ) -> tuple[Task, ...]:
     """Write the held-out tasks once, into a file; every policy of a run meets the same ones."""
     path = store.folder / name
     if path.exists():
         return tuple(read_lines(path, Task))
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
-    tasks = await write_tasks(source, config.eval, simulator=simulator, sandbox=sandbox)
+    tasks = await write_tasks(source, player, config=config.eval)
     store.append(path.name, tasks)
     return tasks
 

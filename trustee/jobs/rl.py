@@ -16,28 +16,27 @@ from trustee.checks.alarms import Watch
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.engine.protocol import TrainingEngine
 from trustee.engine.versions import Versions
-from trustee.engine.vllm import VllmEngine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
-from trustee.errors import EngineDied
 from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
+    open_engine,
     open_sandbox,
     prepare_model,
-    show_place,
-    trainer_spec,
+    restart_once,
 )
 from trustee.jobs.held_out import RunResult, conclude, measure
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
-from trustee.rl.run import Run
+from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
-from trustee.runs.checkpoint import RunState, find_checkpoints, open_checkpoint
+from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.store import Store, keep_lines
 from trustee.sandbox.calls import NoSandbox, Sandbox
 
@@ -55,7 +54,7 @@ async def run_training(
     started_at = time.monotonic()
     model, renderer = prepare_model(config)
     if resume:
-        open_checkpoint(folder / "checkpoints")
+        open_checkpoint(folder / "checkpoints", RunState)
     async with AsyncExitStack() as stack:
         timeline = None
         if profile:
@@ -70,40 +69,27 @@ async def run_training(
             )
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
-        for attempt in range(2):
-            emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
-            try:
-                async with VllmEngine(
-                    config.engine,
-                    trainer_spec(config, model),
-                    observer=timeline.request if timeline else None,
-                ) as engine:
-                    previous = run
-                    run = make_run(
-                        config,
-                        engine,
-                        renderer,
-                        store,
-                        sandbox=sandbox,
-                        emit=emit,
-                        previous=previous,
-                        timeline=timeline,
-                    )
-                    return await run_stages(
-                        config, run, resume=resume, previous=previous, started_at=started_at
-                    )
-            except (EngineDied, BaseExceptionGroup) as error:
-                if attempt or run is None or not is_engine_death(error):
-                    raise
-                emit(Note(text=f"{first_leaf(error)}; it is started once more"))
-    raise AssertionError("the second death is raised")
 
+        async def train_with_an_engine() -> RunResult:
+            nonlocal run
+            observer = timeline.request if timeline else None
+            async with open_engine(config, model, emit=emit, observer=observer) as engine:
+                previous = run
+                run = make_run(
+                    config,
+                    engine,
+                    renderer,
+                    store,
+                    sandbox=sandbox,
+                    emit=emit,
+                    previous=previous,
+                    timeline=timeline,
+                )
+                return await run_stages(
+                    config, run, resume=resume, previous=previous, started_at=started_at
+                )
 
-def first_leaf(error: BaseException) -> BaseException:
-    """Give the first of the errors in a group."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        return await restart_once(train_with_an_engine, emit=emit)
 
 
 def name_timeline(folder: Path) -> Path:
@@ -112,16 +98,9 @@ def name_timeline(folder: Path) -> Path:
     return folder / f"timeline-{len(list(folder.glob('timeline-*.json')))}.json"
 
 
-def is_engine_death(error: BaseException) -> bool:
-    """Say whether an engine's death, and nothing else, ended a run."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(EngineDied)[1] is None
-    return isinstance(error, EngineDied)
-
-
 def make_run(
     config: Config,
-    engine: VllmEngine,
+    engine: TrainingEngine,
     renderer: Renderer,
     store: Store,
     *,
@@ -164,7 +143,7 @@ def make_run(
         keep_checkpoints=config.run.keep_checkpoints,
         emit=emit,
         started_at=time.monotonic() if previous is None else previous.started_at,
-        waiting=[] if previous is None else list(previous.waiting),
+        untrained=GroupQueue(() if previous is None else previous.untrained),
     )
 
 
@@ -179,7 +158,12 @@ async def run_stages(
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or previous is not None):
-        await restore(run, *open_checkpoint(run.store.folder / "checkpoints"), previous=previous)
+        path, state = open_checkpoint(
+            run.store.folder / "checkpoints",
+            RunState,
+            accept=lambda state: run.source.restore(state.source),
+        )
+        await restore(run, path, state, previous=previous)
     if run.step < run.steps:
         if not find_checkpoints(run.store.folder / "checkpoints"):
             await store_checkpoint(run)
@@ -212,7 +196,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     run.step, run.next_group, run.policy_tokens = state.step, state.next_group, state.policy_tokens
     if previous is not None:
-        run.waiting = [group for group in previous.waiting if group.version <= state.version]
+        run.untrained.remove_newer(state.version)
         while run.next_group < previous.next_group and run.source.draw() is not None:
             run.next_group += 1
     for name in ("metrics.jsonl", "timing.jsonl"):

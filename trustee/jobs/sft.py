@@ -24,7 +24,7 @@ from trustee.sft.demonstrations import (
     read_demonstrations,
     show_refused_rows,
 )
-from trustee.sft.train import SftConfig, SftJob, continue_sft, hold_out, train_sft
+from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
 SFT_FILE = "sft.json"
@@ -108,7 +108,7 @@ async def run_sft(
     training, held_out = hold_out(dataset, share=record.sft.held_out, seed=config.run.seed)
     async with Store(folder) as store:
         if resume:
-            checkpoint = open_checkpoint(folder / "checkpoints")
+            checkpoint = open_checkpoint(folder / "checkpoints", SftState)
         else:
             write_sft_metadata(config, record, store, dataset)
         watched = open_watched(config, model, folder, clock=EngineClock(), emit=emit)

@@ -12,10 +12,11 @@ from trustee.algorithm.step import take_step
 from trustee.checks.alarms import Decision
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
+from trustee.environments.protocol import store_state
 from trustee.errors import RunError
 from trustee.events import RolledBack, StepTrained
-from trustee.rl.run import Run, Slots
-from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.rl.run import Run, RunState, Slots
+from trustee.runs.checkpoint import write_checkpoint
 from trustee.types import Group, Role
 
 log = structlog.get_logger()
@@ -26,30 +27,29 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
     fresh: list[Group] = []
     seen: list[Group] = []
     since = time.monotonic()
-    try:
-        async for group in groups:
-            seen.append(group)
-            lag = run.versions.version - group.version
-            if lag > run.rollout.max_off_policy_steps or len(group.valid) < 2:
-                check_failures(run, seen)
-                slots.free(group)
-                continue
-            fresh.append(group)
-            if len(fresh) < run.rollout.groups_per_step:
-                continue
-            waited = time.monotonic() - since
-            # In draft order: equal episodes give equal steps whatever order they ended in.
-            fresh.sort(key=lambda group: group.id)
-            seen.sort(key=lambda group: group.id)
-            with run.engine.step(run.step + 1):
-                await finish_step(run, fresh, seen, waited)
-            for group in fresh:
-                slots.free(group)
-            fresh, seen, since = [], [], time.monotonic()
-            if run.progress >= 1:
-                return
-    finally:
-        run.waiting += fresh
+    async for group in groups:
+        seen.append(group)
+        lag = run.versions.version - group.version
+        if lag > run.rollout.max_off_policy_steps or len(group.valid) < 2:
+            check_failures(run, seen)
+            run.untrained.remove(group)
+            slots.free(group)
+            continue
+        fresh.append(group)
+        if len(fresh) < run.rollout.groups_per_step:
+            continue
+        waited = time.monotonic() - since
+        # In the order of task specs: equal episodes give equal steps whatever order they ended in.
+        fresh.sort(key=lambda group: group.id)
+        seen.sort(key=lambda group: group.id)
+        with run.engine.step(run.step + 1):
+            await finish_step(run, fresh, seen, waited)
+        for group in fresh:
+            run.untrained.remove(group)
+            slots.free(group)
+        fresh, seen, since = [], [], time.monotonic()
+        if run.progress >= 1:
+            return
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> None:
@@ -145,7 +145,7 @@ async def store_checkpoint(run: Run) -> None:
         version=run.versions.version,
         next_group=run.next_group,
         policy_tokens=run.policy_tokens,
-        source=run.source.state(),
+        source=store_state(run.source.state()),
         watch=run.watch.state(),
         effect=run.effect.state(),
         ladder=run.ladder.state(),

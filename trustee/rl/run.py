@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import anyio
+import msgspec
 
 from trustee.algorithm.config import LearnConfig
-from trustee.algorithm.memory_ladder import MemoryLadder
-from trustee.checks.adapter_effect import EffectGate
-from trustee.checks.alarms import Watch
+from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
+from trustee.checks.adapter_effect import EffectGate, EffectState
+from trustee.checks.alarms import AlarmsState, Watch
 from trustee.checks.config import GateConfig
 from trustee.engine.clock import EngineClock
 from trustee.engine.versions import Versions
@@ -20,7 +22,8 @@ from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
 from trustee.events import Emit
 from trustee.rendering.renderer import Renderer
-from trustee.rollout import RolloutConfig
+from trustee.rollout import EpisodePlayer, RolloutConfig
+from trustee.runs.checkpoint import CheckpointState
 from trustee.runs.store import Store
 from trustee.sandbox.calls import Sandbox
 from trustee.types import Group
@@ -38,6 +41,53 @@ class Slots:
         self.tasks.release()
         if group.task is not None:
             self.groups.release()
+
+
+class GroupQueue:
+    """Groups from the moment they are on disk until they are trained on or dropped.
+
+    `learn` hears of them through a stream; this is what is left of them when an engine dies.
+    """
+
+    def __init__(self, groups: Iterable[Group] = ()) -> None:
+        self._groups = {group.id: group for group in groups}
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._groups)
+
+    def __iter__(self) -> Iterator[Group]:
+        """Go through them in the order in which they came."""
+        return iter(self._groups.values())
+
+    def add(self, group: Group) -> None:
+        """Keep a group that is on disk."""
+        self._groups[group.id] = group
+
+    def remove(self, group: Group) -> None:
+        """Forget a group that was trained on or dropped."""
+        del self._groups[group.id]
+
+    def remove_newer(self, version: int) -> None:
+        """Forget the groups of later versions than this, which a restored run has yet to make."""
+        self._groups = {
+            number: group for number, group in self._groups.items() if group.version <= version
+        }
+
+
+class RunState(CheckpointState, frozen=True):
+    """Where a training run stands between two steps."""
+
+    version: int
+    next_group: int
+    source: msgspec.Raw
+    """The task source's own state, which only the source reads."""
+    watch: AlarmsState
+    effect: EffectState
+    ladder: LadderState
+    """What was given up for want of memory."""
+    policy_tokens: int
+    """Tokens that the policy has said."""
 
 
 @dataclass(slots=True)
@@ -73,8 +123,7 @@ class Run:
     policy_tokens: int = 0
     """Tokens that the policy has said in the groups of all steps."""
     started_at: float = field(default_factory=time.monotonic)
-    waiting: list[Group] = field(default_factory=list)
-    """Groups that were finished but not trained on when an engine died."""
+    untrained: GroupQueue = field(default_factory=GroupQueue)
     episode_limiter: anyio.CapacityLimiter = field(init=False)
     """For episodes at once."""
 
@@ -82,9 +131,18 @@ class Run:
         """Allow as many episodes at once as the ladder does."""
         self.episode_limiter = anyio.CapacityLimiter(self.ladder.level.parallel)
 
-    def services(self, key: str) -> Services:
-        """Give a task spec all that it may touch; `key` alone decides its randomness."""
-        return self.serve(random.Random(f"{self.seed} {key}"))
+    def player(self) -> EpisodePlayer:
+        """Return the player of the next episode or task, as long as the ladder now allows."""
+        return EpisodePlayer(
+            make_environment=self.world.environment,
+            serve=self.serve,
+            engine=self.engine,
+            renderer=self.renderer,
+            clock=self.clock,
+            limits=self.rollout.limits,
+            temperature=self.rollout.temperature,
+            context=self.ladder.level.context,
+        )
 
     def serve(self, rng: random.Random) -> Services:
         """Give all that an episode with this randomness may touch."""

@@ -34,7 +34,7 @@ from trustee.environments.protocol import Services, TaskSource, TaskSpec
 from trustee.errors import RunError
 from trustee.events import Emit, EpisodeBegun, EpisodePlayed, Event, Stage, StepTrained
 from trustee.runs.store import Store
-from trustee.types import Adapter, Group, Task
+from trustee.types import Adapter, Group, Record, Task
 
 Box = tuple[str, float, float, dict[str, Any]]
 """Name, begin, end and facts."""
@@ -349,13 +349,13 @@ class TimedSource:
         with self._timeline.span("feed", "observe"):
             return self._source.observe(groups)
 
-    def state(self) -> dict[str, Any]:
-        """Give all that `restore` needs."""
+    def state(self) -> Record:
+        """Return all that `restore` needs."""
         return self._source.state()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._source.restore(state)
+        self._source.restore(stored)
 
 
 class TimedStore(Store):

@@ -18,13 +18,11 @@ import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from trustee.environments.protocol import TaskSpec
-from trustee.errors import EpisodeError
 from trustee.events import EpisodeBegun
 from trustee.rl.learn import learn
 from trustee.rl.run import Run, Slots
-from trustee.rollout import play_episode
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe
-from trustee.types import Failure, Group, Role, Task, Trajectory
+from trustee.types import Failure, Group, Task, Trajectory
 
 T = TypeVar("T")
 Numbered = tuple[int, TaskSpec]
@@ -38,14 +36,13 @@ async def train(run: Run) -> None:
         ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
             last checkpoint; around a bug otherwise.
     """
-    slots = Slots(run.rollout, taken=len(run.waiting))
+    slots = Slots(run.rollout, taken=len(run.untrained))
     most = run.rollout.slots + run.rollout.write_ahead
     specs_in, specs_out = anyio.create_memory_object_stream[Numbered](most)
     finished_in, finished_out = anyio.create_memory_object_stream[Finished](most)
     groups_in, groups_out = anyio.create_memory_object_stream[Group](most)
-    for group in run.waiting:
+    for group in run.untrained:
         groups_in.send_nowait(group)
-    run.waiting = []
     # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
     async with groups_out, finished_out, specs_out:
         try:
@@ -65,8 +62,9 @@ async def train(run: Run) -> None:
         finally:
             finished = drain(finished_out)
             write_down(run.store, finished)
-            run.waiting += drain(groups_out)
-            run.waiting += [item for item in finished if isinstance(item, Group)]
+            for item in finished:
+                if isinstance(item, Group):
+                    run.untrained.add(item)
 
 
 def drain(stream: MemoryObjectReceiveStream[T]) -> list[T]:
@@ -103,7 +101,7 @@ async def play(
     async with specs, finished:
         async for number, spec in specs:
             with structlog.contextvars.bound_contextvars(group=number):
-                task = await write_task(run, number, spec)
+                task = await run.player().write(run.source, spec, seed=f"{run.seed} draft {number}")
                 if isinstance(task, Task):
                     await slots.groups.acquire()
                     group = await play_group(run, number, task, finished)
@@ -142,35 +140,16 @@ async def play_group(
     return Group(id=number, version=oldest, task=task, trajectories=trajectories)
 
 
-async def write_task(run: Run, number: int, spec: TaskSpec) -> Task | Failure:
-    """Have the source make a task of a task spec, or say why there is none."""
-    seconds = run.rollout.limits.seconds
-    try:
-        with run.clock.limit(seconds):
-            return await run.source.write(spec, run.services(f"draft {number}"))
-    except EpisodeError as error:
-        return Failure(source=error.source, kind=type(error).__name__, message=str(error))
-    message = f"task not written in {seconds:g} s (rollout.limits.seconds)"
-    return Failure(source=Role.ENGINE, kind="TimeoutError", message=message)
-
-
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
     """Play one member with the version that is current when it begins."""
     key = f"{number}/{member}"
     run.emit(EpisodeBegun(group=number, member=member))
     async with run.episode_limiter, run.versions.lease() as adapter:
-        return await play_episode(
+        return await run.player().play(
             task,
-            lambda rng: run.world.environment(task, run.serve(rng)),
             trajectory_id=key,
-            engine=run.engine,
-            renderer=run.renderer,
             adapter=adapter,
-            limits=run.rollout.limits,
-            temperature=run.rollout.temperature,
             seed=random.Random(f"{run.seed} {key}").randrange(1 << 31),
-            clock=run.clock,
-            context=run.ladder.level.context,
         )
 
 
@@ -186,6 +165,7 @@ async def record(
             await anyio.to_thread.run_sync(write_down, run.store, items)
             for entry in items:
                 if isinstance(entry, Group):
+                    run.untrained.add(entry)
                     # There is room for every slot's group.
                     groups.send_nowait(entry)
                 else:

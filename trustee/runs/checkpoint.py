@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -29,26 +29,18 @@ class CheckpointManifest(Record, frozen=True):
     """Size in bytes and sha256, by path."""
 
 
-class RunState(Record, frozen=True):
-    """Where a run stands between two steps."""
+class CheckpointState(Record, frozen=True):
+    """Where a run stands between two steps; each kind of run has a struct of its own below this."""
 
     step: int
     """Steps done."""
-    version: int
-    next_group: int
-    source: dict[str, Any]
-    watch: dict[str, Any]
-    """State of the alarms."""
-    effect: dict[str, Any]
-    """State of the gate that looks for the adapter's effect."""
-    ladder: dict[str, Any]
-    """What was given up for want of memory."""
-    policy_tokens: int = 0
-    """Tokens that the policy has said."""
+
+
+S = TypeVar("S", bound=CheckpointState)
 
 
 async def write_checkpoint(
-    folder: Path, state: RunState, *, save: Callable[[Path], Awaitable[None]], keep: int
+    folder: Path, state: CheckpointState, *, save: Callable[[Path], Awaitable[None]], keep: int
 ) -> Path:
     """Write a checkpoint and delete all but the newest `keep`.
 
@@ -116,15 +108,36 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def open_checkpoint(folder: Path) -> tuple[Path, RunState]:
-    """Find the newest whole checkpoint.
+def open_checkpoint(
+    folder: Path, kind: type[S], *, accept: Callable[[S], None] = lambda state: None
+) -> tuple[Path, S]:
+    """Find the newest whole checkpoint whose state can be continued from.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        kind: the struct of the run's state.
+        accept: looks at the parts that only their owners can read, and raises `InputError` where
+            one cannot be continued from; an older checkpoint is then looked at.
 
     Raises:
         InputError: if there is none.
     """
+    refused: list[str] = []
     for path in find_checkpoints(folder):
-        if is_whole(path):
-            state = msgspec.json.decode((path / "state.json").read_bytes(), type=RunState)
+        if not is_whole(path):
+            log.warning("checkpoint_broken", path=str(path))
+            continue
+        try:
+            state = msgspec.json.decode((path / "state.json").read_bytes(), type=kind)
+            accept(state)
+        except (msgspec.DecodeError, InputError) as error:
+            log.warning("checkpoint_refused", path=str(path), why=str(error))
+            refused.append(f"{path.name}/state.json: {error}")
+        else:
             return path, state
-        log.warning("checkpoint_broken", path=str(path))
+    if refused:
+        raise InputError(
+            f"{folder} holds no checkpoint that this program can continue ({refused[0]}); "
+            "start a new run instead"
+        )
     raise InputError(f"{folder} holds no whole checkpoint; start a new run instead")

@@ -23,7 +23,7 @@ import msgspec
 
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
-from trustee.types import Adapter, Failure, Record, Task, Trajectory
+from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
 
 TAIL = 1 << 16
 """Bytes that are read at once to find the end of the last whole line."""
@@ -38,12 +38,14 @@ class TaskLine(Record, frozen=True):
     failure: Failure | None = None
 
 
-class EpisodeLine(Record, frozen=True):
+class EpisodeLine(Record, frozen=True, omit_defaults=True):
     """A line of `episodes.jsonl`."""
 
     group: int
     member: int
     trajectory: Trajectory
+    rejected: RejectReason | None = None
+    """Why the episode is not kept; None where it is, and where nothing is collected."""
 
 
 class Store:

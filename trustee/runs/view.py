@@ -173,7 +173,8 @@ def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None
             console.print(f"[dim]hidden {key}: {escape(shorten_value(value))}[/dim]")
         for message in task.messages:
             show_message(console, message)
-    phases = trajectory.notes.get("trial", {}).get("phases", ())
+    trial = trajectory.outcome.trial
+    phases = trial.phases if trial else ()
     for turn, (before, phase) in zip(
         trajectory.turns, pairwise(["", *phases, *[""] * len(trajectory.turns)]), strict=False
     ):
@@ -184,8 +185,14 @@ def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None
             show_message(console, reply)
     if trajectory.failure is not None:
         console.print(f"[red]no reward: {escape(trajectory.failure.message)}[/red]")
-    for key, value in trajectory.notes.items():
+    for key, value in told_of(line).items():
         console.print(f"[cyan]{key}[/cyan]: {escape(shorten_value(value))}")
+
+
+def told_of(line: EpisodeLine) -> dict[str, Any]:
+    """Return all that is known of an episode's end besides its reward, by name."""
+    known: dict[str, Any] = msgspec.to_builtins(line.trajectory.outcome) | line.trajectory.notes
+    return known if line.rejected is None else known | {"rejected": str(line.rejected)}
 
 
 def shorten_value(value: object) -> str:

@@ -9,32 +9,27 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import anyio
 import msgspec
 from msgspec import Meta
 
-from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Services, TaskSource, TaskSpec, World
-from trustee.errors import EpisodeError, RunError
+from trustee.environments.protocol import TaskSource, TaskSpec
+from trustee.errors import RunError
 from trustee.events import Emit, EpisodeBegun, TaskCollected
-from trustee.rollout import RolloutConfig, play_episode
+from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.hints import Hinter
-from trustee.sft.rejection import FilterConfig, RejectReason, find_reject_reason
+from trustee.sft.rejection import FilterConfig, find_reject_reason
 from trustee.sft.teacher import Player
 from trustee.tiny.teacher import TrialHabits
-from trustee.types import Adapter, Failure, Record, Task, Trajectory
+from trustee.types import Adapter, Record, RejectReason, Task, Trajectory
 
-KEPT = "kept"
-NOTE = "collected"
-"""Key of a trajectory's notes: `kept`, or the reason why not."""
 ALL_FAILED_LIMIT = 16
 """Episodes, all spoiled, after which nothing better is expected."""
-PLAYED = "played"
 
 
 class CollectConfig(Record, frozen=True):
@@ -62,7 +57,7 @@ class Counts(Record, frozen=True):
     """Task specs of which no task came."""
     episodes: int
     kept: int
-    dropped: dict[str, int]
+    dropped: dict[RejectReason, int]
     """Episodes by the first reason against them."""
     demonstrations: int
     states: int
@@ -72,19 +67,18 @@ class Counts(Record, frozen=True):
 class Collection:
     """One collection: what its episodes share."""
 
-    world: World
     source: TaskSource
-    serve: Callable[[random.Random], Services]
-    player: Callable[[Task], Player]
+    player: EpisodePlayer
+    """Writes the tasks, and plays with the engine and the renderer of `player_of`."""
+    player_of: Callable[[Task], Player]
+    """Who plays the episodes of a task."""
     adapter: Adapter | None
     hinter: Hinter | None
     """None where nobody teaches and all that was played soundly is kept."""
     config: CollectConfig
     rollout: RolloutConfig
-    context: int
     seed: int
     store: Store
-    clock: EngineClock
     emit: Emit
     count: int
     """Tasks."""
@@ -92,7 +86,7 @@ class Collection:
     tasks: dict[int, TaskLine] = field(default_factory=dict)
     played: int = 0
     """Tasks of which all episodes are played."""
-    episodes: dict[tuple[int, int], Trajectory] = field(default_factory=dict)
+    episodes: dict[tuple[int, int], EpisodeLine] = field(default_factory=dict)
     """By group and member."""
     valid: int = 0
     """Episodes that nobody spoiled."""
@@ -105,9 +99,9 @@ class Collection:
             self.tasks = {line.group: line for line in read_lines(folder / "tasks.jsonl", TaskLine)}
         if (folder / "episodes.jsonl").exists():
             lines: list[EpisodeLine] = read_lines(folder / "episodes.jsonl", EpisodeLine)
-            self.episodes = {(line.group, line.member): line.trajectory for line in lines}
-        self.valid = sum(t.failure is None for t in self.episodes.values())
-        self.kept = sum(map(is_kept, self.episodes.values()))
+            self.episodes = {(line.group, line.member): line for line in lines}
+        self.valid = sum(line.trajectory.failure is None for line in self.episodes.values())
+        self.kept = sum(line.rejected is None for line in self.episodes.values())
 
 
 async def collect(job: Collection) -> Counts:
@@ -150,39 +144,32 @@ async def play_task(
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
     """Have the source make a task of a task spec, or say why there is none."""
-    services = job.serve(random.Random(f"{job.seed} draft {number}"))
-    try:
-        return TaskLine(group=number, version=0, task=await job.source.write(spec, services))
-    except EpisodeError as error:
-        failure = Failure(source=error.source, kind=type(error).__name__, message=str(error))
-        return TaskLine(group=number, version=0, task=None, failure=failure)
+    written = await job.player.write(job.source, spec, seed=f"{job.seed} draft {number}")
+    if isinstance(written, Task):
+        return TaskLine(group=number, version=0, task=written)
+    return TaskLine(group=number, version=0, task=None, failure=written)
 
 
 async def play_member(job: Collection, task: Task, number: int, member: int) -> None:
     """Play one episode, look for faults, and write it down."""
     key = f"{number}/{member}"
-    player = job.player(task)
+    seated = job.player_of(task)
+    player = replace(job.player, engine=seated.engine, renderer=seated.renderer)
     job.emit(EpisodeBegun(group=number, member=member))
-    played = await play_episode(
+    played = await player.play(
         task,
-        lambda rng: job.world.environment(task, job.serve(rng)),
         trajectory_id=key,
-        engine=player.engine,
-        renderer=player.renderer,
         adapter=job.adapter,
-        limits=job.rollout.limits,
-        temperature=job.rollout.temperature,
         seed=random.Random(f"{job.seed} {key}").randrange(1 << 31),
-        clock=job.clock,
-        context=job.context,
     )
-    trajectory = judge_worth(job, task, player.keep(played))
-    job.episodes[number, member] = trajectory
-    line = EpisodeLine(group=number, member=member, trajectory=trajectory)
+    trajectory = seated.keep(played)
+    rejected = reject(job, task, trajectory)
+    line = EpisodeLine(group=number, member=member, trajectory=trajectory, rejected=rejected)
+    job.episodes[number, member] = line
     job.store.append("episodes.jsonl", [line])
-    job.emit(msgspec.structs.replace(describe_episode(line), collected=trajectory.notes[NOTE]))
+    job.emit(msgspec.structs.replace(describe_episode(line), rejected=rejected))
     job.valid += trajectory.failure is None
-    job.kept += is_kept(trajectory)
+    job.kept += rejected is None
     if not job.valid and len(job.episodes) >= ALL_FAILED_LIMIT and trajectory.failure is not None:
         raise RunError(
             f"the first {len(job.episodes)} episodes all failed, the last because of "
@@ -191,41 +178,34 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
         )
 
 
-def judge_worth(job: Collection, task: Task, trajectory: Trajectory) -> Trajectory:
-    """Write into a trajectory's notes whether it is kept, and why not."""
+def reject(job: Collection, task: Task, trajectory: Trajectory) -> RejectReason | None:
+    """Return why an episode is not kept; None where it is."""
     if job.hinter is None:
-        verdict = PLAYED if trajectory.failure is None else str(RejectReason.FAILED)
-    else:
-        reason = find_reject_reason(
-            trajectory, task, job.hinter(task), config=job.config.filter, context=job.context
-        )
-        verdict = KEPT if reason is None else str(reason)
-    return msgspec.structs.replace(trajectory, notes={**trajectory.notes, NOTE: verdict})
-
-
-def is_kept(trajectory: Trajectory) -> bool:
-    """Say whether an episode is kept."""
-    return trajectory.failure is None and trajectory.notes.get(NOTE) in (KEPT, PLAYED)
+        return None if trajectory.failure is None else RejectReason.FAILED
+    return find_reject_reason(
+        trajectory, task, job.hinter(task), config=job.config.filter, context=job.player.context
+    )
 
 
 def write_results(job: Collection) -> Counts:
     """Write demonstrations and states anew from all episodes, in their order, and count."""
     demonstrations: list[Demonstration] = []
     states: list[Record] = []
-    dropped: Counter[str] = Counter()
+    dropped: Counter[RejectReason] = Counter()
     taken: Counter[int] = Counter()
     kept = 0
-    for (number, _), trajectory in sorted(job.episodes.items()):
+    for number, member in sorted(job.episodes):
+        line = job.episodes[number, member]
         task = job.tasks[number].task
         assert task is not None, "an episode without a task"
-        if not is_kept(trajectory):
-            dropped[trajectory.notes[NOTE]] += 1
+        if line.rejected is not None:
+            dropped[line.rejected] += 1
             continue
         kept += 1
-        states += job.states_of(task, trajectory)
+        states += job.states_of(task, line.trajectory)
         if job.hinter is not None and taken[number] < job.config.keep:
             taken[number] += 1
-            demonstrations.append(demonstrate(task, trajectory))
+            demonstrations.append(demonstrate(task, line.trajectory))
     for name, lines in (("demonstrations.jsonl", demonstrations), ("states.jsonl", states)):
         (job.store.folder / name).unlink(missing_ok=True)
         if lines:

@@ -9,31 +9,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
-from trustee.environments.trial.metrics import Phase, TrialNotes
 from trustee.sft.hints import Hints, scalars
 from trustee.sft.teacher import TELLTALE
 from trustee.tools.values import normalise, tells_error
-from trustee.types import BadCall, Message, Record, Stop, Task, ToolCall, Trajectory
-
-
-class RejectReason(StrEnum):
-    """Why an episode is not kept, in the order in which it is looked for."""
-
-    FAILED = "failed, not by the policy"
-    UNSOLVED = "no success"
-    UNFINISHED = "cut off by a limit"
-    UNREADABLE = "a call that cannot be read"
-    NO_TRIAL = "no trial before execution"
-    UNCORRECTED = "an error without a correction"
-    LOOP = "the same call again"
-    LEAK = "a hint said before anybody could know it"
-    TOO_LONG = "too long"
+from trustee.types import (
+    BadCall,
+    Message,
+    Phase,
+    Record,
+    RejectReason,
+    Stop,
+    Task,
+    ToolCall,
+    Trajectory,
+)
 
 
 class FilterConfig(Record, frozen=True):
@@ -50,7 +43,7 @@ class FilterConfig(Record, frozen=True):
 class Made(Record, frozen=True):
     """A call that was made, and what came of it."""
 
-    phase: str
+    phase: Phase
     name: str
     key: str
     """Name and arguments, equal for equal calls."""
@@ -84,22 +77,16 @@ def find_reject_reason(
     return None
 
 
-def trial_of(trajectory: Trajectory) -> TrialNotes | None:
-    """Give the notes on the trial phase; None in worlds without one."""
-    notes = trajectory.notes.get("trial")
-    return None if notes is None else msgspec.convert(notes, TrialNotes)
-
-
 def tries_nothing(trajectory: Trajectory) -> bool:
     """Say whether a world has a trial phase and the teacher made no call in it."""
-    notes = trial_of(trajectory)
-    return notes is not None and notes.trials == 0
+    trial = trajectory.outcome.trial
+    return trial is not None and trial.trials == 0
 
 
 def calls_made(trajectory: Trajectory) -> Iterator[Made]:
     """Give the calls of an episode in their order."""
-    notes = trial_of(trajectory)
-    phases: Sequence[str] = notes.phases if notes else ()
+    trial = trajectory.outcome.trial
+    phases = trial.phases if trial else ()
     for index, turn in enumerate(trajectory.turns):
         answers = {reply.call_id: reply.content for reply in turn.replies}
         for call in turn.message.calls:
@@ -114,7 +101,7 @@ def calls_made(trajectory: Trajectory) -> Iterator[Made]:
 
 def goes_in_a_loop(made: Sequence[Made]) -> bool:
     """Say whether a call comes again in its phase with no other call that worked between."""
-    last: dict[tuple[str, str], int] = {}
+    last: dict[tuple[Phase, str], int] = {}
     for index, call in enumerate(made):
         before = last.get((call.phase, call.key))
         between = made[before + 1 : index] if before is not None else ()

@@ -20,11 +20,11 @@ from msgspec import Meta
 from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import FinishRequest
 from trustee.algorithm.loss import LossConfig
-from trustee.algorithm.memory_ladder import MemoryLadder
+from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
 from trustee.algorithm.step import accumulate_with_fallback, is_finite, rate_at
 from trustee.engine.watchdog import Watchdog
 from trustee.events import Emit, Note, SftStepTrained
-from trustee.runs.checkpoint import RunState, write_checkpoint
+from trustee.runs.checkpoint import CheckpointState, write_checkpoint
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import SftDataset
 from trustee.types import Adapter, Record, Sample
@@ -51,6 +51,17 @@ class SftConfig(Record, frozen=True):
     """Steps between two measurements of the held-out loss."""
     checkpoint_every: Annotated[int, Meta(ge=1)] = 20
     """Steps between two checkpoints."""
+
+
+class SftState(CheckpointState, frozen=True):
+    """Where a run of imitation stands between two steps."""
+
+    before: float | None
+    """Held-out loss before the first step."""
+    last: float | None
+    """Held-out loss when it was last measured."""
+    ladder: LadderState
+    """What was given up for want of memory."""
 
 
 @dataclass(slots=True)
@@ -194,25 +205,17 @@ def emit_loss(job: SftJob, when: str, loss: float | None) -> None:
 
 async def store_sft(job: SftJob) -> None:
     """Store where the run stands."""
-    state = RunState(
-        step=job.step,
-        version=0,
-        next_group=0,
-        source={"before": job.before, "last": job.last},
-        watch={},
-        effect={},
-        ladder=job.ladder.state(),
-    )
+    state = SftState(step=job.step, before=job.before, last=job.last, ladder=job.ladder.state())
     await write_checkpoint(
         job.store.folder / "checkpoints", state, save=job.engine.save, keep=job.keep_checkpoints
     )
 
 
-async def continue_sft(job: SftJob, path: Path, state: RunState) -> None:
+async def continue_sft(job: SftJob, path: Path, state: SftState) -> None:
     """Continue from a checkpoint."""
     await job.engine.load(path)
     job.ladder.restore(state.ladder)
     await job.engine.adjust(job.ladder.level.activation_checkpointing)
     job.step = state.step
-    job.before, job.last = state.source["before"], state.source["last"]
+    job.before, job.last = state.before, state.last
     job.emit(Note(text=f"continuing after step {state.step} from {path}"))

@@ -18,7 +18,6 @@ from trustee.environments.micro.world import THINGS, Goal, fact
 from trustee.environments.protocol import Environment, Services
 from trustee.environments.simulated.curriculum import Share
 from trustee.environments.trial.environment import HiddenTrial, Trial
-from trustee.environments.trial.metrics import TrialNotes
 from trustee.tiny.lessons import NO_COMPLETION, Lesson
 from trustee.types import Message, Record, Score, Stop, Task, Tool, ToolCall, Turn
 
@@ -68,11 +67,11 @@ async def play_demonstration(
     teacher = TrialTeacher(task, world.environment(task, services), services.rng)
     await teacher.play(habits)
     score = await teacher.score()
-    notes = msgspec.convert(score.notes["trial"], TrialNotes)
+    assert score.outcome.trial is not None, "a world with a trial says how it was used"
     return Demonstrated(
         lesson=Lesson(role="policy", messages=tuple(teacher.messages), tools=task.tools),
         reward=sum(score.rewards.values()),
-        trials=notes.trials,
+        trials=score.outcome.trial.trials,
     )
 
 

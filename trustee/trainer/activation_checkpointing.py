@@ -1,17 +1,17 @@
-"""Gradient checkpointing of decoder layers, whose inputs may wait in host memory.
+"""Gradient checkpointing of decoder layers, with an option to keep their inputs in host memory.
 
-The one idea: a layer is one node of the autograd graph. Its forward pass builds no graph and keeps
-the layer's input alone; its backward pass runs the layer again and asks that small graph for the
-gradients of the input and of the layer's trainable parameters. The graph outside sees all of them
-as inputs of the node, so nothing below needs a gradient, and `torch.autograd.grad` works as well as
-`backward`.
+A layer is one node of the autograd graph. Its forward pass builds no graph and keeps only the
+layer's input; its backward pass runs the layer again and takes the gradients of the input and of
+the layer's trainable parameters from that small graph. All of these are inputs of the node, so
+`torch.autograd.grad` works as well as `backward`, and no layer below needs a gradient.
 
-With `offload`, inputs lie on a `Shelf`: pinned pages, written and read by a stream of their own.
-One rule keeps that right: a tensor on the card that a copy touches is held until the computation
-has been told to wait for that copy. The allocator then never sees it too early, and, unlike with
-`Tensor.record_stream`, the memory is free for the next kernel however far the host runs ahead.
+With `offload`, inputs wait on a `Shelf`: pinned pages, written and read on a separate CUDA stream.
+One rule keeps this correct: a GPU tensor that a copy touches is held until the compute stream has
+been told to wait for that copy. So the allocator never reuses its memory too early, and, unlike
+with `Tensor.record_stream`, the memory is available to the next kernel however far ahead the host
+runs.
 
-Layers with dropout are refused, for running one again would draw again.
+Layers with dropout are refused, because running one again would draw a different mask.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from trustee.errors import InputError
 log = structlog.get_logger()
 
 CheckpointingMode = Literal["off", "recompute", "offload"]
-"""`off` keeps what each layer's backward pass needs; `recompute` keeps each layer's input on the
-card; `offload` keeps it in host memory, but for the last layer's, which is needed first."""
+"""`off` keeps everything that each layer's backward pass needs; `recompute` keeps each layer's
+input on the GPU; `offload` keeps it in host memory, except the last layer's, which is needed
+first."""
 
 PAGE = 4 << 20
-"""Bytes. Equal pages serve inputs of every length; torch rounds pinned memory up to a power of two,
-which would cost a whole input up to its own size again."""
+"""Bytes of a page. Pages of one size serve inputs of every length; pinning a whole input could
+take twice its size, because torch rounds pinned memory up to a power of two."""
 
 _AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 
@@ -47,10 +48,10 @@ _AGAIN: ContextVar[bool] = ContextVar("again", default=False)
 def set_checkpointing(model: torch.nn.Module, *, mode: CheckpointingMode) -> Shelf | None:
     """Choose what each decoder layer of a model keeps between its forward and backward pass.
 
-    Call it between steps, as often as you like. The model must be in training mode to obey.
+    May be called any number of times, between steps. Takes effect only in training mode.
 
     Returns:
-        The shelf where layer inputs wait, None unless `mode` is `offload`.
+        The shelf that holds layer inputs; None unless `mode` is `offload`.
 
     Raises:
         InputError: if the model has no decoder layers.
@@ -60,10 +61,13 @@ def set_checkpointing(model: torch.nn.Module, *, mode: CheckpointingMode) -> She
     ]
     if not layers:
         raise InputError(
-            f"checkpointing needs decoder layers of transformers, {type(model).__name__} has none; "
+            f"activation checkpointing needs transformers decoder layers, "
+            f"{type(model).__name__} has none; "
             "give a dense Qwen2.5, Qwen3 or Llama model (model.path)"
         )
-    assert mode == "off" or not any(map(_drops, model.modules())), "dropout cannot be run again"
+    assert mode == "off" or not any(map(_drops, model.modules())), (
+        "dropout would draw differently when a layer is run again"
+    )
     shelf = Shelf(next(layers[0].parameters()).device) if mode == "offload" else None
     for index, layer in enumerate(layers):
         held = getattr(layer, "_gradient_checkpointing_func", None)
@@ -77,15 +81,15 @@ def set_checkpointing(model: torch.nn.Module, *, mode: CheckpointingMode) -> She
 
 
 def runs_again() -> bool:
-    """Say whether a layer is being run again, for its graph: the values that it gives go unused."""
+    """Return whether a layer is being recomputed for its graph, so that its output is not used."""
     return _AGAIN.get()
 
 
 def same_autocast(device_type: str) -> Callable[[], torch.autocast]:
-    """Give a way to enter the autocast that holds now.
+    """Return a factory of autocast regions with the settings that are active now.
 
-    Its weight cache is off: a layer casts each weight once a run, and a cache would hold the casts
-    of all layers until the whole region ends.
+    The weight cache is off: a layer casts each weight once per run, and a cache would hold the
+    casts of all layers until the whole region ends.
     """
     return partial(
         torch.autocast,
@@ -97,33 +101,33 @@ def same_autocast(device_type: str) -> Callable[[], torch.autocast]:
 
 
 def trainable(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Give the parameters of a module that take a gradient."""
+    """Return the parameters of a module that require a gradient."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 class Copies:
-    """Copies between card and host memory that run beside the computation; at once on a CPU."""
+    """Copies between GPU and host memory on a stream of their own; synchronous on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.pinned = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def make_page(self) -> Tensor:
-        """Take a page of host memory; an ordinary one, slower, where no more can be pinned."""
+        """Allocate a page of host memory, pinned if possible; otherwise it is slower."""
         if self.pinned:
             try:
                 return torch.empty(PAGE, dtype=torch.uint8, device="cpu", pin_memory=True)
             except RuntimeError as error:
-                # WSL and containers allow but little.
+                # WSL and containers often limit pinned memory.
                 self.pinned = False
                 log.warning("pages_not_pinned", why=str(error).partition("\n")[0])
         return torch.empty(PAGE, dtype=torch.uint8, device="cpu")
 
     def begin(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> torch.cuda.Event | None:
-        """Copy each second tensor into its first, after all that the computation was told so far.
+        """Start copying each pair's second tensor into its first, after all work queued so far.
 
         Returns:
-            What to `wait` for.
+            The event to pass to `wait`; None on a CPU, where the copies are done.
         """
         if self._stream is None:
             for target, source in pairs:
@@ -137,23 +141,23 @@ class Copies:
         return event
 
     def wait(self, event: torch.cuda.Event | None) -> None:
-        """Let the computation go on only after a copy; the host does not wait."""
+        """Make the compute stream wait for a copy; the host does not wait."""
         if self._stream is not None and event is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(event)
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Parked:
-    """One layer's input in host memory; its pages are free again when nobody holds it."""
+    """One layer's input in host memory; its pages become free when it is garbage-collected."""
 
     pages: Sequence[Tensor]
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     below: Parked | None
-    """The input of the layer below in the same pass: wanted next in the backward pass."""
+    """The input of the layer below in the same pass, which the backward pass needs next."""
     arriving: Tensor | None = None
-    """On the card, once its copy back has begun."""
+    """The GPU tensor that it is being copied to; None before the copy back has begun."""
 
 
 @dataclass(slots=True, eq=False)
@@ -163,28 +167,29 @@ class _Flight:
 
 
 class Shelf:
-    """Layer inputs in host memory, in pages that every layer and step uses again."""
+    """Layer inputs in host memory, in pages that all layers and steps reuse."""
 
     def __init__(self, device: torch.device) -> None:
         self.copies = Copies(device)
         self.pages = 0
-        """Pages in all."""
+        """Number of pages allocated so far."""
         self.free: list[Tensor] = []
         self._flights: list[_Flight] = []
         self._top: weakref.ref[Parked] | None = None
 
     def open_pass(self) -> None:
-        """Begin at the first layer: what earlier passes parked lies below no new input."""
+        """Start a new forward pass, whose first input has no input below it."""
         self._top = None
 
     def park(self, hidden: Tensor) -> Parked:
-        """Begin to copy a layer's input to host memory."""
+        """Start copying a layer's input to host memory."""
         self.settle()
         source = hidden.detach().contiguous()
         pieces = _bytes_of(source).split(PAGE)
         pages = self._take(len(pieces))
         parked = Parked(pages, hidden.shape, hidden.dtype, hidden.device, below=self.top)
-        # By the record's end, not by the backward pass: a pass that fails gives back its pages too.
+        # Tied to the object's lifetime and not to the backward pass, so that a pass that fails
+        # returns its pages too.
         weakref.finalize(parked, self.free.extend, pages).atexit = False
         copied = self.copies.begin(
             (page[: len(p)], p) for page, p in zip(pages, pieces, strict=True)
@@ -194,7 +199,7 @@ class Shelf:
         return parked
 
     def fetch(self, parked: Parked) -> Tensor:
-        """Give an input back on its device."""
+        """Return an input on its original device."""
         self.send_back(parked)
         self.settle()
         tensor, parked.arriving = parked.arriving, None
@@ -202,7 +207,7 @@ class Shelf:
         return tensor
 
     def send_back(self, parked: Parked | None) -> None:
-        """Begin to copy an input back, ahead of its use, unless that has begun."""
+        """Start copying an input back before it is needed, unless that has already begun."""
         if parked is None or parked.arriving is not None:
             return
         tensor = torch.empty(parked.shape, dtype=parked.dtype, device=parked.device)
@@ -214,14 +219,14 @@ class Shelf:
         parked.arriving = tensor
 
     def settle(self) -> None:
-        """Let the computation wait for every copy in flight, and let go of their tensors."""
+        """Make the compute stream wait for every copy in flight, then release their tensors."""
         while self._flights:
             self.copies.wait(self._flights[0].copied)
             del self._flights[0]
 
     @property
     def top(self) -> Parked | None:
-        """The last input that this pass parked."""
+        """The input that this pass parked last; None if there is none or it was released."""
         return None if self._top is None else self._top()
 
     def _take(self, count: int) -> list[Tensor]:
@@ -233,7 +238,7 @@ class Shelf:
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class _Checkpoint:
-    """What transformers calls in a layer's place: it makes the layer one node of the graph."""
+    """What transformers calls instead of the layer; makes the layer one node of the graph."""
 
     layer: torch.nn.Module = field(repr=False)
     shelf: Shelf | None
@@ -244,20 +249,22 @@ class _Checkpoint:
         params = trainable(self.layer)
         if not torch.is_grad_enabled() or not (params or hidden.requires_grad):
             return run(hidden)
-        assert not any(map(_takes_gradient, run.keywords.values())), "it would be lost"
+        assert not any(map(_takes_gradient, run.keywords.values())), (
+            "only the hidden states may need a gradient; that of another argument would be lost"
+        )
         if self.first and self.shelf is not None:
             self.shelf.open_pass()
         return _Layer.apply(self, run, hidden, *params)
 
 
 class _Layer(torch.autograd.Function):
-    """A decoder layer that is run again in the backward pass."""
+    """A decoder layer that is recomputed in the backward pass."""
 
     @staticmethod
     def forward(
         ctx: Any, checkpoint: _Checkpoint, run: partial[Any], hidden: Tensor, *params: Tensor
     ) -> Any:
-        """Run the layer without a graph, and keep or park its input."""
+        """Run the layer without a graph, and save or park its input."""
         shelf = checkpoint.shelf
         ctx.set_materialize_grads(False)
         ctx.run, ctx.shelf = run, shelf
@@ -278,10 +285,11 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *output_grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Run the layer again, with a graph, and take its gradients."""
+        """Run the layer again with a graph and return its gradients."""
         kept, *params = ctx.saved_tensors
         if ctx.shelf is not None:
             kept = ctx.shelf.fetch(ctx.parked) if kept is None else kept
+            # Fetch the next layer's input while this layer computes.
             ctx.shelf.send_back(ctx.below)
         hidden = kept.detach().requires_grad_(ctx.needs_input_grad[2])
         with torch.enable_grad(), ctx.autocast(), _again():

@@ -1,10 +1,11 @@
-"""vLLM's LoRA product on CPUs, mended.
+"""A replacement for vLLM's LoRA product on CPUs.
 
-The stock one copies the whole adapter once per token, three times slower for the tiny model, and in
-0.32 applies the last slot to rows of the base when both are in one batch. Layers that vLLM has
-fused, q, k and v or gate and up, have one LoRA each; here they are one too: all A of a slot lie in
-one matrix and all B on the diagonal of another, and vLLM writes into views of their parts. What
-lies off the diagonal is zero, so the products are the same, bit for bit, and fewer.
+vLLM's own version copies the whole adapter once per token, which is three times slower for the
+built-in model, and in 0.32 applies the last slot to rows of the base when both are in one batch.
+vLLM fuses q, k and v (and gate and up) into one layer but keeps one LoRA per part. Here the parts
+are fused too: all A of a slot form one matrix, all B are on the diagonal of another, and vLLM
+writes into views of their parts. Off-diagonal entries are zero, so fewer products give the same
+result bit for bit.
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ from trustee.trainer.packing import Packed
 
 
 class Stack(tuple[torch.Tensor, ...]):
-    """The A or B of a layer's parts as vLLM holds them, all of them views of one tensor."""
+    """The A or B matrices of a layer's parts as vLLM holds them: views of one tensor."""
 
     whole: torch.Tensor
-    """[slots, rank of all parts, in] of A, [slots, out of all parts, rank of all parts] of B."""
+    """A: [slots, rank of all parts, in]; B: [slots, out of all parts, rank of all parts]."""
     packed: dict[int, Packed]
-    """Of slots that were multiplied since they were last written."""
+    """Packed matrices by slot, for slots that were used since they were last written."""
 
     @classmethod
     def over(cls, whole: torch.Tensor, parts: Iterable[torch.Tensor]) -> Stack:
-        """Make one of views of `whole`."""
+        """Make a stack of `parts`, which are views of `whole`."""
         stack = cls(parts)
         stack.whole = whole
         stack.packed = {}
         return stack
 
     def multiply(self, rows: torch.Tensor, slot: int) -> torch.Tensor:
-        """Give rows [N, in] times the transpose of a slot's matrix."""
+        """Return `rows` [N, in] times the transpose of a slot's matrix, [N, out]."""
         if slot not in self.packed:
             self.packed[slot] = Packed(self.whole[slot])
         return self.packed[slot].multiply(rows)
 
     def forget(self, slot: int) -> None:
-        """Pack a slot anew when it is next multiplied; must come before it is written."""
+        """Drop the packed copy of a slot; call it before the slot is written."""
         self.packed.pop(slot, None)
 
 
 def fuse(layer: Any) -> None:
-    """Lay the A and B of a layer's parts into one tensor each, unless they are.
+    """Move the A and the B matrices of a layer's parts into one tensor each, unless they are.
 
     Args:
         layer: vLLM's LoRA layer, whose `lora_a_stacked` [slots, 1, rank, in] and `lora_b_stacked`
-            [slots, 1, out, rank] are replaced; what they hold is kept.
+            [slots, 1, out, rank] are replaced; their values are kept.
     """
     a, b = layer.lora_a_stacked, layer.lora_b_stacked
     if isinstance(a, Stack):
@@ -71,11 +72,11 @@ def fuse(layer: Any) -> None:
 
 
 SlotRows = list[tuple[int, torch.Tensor | None]]
-"""Slots and their rows; None where a slot has all."""
+"""Slots and the indices of their rows; None for a slot that has all rows."""
 
 
 def find_rows(slots_N: torch.Tensor) -> SlotRows:
-    """Give the rows of each slot, None where all rows are one slot's; -1, the base, has none."""
+    """Return the rows of each slot, None if one slot has them all; -1, the base, is left out."""
     slots = slots_N.unique().tolist()
     return [
         (slot, None if len(slots) == 1 else (slots_N == slot).nonzero()[:, 0])
@@ -87,7 +88,7 @@ def find_rows(slots_N: torch.Tensor) -> SlotRows:
 def add_products(
     into_NO: torch.Tensor, rows_NI: torch.Tensor, found: SlotRows, *, a: Stack, b: Stack
 ) -> None:
-    """Add to each row what the adapter of its slot makes of it."""
+    """Add to each row of `into_NO` the LoRA product of its slot's adapter."""
     for slot, rows in found:
         taken = rows_NI if rows is None else rows_NI[rows]
         high = b.multiply(a.multiply(taken, slot), slot)
@@ -99,10 +100,11 @@ def add_products(
 
 @cache
 def fix_cpu_lora() -> None:
-    """Replace vLLM's CPU LoRA product by two matrix products per layer and adapter, once a process.
+    """Replace vLLM's CPU LoRA product with two matrix products per layer and adapter.
 
-    Layers are fused when an adapter is first written into them: before that no row has one. vLLM
-    resets a slot before each writing.
+    Runs once per process, and does nothing on a GPU. A layer is fused when an adapter is first
+    written into it, because no row uses an adapter before that; vLLM resets a slot before each
+    write.
     """
     if not current_platform.is_cpu():
         return
@@ -132,8 +134,8 @@ def fix_cpu_lora() -> None:
         output_slices: tuple[int, ...],
         **unused: Any,
     ) -> None:
-        # vLLM has multiplied B by the scale when it read the adapter.
-        assert scale == 1.0, f"B holds its scale already, got another one, {scale}"
+        # vLLM multiplied B by the scale when it loaded the adapter.
+        assert scale == 1.0, f"B already includes the scale, got another scale of {scale}"
         add_products(
             y.view(-1, y.shape[-1]),
             x.view(-1, x.shape[-1]),

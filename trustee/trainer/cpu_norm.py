@@ -1,9 +1,9 @@
-"""vLLM's RMS norm on CPUs, mended.
+"""A replacement for vLLM's RMS norm on CPUs.
 
-The stock one is ten small operations, a seventh of a decode step of the built-in model, and adds
-the residual without rounding the sum, which the trainer's model rounds: a fifth of all outputs
-differ by their last bit. vLLM's own kernel does the rest in one pass; with a weight of ones and the
-weight multiplied afterwards every rounding stands where the trainer's model has it.
+vLLM's own version runs ten small operations, a seventh of a decode step of the built-in model. It
+also does not round the sum with the residual, which the trainer's model does, so a fifth of all
+outputs differ in the last bit. Here vLLM's fused kernel runs with a weight of ones and the weight
+is applied afterwards, which puts every rounding where the trainer's model has it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _ones(size: int) -> torch.Tensor:
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor, *, epsilon: float) -> torch.Tensor:
-    """Give the norm over the last dimension, rounded as transformers rounds it. All bf16."""
+    """Return the norm of bf16 `x` over its last dimension, rounded as transformers rounds it."""
     rows = x.contiguous()
     out = torch.empty_like(rows)
     torch.ops._C.rms_norm(out, rows, _ones(x.shape[-1]), epsilon)
@@ -30,7 +30,7 @@ def norm(x: torch.Tensor, weight: torch.Tensor, *, epsilon: float) -> torch.Tens
 
 @cache
 def fix_cpu_norm() -> None:
-    """Replace what a norm of vLLM does on a CPU with bf16, once a process."""
+    """Replace vLLM's RMS norm for bf16 on CPUs, once per process."""
     if not current_platform.is_cpu():
         return
     from vllm.model_executor.layers.layernorm import RMSNorm

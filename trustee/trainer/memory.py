@@ -1,7 +1,7 @@
-"""The limits of a card's memory: how much torch may take of it, and how its end is told.
+"""Limits of GPU memory: how much torch may take, and how to recognise running out of it.
 
-Torch's allocator is not the only one that runs out: pinned pages, the handles of cuBLAS and kernels
-that are loaded at their first use come from the driver, whose errors are other ones.
+Torch's allocator is not the only one that can run out: pinned pages, cuBLAS handles and kernels
+loaded at first use are allocated by the driver, which raises other errors.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 
 GIB = 1 << 30
 RESERVE = GIB // 2
-"""Bytes of a card that torch leaves to the driver where no cap is wanted."""
+"""Bytes of GPU memory that torch leaves to the driver if no cap is set."""
 SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
-"""Words by which drivers and libraries say that there is no memory."""
+"""Phrases with which drivers and libraries report that memory has run out, in lower case."""
 
 
 def cap_memory(gib: float) -> None:
-    """Let torch take no more than a card of this size would leave it; 0 is the card as it is.
+    """Limit torch to what it could use on a GPU with this much memory; 0: the GPU's real size.
 
-    What lies outside torch counts: the CUDA context, and what other processes hold.
+    Memory outside torch counts too: the CUDA context, and what other processes hold.
     """
     free, total = torch.cuda.mem_get_info()
     outside = total - free - torch.cuda.memory_reserved()
@@ -31,26 +31,28 @@ def cap_memory(gib: float) -> None:
 
 
 def ran_out(error: RuntimeError) -> bool:
-    """Say whether an error means that there was no memory, whoever raised it."""
+    """Return whether an error of torch, the driver or a library means running out of memory."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in SIGNS)
 
 
 MOST = 2 << 30
-"""Bytes by which a process may grow. With the built-in model 30 steps stay at about this."""
+"""Bytes by which a process may grow before its heap is trimmed. With the built-in model 30 steps
+take about this much."""
 
 
 class Heap:
-    """What a process held when this was made, to be held against what it holds later."""
+    """The resident memory of this process when the object was made, to measure growth since."""
 
     def __init__(self, *, most: int = MOST) -> None:
         self._most = most
         self._before = count_resident()
 
     def trim(self) -> bool:
-        """Give back what the heap holds unused, if the process has grown; say whether it did.
+        """Return unused heap memory to the system if the process has grown too much.
 
-        Only glibc can be asked.
+        Returns:
+            Whether the heap was trimmed; always False without glibc, which alone offers it.
         """
         library = ctypes.CDLL(None)
         if not hasattr(library, "malloc_trim") or count_resident() - self._before <= self._most:
@@ -60,6 +62,6 @@ class Heap:
 
 
 def count_resident() -> int:
-    """Count the bytes of memory that this process holds; 0 where the system does not say."""
+    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     place = Path("/proc/self/statm")
     return int(place.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if place.exists() else 0

@@ -23,7 +23,7 @@ def make_optimizer(config: LearnConfig, params: list[torch.nn.Parameter]) -> Any
 
 
 def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:
-    """Split a nested optimiser state into tensors and plain numbers, by `<parameter>/<field>`."""
+    """Split a nested optimiser state into tensors and numbers, keyed `<parameter>/<field>`."""
     tensors: Tensors = {}
     numbers: dict[str, Any] = {}
     for key, value in state.items():
@@ -33,7 +33,7 @@ def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, d
             tensors |= inner_tensors
             numbers |= inner_numbers
         elif isinstance(value, torch.Tensor):
-            # Cloned, for bitsandbytes shares its quantisation map between parameters.
+            # Cloned, because bitsandbytes shares its quantisation map between parameters.
             tensors[path] = value.detach().cpu().clone()
         else:
             numbers[path] = value
@@ -41,7 +41,7 @@ def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, d
 
 
 def unflatten_state(tensors: Tensors, numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Undo `flatten_state`."""
+    """Return the nested state that `flatten_state` was given."""
     state: dict[int, dict[str, Any]] = {}
     for path, value in [*tensors.items(), *numbers.items()]:
         index, *fields, last = path.split("/")

@@ -1,8 +1,8 @@
-"""Matrices packed for a CPU: the same bits as torch's product, two to three times sooner.
+"""Matrices packed for a CPU: the same bits as torch's product, two to three times faster.
 
-Torch packs the second factor anew in every product, which for few rows takes longer than the
-product itself. vLLM's handle keeps it packed. Measured for the built-in model's shapes and 1 to 8
-rows; from 64 rows on the gain is a tenth.
+Torch packs the second factor again for every product, which for few rows takes longer than the
+product itself; vLLM's handle keeps it packed. The factor was measured with the built-in model's
+shapes and 1 to 8 rows; from 64 rows on the gain is a tenth.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from vllm import _custom_ops
 
 KINDS = 128
-"""Numbers of rows for which a packed matrix remembers how it is multiplied."""
+"""Row counts for which a packed matrix caches its multiplication plan."""
 
 
 class Packed:
-    """A bf16 matrix [out, in] that does not change."""
+    """A constant bf16 matrix [out, in]."""
 
     def __init__(self, matrix: torch.Tensor) -> None:
         self._matrix = matrix
@@ -26,7 +26,7 @@ class Packed:
             self._handle = _custom_ops.create_onednn_mm(matrix.t(), KINDS)
 
     def multiply(self, rows: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Give `rows` [..., in] times the transpose, [..., out]."""
+        """Return `rows` [..., in] times the transpose, [..., out]."""
         if self._handle is None:
             return torch.nn.functional.linear(rows, self._matrix, bias)
         product: torch.Tensor = _custom_ops.onednn_mm(self._handle, rows, bias)
@@ -34,7 +34,7 @@ class Packed:
 
 
 def can_pack(matrix: torch.Tensor) -> bool:
-    """Say whether vLLM's handles take such a matrix here."""
+    """Return whether vLLM can pack this matrix on this machine: bf16, on a CPU with oneDNN."""
     return (
         matrix.device.type == "cpu"
         and matrix.dtype == torch.bfloat16

@@ -1,9 +1,9 @@
-"""The quantised base on disk, so that the next start reads 5 GB and not 16.
+"""The quantised base on disk, so that the next start reads 5 GB instead of 16 (for an 8B model).
 
-A cache is a folder of safetensors and, written last, a manifest of their hashes. It gets its name
-only when it is whole, and it is read only when every hash fits: a cache is right or it is deleted.
-Which base it holds is its name; a new one replaces what the same model folder had before. Files
-alone: which tensors there are is known in `sharing.py`.
+A cache is a folder of safetensors files and a manifest of their hashes, which is written last. The
+folder is renamed into place only when it is complete and read only if every hash matches; otherwise
+it is deleted. Its name is a key of the base it holds, and a new cache replaces the previous one of
+the same model folder. This module handles files only; `shared_weights.py` knows the tensors.
 """
 
 from __future__ import annotations
@@ -32,23 +32,24 @@ from trustee.types import Record
 log = structlog.get_logger()
 
 FORMAT = 1
-"""Counts the layouts that this program has written."""
+"""Version of the cache layout."""
 
 LOADER = "trustee_nf4"
-"""vLLM's name for the loader that reads a cache."""
+"""Name under which the loader of caches is registered with vLLM."""
 
 MANIFEST = "manifest.json"
 FILE_BYTES = 1 << 30
-"""Tensors are gathered into files up to here; a larger tensor has a file of its own."""
+"""Maximum size of a file of several tensors; a larger tensor gets a file of its own."""
 PIECE_BYTES = 1 << 26
-"""The most that is copied to host memory at once."""
+"""Bytes copied to host memory at a time."""
 SPARE_BYTES = 2 << 30
-"""Room that a cache leaves on the disk, for the run that writes it."""
+"""Bytes that must stay free on the disk for the run itself."""
 READERS = 4
-"""Files hashed at once."""
+"""Files hashed in parallel."""
 SAMPLES = 64
-"""Places of a weight file whose bytes enter the key."""
+"""Positions of a weight file whose bytes are part of the key."""
 KEY_SAMPLE_BYTES = 1 << 12
+"""Bytes read at each of these positions."""
 
 DTYPES = {
     torch.float32: "F32",
@@ -56,13 +57,13 @@ DTYPES = {
     torch.bfloat16: "BF16",
     torch.uint8: "U8",
 }
-"""Names of the safetensors format."""
+"""Type names of the safetensors format."""
 
 NamedTensors = list[tuple[str, torch.Tensor]]
 
 
 class CachedFile(Record, frozen=True):
-    """A file as it was written."""
+    """A file of a cache as it was written."""
 
     name: str
     size: int
@@ -70,27 +71,27 @@ class CachedFile(Record, frozen=True):
 
 
 class CacheManifest(Record, frozen=True):
-    """What a cache holds."""
+    """The contents of a cache."""
 
     key: str
     files: Annotated[tuple[CachedFile, ...], Meta(min_length=1)]
     origin: str = ""
-    """Model folder and device; one cache of each is kept."""
+    """Model folder and device; one cache per origin is kept."""
 
 
 class BaseCache(Record, frozen=True):
-    """Where the cache of a base is, or will be."""
+    """Where the cache of a base is, or will be written."""
 
     place: Path | None
-    """None for weights that are not quantised."""
+    """Folder of the cache; None for weights that are not quantised."""
     ready: bool = False
-    """It is there, and every hash fits."""
+    """Whether it exists and every hash matches."""
     origin: str = ""
-    """What its manifest is to say of where it came from."""
+    """The origin to record in its manifest."""
 
     @property
     def engine_arguments(self) -> dict[str, Any]:
-        """What vLLM must be told to load it; nothing where it is not ready."""
+        """The arguments with which vLLM loads the cache; empty if it is not ready."""
         if not self.ready:
             return {}
         return {
@@ -99,10 +100,10 @@ class BaseCache(Record, frozen=True):
         }
 
     async def keep(self, call: Callable[[str, str, str], Awaitable[str]]) -> None:
-        """Have the engine's process write it where it is not ready; failing costs only time.
+        """Have the engine's process write the cache unless it is ready; a failure is only logged.
 
         Args:
-            call: calls a method of the trainer there.
+            call: calls a method of the trainer in the engine's process.
         """
         if self.place is None or self.ready:
             return
@@ -114,12 +115,13 @@ class BaseCache(Record, frozen=True):
 
 
 def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
-    """Find the cache of a base and check all of it; one that is not sound is deleted.
+    """Find the cache of a base and verify all of it; a damaged one is deleted.
 
     Args:
         folder: model folder.
         weights: `nf4`, or another kind, which is never cached.
-        device: where the base is quantised, for kernels may round differently.
+        device: device that quantises the base; part of the key, because kernels may round
+            differently.
     """
     if weights != "nf4":
         return BaseCache(place=None)
@@ -142,7 +144,7 @@ def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
 
 
 def cache_root() -> Path:
-    """Give the folder of all caches: `TRUSTEE_CACHE`, or the user's cache folder."""
+    """Return the folder of all caches: `TRUSTEE_CACHE`, or `trustee` in the user's cache folder."""
     if own := os.environ.get("TRUSTEE_CACHE"):
         return Path(own)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -150,9 +152,10 @@ def cache_root() -> Path:
 
 
 def cache_key(folder: Path, *, quantiser: str) -> str:
-    """Name a base by its config and by names, sizes, times and samples of its weight files.
+    """Return a key of a base: a hash of its config and of its weight files.
 
-    The samples tell apart two models of one shape whose times an archive has made equal.
+    Of the weight files it covers names, sizes, times and samples. The samples tell two models of
+    the same shape apart if an archive has given their files equal times.
     """
     weights = [
         (path.name, path.stat().st_size, path.stat().st_mtime_ns, sample_file(path))
@@ -164,7 +167,7 @@ def cache_key(folder: Path, *, quantiser: str) -> str:
 
 
 def sample_file(path: Path) -> str:
-    """Hash bytes at evenly spaced places of a file."""
+    """Return a hash of bytes at evenly spaced positions of a file."""
     digest = hashlib.sha256()
     step = max(path.stat().st_size // SAMPLES, KEY_SAMPLE_BYTES)
     with path.open("rb") as file:
@@ -175,7 +178,7 @@ def sample_file(path: Path) -> str:
 
 
 def find_damage(place: Path, *, key: str) -> str:
-    """Say why a cache cannot be used; nothing where it can. Every byte is read once."""
+    """Return why a cache cannot be used, or an empty string if it can. Reads every byte once."""
     try:
         manifest = read_manifest(place)
     except FileNotFoundError:
@@ -183,12 +186,12 @@ def find_damage(place: Path, *, key: str) -> str:
     except msgspec.DecodeError as error:
         return f"its {MANIFEST} cannot be read: {error}"
     if manifest.key != key:
-        return "its manifest is of another base"
+        return "its manifest belongs to another base"
     sizes = {file.name: file.size for file in manifest.files}
     found = {path.name: path.stat().st_size for path in place.iterdir() if path.name != MANIFEST}
     if found != sizes:
         wrong = sorted({name for name, _ in found.items() ^ sizes.items()})
-        return f"missing, foreign or of another size than its manifest says: {', '.join(wrong)}"
+        return f"files missing, unknown or of the wrong size: {', '.join(wrong)}"
     with ThreadPoolExecutor(READERS) as pool:
         hashes = list(pool.map(hash_file, (place / name for name in sizes)))
     changed = [
@@ -196,35 +199,35 @@ def find_damage(place: Path, *, key: str) -> str:
         for file, digest in zip(manifest.files, hashes, strict=True)
         if digest != file.sha256
     ]
-    return f"changed since it was written: {', '.join(changed)}" if changed else ""
+    return f"files changed since they were written: {', '.join(changed)}" if changed else ""
 
 
 def read_manifest(place: Path) -> CacheManifest:
-    """Read what a cache says about itself."""
+    """Read the manifest of a cache."""
     return msgspec.json.decode((place / MANIFEST).read_bytes(), type=CacheManifest)
 
 
 def hash_file(path: Path) -> str:
-    """Give the sha256 of a file."""
+    """Return the sha256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def delete_cache(place: Path) -> None:
-    """Take a cache away at once, then free its room."""
+    """Delete a cache: rename it first, so that no run ever sees half of it."""
     gone = place.with_suffix(".deleted")
     shutil.rmtree(gone, ignore_errors=True)
-    # Another run may have been quicker.
+    # Another run may have deleted it first.
     with suppress(OSError):
         place.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def read_tensors(place: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Give the tensors of a cache that `open_cache` found ready, mapped and not yet read."""
+    """Yield the tensors of a cache that `open_cache` found ready, memory-mapped and unread."""
     for entry in read_manifest(place).files:
         with safe_open(place / entry.name, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dict
+            for name in file.keys():  # noqa: SIM118, not a dict
                 yield name, file.get_tensor(name)
 
 
@@ -236,21 +239,23 @@ def write_cache(
     file_bytes: int = FILE_BYTES,
     spare_bytes: int = SPARE_BYTES,
 ) -> str:
-    """Write a cache beside its place and move it there when it is whole.
+    """Write a cache under a temporary name and move it into place when it is complete.
 
-    Earlier caches of the same origin are deleted then: their base or its quantiser has changed.
+    Earlier caches of the same origin are then deleted, because their base or its quantiser has
+    changed.
 
     Returns:
-        What was in the way, or nothing: a cache is never worth the run.
+        Why it was not written, or an empty string. It never raises `OSError`, because a missing
+        cache must not stop a run.
     """
     part = place.with_suffix(".part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.with_suffix(".lock").open("wb") as lock:
-            # Held until the process ends, however it ends: what it left is then free to delete.
+            # The lock is released however the process ends, so a leftover `.part` can be deleted.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if place.exists():
-                return "another run was quicker"
+                return "another run has already written it"
             shutil.rmtree(part, ignore_errors=True)
             try:
                 part.mkdir()
@@ -272,9 +277,9 @@ def write_cache(
 
 
 def delete_older(place: Path, origin: str) -> None:
-    """Delete the other caches of an origin; one without an origin replaces none."""
+    """Delete the other caches of the same origin; without an origin, delete nothing."""
     for path in place.parent.glob(f"*/{MANIFEST}") if origin else ():
-        # What cannot be read is looked at when it is wanted.
+        # An unreadable cache is dealt with when it is next opened.
         with suppress(OSError, msgspec.DecodeError):
             other = path.parent
             if other != place and not other.suffix and read_manifest(other).origin == origin:
@@ -282,7 +287,7 @@ def delete_older(place: Path, origin: str) -> None:
 
 
 def leave_room(folder: Path, size: int) -> None:
-    """Refuse to fill a disk.
+    """Refuse to fill the disk.
 
     Raises:
         OSError: if fewer than `size` bytes are free.
@@ -293,7 +298,7 @@ def leave_room(folder: Path, size: int) -> None:
 
 
 def fill_folder(folder: Path, groups: Iterable[NamedTensors], *, key: str, origin: str) -> None:
-    """Write a file for each group, then the manifest, all synced."""
+    """Write a file for each group, then the manifest, and sync everything to disk."""
     files = [
         write_cache_file(folder / f"base-{number:05d}.safetensors", group)
         for number, group in enumerate(groups)
@@ -307,7 +312,7 @@ def fill_folder(folder: Path, groups: Iterable[NamedTensors], *, key: str, origi
 
 
 def group_tensors(tensors: NamedTensors, *, limit: int) -> Iterator[NamedTensors]:
-    """Cut a list into runs of at most `limit` bytes, or of one tensor."""
+    """Yield runs of consecutive tensors of at most `limit` bytes, or of a single larger tensor."""
     group: NamedTensors = []
     size = 0
     for name, tensor in tensors:
@@ -321,11 +326,11 @@ def group_tensors(tensors: NamedTensors, *, limit: int) -> Iterator[NamedTensors
 
 
 def write_cache_file(path: Path, tensors: NamedTensors) -> CachedFile:
-    """Write a safetensors file piece by piece, hashing what goes by.
+    """Write a safetensors file piece by piece and hash it on the way.
 
-    The library would hold the whole file in host memory.
+    The safetensors library would hold the whole file in host memory.
     """
-    # Wide types first: each tensor must begin at a multiple of its width.
+    # Wide types first, because each tensor must begin at a multiple of its element size.
     ordered = sorted(tensors, key=lambda pair: -pair[1].element_size())
     header: dict[str, Any] = {}
     at = 0
@@ -351,13 +356,13 @@ def write_cache_file(path: Path, tensors: NamedTensors) -> CachedFile:
 
 
 def bytes_of(tensor: torch.Tensor) -> Iterator[memoryview]:
-    """Give the bytes of a tensor of any device, a piece at a time."""
+    """Yield the bytes of a tensor on any device, at most `PIECE_BYTES` at a time."""
     for piece in tensor.detach().reshape(-1).view(torch.uint8).split(PIECE_BYTES):
         yield piece.cpu().numpy().data
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names of a folder last."""
+    """Sync a folder, so that the names in it survive a crash."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,8 @@
 """A Hugging Face model whose weights are the engine's own buffers, with a LoRA on top.
 
-Built on the meta device, then every linear, norm and embedding is pointed at the engine's storage;
-nothing is copied and nothing may be left on meta. Dense Qwen2.5, Qwen3 and Llama models.
+The model is built on the meta device, then every linear layer, norm and embedding is pointed at the
+engine's storage. Nothing is copied, and nothing may be left on meta. Supports dense Qwen2.5, Qwen3
+and Llama models.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ FUSED = {
     "self_attn": {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "o_proj": ("o_proj",)},
     "mlp": {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)},
 }
-"""The engine's fused layers and the parts that Hugging Face keeps apart."""
+"""The engine's fused layers and the separate layers that Hugging Face has instead."""
 
 
 def lora_config(rank: int) -> LoraConfig:
-    """Give the adapter's config; alpha over rank is 2, exact in bf16."""
+    """Return the adapter's config; alpha / rank is 2, which is exact in bf16."""
     return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -37,10 +38,10 @@ def lora_config(rank: int) -> LoraConfig:
 
 
 def keep_input_types(model: torch.nn.Module) -> None:
-    """Let adapters take their inputs as they are, which must then happen under autocast.
+    """Stop PEFT from casting adapter inputs; the model must then run under autocast.
 
-    PEFT would copy each input to the adapter's fp32, for autocast to round the copy to the same
-    bf16 again: not a bit of any result changes.
+    PEFT would copy each input to the adapter's fp32, and autocast would round that copy back to the
+    same bf16, so results stay the same bit for bit.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -48,7 +49,7 @@ def keep_input_types(model: torch.nn.Module) -> None:
 
 
 def _share_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
-    """Make a linear layer over a shard of the engine's weight."""
+    """Return a linear layer whose weight is a shard of the engine's weight."""
     if isinstance(shard, tuple):
         packed, state = shard
         return _share_nf4(packed, state, bias=bias)
@@ -93,7 +94,7 @@ def _share_nf4(packed: torch.Tensor, state: Any, *, bias: torch.Tensor | None) -
 
 
 def _bare(layer: Any) -> Any:
-    """Give the layer that an adapter wraps."""
+    """Return the layer that a LoRA wrapper contains, or the layer itself."""
     return getattr(layer, "base_layer", layer)
 
 
@@ -110,7 +111,7 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
         rank: LoRA rank.
 
     Raises:
-        RunError: if a part of this architecture has no counterpart in the engine.
+        RunError: if a tensor of this architecture has no counterpart in the engine.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):

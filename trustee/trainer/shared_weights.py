@@ -1,4 +1,4 @@
-"""The engine's weights and adapters as the trainer reads and writes them."""
+"""Reading the engine's weights, and writing its adapters, from within the engine's process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trustee.trainer.vllm_layers import PARTS
 
 
 def shards_of(layer: Any) -> list[Any]:
-    """Give the weights of a layer's parts: NF4 (bytes, state) pairs, or row views."""
+    """Return the weights of a layer's parts: NF4 (bytes, state) pairs, or views of the rows."""
     layer = getattr(layer, "base_layer", layer)
     if hasattr(layer.weight, "nf4_shards"):
         return list(layer.weight.nf4_shards)
@@ -22,7 +22,7 @@ def shards_of(layer: Any) -> list[Any]:
 
 
 def bias_shards_of(layer: Any) -> list[torch.Tensor | None]:
-    """Give the biases of a layer's parts, None where it has none."""
+    """Return the biases of a layer's parts; None for each part if the layer has no bias."""
     layer = getattr(layer, "base_layer", layer)
     bias = getattr(layer, "bias", None)
     if bias is None:
@@ -36,9 +36,9 @@ def _parts_of(packed: torch.Tensor, state: bnb.QuantState) -> tuple[torch.Tensor
 
 
 def tensors_of_base(worker: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Give the base by the names of its checkpoint, quantised shards by their parts.
+    """Yield the base's tensors under their checkpoint names, a quantised shard as its `PARTS`.
 
-    What is given is the engine's own storage.
+    The tensors are the engine's own storage, not copies.
     """
     model = worker.model_runner.model
     for path, layer in model.named_modules():
@@ -64,12 +64,12 @@ def tensors_of_base(worker: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def install_adapter(
     worker: Any, version: int, tensors: dict[str, torch.Tensor], config: dict[str, Any]
 ) -> None:
-    """Give the engine a LoRA from tensors, without a file.
+    """Load a LoRA into the engine from tensors, without a file.
 
     Args:
         worker: vLLM's worker.
-        version: id of the adapter, never used before in this engine.
-        tensors: names as in a PEFT file; copied.
+        version: id of the adapter; must be new to this engine.
+        tensors: weights under the names of a PEFT file; copied.
         config: a PEFT `LoraConfig` as a dict.
     """
     lora_worker = worker.model_runner.lora_manager
@@ -92,10 +92,10 @@ def install_adapter(
 
 
 def remove_adapter(worker: Any, version: int) -> bool:
-    """Forget an adapter; False where the engine does not hold it."""
+    """Unload an adapter; return False if the engine does not hold it."""
     return bool(worker.model_runner.lora_manager._adapter_manager.remove_adapter(version))
 
 
 def held_adapters(worker: Any) -> list[int]:
-    """Give the ids of the adapters that the engine holds."""
+    """Return the ids of the adapters that the engine holds."""
     return sorted(worker.model_runner.lora_manager._adapter_manager.list_adapters())

@@ -1,15 +1,15 @@
-"""MLPs and norms that work on a few positions at a time, for long contexts.
+"""MLPs and norms that process a limited number of positions at a time, for long contexts.
 
-The one idea: both treat each position alone, so their widest tensors, positions by the intermediate
-size or the fp32 copies inside a norm, need never exist whole. The forward pass goes through the
-positions tile by tile and keeps its input alone; the backward pass runs each tile again and adds up
-the parameters' gradients in their own type.
+Both treat each position independently, so their largest tensors (positions by the intermediate
+size, or the fp32 copies inside a norm) never need to exist as a whole. The forward pass runs tile
+by tile and keeps only its input; the backward pass runs each tile again and adds up the parameter
+gradients in their own dtype.
 
-The price is that every tile runs once more than without tiling: much for an MLP, little for a norm.
-Inside a checkpointed layer an MLP's is made good: where the layer is run again for its graph, the
-values of its MLP go unused, for only the residual is added to them, so that run skips the tiles.
+The price is one more run of every tile: expensive for an MLP, cheap for a norm. Inside a
+checkpointed layer the MLP's extra run is saved elsewhere: when the layer is run again for its
+graph, the MLP's output is not used (only the residual is added to it), so that run skips the tiles.
 
-What mixes positions, attention, stays whole: it keeps no more than its inputs and its output.
+Attention mixes positions and stays whole; it keeps only its inputs and its output.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ RowwiseFunction = Callable[[Tensor], Tensor]
 
 
 def tile_mlp(model: torch.nn.Module, positions: int) -> None:
-    """Let the MLP of each decoder layer work on `positions` at a time; 0 means on all at once.
+    """Make the MLP of each decoder layer process `positions` at a time; 0 means all at once.
 
-    Call it between steps, as often as you like. Parameters keep their names.
+    May be called any number of times, between steps. Parameters keep their names.
 
     Raises:
         InputError: if `positions` is negative, or the model has no decoder layers with an MLP.
@@ -43,9 +43,9 @@ def tile_mlp(model: torch.nn.Module, positions: int) -> None:
 
 
 def tile_norms(model: torch.nn.Module, positions: int) -> None:
-    """Let each norm of each decoder layer work on `positions` at a time; 0 means on all at once.
+    """Make each norm of each decoder layer process `positions` at a time; 0 means all at once.
 
-    Call it between steps, as often as you like. Not a bit of any result changes.
+    May be called any number of times, between steps. Results stay the same bit for bit.
 
     Raises:
         InputError: if `positions` is negative, or the model has no decoder layers with norms.
@@ -78,7 +78,7 @@ def _tile(
 
 
 def _run_tiled(module: torch.nn.Module, positions: int, unused_again: bool, x: Tensor) -> Tensor:
-    """Run a module over `x` [B, L, ...]."""
+    """Run a module over `x` [B, L, ...], in tiles if there are more rows than `positions`."""
     plain: RowwiseFunction = partial(type(module).forward, module)
     rows = x.flatten(0, 1)
     if len(rows) <= positions:
@@ -98,12 +98,12 @@ def _sweep(plain: RowwiseFunction, rows: Tensor, positions: int) -> Tensor:
         if whole is None:
             whole = tile.new_empty(len(rows), *tile.shape[1:])
         whole[at : at + positions] = tile
-    assert whole is not None, "longer than one tile"
+    assert whole is not None, "there is at least one tile"
     return whole
 
 
 class _Tiles(torch.autograd.Function):
-    """A module over rows [N, ...], a tile at a time in both passes."""
+    """A module applied to rows [N, ...], one tile at a time in both passes."""
 
     @staticmethod
     def forward(
@@ -114,7 +114,7 @@ class _Tiles(torch.autograd.Function):
         rows: Tensor,
         *params: Tensor,
     ) -> Tensor:
-        """Run every tile without a graph; run none where the values go unused."""
+        """Run every tile without a graph; skip them where the output will not be used."""
         ctx.plain, ctx.positions = plain, positions
         ctx.autocast = same_autocast(rows.device.type)
         ctx.save_for_backward(rows, *params)
@@ -124,7 +124,7 @@ class _Tiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Run each tile again, with a graph, and add up its gradients."""
+        """Run each tile again with a graph and add up its gradients."""
         rows, *params = ctx.saved_tensors
         rows_grad = torch.empty_like(rows) if ctx.needs_input_grad[3] else None
         sums: list[Tensor | None] = [None] * len(params)

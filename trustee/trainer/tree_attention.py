@@ -1,13 +1,13 @@
 """Attention over a prefix tree, block by block.
 
-The one idea: the ids of a node attend to the keys on the node's path and to nothing else, so a node
-is one call of an ordinary causal attention whose keys begin before its queries. Without a tree, or
-with one of one node, that is the usual attention, and so are the results, bit for bit. Several
-small nodes in one block are one call too, with a mask that hides other branches.
+The ids of a node attend to the keys on the node's path and to nothing else, so a node is one call
+of ordinary causal attention whose keys begin before its queries. Without a tree, or with a tree of
+one node, this is plain causal attention with the same results bit for bit. Several small nodes in
+one block are also one call, with a mask that hides other branches.
 
-On a card a walk over several blocks is one node of the autograd graph: it keeps queries, keys and
-values alone and runs each block again in the backward pass, for what a graph would hold, the keys
-of all paths, grows with the samples and not with the tree. On a CPU memory is no concern.
+On a GPU a walk over several blocks is one node of the autograd graph: it keeps only queries, keys
+and values, and runs each block again in the backward pass. An ordinary graph would hold the keys of
+every path, whose size grows with the samples and not with the tree. On a CPU memory is not scarce.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ATTENTION_NAME = "prefix_tree"
 
 @cache
 def register_tree_attention() -> str:
-    """Make the attention known to transformers, once a process; give its name."""
+    """Register the attention with transformers, once per process, and return its name."""
     AttentionInterface.register(ATTENTION_NAME, attend_tree)
     return ATTENTION_NAME
 
@@ -47,13 +47,13 @@ def attend_tree(
     dropout: float = 0.0,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers asks it of every implementation.
+    """Attend, with the signature that transformers requires of every implementation.
 
-    Shapes: `query` [B, heads, T, D], `key` and `value` [B, fewer heads, T, D], the result
+    Shapes: `query` [B, heads, T, D], `key` and `value` [B, key heads, T, D], the result
     [B, T, heads, D]. With blocks `B` is 1.
     """
-    assert attention_mask is None, "the blocks say who may attend to whom"
-    assert not dropout, "dropout cannot be run again"
+    assert attention_mask is None, "the blocks already define which ids attend to which"
+    assert not dropout, "dropout would draw differently when the pass is run again"
     if len(blocks) < 2:
         hidden_RR = blocks[0].hidden_RR if blocks else None
         out = attend(query, key, value, scaling=scaling, hidden_RR=hidden_RR)
@@ -67,19 +67,26 @@ def attend_tree(
 def attend(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, hidden_RR: Tensor | None = None
 ) -> Tensor:
-    """Let the last ids [B, heads, R, D] attend to all ids [B, fewer heads, T, D].
+    """Let the last `R` of `T` ids attend to all of them.
 
-    None hides from each of the last ids those after it.
+    Shapes: `query` [B, heads, R, D], `key` and `value` [B, key heads, T, D]; the result as `query`.
+
+    Args:
+        query: queries of the last ids.
+        key: keys of all ids.
+        value: values of all ids.
+        scaling: factor of the scores.
+        hidden_RR: which of the last ids are hidden from each other; None: plain causal masking.
     """
-    # Torch's fused attention is slow on CPUs in its backward pass: 24 % of a step of short samples.
+    # The backward pass of torch's fused attention is slow on CPUs: 24 % of a step of short samples.
     if query.device.type == "cpu":
         return attend_eager(query, key, value, scaling=scaling, hidden_RR=hidden_RR)
-    assert hidden_RR is None, "on a card each node is a block"
+    assert hidden_RR is None, "on a GPU each node is a block of its own"
     return attend_fused(query, key, value, scaling=scaling)
 
 
 def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -> Tensor:
-    """Attend causally by torch's own kernels."""
+    """Attend causally with torch's fused kernels. Shapes: as for `attend`."""
     rows, columns = query.shape[2], key.shape[2]
     return scaled_dot_product_attention(
         query,
@@ -95,12 +102,14 @@ def attend_fused(query: Tensor, key: Tensor, value: Tensor, *, scaling: float) -
 def attend_eager(
     query: Tensor, key: Tensor, value: Tensor, *, scaling: float, hidden_RR: Tensor | None
 ) -> Tensor:
-    """Attend by matrix products, all query heads of a key head in one."""
+    """Attend with plain matrix products, one per key head. Shapes: as for `attend`."""
+    # All query heads of a key head are stacked into the rows of one product.
     rows, columns = query.shape[2], key.shape[2]
     together = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     scores = torch.matmul(together, key.transpose(2, 3)) * scaling
     scores = scores.unflatten(2, (-1, rows))
     if hidden_RR is None:
+        # Rounded up to a power of two, so that few masks serve all sizes.
         hidden_RR = _later(1 << (rows - 1).bit_length())[:rows, :rows]
     scores[..., columns - rows :].masked_fill_(hidden_RR, -math.inf)
     weights = softmax(scores, -1, dtype=torch.float32).to(query.dtype).flatten(2, 3)
@@ -111,7 +120,10 @@ def attend_eager(
 def walk(
     query: Tensor, key: Tensor, value: Tensor, *, blocks: Sequence[Attention], scaling: float
 ) -> Tensor:
-    """Let each block attend to its path. Shapes: as `attend_tree`'s, but the result as `query`."""
+    """Let each block attend to its path.
+
+    Shapes: as for `attend_tree`, but the result has the shape of `query`.
+    """
     sizes = [block.size for block in blocks]
     queries, keys, values = (whole.split(sizes, 2) for whole in (query, key, value))
     parts = []
@@ -123,7 +135,11 @@ def walk(
 
 
 class Walk(torch.autograd.Function):
-    """The same, without a graph of its own."""
+    """`walk` as one autograd node that recomputes each block in the backward pass.
+
+    A block's backward builds and frees the graph of that block alone. Blocks on several paths
+    receive key and value gradients from every block below, so those are summed in fp32.
+    """
 
     @staticmethod
     def forward(
@@ -134,21 +150,23 @@ class Walk(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
     ) -> Tensor:
-        """Walk, and keep what was given."""
+        """Run the walk and save only its inputs."""
         ctx.blocks, ctx.scaling = blocks, scaling
         ctx.save_for_backward(query, key, value)
         return walk(query, key, value, blocks=blocks, scaling=scaling)
 
     @staticmethod
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Run each block again, and add up in fp32 what several blocks say of a key."""
+        """Run each block again with a graph and add its gradients to those of its path."""
         query, key, value = ctx.saved_tensors
         sizes = [block.size for block in ctx.blocks]
+        # A query belongs to one block, so its gradient is written once and needs no zeros.
         sums = (
             torch.empty_like(query),
             torch.zeros_like(key, dtype=torch.float32),
             torch.zeros_like(value, dtype=torch.float32),
         )
+        # `into` holds views of `sums`, one per block, so writing to them fills `sums`.
         queries, keys, values, grads, *into = (
             whole.split(sizes, 2) for whole in (query, key, value, out_grad, *sums)
         )
@@ -162,6 +180,7 @@ class Walk(torch.autograd.Function):
                 out = attend(own, *on_path, scaling=ctx.scaling, hidden_RR=block.hidden_RR)
             own_grad, *path_grads = torch.autograd.grad(out, (own, *on_path), grads[index])
             into[0][index].copy_(own_grad)
+            # The path's keys were concatenated; hand each block its slice of the gradient.
             path_sizes = [sizes[at] for at in path]
             for target, path_grad in zip(into[1:], path_grads, strict=True):
                 for at, part in zip(path, path_grad.split(path_sizes, 2), strict=True):
@@ -172,5 +191,5 @@ class Walk(torch.autograd.Function):
 
 @cache
 def _later(size: int) -> Tensor:
-    """Say which ids come after each. Shape: [size, size]."""
+    """Return a causal mask [size, size]: True where the column comes after the row."""
     return torch.ones(size, size, dtype=torch.bool).triu_(1)

@@ -1,9 +1,9 @@
-"""The engine's side of sharing: weights that a trainer may read, and adapters in memory.
+"""Linear layers for vLLM whose weights the trainer can share.
 
-With `cpu_lora.py` all that touches vLLM in the engine's process. vLLM's own linear methods repack
-weights (on CPUs) or hide them (quantised ones); ours keep each layer's bytes where a Hugging Face
-module can use them too, so that there is one copy of the base, and where a cache of it can take
-them from. Seen with vLLM 0.32 (CPU) and 0.33 (GPU).
+vLLM's own linear methods repack weights (on CPUs) or hide them (quantised ones). These keep each
+layer's bytes in a form that a Hugging Face module can use too, so that one copy of the base serves
+engine and trainer, and that a cache of the base can be written from. Tested with vLLM 0.32 (CPU)
+and 0.33 (GPU).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
 
 NF4_BLOCK = 64
-"""Weights per scale; the QLoRA paper's choice."""
+"""Weights per scale, as in the QLoRA paper."""
 NESTED_BLOCK = 256
-"""Scales per scale of scales; bitsandbytes knows no other."""
+"""Scales per nested scale; bitsandbytes supports no other number."""
 PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
-"""The tensors of a quantised shard, as a cache names them."""
+"""The tensors of a quantised shard, by their names in a cache."""
 
 
 def _apply_nf4(x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
@@ -78,7 +78,7 @@ class NF4Linear(LinearMethodBase):
         params_dtype: torch.dtype,
         **extra: Any,
     ) -> None:
-        """Declare the weight; vLLM materialises it when its shards arrive."""
+        """Declare the weight on the meta device; vLLM allocates it when its shards arrive."""
         layer.logical_widths = list(output_partition_sizes)
         weight = ModelWeightParameter(
             data=torch.empty(
@@ -95,7 +95,7 @@ class NF4Linear(LinearMethodBase):
         initialize_online_processing(layer)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        """Quantise each shard (q, k, v, ...) by itself into one buffer."""
+        """Quantise each shard (q, k, v, ...) separately, then join them in one buffer."""
         if hasattr(layer.weight, "nf4_shards"):
             return
         if current_platform.is_cuda():
@@ -116,7 +116,7 @@ class NF4Linear(LinearMethodBase):
             torch.cuda.synchronize()
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply through one custom op, opaque to torch.compile."""
+        """Multiply with one custom op, which torch.compile does not look into."""
         width = sum(layer.logical_widths)
         out = torch.empty(*x.shape[:-1], width, dtype=x.dtype, device=x.device)
         torch.ops.vllm.trustee_nf4(x, layer.weight, out)
@@ -124,7 +124,7 @@ class NF4Linear(LinearMethodBase):
 
 
 def _join_shards(layer: Any, quantised: list[tuple[torch.Tensor, bnb.QuantState]]) -> None:
-    """Make one weight of a layer's quantised parts."""
+    """Join a layer's quantised shards in one weight, of which the shards are views."""
     buffer = torch.cat([packed.view(-1, 1) for packed, _ in quantised])
     shards, at = [], 0
     for packed, state in quantised:
@@ -136,7 +136,7 @@ def _join_shards(layer: Any, quantised: list[tuple[torch.Tensor, bnb.QuantState]
 
 
 class StoredNF4Linear(NF4Linear):
-    """Takes the bytes and statistics that an earlier start has quantised."""
+    """Loads the bytes and statistics that an earlier start quantised."""
 
     uses_meta_device = False
 
@@ -150,7 +150,7 @@ class StoredNF4Linear(NF4Linear):
         params_dtype: torch.dtype,
         **extra: Any,
     ) -> None:
-        """Name what will come; each shard brings buffers of its own."""
+        """Declare the expected tensors, empty; each shard arrives with buffers of its own."""
         layer.logical_widths = list(output_partition_sizes)
         self.dtype = params_dtype
         self.width = input_size_per_partition
@@ -164,12 +164,12 @@ class StoredNF4Linear(NF4Linear):
     def take_part(
         self, name: str, empty: Parameter, loaded: torch.Tensor, shard: str | int | None = None
     ) -> None:
-        """Copy a part to the layer's device; vLLM calls shards q, k, v or by number."""
+        """Copy a part to the layer's device; vLLM identifies shards by q, k, v or a number."""
         index = "qkv".index(shard) if isinstance(shard, str) else shard or 0
         self.shards[index][name] = loaded.to(empty.device, copy=True)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        """Put the shards together as if they were quantised just now."""
+        """Join the shards as if they had just been quantised."""
         if hasattr(layer.weight, "nf4_shards"):
             return
         quantised = []
@@ -198,7 +198,7 @@ class StoredNF4Linear(NF4Linear):
 
 
 def _choose_nf4() -> LinearMethodBase:
-    """Quantise, or take what is quantised, as vLLM was told to load."""
+    """Return the method for vLLM's load format: read a quantised cache, or quantise on loading."""
     stored = get_current_vllm_config().load_config.load_format == LOADER
     return StoredNF4Linear() if stored else NF4Linear()
 
@@ -208,10 +208,10 @@ class BaseCacheLoader(BaseModelLoader):
     """Reads a quantised base from its cache; config and tokenizer stay with the model."""
 
     def download_model(self, model_config: Any) -> None:
-        """Fetch nothing: the cache is a folder."""
+        """Do nothing: the cache is a local folder."""
 
     def load_weights(self, model: Any, model_config: Any) -> None:
-        """Hand each tensor to the layer that it belongs to."""
+        """Pass each tensor to the layer that it belongs to."""
         extra: Any = self.load_config.model_loader_extra_config
         model.load_weights(read_tensors(Path(extra["folder"])))
 
@@ -219,7 +219,7 @@ class BaseCacheLoader(BaseModelLoader):
 class PlainLinear(LinearMethodBase):
     """Keeps a bf16 weight as it is; vLLM's CPU method would pack it and drop the original.
 
-    On a CPU a packed copy lies beside it. The base is frozen, so the copy stays right.
+    On a CPU it keeps a packed copy as well, which stays valid because the base is frozen.
     """
 
     def create_weights(
@@ -232,7 +232,7 @@ class PlainLinear(LinearMethodBase):
         params_dtype: torch.dtype,
         **extra: Any,
     ) -> None:
-        """Make the weight."""
+        """Create the weight."""
         layer.logical_widths = list(output_partition_sizes)
         weight = ModelWeightParameter(
             data=torch.empty(
@@ -245,45 +245,45 @@ class PlainLinear(LinearMethodBase):
         layer.register_parameter("weight", weight)
 
     def process_weights_after_loading(self, layer: Any) -> None:
-        """Leave the bytes alone; a plain parameter spares each use vLLM's own dispatch."""
+        """Keep the bytes; a plain parameter avoids vLLM's dispatch at every use."""
         layer.weight = Parameter(layer.weight.data, requires_grad=False)
         layer.trustee_packed = Packed(layer.weight) if can_pack(layer.weight) else None
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Multiply."""
+        """Multiply with the packed copy if there is one, else with the weight."""
         packed: Packed | None = layer.trustee_packed
-        # On a card the compiler must see the layer's own weight.
+        # On a GPU the compiler must see the layer's own weight.
         if packed is None:
             return torch.nn.functional.linear(x, layer.weight, bias)
         return packed.multiply(x, bias)
 
 
 class _SharedConfig(QuantizationConfig):
-    """What both methods tell vLLM about themselves."""
+    """What both quantisation configs tell vLLM about themselves."""
 
     method: Callable[[], LinearMethodBase]
 
     def get_supported_act_dtypes(self) -> list[torch.dtype]:
-        """Give the activation types."""
+        """Return the supported activation dtypes."""
         return [torch.bfloat16, torch.float16, torch.float32]
 
     @classmethod
     def get_min_capability(cls) -> int:
-        """Give the oldest GPU generation: Turing."""
+        """Return the oldest supported compute capability, times ten: Turing."""
         return 75
 
     @staticmethod
     def get_config_filenames() -> list[str]:
-        """Say that no file in the checkpoint describes the method."""
+        """Return no names: the method is not described in the checkpoint."""
         return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> _SharedConfig:
-        """Make the config."""
+        """Return a config; there is nothing to read."""
         return cls()
 
     def get_quant_method(self, layer: Any, prefix: str) -> LinearMethodBase | None:
-        """Take every linear layer; embeddings and heads stay as they are."""
+        """Return the method for linear layers; None for embeddings and heads, which stay as is."""
         return type(self).method() if isinstance(layer, LinearBase) else None
 
 
@@ -294,7 +294,7 @@ class NF4Config(_SharedConfig):
     method = staticmethod(_choose_nf4)
 
     def get_name(self) -> str:
-        """Give the name."""
+        """Return the name."""
         return "trustee_nf4"
 
 
@@ -305,5 +305,5 @@ class PlainConfig(_SharedConfig):
     method = PlainLinear
 
     def get_name(self) -> str:
-        """Give the name."""
+        """Return the name."""
         return "trustee_plain"

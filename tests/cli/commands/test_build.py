@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from command_line import FTRL, ROOMY, never_start, play_with, refuse, succeed
+from command_line import FTRL, ROOMY, never_start, refuse, succeed
+from scripted_program import play_with
 from scripts import perfect
 from trustee.cli.commands import options
 from trustee.cli.commands.options import BAD_INPUT, FAILED
 from trustee.cli.main import main
-from trustee.engine.scripted import Request
+from trustee.engine.script import Request
 from trustee.environments.executable.blueprint_files import read_blueprints
 
 
@@ -71,7 +72,7 @@ def test_environments_are_built(
     assert f"building 2 environments in {tmp_path / 'a'}" in lines
     assert 2 == len(read_blueprints(built).blueprints)
     before = {path.name: path.read_bytes() for path in built.iterdir()}
-    started = len(engine.built)
+    started = len(engine.opened)
     told = refuse(capfd, *command(tmp_path / "a", count=3))
     assert (
         f"{tmp_path / 'a'} already holds a build; give --resume to go on with it, or another --out"
@@ -81,7 +82,7 @@ def test_environments_are_built(
         f"{tmp_path / 'a'} was built otherwise: seed was 0 and is 9; go on with the same, or give "
         "another --out"
     ) == told
-    assert started == len(engine.built), "the engine was started for a build that was refused"
+    assert started == len(engine.opened), "the engine was started for a build that was refused"
     events = succeed(capfd, *command(tmp_path / "a", "--resume", "--json", count=3))
     last: dict[str, Any] = json.loads(events[-1])
     assert ("result", 3, 3) == (last["event"], last["accepted"], last["wanted"])

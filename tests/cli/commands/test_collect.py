@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from command_line import ROOMY, TINY, never_start, play_with, refuse, succeed, write_adapter
+from command_line import ROOMY, TINY, never_start, refuse, succeed, write_adapter
+from scripted_program import play_with
 from scripts import perfect
 from trustee.runs.store import EpisodeLine, read_lines
 from trustee.sft.demonstrations import Demonstration

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from blueprints import make_blueprint
-from command_line import FTRL, ROOMY, never_start, play_with, refuse, succeed, write_adapter
-from scripted_program import BASE, Both, small_config
+from command_line import FTRL, ROOMY, never_start, refuse, succeed, write_adapter
+from scripted_program import play_with, small_config, tiny_config
 from scripts import write_calls
 from trustee.cli.commands.options import DONE
 from trustee.cli.main import main
 from trustee.config import Config, read_config
-from trustee.engine.scripted import Request, scripted_renderer
+from trustee.engine.script import Request
 from trustee.errors import InputError
 from trustee.jobs import evaluate
 from trustee.jobs.run_metadata import describe_run
@@ -91,8 +91,6 @@ def test_run_folder_of_a_stranger_runs_no_code_unconfined(
     )
     (run / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config(*changes))))
     play_with(monkeypatch, call_spy)
-    monkeypatch.setattr(evaluate, "VllmEngine", Both(call_spy))
-    monkeypatch.setattr(evaluate, "prepare_model", lambda config: (BASE, scripted_renderer()))
     code = main(["eval", str(run), *(["--unsafe-local-tools"] if unlocked else [])])
     told = capfd.readouterr().err
     assert code == DONE
@@ -107,7 +105,6 @@ def test_suite_is_played_with_base_and_adapter(
     """Good rows are played by both, bad ones are told and kept; a folder holds one suite."""
     engine = play_with(monkeypatch, solve)
     adapter = write_adapter(tmp_path / "adapter", rank=16)
-    monkeypatch.setattr("trustee.runs.adapters.check_fit", lambda given, model, *, rank: None)
     out = tmp_path / "out"
     lines = succeed(capfd, *command(file, "--adapter", adapter, "--out", out))
     first, second = lines[0].split("; ")
@@ -128,11 +125,11 @@ def test_suite_is_played_with_base_and_adapter(
     assert ["keys.jsonl:1", "keys.jsonl:5"] == [
         row["row"] for row in read_lines(out / "refused.jsonl")
     ]
-    before, started = (out / "suite-base.jsonl").read_bytes(), len(engine.built)
+    before, started = (out / "suite-base.jsonl").read_bytes(), len(engine.opened)
     assert f"{out} holds a suite's episodes already; name another with --out" == refuse(
         capfd, *command(file, "--out", out)
     )
-    assert (before, started) == ((out / "suite-base.jsonl").read_bytes(), len(engine.built))
+    assert (before, started) == ((out / "suite-base.jsonl").read_bytes(), len(engine.opened))
 
 
 def test_suite_for_programs(
@@ -219,7 +216,11 @@ def test_adapter_of_another_rank(
     assert (
         f"adapter {folder} has rank 64 and learn.rank is 16; set learn.rank=64 or give another "
         "adapter"
-    ) == refuse(capfd, *command(file, "--adapter", folder, "--out", tmp_path / "out"))
+    ) == refuse(
+        capfd,
+        *("eval", file, "--suite", "ftrl", "--config", FTRL),
+        *("--adapter", folder, "--out", tmp_path / "out"),
+    )
     assert ([], False) == (started, (tmp_path / "out").exists())
 
 
@@ -244,7 +245,7 @@ def test_run_is_measured_with_an_adapter_that_fits(
 ) -> None:
     """What is no adapter, or one of another rank, is refused before an engine starts."""
     started = never_start(monkeypatch)
-    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config())))
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(tiny_config())))
     folder = tmp_path / "adapter"
     told = f"{folder} is no PEFT adapter: adapter_config.json is missing"
     if rank is not None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from command_line import ROOMY, TINY, never_start, play_with, refuse, succeed
+from command_line import ROOMY, TINY, never_start, refuse, succeed
+from scripted_program import play_with
 from scripts import perfect
 from trustee.sft.demonstrations import Demonstration
 from trustee.types import Message

@@ -15,9 +15,9 @@ import pytest
 
 from blueprints import make_blueprint, make_row
 from plain_sandbox import PlainSandbox
-from scripts import MALFORMED, Policy, make_simulator, write_calls
-from trustee.engine.clock import EngineClock
-from trustee.engine.scripted import Request, ScriptedEngine, scripted_renderer
+from scripts import MALFORMED, Policy, make_player, make_simulator, write_calls
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import (
@@ -28,10 +28,21 @@ from trustee.environments.executable.environment import (
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
-from trustee.rollout import Limits, play_episode
+from trustee.rollout import Limits
 from trustee.sandbox.calls import CallResult, NoSandbox, Sandbox, SandboxConfig
 from trustee.sandbox.host import ProcessSandbox
-from trustee.types import BadCall, Group, Message, Stop, Task, ToolCall, Trajectory
+from trustee.types import (
+    BadCall,
+    CalledTool,
+    Group,
+    Message,
+    Outcome,
+    SolveFacts,
+    Stop,
+    Task,
+    ToolCall,
+    Trajectory,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -80,21 +91,15 @@ class Stage:
         self, task: Task, *, limits: Limits | None = None, sandbox: Sandbox | None = None
     ) -> Trajectory:
         """Play one episode."""
-        return await play_episode(
-            task,
-            lambda rng: self.world.environment(
-                task,
-                Services(simulator=self.simulator, rng=rng, sandbox=sandbox or self.sandbox),
+        player = make_player(
+            self.world.environment,
+            self.engine,
+            serve=lambda rng: Services(
+                simulator=self.simulator, rng=rng, sandbox=sandbox or self.sandbox
             ),
-            trajectory_id="0/0",
-            engine=self.engine,
-            renderer=scripted_renderer(),
-            adapter=None,
             limits=limits or Limits(turns=6, tokens=400, seconds=20),
-            temperature=1.0,
-            seed=0,
-            clock=EngineClock(),
         )
+        return await player.play(task, trajectory_id="0/0", adapter=None, seed=0)
 
     async def enter(self, task: Task) -> ExecutableEnvironment:
         """Open an environment by hand."""
@@ -133,29 +138,32 @@ async def test_reference_solution_gets_one(folder: Path) -> None:
     assert 5 == len(stage.sandbox.lent) == stage.sandbox.returned
 
 
-async def test_notes_tell_readers_what_happened(folder: Path) -> None:
-    """Counts, figures and each call with what it brought."""
+async def test_outcome_says_what_happened(folder: Path) -> None:
+    """Counts, figures and each call with what it brought; readers are told the environment."""
     stage = Stage(Executable(path=str(folder)))
     (task,) = await stage.tasks(1)
     played = await stage.play(task)
     place, label = task.hidden["unsolved"]["find_thing"][0], task.hidden["answer"]
-    line = {"ok": True, "breach": ""}
+    assert played.outcome == Outcome(
+        success=True,
+        solve=SolveFacts(
+            calls=2,
+            solved=2,
+            needed=2,
+            precision=1.0,
+            recall=1.0,
+            f1=1.0,
+            answered=True,
+            called=(
+                CalledTool(id="0/0/0/0", name="find_thing", ok=True, solved=place),
+                CalledTool(id="0/0/1/0", name="read_label", ok=True, solved=label),
+            ),
+        ),
+    )
     assert played.notes == {
         "blueprint": task.hidden["blueprint"],
         "scenario": "multi_hop",
-        "calls": 2,
-        "solved": 2,
-        "needed": 2,
-        "precision": 1.0,
-        "recall": 1.0,
-        "f1": 1.0,
-        "answered": True,
-        "success": True,
         "failed_by": None,
-        "called": [
-            {"id": "0/0/0/0", "name": "find_thing", "solved": place, **line},
-            {"id": "0/0/1/0", "name": "read_label", "solved": label, **line},
-        ],
     }
 
 
@@ -179,7 +187,9 @@ async def test_rewards_of_lesser_episodes(
     stage = Stage(Executable(path=str(folder)), policy)
     played = await stage.play((await stage.tasks(1))[0])
     assert reward == pytest.approx(played.reward, abs=1e-12)
-    assert (calls, solved, False) == tuple(played.notes[k] for k in ("calls", "solved", "success"))
+    facts = played.outcome.solve
+    assert facts is not None
+    assert (calls, solved, False) == (facts.calls, facts.solved, played.success)
     assert "policy" == played.notes["failed_by"]
     assert 1 == stage.sandbox.returned
 
@@ -199,7 +209,8 @@ async def test_echo_and_error_bring_nothing_by_default(folder: Path) -> None:
         )
         await environment.reply(message)
         score = await environment.score((), Stop.TURNS)
-        assert expected == score.notes["solved"]
+        assert score.outcome.solve is not None
+        assert expected == score.outcome.solve.solved
         await environment.aclose()
 
 
@@ -264,7 +275,12 @@ async def test_worker_is_given_back_whatever_happens(folder: Path) -> None:
     )
     (task,) = await stage.tasks(1)
     played = await stage.play(task, limits=Limits(turns=2, tokens=400, seconds=20))
-    assert (Stop.TURNS, 2, 1) == (played.stop, played.notes["calls"], stage.sandbox.returned)
+    assert played.outcome.solve is not None
+    assert (Stop.TURNS, 2, 1) == (
+        played.stop,
+        played.outcome.solve.calls,
+        stage.sandbox.returned,
+    )
     await stage.world.environment(task, stage.services(random.Random(0))).aclose()
 
 
@@ -291,8 +307,9 @@ async def test_breach_is_blamed_on_the_tool(folder: Path, monkeypatch: pytest.Mo
         Message(role="assistant", calls=(ToolCall(id="a", name="repeat", arguments={"text": "x"}),))
     )
     assert '{"error": "repeat took more than 5 s"}' == reply.messages[0].content
-    notes = (await environment.score((), Stop.TURNS)).notes
-    assert ("tool", "time") == (notes["failed_by"], notes["called"][0]["breach"])
+    score = await environment.score((), Stop.TURNS)
+    assert score.outcome.solve is not None
+    assert ("tool", "time") == (score.notes["failed_by"], score.outcome.solve.called[0].breach)
     await environment.aclose()
 
 
@@ -538,5 +555,5 @@ async def test_states_of_an_episode(folder: Path) -> None:
         )
         == third
     )
-    idle = msgspec.structs.replace(played, turns=(), notes={})
+    idle = msgspec.structs.replace(played, turns=(), outcome=Outcome())
     assert (first,) == states_of(idle, blueprint)

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from scripts import cast, make_simulator, role_of, silent
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
@@ -30,6 +31,7 @@ from trustee.types import (
     Group,
     Message,
     Role,
+    Score,
     Stop,
     Task,
     ToolCall,
@@ -93,11 +95,11 @@ class Stage:
         reply = await self.environment.reply(Message(role="assistant", calls=(call,)))
         return json.loads(reply.messages[0].content)
 
-    async def score(self, stop: Stop = Stop.DONE) -> tuple[float, dict[str, Any]]:
-        """Score and give reward and notes."""
+    async def score(self, stop: Stop = Stop.DONE) -> tuple[float, Score]:
+        """Score and return the reward and the score."""
         turns = [Turn(rendered_ids=(1,), completion=SILENCE, message=SAID)]
         score = await self.environment.score(turns, stop)
-        return sum(score.rewards.values()), score.notes
+        return sum(score.rewards.values()), score
 
 
 async def test_repeated_read_is_answered_without_asking() -> None:
@@ -194,9 +196,9 @@ async def test_judge_is_not_asked_where_nothing_was_done() -> None:
     """No call that worked while calls were expected: -1, and nobody needs to be asked."""
     stage = Stage()
     await stage.call("set_lamp", room="hall")
-    reward, notes = await stage.score()
+    reward, score = await stage.score()
     assert (-1.0, 0) == (reward, stage.asked("judge"))
-    assert "settled by code" == notes["evidence"]
+    assert "settled by code" == score.notes["evidence"]
 
 
 @pytest.mark.parametrize("stop", [Stop.TOKENS, Stop.CONTEXT])
@@ -214,9 +216,9 @@ async def test_judge_is_asked_once_where_facts_leave_something_open() -> None:
     stage = Stage()
     await stage.call("set_lamp", room="hall", level=7)
     await stage.call("read_fan", room="attic")
-    reward, notes = await stage.score()
+    reward, score = await stage.score()
     assert (1.0, 1) == (reward, stage.asked("judge"))
-    assert {criterion.value: True for criterion in Criterion} == notes["criteria"]
+    assert {criterion.value: True for criterion in Criterion} == score.outcome.criteria
 
 
 async def test_facts_overrule_the_judge() -> None:
@@ -225,8 +227,8 @@ async def test_facts_overrule_the_judge() -> None:
     for _ in range(2):
         await stage.call("set_lamp", room="hall", level=7)
     await stage.call("read_fan", room="attic")
-    reward, notes = await stage.score()
-    assert (0.0, False) == (reward, notes["criteria"]["no_repetition"])
+    reward, score = await stage.score()
+    assert (0.0, False) == (reward, score.outcome.criteria["no_repetition"])
 
 
 async def test_judge_reads_the_policy_quoted() -> None:

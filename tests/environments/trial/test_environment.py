@@ -24,7 +24,6 @@ from trustee.environments.trial.environment import (
     TrialEnvironment,
     reference_calls,
 )
-from trustee.environments.trial.metrics import Label, Phase, TrialNotes
 from trustee.environments.trial.transforms.disguise import to_shown_call
 from trustee.environments.trial.transforms.names import Opaque
 from trustee.environments.trial.transforms.supply import Break, Lookalikes
@@ -35,12 +34,15 @@ from trustee.types import (
     Completion,
     ExpectedCall,
     Group,
+    Label,
     Message,
+    Phase,
     Score,
     Stop,
     Task,
     ToolCall,
     Trajectory,
+    TrialFacts,
     Turn,
 )
 
@@ -121,9 +123,10 @@ class Episode:
         """Score what was played."""
         return await self.environment.score(self.turns, stop)
 
-    def notes(self, score: Score) -> TrialNotes:
-        """Read the notes of a score."""
-        return msgspec.convert(score.notes["trial"], TrialNotes)
+    def facts(self, score: Score) -> TrialFacts:
+        """Return what a score says of the trial."""
+        assert score.outcome.trial is not None
+        return score.outcome.trial
 
     def use(self, name: str) -> ExpectedCall:
         """Give the task's call under another name."""
@@ -170,11 +173,11 @@ async def test_trial_note_and_execution_are_one_episode() -> None:
     assert episode.done
     score = await episode.score()
     assert {"success": 1.0, "format": 0.0} == score.rewards
-    notes = episode.notes(score)
+    facts = episode.facts(score)
     trial_phase, execution = Phase.TRIAL, Phase.EXECUTION
-    assert (trial_phase, trial_phase, Phase.NOTE, execution, execution) == notes.phases
-    assert (Label.USEFUL, Label.USEFUL, Label.DIRECT) == notes.labels
-    assert episode.note == notes.note
+    assert (trial_phase, trial_phase, Phase.NOTE, execution, execution) == facts.phases
+    assert (Label.USEFUL, Label.USEFUL, Label.DIRECT) == facts.labels
+    assert episode.note == facts.note
 
 
 async def test_effects_of_the_trial_never_reach_execution() -> None:
@@ -220,7 +223,7 @@ async def test_note_is_known_by_the_tool_it_names(text: str, noted: bool) -> Non
     said = text.format(episode.right.name)
     (opening,) = await episode.say(said)
     assert opening.content.startswith("now call : ")
-    assert (said.strip() if noted else "") == episode.notes(await episode.score()).note
+    assert (said.strip() if noted else "") == episode.facts(await episode.score()).note
 
 
 async def test_used_up_trial_calls_ask_for_the_note() -> None:
@@ -233,9 +236,9 @@ async def test_used_up_trial_calls_ask_for_the_note() -> None:
     refused, opening = await episode.say("", episode.right)
     assert {"error": "the trial is over; this call was not made"} == json.loads(refused.content)
     assert opening.content.startswith("now call : ")
-    notes = episode.notes(await episode.score())
-    assert (Phase.TRIAL, Phase.NOTE) == notes.phases
-    assert (3, "") == (notes.trials, notes.note)
+    facts = episode.facts(await episode.score())
+    assert (Phase.TRIAL, Phase.NOTE) == facts.phases
+    assert (3, "") == (facts.trials, facts.note)
 
 
 async def test_used_up_trial_turns_ask_for_the_note() -> None:
@@ -307,7 +310,7 @@ async def test_stripped_trial_begins_with_execution() -> None:
     await episode.report()
     score = await episode.score()
     assert {"success": 1.0} == score.rewards
-    assert (Phase.EXECUTION, Phase.EXECUTION) == episode.notes(score).phases
+    assert (Phase.EXECUTION, Phase.EXECUTION) == episode.facts(score).phases
 
 
 async def test_unread_and_unknown_calls_count_in_the_phase_they_were_made_in() -> None:
@@ -326,13 +329,13 @@ async def test_unread_and_unknown_calls_count_in_the_phase_they_were_made_in() -
     await episode.report()
     score = await episode.score()
     assert 1.0 == score.rewards["success"]
-    assert score.notes["criteria"]["right_tools"]
+    assert score.outcome.criteria["right_tools"]
     other_episode = await begin(trial(execution_calls=2))
     await other_episode.say(other_episode.note)
     await other_episode.say("", other)
     await other_episode.say("", other_episode.right)
     await other_episode.report()
-    assert not (await other_episode.score()).notes["criteria"]["right_tools"]
+    assert not (await other_episode.score()).outcome.criteria["right_tools"]
 
 
 async def test_true_name_of_a_perturbed_tool_is_unknown() -> None:
@@ -352,7 +355,7 @@ async def test_episode_that_ends_in_the_trial_is_scored_as_nothing_done() -> Non
     assert {"success": 0.0, "format": -0.05} == score.rewards
     assert ("expected", False) == (
         score.notes["facts"].split()[0],
-        score.notes["criteria"]["fulfilled"],
+        score.outcome.criteria["fulfilled"],
     )
 
 
@@ -365,17 +368,17 @@ async def test_message_cut_off_at_a_limit_stays_in_its_phase() -> None:
         episode.turns.append(turn(Message(role="assistant", content="ok , and on")))
         score = await episode.score(Stop.TOKENS)
         assert 0.0 == score.rewards["success"]
-        assert entered == (Phase.NOTE in episode.notes(score).phases)
+        assert entered == (Phase.NOTE in episode.facts(score).phases)
 
 
 async def test_source_refuses_what_would_make_a_task_unsolvable() -> None:
-    """The transform is left out, the reason is in the notes and counted in the figures."""
+    """The transform is left out, the reason is in the facts and counted in the figures."""
     world = trial(transforms=(Break(alternative=False),))
     episode = await begin(world)
     assert () == episode.hidden.chain
     assert (f"break: no working tool is left for {episode.wanted.name}",) == episode.hidden.refused
     score = await episode.score()
-    assert episode.hidden.refused == episode.notes(score).refused
+    assert episode.hidden.refused == episode.facts(score).refused
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -479,7 +482,12 @@ async def test_observed_groups_give_the_figures_of_the_trial() -> None:
     await episode.say("", episode.right)
     score = await episode.score()
     played = Trajectory(
-        id="0/0", task_id="t", turns=(), stop=Stop.DONE, rewards=score.rewards, notes=score.notes
+        id="0/0",
+        task_id="t",
+        turns=(),
+        stop=Stop.DONE,
+        rewards=score.rewards,
+        outcome=score.outcome,
     )
     group = Group(id=0, version=0, task=episode.task, trajectories=(played,))
     figures = trial().source(seed=0).observe([group])

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
-from trustee.environments.trial.metrics import (
-    Attempt,
-    Label,
-    Phase,
-    TrialNotes,
-    brings_nothing,
-    figures_of,
-    label_attempts,
-)
-from trustee.types import Stop, Trajectory
+from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
+from trustee.types import Attempt, Label, Outcome, Phase, Stop, Trajectory, TrialFacts
 
 
 def attempt(
     name: str, answer: str = '{"ok": true}', *, room: str = "hall", phase: Phase = Phase.TRIAL
 ) -> Attempt:
     """Make one call and its answer."""
-    return Attempt(phase=phase, name=name, arguments={"room": room}, answer=answer)
+    return Attempt(
+        phase=phase,
+        name=name,
+        arguments={"room": room},
+        answer=answer,
+        failed=not name or answer == ERROR,
+    )
 
 
 ERROR = '{"error": "down"}'
@@ -87,7 +84,7 @@ def test_case_and_number_type_make_no_other_call() -> None:
 
 def trajectory(reward: float, *attempts: Attempt, note: str = "note : use a") -> Trajectory:
     """Make an episode of some attempts."""
-    notes = TrialNotes(
+    facts = TrialFacts(
         phases=(), note=note, attempts=attempts, labels=label_attempts(attempts), refused=("x",)
     )
     return Trajectory(
@@ -96,7 +93,7 @@ def trajectory(reward: float, *attempts: Attempt, note: str = "note : use a") ->
         turns=(),
         stop=Stop.DONE,
         rewards={"success": reward},
-        notes={"trial": msgspec.to_builtins(notes)},
+        outcome=Outcome(trial=facts),
     )
 
 

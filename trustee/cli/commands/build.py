@@ -19,11 +19,9 @@ from trustee.cli.commands.options import (
 )
 from trustee.environments.executable.blueprint import Scenario
 from trustee.errors import InputError
-from trustee.events import Emit, Stage
 
 if TYPE_CHECKING:
     from trustee.config import Config
-    from trustee.environments.executable.building.report import BuildReport
 
 
 def add(commands: Commands) -> None:
@@ -44,6 +42,7 @@ def build_command(options: argparse.Namespace) -> int:
     """Build environments; exit code 1 where fewer came than were wanted."""
     from trustee.config import read_config
     from trustee.environments.executable.building.report import report_text
+    from trustee.jobs.build import run_build
 
     if options.count < 1:
         raise InputError(f"--count must be 1 or more, got {options.count}")
@@ -54,7 +53,15 @@ def build_command(options: argparse.Namespace) -> int:
     report = show_job(
         options,
         options.out,
-        lambda emit: build_here(options, config, emit),
+        lambda emit: run_build(
+            config,
+            options.out,
+            count=options.count,
+            seed=options.seed,
+            scenario=options.scenario,
+            resume=options.resume,
+            emit=emit,
+        ),
         text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
     )
     return DONE if report.accepted >= report.wanted else FAILED
@@ -71,27 +78,3 @@ def check_folder(options: argparse.Namespace, config: Config) -> None:
     if (options.out / "build.json").exists():
         recipe = make_recipe(config.build, seed=options.seed, scenario=options.scenario)
         Folder(options.out, recipe, wanted=options.count).open(resume=options.resume)
-
-
-async def build_here(options: argparse.Namespace, config: Config, emit: Emit) -> BuildReport:
-    """Build with the base of a config."""
-    from trustee.engine.vllm import VllmEngine
-    from trustee.environments.executable.building.build import build
-    from trustee.jobs.assemble import make_simulator, prepare_model, show_place, trainer_spec
-    from trustee.sandbox.host import ProcessSandbox
-
-    model, renderer = prepare_model(config)
-    async with ProcessSandbox(config.sandbox) as sandbox:
-        emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
-        async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
-            return await build(
-                config.build,
-                count=options.count,
-                seed=options.seed,
-                folder=options.out,
-                simulator=make_simulator(config, engine, renderer),
-                sandbox=sandbox,
-                emit=emit,
-                scenario=options.scenario,
-                resume=options.resume,
-            )

@@ -17,11 +17,9 @@ from trustee.cli.commands.options import (
     warn_unconfined,
 )
 from trustee.errors import InputError
-from trustee.events import Emit, Note, Stage
 
 if TYPE_CHECKING:
     from trustee.config import Config
-    from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports
 
 
 def add(commands: Commands) -> None:
@@ -64,10 +62,8 @@ def eval_command(options: argparse.Namespace) -> int:
     if options.suite is not None:
         return suite_command(options)
     from trustee.config import apply_changes
-    from trustee.engine.model_files import find_model
     from trustee.jobs.evaluate import compare_text, run_comparison
     from trustee.jobs.run_metadata import read_metadata
-    from trustee.runs.adapters import check_fit, read_adapter
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out belong to --suite; a run has its own")
@@ -79,9 +75,6 @@ def eval_command(options: argparse.Namespace) -> int:
     config = falsify(config, options)
     choose_device(config, options.gpu)
     warn_unconfined(config)
-    if options.adapter is not None:
-        adapter = read_adapter(options.adapter)
-        check_fit(adapter, find_model(config.model.path), rank=config.learn.rank)
     show_job(
         options,
         options.run,
@@ -140,6 +133,7 @@ def suite_command(options: argparse.Namespace) -> int:
     from trustee.config import read_config
     from trustee.evaluation.ftrl_suite import suite_text
     from trustee.jobs.run_metadata import name_folder
+    from trustee.jobs.suite import play_suite
 
     if options.tasks is not None:
         raise InputError("--tasks belongs to a run; a suite is played whole")
@@ -157,68 +151,14 @@ def suite_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         folder,
-        lambda emit: play_suite(options, config, folder, emit),
+        lambda emit: play_suite(
+            config,
+            options.run,
+            folder,
+            adapter=options.adapter,
+            published=options.published,
+            emit=emit,
+        ),
         text=lambda result: "\n\n".join(map(suite_text, result.reports)),
     )
     return DONE
-
-
-async def play_suite(
-    options: argparse.Namespace, config: Config, folder: Path, emit: Emit
-) -> SuiteReports:
-    """Play a suite with the policies that the options name; keep every episode."""
-    from trustee.engine.clock import EngineClock
-    from trustee.environments.executable.blueprint_files import (
-        read_blueprints,
-        show_refused_blueprints,
-    )
-    from trustee.environments.executable.environment import Executable
-    from trustee.evaluation.ftrl_suite import SuiteReports, run_suite
-    from trustee.jobs.assemble import make_simulator, open_watched, prepare_model
-    from trustee.runs.adapters import check_fit, find_adapter, read_adapter
-    from trustee.runs.store import Store
-    from trustee.sandbox.host import ProcessSandbox
-    from trustee.types import Adapter
-
-    model, renderer = prepare_model(config)
-    prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
-    world = Executable(path=str(options.run), published=options.published, prompts=prompts)
-    refused = read_blueprints(options.run).refused
-    if refused:
-        text = (
-            f"{len(refused)} rows of {options.run} are refused: {show_refused_blueprints(refused)}"
-        )
-        emit(Note(text=text))
-    found = find_adapter(options.adapter) if options.adapter else None
-    if found is not None:
-        check_fit(read_adapter(found), model, rank=config.learn.rank)
-    reports: list[SuiteReport] = []
-    clock = EngineClock()
-    async with (
-        Store(folder) as store,
-        ProcessSandbox(config.sandbox) as sandbox,
-        open_watched(config, model, folder, clock=clock, emit=emit) as engine,
-    ):
-        store.append("refused.jsonl", refused)
-        policies: list[tuple[str, Adapter | None]] = [("base", None)]
-        if found is not None:
-            await engine.load_adapter(Adapter(version=1, path=found))
-            adapter = Adapter(version=1, path=folder / "adapters" / "compared")
-            await engine.publish(adapter)
-            policies.append((str(found), adapter))
-        for label, (name, voice) in zip(("base", "adapter"), policies, strict=False):
-            emit(Stage(name=f"playing {options.run} with {name}"))
-            report, played = await run_suite(
-                world,
-                policy=name,
-                engine=engine,
-                renderer=renderer,
-                simulator=make_simulator(config, engine, renderer),
-                sandbox=sandbox,
-                adapter=voice,
-                limits=config.rollout.limits,
-                parallel=config.eval.parallel,
-            )
-            store.append(f"suite-{label}.jsonl", played)
-            reports.append(report)
-    return SuiteReports(reports=tuple(reports))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -38,19 +39,29 @@ from trustee.environments.executable.rewards import (
 )
 from trustee.environments.executable.states import open_state
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import (
+    DrawnState,
+    Opening,
+    Reply,
+    Services,
+    TaskSpec,
+    read_state,
+)
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_arguments
 from trustee.types import (
     BadCall,
     Call,
+    CalledTool,
     ExpectedCall,
     Group,
     Message,
+    Outcome,
     Record,
     Role,
     Score,
+    SolveFacts,
     Stop,
     Task,
     Turn,
@@ -77,18 +88,6 @@ class HiddenExecutable(Record, frozen=True):
     """Of the tools' randomness and clock; equal for all members of a group."""
     gold: tuple[ExpectedCall, ...] = ()
     """Calls that solve all; none where the environment's maker gave none."""
-
-
-class Called(Record, frozen=True):
-    """A line of the notes: one call and what came of it."""
-
-    id: str
-    name: str
-    """Empty where nobody could read the call."""
-    ok: bool
-    solved: str | None
-    """The sub-answer that it removed from what was owed."""
-    breach: str = ""
 
 
 class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
@@ -224,19 +223,22 @@ class ExecutableSource:
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
         """Stay as it is; give the means of what a step's episodes solved."""
-        notes = [t.notes for group in groups for t in group.valid if "f1" in t.notes]
-        if not notes:
+        facts = [t.outcome.solve for group in groups for t in group.valid if t.outcome.solve]
+        if not facts:
             return {}
-        keys = {"solve_precision": "precision", "solve_recall": "recall", "solve_f1": "f1"}
-        return {name: sum(n[key] for n in notes) / len(notes) for name, key in keys.items()}
+        return {
+            "solve_precision": fmean(one.precision for one in facts),
+            "solve_recall": fmean(one.recall for one in facts),
+            "solve_f1": fmean(one.f1 for one in facts),
+        }
 
-    def state(self) -> dict[str, Any]:
-        """Give the count of task specs."""
-        return {"drawn": self._drawn}
+    def state(self) -> DrawnState:
+        """Return the count of task specs."""
+        return DrawnState(drawn=self._drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._drawn = state["drawn"]
+        self._drawn = read_state(stored, DrawnState).drawn
 
 
 class ExecutableEnvironment:
@@ -251,7 +253,7 @@ class ExecutableEnvironment:
         self._tools = {tool.name: tool for tool in task.tools}
         self._held = AsyncExitStack()
         self._worker: Worker | None = None
-        self._called: list[Called] = []
+        self._called: list[CalledTool] = []
         self._readable = 0
 
     async def open(self) -> Opening:
@@ -276,7 +278,7 @@ class ExecutableEnvironment:
 
     async def _run(self, call: Call) -> str:
         if isinstance(call, BadCall):
-            self._called.append(Called(id=call.id, name="", ok=False, solved=None))
+            self._called.append(CalledTool(id=call.id, name="", ok=False, solved=None))
             return _error_text(call.reason)
         self._readable += 1
         outcome = self._refuse(call.name, call.arguments)
@@ -291,7 +293,7 @@ class ExecutableEnvironment:
         matched = match(seen, self._unsolved, published=self._config.published)
         self._unsolved = matched.unsolved
         self._called.append(
-            Called(
+            CalledTool(
                 id=call.id,
                 name=call.name,
                 ok=outcome.ok,
@@ -344,27 +346,32 @@ class ExecutableEnvironment:
                 published=config.published,
             )
         right = final is not None and is_right(final, hidden.answer, published=config.published)
-        return Score(rewards=rewards, notes=self._describe(calls, solved, right=right))
-
-    def _describe(self, calls: int, solved: int, *, right: bool) -> dict[str, Any]:
-        """Say for readers what was solved, by whose fault the rest was not, and by which calls."""
-        needed = count_unsolved(self._hidden.unsolved)
-        rates = solve(solved=solved, calls=calls, needed=needed)
-        failed_by = Role.TOOL if any(called.breach for called in self._called) else Role.POLICY
+        needed = count_unsolved(hidden.unsolved)
         success = solved == needed and right
+        rates = solve(solved=solved, calls=calls, needed=needed)
+        facts = SolveFacts(
+            calls=calls,
+            solved=solved,
+            needed=needed,
+            precision=rates.precision,
+            recall=rates.recall,
+            f1=rates.f1,
+            answered=right,
+            called=tuple(self._called),
+        )
+        return Score(
+            rewards=rewards,
+            outcome=Outcome(success=success, solve=facts),
+            notes=self._describe(success=success),
+        )
+
+    def _describe(self, *, success: bool) -> dict[str, Any]:
+        """Return for readers which environment this was, and who failed where it was not solved."""
+        failed_by = Role.TOOL if any(called.breach for called in self._called) else Role.POLICY
         return {
             "blueprint": self._hidden.blueprint,
             "scenario": self._hidden.scenario,
-            "calls": calls,
-            "solved": solved,
-            "needed": needed,
-            "precision": rates.precision,
-            "recall": rates.recall,
-            "f1": rates.f1,
-            "answered": right,
-            "success": success,
             "failed_by": None if success else str(failed_by),
-            "called": [msgspec.to_builtins(called) for called in self._called],
         }
 
     async def aclose(self) -> None:

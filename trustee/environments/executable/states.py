@@ -1,7 +1,7 @@
 """The states that an episode of an environment went through: its beginning, and each turn's end.
 
-A state is a task of its own for learning one turn at a time. It is made of the trajectory and its
-notes alone; nothing runs again.
+A state is a task of its own for learning one turn at a time. It is made of the trajectory alone;
+nothing runs again.
 Source: FTRL, arXiv 2508.08791, its collection of trajectories.
 """
 
@@ -30,10 +30,11 @@ def states_of(
 
     The turn that gives the answer is left out: there is nothing to do after it.
     """
+    facts = trajectory.outcome.solve
     solved = {
-        called["id"]: (called["name"], called["solved"])
-        for called in trajectory.notes.get("called", ())
-        if called["solved"] is not None
+        called.id: (called.name, called.solved)
+        for called in (facts.called if facts else ())
+        if called.solved is not None
     }
     states = [open_state(blueprint, published=published)]
     needed = count_unsolved(blueprint.unsolved)

@@ -15,13 +15,31 @@ import msgspec
 
 from trustee.environments.micro.tasks import judge_truly, opening_messages, plan_task, sample_tools
 from trustee.environments.micro.world import Goal, MicroWorld, ScriptedUser, write_intent
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import (
+    DrawnState,
+    Opening,
+    Reply,
+    Services,
+    TaskSpec,
+    read_state,
+)
 from trustee.environments.simulated.curriculum import Curriculum, Persona
 from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
 from trustee.tools.arguments import check_arguments
-from trustee.types import BadCall, Call, Group, Message, Record, Score, Stop, Task, Turn
+from trustee.types import (
+    BadCall,
+    Call,
+    Group,
+    Message,
+    Outcome,
+    Record,
+    Score,
+    Stop,
+    Task,
+    Turn,
+)
 
 
 class HiddenGoals(Record, frozen=True):
@@ -107,13 +125,13 @@ class MicroworldSource:
         """Stay as it is."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        """Give the count of task specs."""
-        return {"drawn": self._drawn}
+    def state(self) -> DrawnState:
+        """Return the count of task specs."""
+        return DrawnState(drawn=self._drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._drawn = state["drawn"]
+        self._drawn = read_state(stored, DrawnState).drawn
 
 
 class MicroworldEnvironment:
@@ -170,11 +188,8 @@ class MicroworldEnvironment:
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(
             rewards={"success": float(success)},
-            notes={
-                "criteria": {c.value: holds for c, holds in truth.criteria.items()},
-                "evidence": truth.evidence,
-                "facts": fact_lines(facts),
-            },
+            outcome=Outcome(criteria={c.value: holds for c, holds in truth.criteria.items()}),
+            notes={"evidence": truth.evidence, "facts": fact_lines(facts)},
         )
 
     async def aclose(self) -> None:

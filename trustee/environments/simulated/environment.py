@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec
+from trustee.environments.protocol import Opening, Reply, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import (
     Executed,
@@ -59,6 +59,7 @@ from trustee.types import (
     ExpectedCall,
     Group,
     Message,
+    Outcome,
     Record,
     Role,
     Score,
@@ -107,6 +108,14 @@ class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Make the environment of one episode."""
         return SimulatedEnvironment(task, services, prompt_set=self.prompts)
+
+
+class SimulatedState(Record, frozen=True):
+    """Where a source of simulated tasks stands."""
+
+    difficulty: int
+    drawn: int
+    """Task specs drawn."""
 
 
 class SimulatedSource:
@@ -181,14 +190,14 @@ class SimulatedSource:
         self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
         return {"difficulty": self.difficulty}
 
-    def state(self) -> dict[str, Any]:
-        """Give the difficulty and the count of task specs."""
-        return {"difficulty": self.difficulty, "drawn": self._drawn}
+    def state(self) -> SimulatedState:
+        """Return the difficulty and the count of task specs."""
+        return SimulatedState(difficulty=self.difficulty, drawn=self._drawn)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self.difficulty = state["difficulty"]
-        self._drawn = state["drawn"]
+        state = read_state(stored, SimulatedState)
+        self.difficulty, self._drawn = state.difficulty, state.drawn
 
 
 class SimulatedEnvironment:
@@ -327,8 +336,8 @@ class SimulatedEnvironment:
         criteria = {c: bool(holds) for c, holds in settled.items()}
         return Score(
             rewards={"verdict": reward_of(facts, criteria)},
+            outcome=Outcome(criteria={c.value: holds for c, holds in criteria.items()}),
             notes={
-                "criteria": {c.value: holds for c, holds in criteria.items()},
                 "evidence": evidence,
                 "facts": fact_lines(facts),
                 "state": self.state,

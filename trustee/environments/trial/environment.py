@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -29,13 +29,7 @@ from trustee.environments.protocol import (
     World,
 )
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated
-from trustee.environments.trial.metrics import (
-    Attempt,
-    Phase,
-    TrialNotes,
-    figures_of,
-    label_attempts,
-)
+from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.disguise import (
     Perturbation,
@@ -46,15 +40,18 @@ from trustee.environments.trial.transforms.disguise import (
 from trustee.environments.trial.transforms.drawing import draw_chain
 from trustee.errors import InputError
 from trustee.types import (
+    Attempt,
     BadCall,
     Call,
     ExpectedCall,
     Group,
     Message,
+    Phase,
     Record,
     Score,
     Stop,
     Task,
+    TrialFacts,
     Turn,
 )
 
@@ -198,13 +195,13 @@ class TrialSource:
         valid = [trajectory for group in groups for trajectory in group.valid]
         return self._inner.observe(groups) | figures_of(valid)
 
-    def state(self) -> dict[str, Any]:
-        """Give the inner source's state."""
+    def state(self) -> Record:
+        """Return the inner source's state."""
         return self._inner.state()
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
-        self._inner.restore(state)
+        self._inner.restore(stored)
 
 
 def first_messages(config: Trial, inner: Task, *, calls: int) -> tuple[Message, ...]:
@@ -359,8 +356,14 @@ class TrialEnvironment:
 
     def _attempt(self, call: Call, answer: str) -> Attempt:
         if isinstance(call, BadCall) or call.name not in self._shown:
-            return Attempt(phase=self._phase, name="", answer=answer)
-        return Attempt(phase=self._phase, name=call.name, arguments=call.arguments, answer=answer)
+            return Attempt(phase=self._phase, name="", answer=answer, failed=True)
+        return Attempt(
+            phase=self._phase,
+            name=call.name,
+            arguments=call.arguments,
+            answer=answer,
+            failed=brings_nothing(answer),
+        )
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Have the inner world score the execution phase; take off what the trial lacks."""
@@ -374,7 +377,7 @@ class TrialEnvironment:
         if not entered:
             await self._enter()
         inner = await self._world.score(executed, Stop.TURNS if self._ran_out else stop)
-        notes = TrialNotes(
+        facts = TrialFacts(
             phases=tuple(self._phases),
             note=self._note,
             attempts=tuple(self._attempts),
@@ -383,9 +386,10 @@ class TrialEnvironment:
         )
         rewards = dict(inner.rewards)
         if not self._config.strip_trial:
-            lacking = (notes.trials == 0) + (not self._note)
+            lacking = (facts.trials == 0) + (not self._note)
             rewards["format"] = 0.0 - self._config.format_weight * lacking / 2
-        return Score(rewards=rewards, notes={**inner.notes, "trial": msgspec.to_builtins(notes)})
+        outcome = msgspec.structs.replace(inner.outcome, trial=facts)
+        return Score(rewards=rewards, outcome=outcome, notes=inner.notes)
 
     async def aclose(self) -> None:
         """Free the world that is open."""

@@ -25,7 +25,8 @@ from building_answers import (
     script_builder,
 )
 from plain_sandbox import PlainSandbox
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, GoldCall, Scenario
 from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.building.build import build

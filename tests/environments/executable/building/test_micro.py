@@ -14,7 +14,8 @@ import pytest
 from building_answers import make_simulator
 from plain_sandbox import PlainSandbox
 from scripts import write_task
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.blueprint_files import read_blueprints
 from trustee.environments.executable.building.build import build

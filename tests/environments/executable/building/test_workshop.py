@@ -10,7 +10,8 @@ import pytest
 
 from building_answers import make_simulator
 from plain_sandbox import PlainSandbox
-from trustee.engine.scripted import Request, ScriptedEngine
+from trustee.engine.script import Request
+from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.building.candidate import BuildStage, Flaw, Rejected
 from trustee.environments.executable.building.workshop import BuildConfig, Workshop, side_by_side
 from trustee.types import Record

@@ -1,0 +1,100 @@
+"""What a scripted engine is asked and what it answers: a script, or improvised valid calls."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from trustee.engine.protocol import Sampling
+from trustee.errors import InputError
+from trustee.types import Adapter, Record
+
+LONGEST_LIST = 2
+"""Most items of an improvised list, where the schema asks for no more."""
+OFFERED = re.compile(r'^(\{"type": "function".*\})(?:<\|im_end\|>)?$', re.MULTILINE)
+"""Tools in a prompt, one on each line, as `ByteTokenizer` writes them."""
+WORDS = ("blue", "river", "seven", "garden", "Amara", "Lima", "note", "green")
+
+
+class Request(Record, frozen=True):
+    """What a script is asked."""
+
+    prompt: str
+    adapter: Adapter | None
+    """None: a role of the simulator; else the policy."""
+    sampling: Sampling
+    request_id: str
+
+
+Script = Callable[[Request], str | Awaitable[str]]
+
+
+def find_script(name: str) -> Any:
+    """Import the object that `engine.script` names, from the Python path.
+
+    Raises:
+        InputError: if the name is malformed, or the module or the object does not exist.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise InputError(f"engine.script {name!r}: give package.module:name, such as dice:play")
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"engine.script {name!r}: {error}; check PYTHONPATH") from error
+    if not hasattr(found, attribute):
+        raise InputError(f"engine.script {name!r}: {module} has no {attribute}")
+    return getattr(found, attribute)
+
+
+def improvise(request: Request) -> str:
+    """Answer a schema with a random value that fits it, and anything else with a call or a word.
+
+    The policy makes random calls that fit the tools' schemas, and stops calling after some replies.
+    An environment meets the messages of a real episode this way, without a model.
+    """
+    rng = random.Random(f"{request.sampling.seed} {request.request_id}")
+    if request.sampling.schema is not None:
+        return json.dumps(draw_value(json.loads(request.sampling.schema), rng))
+    offered = OFFERED.findall(request.prompt)
+    if not offered or rng.random() < 0.25:
+        return rng.choice(WORDS)
+    tool = json.loads(rng.choice(offered))["function"]
+    call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng)}
+    return f"<tool_call>{json.dumps(call)}</tool_call>"
+
+
+def draw_value(schema: Mapping[str, Any], rng: random.Random) -> Any:
+    """Draw a value that fits the common keywords of a JSON Schema."""
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return draw_value(rng.choice(schema[key]), rng)
+    kind = schema.get("type", "object")
+    match rng.choice(kind) if isinstance(kind, list) else kind:
+        case "object":
+            return {
+                name: draw_value(inner, rng)
+                for name, inner in schema.get("properties", {}).items()
+                if name in schema.get("required", ()) or rng.random() < 0.5
+            }
+        case "array":
+            least = schema.get("minItems", 0)
+            count = rng.randint(least, schema.get("maxItems", max(least, LONGEST_LIST)))
+            return [draw_value(schema.get("items", {"type": "string"}), rng) for _ in range(count)]
+        case "integer" | "number":
+            least = schema.get("minimum", 1)
+            return rng.randint(int(least), int(schema.get("maximum", least + 9)))
+        case "boolean":
+            return rng.random() < 0.5
+        case "null":
+            return None
+        case _:
+            return rng.choice(WORDS)

@@ -1,0 +1,54 @@
+"""`trustee build`: have the base of a config make tool environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.environments.executable.blueprint import Scenario
+from trustee.environments.executable.building.build import build
+from trustee.environments.executable.building.report import BuildReport
+from trustee.events import Emit
+from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.sandbox.host import ProcessSandbox
+
+
+async def run_build(
+    config: Config,
+    folder: Path,
+    *,
+    count: int,
+    seed: int,
+    scenario: Scenario | None,
+    resume: bool,
+    emit: Emit,
+) -> BuildReport:
+    """Build `count` environments into a folder; an engine that dies is started once more.
+
+    Raises:
+        InputError: if the folder holds another build, or this one and `resume` is False.
+        EngineDied: if the engine dies again; the build can be resumed.
+    """
+    model, renderer = prepare_model(config)
+    has_begun = resume
+    async with ProcessSandbox(config.sandbox) as sandbox:
+
+        async def build_with_an_engine() -> BuildReport:
+            nonlocal has_begun
+            clock = EngineClock()
+            async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
+                resuming, has_begun = has_begun, True
+                return await build(
+                    config.build,
+                    count=count,
+                    seed=seed,
+                    folder=folder,
+                    simulator=make_simulator(config, engine, renderer),
+                    sandbox=sandbox,
+                    emit=emit,
+                    scenario=scenario,
+                    resume=resuming,
+                )
+
+        return await restart_once(build_with_an_engine, emit=emit)

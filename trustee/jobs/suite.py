@@ -1,0 +1,93 @@
+"""`trustee eval --suite`: play every environment of a file with the base and with an adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.watchdog import Watchdog
+from trustee.environments.executable.blueprint_files import (
+    read_blueprints,
+    show_refused_blueprints,
+)
+from trustee.environments.executable.environment import Executable
+from trustee.environments.protocol import Services
+from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports, run_suite
+from trustee.events import Emit, Note, Stage
+from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.jobs.held_out import make_eval_player
+from trustee.runs.adapters import find_adapter
+from trustee.runs.store import Store
+from trustee.sandbox.host import ProcessSandbox
+from trustee.types import Adapter
+
+
+async def play_suite(
+    config: Config,
+    file: Path,
+    folder: Path,
+    *,
+    adapter: Path | None,
+    published: bool,
+    emit: Emit,
+) -> SuiteReports:
+    """Play a suite with the base, and with an adapter if one is given; keep every episode.
+
+    Args:
+        config: whose base, prompts and limits are used.
+        file: blueprints, in any form that `read_blueprints` takes.
+        folder: where episodes and refused rows go.
+        adapter: PEFT or run folder.
+        published: compare answers as FTRL's own code does.
+        emit: takes progress events.
+    """
+    model, renderer = prepare_model(config)
+    prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
+    world = Executable(path=str(file), published=published, prompts=prompts)
+    refused = read_blueprints(file).refused
+    if refused:
+        text = f"{len(refused)} rows of {file} are refused: {show_refused_blueprints(refused)}"
+        emit(Note(text=text))
+    policies: dict[str, Path | None] = {"base": None}
+    if adapter is not None:
+        policies["adapter"] = found = find_adapter(adapter)
+        config.engine.check_adapter(found, model, rank=config.learn.rank)
+    reports: dict[str, SuiteReport] = {}
+    async with Store(folder) as store, ProcessSandbox(config.sandbox) as sandbox:
+        store.append("refused.jsonl", refused)
+
+        async def play_with_an_engine() -> None:
+            clock = EngineClock()
+            async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
+                simulator = make_simulator(config, engine, renderer)
+                player = make_eval_player(
+                    config,
+                    engine,
+                    world=world,
+                    renderer=renderer,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    clock=clock,
+                )
+                for label in [name for name in policies if name not in reports]:
+                    version = await publish_policy(engine, policies[label], folder)
+                    name = str(policies[label] or label)
+                    emit(Stage(name=f"playing {file} with {name}"))
+                    report, played = await run_suite(
+                        world, player, policy=name, adapter=version, parallel=config.eval.parallel
+                    )
+                    store.append(f"suite-{label}.jsonl", played)
+                    reports[label] = report
+
+        await restart_once(play_with_an_engine, emit=emit)
+    return SuiteReports(reports=tuple(reports.values()))
+
+
+async def publish_policy(engine: Watchdog, found: Path | None, folder: Path) -> Adapter | None:
+    """Make an adapter known to the engine and return its version; None is the base."""
+    if found is None:
+        return None
+    await engine.load_adapter(Adapter(version=1, path=found))
+    version = Adapter(version=1, path=folder / "adapters" / "compared")
+    await engine.publish(version)
+    return version
