@@ -182,13 +182,13 @@ def test_adapter_that_cannot_be_begun_with(
     """A folder without an adapter, or with one of another rank, makes no run folder."""
     folder, start = tmp_path / "new", tmp_path / "start"
     told = (
-        f"{start} holds no adapter: neither adapter_config.json nor adapters/policy-*; give a PEFT "
-        "folder or a run folder"
+        f"{start} contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
+        "PEFT folder or a run folder"
     )
     if rank is not None:
         write_adapter(start, rank=rank)
         told = (
-            f"adapter {start} has rank 8 and learn.rank is 16; set learn.rank=8 or give another "
+            f"adapter {start} has rank 8, but learn.rank is 16; set learn.rank=8 or give another "
             "adapter"
         )
     assert told == refuse(capsys, "run", "--config", TINY, "--adapter", start, "--out", folder)
@@ -294,8 +294,7 @@ def test_view_filters_are_checked(
 def test_view_of_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A folder without episodes is refused by name."""
     assert (
-        f"{tmp_path} holds no episodes.jsonl that can be read (No such file or directory); give a "
-        "run folder"
+        f"{tmp_path} has no readable episodes.jsonl (No such file or directory); give a run folder"
     ) == refuse(capsys, "view", tmp_path)
 
 
