@@ -96,14 +96,16 @@ def test_refused_adapters(tmp_path: Path) -> None:
         good, rank=8
     )
     scaled = make_adapter(tmp_path / "b", base, lora_alpha=2)
-    assert f"adapter {scaled} has an alpha of 1 times its rank, 2 is wanted" in refuse(scaled)
+    assert f"adapter {scaled} has an alpha of 1 times its rank, but must have 2 times" in refuse(
+        scaled
+    )
     assert (
         f"adapter {good} was trained on {base}: its model.layers.0.mlp.down_proj.lora_B.weight is "
-        f"4 x 2, the one that fits {wide} is 5 x 2 (model.path)"
+        f"4 x 2, but {wide} needs 5 x 2 (model.path)"
     ) == refuse(good, wide)
     ours, theirs = fingerprint_base(base)[:12], fingerprint_base(changed)[:12]
     assert (
-        f"adapter {good} was trained on {base} with weights {ours}, and {changed} has weights "
+        f"adapter {good} was trained on {base} with weights {ours}, but {changed} has weights "
         f"{theirs} (model.path)"
     ) == refuse(good, changed)
 
