@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from command_line import write_adapter
+from dice import Dice
 from scripted_program import BASE, learnt, play_with, small_config, tiny_config
 from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
@@ -91,7 +92,7 @@ def test_record_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
         return "9.9"
 
     monkeypatch.setattr("trustee.jobs.run_metadata.version", version)
-    config = msgspec.structs.replace(small_config(), env=Microworld())
+    config = msgspec.structs.replace(small_config(), env=Dice())
     record = describe_run(config)
     assert {} == record.prompts
     assert {"trustee", "python", "torch"} == record.versions.keys()
