@@ -3,7 +3,7 @@
     python bench/publish.py [--ranks 8 16 32 64] [--shape Qwen/Qwen3-8B] [--config FILE] [--json]
 
 Twice: through the real engine of a config, and without any weights for the LoRA of a full-size
-model, whose tensors are made here and go through the same calls that `trustee_publish` makes, up to
+model, whose tensors are made here and go through the same calls that `Trainer.publish` makes, up to
 the copy into the engine's own slot, which only an engine has.
 """
 

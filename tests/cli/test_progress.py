@@ -254,9 +254,6 @@ def test_json() -> None:
         {"event": "stage", "name": "training, 80 steps", "progress": 0.0},
         {"event": "episode", **played, "failed_by": "user", "failed": True},
         {
-            **{"event": "episode", **played, "failed_by": None, "failed": False},
-            "rejected": "the same call again",
-        },
             "event": "episode",
             **played,
             "failed_by": None,

@@ -268,7 +268,7 @@ async def test_a_step_that_is_not_finite_does_not_move(bench: Bench, tmp_path: P
 
 async def test_an_error_in_the_engines_process_is_told(bench: Bench, tmp_path: Path) -> None:
     """A method that fails there is an error of the run that names it; the engine goes on."""
-    with pytest.raises(RunError, match=r"^trustee_load failed in the engine's process: "):
+    with pytest.raises(RunError, match=r"^trainer.load failed in the engine's process: "):
         await bench.engine.load(tmp_path / "nowhere")
     assert (await bench.sample(None)).ids
 

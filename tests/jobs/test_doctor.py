@@ -219,7 +219,7 @@ class Dead(Patient):
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (EngineDied("the engine died during trustee_build"), None),
+        (EngineDied("the engine died during trainer.build"), None),
         (InputError("the cache cannot be read"), None),
         (RuntimeError("Engine core initialization failed."), "the engine does not start: "),
         (ValueError("No available memory for the cache blocks"), "the engine does not start: "),

@@ -110,7 +110,7 @@ async def test_an_engine_killed_in_mid_step_trains_its_groups_again(
     events, steps = await run(config, tmp_path)
     assert (1, True) == (steps, len(calls) > 3)
     text = said(events)
-    assert "the engine died during trustee_micro" in text
+    assert "the engine died during trainer.accumulate" in text
     assert "continuing after step 0" in text
     ids = episode_ids(tmp_path)
     assert len(set(ids)) == len(ids)
@@ -132,7 +132,7 @@ async def test_a_second_death_stops_the_run_resumable(
     """One restart is all; the run then goes on when it is resumed."""
     with monkeypatch.context() as patch:
         kill_at(patch, "finish", lambda count, adapter: True)
-        with pytest.raises(EngineDied, match="the engine died during trustee_finish"):
+        with pytest.raises(EngineDied, match=r"the engine died during trainer\.finish"):
             await run(short_config(), tmp_path)
     events, steps = await run(short_config("run.steps=1"), tmp_path, resume=True)
     assert 1 == steps
@@ -162,7 +162,7 @@ async def test_what_does_not_fit_goes_down_the_ladder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, changes: list[str], length: int
 ) -> None:
     """Torch's own error in the engine's process gives up one thing after another."""
-    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowTrainer")
+    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowExtension")
     monkeypatch.setenv("TRUSTEE_TEST_ROOM", str(room))
     events, steps = await run(short_config("run.steps=1"), tmp_path)
     assert 1 == steps
@@ -180,7 +180,7 @@ async def test_the_bottom_of_the_ladder_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing helps, the run stops before its first step, with all that was tried."""
-    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowTrainer")
+    monkeypatch.setattr(vllm, "EXTENSION", "narrow_trainer.NarrowExtension")
     monkeypatch.setenv("TRUSTEE_TEST_ROOM", "100")
     with pytest.raises(RunError) as caught:
         await run(short_config(), tmp_path)

@@ -782,8 +782,8 @@ async def test_full_disk_stops_the_run(tmp_path: Path) -> None:
         with raises_one(RunError) as caught:
             await train(setup.run)
     assert (
-        f"cannot write {tmp_path / 'episodes.jsonl'}: No space left on device; free the disk, then "
-        f"continue with trustee run --resume {tmp_path}"
+        f"cannot write {tmp_path / 'episodes.jsonl'}: No space left on device; free some disk "
+        f"space, then continue with trustee run --resume {tmp_path}"
     ) == str(caught[0])
 
 

@@ -217,9 +217,9 @@ def replace_by_file(place: Path) -> None:
     ("spoil", "reason"),
     [
         (spoil_byte, "files changed since they were written: base-00001.safetensors"),
-        (cut_file, "its manifest says: base-00000.safetensors"),
-        (drop_file, "its manifest says: base-00001.safetensors"),
-        (add_file, "its manifest says: other.safetensors"),
+        (cut_file, "of the wrong size: base-00000.safetensors"),
+        (drop_file, "of the wrong size: base-00001.safetensors"),
+        (add_file, "of the wrong size: other.safetensors"),
         (cut_manifest, "manifest.json cannot be read"),
         (drop_manifest, "it has no manifest.json"),
         (empty_manifest, "manifest.json cannot be read"),
@@ -425,7 +425,7 @@ async def test_keeping_a_base_says_how_it_went(
     assert calls == []
     with capture_logs() as logs:
         await BaseCache(place=tmp_path, origin="a model").keep(call)
-    assert calls == [("trustee_cache_base", str(tmp_path), "a model")]
+    assert calls == [("cache_base", str(tmp_path), "a model")]
     assert [expected] == [(line["event"], line["log_level"]) for line in logs]
 
 
@@ -471,7 +471,7 @@ async def test_the_second_start_reads_the_cache_and_says_the_same(
                 said.append(await bench.sample(None))
                 if start == 1:
                     again = tmp_path / "again"
-                    assert await engine.call("trustee_cache_base", str(again), "") == ""
+                    assert await engine.call("cache_base", str(again), "") == ""
         events.append([line["event"] for line in logs if "cache" in line["event"]])
         empty_between_samples(folder / "model.safetensors")
     assert events == [["cache_deleted", "base_cached"], ["base_from_cache"]]

@@ -160,7 +160,7 @@ class VllmEngine:
                 raise RunError(f"the engine did not start ({error}); see engine.log") from error
             undo.callback(self._llm.shutdown)
             spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
-            built = await self.call("trustee_build", msgspec.msgpack.encode(spec))
+            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
             await cache.keep(self.call)
             undo.pop_all()
             self._sockets = sockets.pop_all()
@@ -228,6 +228,10 @@ class VllmEngine:
             EngineDied: if the engine is gone.
             RunError: if the method failed there.
         """
+        return await self._send(method, "trustee_call", method, *args)
+
+    async def _send(self, what: str, name: str, *args: Any) -> Any:
+        """Call a method of the worker; errors say what was done."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         answers: list[Any] = []
@@ -236,16 +240,16 @@ class VllmEngine:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancel_at_death, self._process, tasks.cancel_scope)
             try:
-                answers = await self._llm.collective_rpc(method, args=args)
+                answers = await self._llm.collective_rpc(name, args=args)
             except EngineDeadError as error:
                 death = error
             except Exception as error:  # noqa: BLE001 - vLLM gives its child's errors no class
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
-            raise RunError(f"{method} failed in the engine's process: {failure}") from failure
+            raise RunError(f"trainer.{what} failed in the engine's process: {failure}") from failure
         if not answers:
-            text = f"the engine died during {method}; its last words are in engine.log"
+            text = f"the engine died during trainer.{what}; its last words are in engine.log"
             raise EngineDied(text) from death
         return answers[0]
 
@@ -312,7 +316,7 @@ class VllmEngine:
 
     async def publish(self, adapter: Adapter) -> None:
         """Write the trained adapter and make it known under its new name."""
-        held = await self.call("trustee_publish", adapter.version, str(adapter.path))
+        held = await self.call("publish", adapter.version, str(adapter.path))
         self._known.add(adapter.version)
         log.info("published", adapter=adapter.name, held=held)
 
@@ -325,7 +329,7 @@ class VllmEngine:
         if adapter.version not in self._known:
             raise EngineError(f"{adapter.name} is not published")
         self._known.remove(adapter.version)
-        await self.call("trustee_retire", adapter.version)
+        await self.call("retire", adapter.version)
 
     def count_running(self) -> int:
         """Count the requests under way."""
@@ -333,7 +337,7 @@ class VllmEngine:
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients."""
-        answer = await self.call("trustee_micro", msgspec.msgpack.encode(request))
+        answer = await self.call("accumulate", msgspec.msgpack.encode(request))
         report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
         if isinstance(report, MemoryReport):
             raise OutOfMemory(report.describe())
@@ -341,24 +345,24 @@ class VllmEngine:
 
     async def finish(self, request: FinishRequest) -> FinishReport:
         """Move the adapter, unless something was not finite."""
-        answer = await self.call("trustee_finish", msgspec.msgpack.encode(request))
+        answer = await self.call("finish", msgspec.msgpack.encode(request))
         return msgspec.msgpack.decode(answer, type=FinishReport)
 
     async def save(self, folder: Path) -> None:
         """Write adapter, optimiser and generator states."""
-        await self.call("trustee_save", str(folder))
+        await self.call("save", str(folder))
 
     async def load(self, folder: Path) -> None:
         """Continue from what `save` wrote."""
-        await self.call("trustee_load", str(folder))
+        await self.call("load", str(folder))
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """Take an earlier version's weights and forget the optimiser's momentum."""
-        await self.call("trustee_load_adapter", str(adapter.path))
+        await self.call("load_adapter", str(adapter.path))
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what the trainer keeps of a layer."""
-        await self.call("trustee_adjust", mode)
+        await self.call("adjust", mode)
 
     def dump_stacks(self) -> None:
         """Have the engine's process write its stacks to its error stream."""
@@ -369,15 +373,15 @@ class VllmEngine:
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Give the trainer's logprobs of a sample's sampled ids."""
         encoded = msgspec.msgpack.encode(sample)
-        return list(await self.call("trustee_logprobs", encoded, adapter))
+        return list(await self.call("logprobs", encoded, adapter))
 
     async def hash_base(self) -> str:
         """Hash every byte of the frozen weights."""
-        return str(await self.call("trustee_hash_base"))
+        return str(await self.call("hash_base"))
 
     async def memory(self) -> dict[str, int]:
         """Give the bytes that torch holds on the card."""
-        return dict(await self.call("trustee_memory"))
+        return dict(await self.call("memory"))
 
     async def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes."""

@@ -81,18 +81,15 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    check_collection_metadata(
-        folder, CollectionMetadata(player=player, collect=collection, config=config)
-    )
+    record = CollectionMetadata(player=player, collect=collection, config=config)
+    check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
         Store(folder) as store,
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_collection_metadata(
-            folder, CollectionMetadata(player=player, collect=collection, config=config)
-        )
+        write_collection_metadata(folder, record)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))

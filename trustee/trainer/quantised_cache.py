@@ -107,7 +107,7 @@ class BaseCache(Record, frozen=True):
         """
         if self.place is None or self.ready:
             return
-        failure = await call("trustee_cache_base", str(self.place), self.origin)
+        failure = await call("cache_base", str(self.place), self.origin)
         if failure:
             log.warning("base_not_cached", folder=str(self.place), reason=failure)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -22,14 +21,14 @@ from trustee.algorithm.learner import (
     add_reports,
 )
 from trustee.algorithm.loss import LossConfig, TokenLogprobs
-from trustee.trainer.extension import TrainerExtension
 from trustee.trainer.reference import keep_reference
 from trustee.trainer.shared_model import lora_config
+from trustee.trainer.trainer import Trainer
 from trustee.trainer.tree_attention import register_tree_attention
 from trustee.types import Sample
 
 
-def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Any:
+def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Trainer:
     """Make a trainer over a small random model, always the same."""
     torch.manual_seed(3)
     shape = Qwen3Config(
@@ -43,15 +42,17 @@ def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Any:
         attn_implementation=register_tree_attention(),
     )
     model = get_peft_model(Qwen3ForCausalLM(shape).to(torch.bfloat16), lora_config(8))
-    trainer: Any = TrainerExtension()
-    trainer.device = torch.device("cpu")
-    trainer.trustee_spec = TrainerSpec(folder="", learn=LearnConfig(head_chunk=7), cores=threads)
-    trainer.trustee_pool = ThreadPoolExecutor(threads)
-    trainer.trustee_model = model.train()
-    trainer.trustee_params = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trainer.trustee_params:
-        parameter.data = torch.randn_like(parameter.data, dtype=torch.float32) * 0.1
-    trainer.trustee_adjust(mode)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter.data, dtype=torch.float32) * 0.1
+    trainer = Trainer(
+        TrainerSpec(folder="", learn=LearnConfig(optimizer="adamw", head_chunk=7), cores=threads),
+        model.train(),
+        device=torch.device("cpu"),
+        worker=None,
+    )
+    trainer.block = 0
+    trainer.adjust(mode)
     return trainer
 
 
@@ -76,9 +77,9 @@ def make_micro(*, kl_coef: float = 0.0, **changes: Any) -> MicroRequest:
     return msgspec.structs.replace(request, **changes)
 
 
-def gradients(trainer: Any) -> list[torch.Tensor]:
+def gradients(trainer: Trainer) -> list[torch.Tensor]:
     """Give what was gathered."""
-    return [parameter.grad for parameter in trainer.trustee_params]
+    return [parameter.grad for parameter in trainer.params]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 6, 50])
@@ -86,8 +87,8 @@ def test_threads_gather_the_same_gradients(threads: int) -> None:
     """Two micro-batches on several threads add up to what one thread gathers."""
     alone, shared = make_trainer(threads=1), make_trainer(threads=threads)
     for _ in range(2):
-        expected = alone.trustee_accumulate(make_micro())
-        given = shared.trustee_accumulate(make_micro())
+        expected = alone.gather(make_micro())
+        given = shared.gather(make_micro())
     assert (85, expected.tokens) == (given.tokens, 85)
     assert expected.loss == pytest.approx(given.loss, rel=2e-2, abs=1e-3)
     assert expected.gap_abs_sum == pytest.approx(given.gap_abs_sum, rel=1e-2)
@@ -100,11 +101,10 @@ def test_threads_gather_the_same_gradients(threads: int) -> None:
 def test_warming_up_leaves_nothing_behind() -> None:
     """Kernels have run, both kinds of attention among them, and no gradient is left."""
     trainer, untouched = make_trainer(threads=1), make_trainer(threads=1)
-    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
-    trainer.trustee_warm()
-    assert [None] * len(trainer.trustee_params) == gradients(trainer)
-    trainer.trustee_accumulate(make_micro())
-    untouched.trustee_accumulate(make_micro())
+    trainer.warm()
+    assert [None] * len(trainer.params) == gradients(trainer)
+    trainer.gather(make_micro())
+    untouched.gather(make_micro())
     for left, right in zip(gradients(trainer), gradients(untouched), strict=True):
         assert torch.equal(left, right)
 
@@ -118,18 +118,17 @@ def test_a_pass_that_does_not_fit_is_reported(
 ) -> None:
     """Whoever ran out, the step's gradients are dropped and the answer says what was asked."""
     trainer = make_trainer(threads=1)
-    trainer.trustee_opt = torch.optim.AdamW(trainer.trustee_params)
-    trainer.trustee_accumulate(make_micro())
+    trainer.gather(make_micro())
 
     def fail(batch: Batch) -> TokenLogprobs:
         raise error
 
-    monkeypatch.setattr(trainer, "trustee_forward", fail)
-    answer = trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+    monkeypatch.setattr(trainer, "forward", fail)
+    answer = trainer.accumulate(msgspec.msgpack.encode(make_micro()))
     report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
     assert isinstance(report, MemoryReport)
     assert report.asked == str(error).partition("\n")[0]
-    assert [None] * len(trainer.trustee_params) == gradients(trainer)
+    assert [None] * len(trainer.params) == gradients(trainer)
 
 
 def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,16 +138,16 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch
     def fail(batch: Batch) -> TokenLogprobs:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(trainer, "trustee_forward", fail)
+    monkeypatch.setattr(trainer, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes"):
-        trainer.trustee_micro(msgspec.msgpack.encode(make_micro()))
+        trainer.accumulate(msgspec.msgpack.encode(make_micro()))
 
 
 def test_an_adapter_is_named_as_peft_names_it() -> None:
     """What is published has PEFT's own names and values."""
     trainer = make_trainer(threads=1)
-    given = trainer.trustee_tensors()
-    expected = get_peft_model_state_dict(trainer.trustee_model)
+    given = trainer.tensors()
+    expected = get_peft_model_state_dict(trainer.model)
     assert sorted(expected) == sorted(given)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
@@ -182,19 +181,19 @@ def test_what_members_have_in_common_is_computed_once(
 ) -> None:
     """A group gives the figures and gradients of its members one by one, from fewer ids."""
     alone, together = make_trainer(threads=1), make_trainer(threads=1, mode=mode)
-    together.trustee_block = block
+    together.block = block
     group = make_group()
     seen: list[int] = []
-    forward = together.trustee_forward
+    forward = together.forward
 
     def count(batch: Batch) -> TokenLogprobs:
         seen.append(len(batch.ids_T))
         given: TokenLogprobs = forward(batch)
         return given
 
-    together.trustee_forward = count
-    apart = [alone.trustee_accumulate(make_micro(samples=(sample,))) for sample in group]
-    report = together.trustee_accumulate(make_micro(samples=group))
+    together.forward = count  # type: ignore[method-assign]
+    apart = [alone.gather(make_micro(samples=(sample,))) for sample in group]
+    report = together.gather(make_micro(samples=group))
     assert [16 + 5 + 3 + 8 + 2 + 6 + 9] == seen
     expected = add_reports(apart)
     assert (43, expected.tokens) == (report.tokens, 43)
@@ -214,18 +213,18 @@ def test_what_must_stay_together_does(
 ) -> None:
     """Checkpoints and the reference pass have state for all: then one thread does it all."""
     trainer = make_trainer(threads=4, mode=mode)
-    assert shares == trainer.trustee_shares(make_micro(kl_coef=kl_coef))
+    assert shares == trainer.count_shares(make_micro(kl_coef=kl_coef))
 
 
-def logprobs_of(trainer: Any, sample: Sample) -> torch.Tensor:
+def logprobs_of(trainer: Trainer, sample: Sample) -> torch.Tensor:
     """Give what the trainer thinks of a sample's sampled ids, adapter on."""
     request = msgspec.msgpack.encode(sample)
-    return torch.tensor(trainer.trustee_logprobs(request, True), dtype=torch.float64)
+    return torch.tensor(trainer.logprobs(request, True), dtype=torch.float64)
 
 
-def shift(trainer: Any, by: float) -> None:
+def shift(trainer: Trainer, by: float) -> None:
     """Move the adapter by hand."""
-    for parameter in trainer.trustee_params:
+    for parameter in trainer.params:
         parameter.data = parameter.data + by
 
 
@@ -234,43 +233,43 @@ def test_divergence_is_from_the_reference(kept: bool) -> None:
     """The KL term is k3 between the trained policy and its start, or the base without one."""
     trainer = make_trainer(threads=1)
     if kept:
-        trainer.trustee_reference = keep_reference(trainer.trustee_params)
+        trainer.reference = keep_reference(trainer.params)
     sample = make_micro().samples[0]
     start = logprobs_of(trainer, sample)
     bare = torch.tensor(
-        trainer.trustee_logprobs(msgspec.msgpack.encode(sample), False), dtype=torch.float64
+        trainer.logprobs(msgspec.msgpack.encode(sample), False), dtype=torch.float64
     )
     shift(trainer, 0.02)
     trained = logprobs_of(trainer, sample)
     difference = trained - (start if kept else bare)
     expected = float(((-difference).exp() + difference - 1).sum())
-    report = trainer.trustee_accumulate(make_micro(kl_coef=0.1, samples=(sample,)))
+    report = trainer.gather(make_micro(kl_coef=0.1, samples=(sample,)))
     assert expected == pytest.approx(report.kl_sum, rel=1e-4)
     assert expected > 1e-3
     without = make_micro(samples=(sample,), learn=False)
-    plain = trainer.trustee_accumulate(without)
+    plain = trainer.gather(without)
     assert plain.loss + 0.1 * expected / 85 == pytest.approx(report.loss, rel=1e-4)
 
 
 def test_divergence_from_the_start_is_nothing_at_the_start() -> None:
     """In bf16, as both are used, the adapter and the reference made of it say the same."""
     trainer = make_trainer(threads=1)
-    trainer.trustee_reference = keep_reference(trainer.trustee_params)
-    assert 0.0 == trainer.trustee_accumulate(make_micro(kl_coef=0.1)).kl_sum
+    trainer.reference = keep_reference(trainer.params)
+    assert 0.0 == trainer.gather(make_micro(kl_coef=0.1)).kl_sum
 
 
 def test_reference_leaves_the_adapter_alone() -> None:
     """After a step with a reference the parameters are the same tensors, with gradients."""
     trainer = make_trainer(threads=1)
-    trainer.trustee_reference = keep_reference(trainer.trustee_params)
-    kept = [tensor.clone() for tensor in trainer.trustee_reference]
+    trainer.reference = keep_reference(trainer.params)
+    kept = [tensor.clone() for tensor in trainer.reference]
     shift(trainer, 0.02)
-    before = [parameter.data for parameter in trainer.trustee_params]
+    before = [parameter.data for parameter in trainer.params]
     for _ in range(2):
-        trainer.trustee_accumulate(make_micro(kl_coef=0.1))
-    assert [p.data_ptr() for p in trainer.trustee_params] == [p.data_ptr() for p in before]
-    assert {torch.float32} == {p.grad.dtype for p in trainer.trustee_params}
-    for expected, given in zip(kept, trainer.trustee_reference, strict=True):
+        trainer.gather(make_micro(kl_coef=0.1))
+    assert [p.data_ptr() for p in trainer.params] == [p.data_ptr() for p in before]
+    assert {torch.float32} == {p.grad.dtype for p in trainer.params}
+    for expected, given in zip(kept, trainer.reference, strict=True):
         assert torch.equal(expected, given)
 
 
@@ -278,14 +277,14 @@ def test_measuring_gathers_nothing() -> None:
     """A request that is only to be measured has the figures of one that learns, no gradients."""
     trainer = make_trainer(threads=3)
     nll = LossConfig(kind="nll")
-    report = trainer.trustee_accumulate(make_micro(loss=nll, learn=False))
-    assert {None} == {parameter.grad for parameter in trainer.trustee_params}
+    report = trainer.gather(make_micro(loss=nll, learn=False))
+    assert {None} == {parameter.grad for parameter in trainer.params}
     ones = [msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples]
     total = -sum(float(logprobs_of(trainer, sample).sum()) for sample in ones)
     signed = -sum(float(logprobs_of(trainer, s).sum()) * s.advantage for s in make_micro().samples)
     assert signed / 85 == pytest.approx(report.loss, rel=2e-2, abs=1e-2)
     learnt = make_micro(loss=nll, samples=tuple(ones), learn=False)
-    assert total / 85 == pytest.approx(trainer.trustee_accumulate(learnt).loss, rel=1e-2)
+    assert total / 85 == pytest.approx(trainer.gather(learnt).loss, rel=1e-2)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -293,12 +292,12 @@ def test_sft_has_the_gradient_of_cross_entropy(threads: int) -> None:
     """The whole path gives what torch's cross entropy gives through the model."""
     trainer, other = make_trainer(threads=threads), make_trainer(threads=1)
     ones = tuple(msgspec.structs.replace(s, advantage=1.0) for s in make_micro().samples)
-    trainer.trustee_accumulate(make_micro(loss=LossConfig(kind="nll"), samples=ones))
+    trainer.gather(make_micro(loss=LossConfig(kind="nll"), samples=ones))
     for sample in ones:
         ids = torch.tensor([sample.ids])
         targets = torch.tensor([sample.ids[2:]])
         with torch.autocast("cpu", torch.bfloat16):
-            logits = other.trustee_model(input_ids=ids).logits[:, 1:-1]
+            logits = other.model(input_ids=ids).logits[:, 1:-1]
         loss = torch.nn.functional.cross_entropy(logits[0].float(), targets[0], reduction="sum")
         (loss / 85).backward()
     for left, right in zip(gradients(other), gradients(trainer), strict=True):

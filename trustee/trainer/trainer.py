@@ -1,0 +1,368 @@
+"""The trainer: gradients, optimiser and checkpoints of the adapter over the engine's weights.
+
+It runs inside the engine's process. Requests and answers are msgspec bytes or plain numbers;
+tensors never leave the process. A step is one `accumulate` per micro-batch, then `finish`.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from trustee.algorithm.batch import Batch, collate, share_out
+from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.learner import (
+    FinishReport,
+    FinishRequest,
+    MemoryReport,
+    MicroReport,
+    MicroRequest,
+    TrainerSpec,
+    add_reports,
+)
+from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
+from trustee.runs.adapters import BASE, WEIGHTS, BaseMark, fingerprint_base
+from trustee.trainer.activation_checkpointing import set_checkpointing
+from trustee.trainer.memory import Heap, cap_memory, ran_out
+from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
+from trustee.trainer.quantised_cache import write_cache
+from trustee.trainer.reference import keep_reference, swapped
+from trustee.trainer.shared_weights import (
+    held_adapters,
+    install_adapter,
+    remove_adapter,
+    tensors_of_base,
+)
+from trustee.trainer.tiling import tile_mlp, tile_norms
+from trustee.types import Sample
+
+Gradients = tuple[torch.Tensor, ...]
+
+CPU_BLOCK = 256
+"""Measured with the built-in model: 128 to 512 are alike, one call a node costs a third more."""
+
+
+class Trainer:
+    """Trains an adapter over the engine's weights; the main process calls it by method names."""
+
+    def __init__(
+        self, spec: TrainerSpec, model: PeftModel, *, device: torch.device, worker: Any
+    ) -> None:
+        self.spec = spec
+        self.model = model
+        self.device = device
+        self.mode: ActivationCheckpointing = spec.learn.activation_checkpointing
+        self.block = CPU_BLOCK if device.type == "cpu" else 0
+        """Ids of tree nodes that attend in one call; see `collate`."""
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(spec.learn, self.params)
+        self.reference: Sequence[torch.Tensor] = ()
+        """Weights of the reference policy, in the order of `params`; empty is the base."""
+        self._worker = worker
+        """vLLM's, which holds the engine's weights and adapters."""
+        self._threads = spec.learn.threads or spec.cores
+        # Always the same threads: each new one would bring memory of its own that stays.
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._heap = Heap()
+        self._base = ""
+        """Fingerprint of the base, which is written next to each adapter."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Set the model up as the spec says, and return figures about it."""
+        learn, start = self.spec.learn, self.spec.start
+        self._base = fingerprint_base(Path(self.spec.folder))
+        self.adjust(learn.activation_checkpointing)
+        tile_mlp(self.model, learn.mlp_tile)
+        tile_norms(self.model, learn.mlp_tile)
+        if start:
+            self._take(start)
+        if start and self.spec.reference:
+            self.reference = keep_reference(self.params)
+        self.warm()
+        if self.device.type == "cuda":
+            cap_memory(self.spec.memory_gib)
+        return {
+            "trainable": sum(p.numel() for p in self.params),
+            "device": str(self.device),
+            "process": os.getpid(),
+        }
+
+    def warm(self) -> None:
+        """Run a backward pass so that libraries have their workspaces before memory is capped."""
+        samples = tuple(
+            Sample(
+                ids=(0, 1, last),
+                mask=(False, False, True),
+                logprobs=(0.0, 0.0, 0.0),
+                advantage=1.0,
+                version=0,
+                trajectory_id="",
+            )
+            for last in (2, 3)
+        )
+        self.gather(MicroRequest(samples=samples, loss=LossConfig(), normaliser=1.0))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def adjust(self, mode: ActivationCheckpointing) -> None:
+        """Choose what is kept of a layer for the backward pass."""
+        self.mode = mode
+        set_checkpointing(self.model, mode=mode)
+
+    def forward(self, batch: Batch) -> TokenLogprobs:
+        """Give logprobs and entropies [N] of a batch's trained ids, in the order of the tree.
+
+        The whole forward runs under bf16 autocast, so that the fp32 adapter is rounded as the
+        engine's bf16 copy of it is.
+        """
+        model = self.model.base_model.model
+        ids_T, trained_T = batch.ids_T.to(self.device), batch.trained_T.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden_TH = model.model(
+                input_ids=ids_T[None],
+                position_ids=batch.positions_T.to(self.device)[None],
+                use_cache=False,
+                blocks=batch.attention,
+            ).last_hidden_state[0]
+            return token_logprobs(
+                hidden_TH[batch.before_T.to(self.device)[trained_T]],
+                model.lm_head.weight,
+                targets=ids_T[trained_T],
+                chunk=self.spec.learn.head_chunk,
+            )
+
+    def accumulate(self, request: bytes) -> bytes:
+        """Add one micro-batch's gradients; where it does not fit, drop all and say so."""
+        micro = msgspec.msgpack.decode(request, type=MicroRequest)
+        try:
+            return msgspec.msgpack.encode(self.gather(micro))
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            asked = str(error).partition("\n")[0][:500]
+        # Outside the handler, whose traceback keeps the tensors of the failed pass alive.
+        return msgspec.msgpack.encode(self._forget(asked))
+
+    def _forget(self, asked: str) -> MemoryReport:
+        """Drop the gradients of a step and give back what the allocator keeps."""
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type != "cuda":
+            return MemoryReport(asked=asked, allocated=0, reserved=0, free=0, total=0)
+        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        free, total = torch.cuda.mem_get_info()
+        torch.cuda.empty_cache()
+        return MemoryReport(
+            asked=asked, allocated=allocated, reserved=reserved, free=free, total=total
+        )
+
+    def gather(self, micro: MicroRequest) -> MicroReport:
+        """Add one micro-batch's gradients, if wanted; give the sums and counts of its loss.
+
+        On a CPU each thread takes a share of the samples, for threads that share one product wait
+        for each other at its end, ten times as long where something else runs on the machine.
+        """
+        if not micro.learn:
+            with torch.no_grad():
+                return self._measure(micro, micro.samples)[0]
+        shares = share_out(micro.samples, self.count_shares(micro))
+        if len(shares) == 1:
+            report, loss = self._measure(micro, shares[0])
+            loss.backward()
+            # So that what fails on a card fails here, and what is measured here is all of it.
+            self._wait()
+            return report
+
+        def differentiate(samples: Sequence[Sample]) -> tuple[MicroReport, Gradients]:
+            report, loss = self._measure(micro, samples)
+            return report, torch.autograd.grad(loss, self.params)
+
+        parts = list(self._pool.map(differentiate, shares))
+        for _, gradients in parts:
+            for parameter, gradient in zip(self.params, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return add_reports([report for report, _ in parts])
+
+    def count_shares(self, micro: MicroRequest) -> int:
+        """Say in how many shares a micro-batch may be differentiated at once."""
+        # Checkpoints share a shelf, and the reference pass changes the adapter for all.
+        alone = self.device.type != "cpu" or self.mode != "off" or micro.loss.kl_coef
+        return 1 if alone else self._threads
+
+    def _measure(
+        self, micro: MicroRequest, samples: Sequence[Sample]
+    ) -> tuple[MicroReport, torch.Tensor]:
+        """Give the figures and the loss of samples of a micro-batch."""
+        batch = collate(samples, block=self.block)
+        reference_BL = None
+        if micro.loss.kl_coef:
+            with torch.no_grad(), self._refer():
+                reference_BL = batch.spread(self.forward(batch).logprobs)
+        tokens = self.forward(batch)
+        sums = policy_loss(
+            batch.spread(tokens.logprobs),
+            batch.logprobs_BL.to(self.device),
+            mask=batch.mask_BL.to(self.device),
+            advantages=batch.advantages_B.to(self.device),
+            config=micro.loss,
+            normaliser=micro.normaliser,
+            reference_logprobs=reference_BL,
+        )
+        report = MicroReport(
+            loss=sums.loss.item(),
+            tokens=sums.tokens,
+            clipped=sums.clipped_low + sums.clipped_high + sums.clipped_dual,
+            gap_abs_sum=sums.gap_abs_sum,
+            gap_abs_max=sums.gap_abs_max,
+            gap_kl_sum=sums.gap_kl_sum,
+            kl_sum=sums.kl_sum,
+            ratio_max=sums.ratio_max,
+            entropy_sum=batch.spread(tokens.entropy).sum().item(),
+        )
+        return report, sums.loss
+
+    def _refer(self) -> AbstractContextManager[None]:
+        """Let the model speak as the reference policy."""
+        if not self.reference:
+            base: AbstractContextManager[None] = self.model.disable_adapter()
+            return base
+        return swapped(self.params, self.reference)
+
+    def finish(self, request: bytes) -> bytes:
+        """Move the adapter by the gathered gradients, unless they are not finite."""
+        finish = msgspec.msgpack.decode(request, type=FinishRequest)
+        for group in self.optimizer.param_groups:
+            group["lr"] = finish.learning_rate
+        norm = float(torch.nn.utils.clip_grad_norm_(self.params, finish.max_norm))
+        moved = math.isfinite(norm) and finish.move
+        if moved:
+            # bitsandbytes' optimisers run on the legacy default stream, the engine on its own.
+            self._wait()
+            self.optimizer.step()
+            self._wait()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cpu":
+            self._heap.trim()
+        return msgspec.msgpack.encode(FinishReport(norm=norm, moved=moved))
+
+    def _wait(self) -> None:
+        """Wait for all streams of the card."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def publish(self, version: int, folder: str) -> list[int]:
+        """Write the adapter as a PEFT folder and give it to the engine from memory.
+
+        The folder is written first: it is where the engine looks should it ever evict the adapter.
+        """
+        tensors = self.tensors()
+        self._write(folder, tensors)
+        rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        install_adapter(self._worker, version, rounded, self._describe_adapter())
+        return held_adapters(self._worker)
+
+    def _describe_adapter(self) -> dict[str, Any]:
+        """Give the adapter's PEFT config."""
+        config: dict[str, Any] = self.model.peft_config["default"].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        return config
+
+    def tensors(self) -> Tensors:
+        """Give the adapter in host memory, named as in a PEFT file.
+
+        PEFT's own function has every quantised layer of the base tell its state.
+        """
+        return {
+            name.replace(".default.", "."): parameter.detach().cpu().contiguous()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _write(self, folder: str, tensors: Tensors) -> None:
+        """Write the adapter as PEFT, vLLM and others read it."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+        (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self._base)))
+        config = self.model.peft_config["default"]
+        config.inference_mode = True
+        config.base_model_name_or_path = self.spec.folder
+        config.save_pretrained(folder)
+
+    def cache_base(self, place: str, origin: str) -> str:
+        """Write the quantised base for the next start; give what was in the way, or nothing."""
+        return write_cache(Path(place), tensors_of_base(self._worker), origin=origin)
+
+    def retire(self, version: int) -> bool:
+        """Forget a version."""
+        return remove_adapter(self._worker, version)
+
+    def save(self, folder: str) -> None:
+        """Write adapter, optimiser and generator states as safetensors."""
+        path = Path(folder)
+        self._write(str(path / "adapter"), self.tensors())
+        tensors, numbers = flatten_state(self.optimizer.state_dict()["state"])
+        tensors["rng"] = torch.get_rng_state()
+        save_file(tensors, path / "optimizer.safetensors")
+        (path / "optimizer.json").write_bytes(msgspec.json.encode(numbers))
+
+    def load(self, folder: str) -> None:
+        """Continue from what `save` wrote."""
+        path = Path(folder)
+        self._take(str(path / "adapter"))
+        tensors = load_file(path / "optimizer.safetensors", device="cpu")
+        torch.set_rng_state(tensors.pop("rng"))
+        numbers = msgspec.json.decode((path / "optimizer.json").read_bytes())
+        whole = self.optimizer.state_dict()
+        whole["state"] = unflatten_state(tensors, numbers)
+        self.optimizer.load_state_dict(whole)
+
+    def load_adapter(self, folder: str) -> None:
+        """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
+        self._take(folder)
+        self.optimizer = make_optimizer(self.spec.learn, self.params)
+
+    def _take(self, folder: str) -> None:
+        """Take an adapter's weights."""
+        tensors = load_file(Path(folder) / WEIGHTS, device=str(self.device))
+        set_peft_model_state_dict(self.model, tensors)
+
+    def logprobs(self, request: bytes, adapter: bool) -> list[float]:
+        """Give the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""
+        batch = collate([msgspec.msgpack.decode(request, type=Sample)])
+        with torch.no_grad():
+            if adapter:
+                return self.forward(batch).logprobs.tolist()
+            with self.model.disable_adapter():
+                return self.forward(batch).logprobs.tolist()
+
+    def hash_base(self) -> str:
+        """Hash every byte of the frozen weights."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.named_parameters()):
+            if not tensor.requires_grad:
+                digest.update(name.encode())
+                digest.update(
+                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                )
+        return digest.hexdigest()
+
+    def memory(self) -> dict[str, int]:
+        """Give the bytes that torch holds on the card; zeros on a CPU."""
+        if self.device.type != "cuda":
+            return {"allocated": 0, "peak": 0}
+        return {
+            "allocated": torch.cuda.memory_allocated(),
+            "peak": torch.cuda.max_memory_allocated(),
+        }
