@@ -137,11 +137,11 @@ def test_a_world_answers_for_itself() -> None:
     """Nothing asks of which kind a world is: that is what its methods are for."""
     worlds = {world.__name__ for world in get_args(PACKAGED)}
     assert [] == [
-        f"{name}:{node.lineno}"
+        f"{name} asks for {kind}"
         for name, tree in MODULES.items()
         for node in ast.walk(tree)
-        for asked in asked_kinds(node)
-        if asked in worlds
+        for kind in asked_kinds(node)
+        if kind in worlds
     ]
 
 

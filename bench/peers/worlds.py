@@ -56,7 +56,8 @@ def write_tasks(count: int) -> list[Task]:
     """
     source = MICROWORLD.source(seed=0)
     nobody: Any = None
-    tasks = [run_now(source.write(source.draw(), nobody)) for _ in range(count)]
+    specs = [source.make_spec(index) for index in range(count)]
+    tasks = [run_now(source.write(spec, nobody)) for spec in specs]
     return [
         msgspec.structs.replace(task, tools=tuple(sorted(task.tools, key=lambda tool: tool.name)))
         for task in tasks

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dice import Dice
+from finite_dice import Finite
 from scripts import (
     cast,
     hash_text,
@@ -244,7 +245,7 @@ async def test_specs_without_a_task_are_left_out() -> None:
 
 async def test_finite_source_gives_what_it_has() -> None:
     """A source with fewer drafts than were asked for is no error."""
-    tasks, _ = await run_evaluation(Dice(specs=5), lambda request: "ok")
+    tasks, _ = await run_evaluation(Finite(specs=5), lambda request: "ok")
     assert 5 == len(tasks)
 
 

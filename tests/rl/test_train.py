@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dice import Dice
+from finite_dice import Finite
 from scripts import (
     Policy,
     cast,
@@ -251,31 +252,6 @@ def gamble(request: Request) -> str:
     """Report the dice or nothing, so that the members of a group differ."""
     said = report_dice(request)
     return said if "call" in said or hash_text(request.request_id) % 3 else "no"
-
-
-class FiniteSource:
-    """A source of dice that runs dry."""
-
-    def __init__(self, inner: TaskSource, specs: int) -> None:
-        self._inner = inner
-        self._left = specs
-        self.write = inner.write
-        self.observe = inner.observe
-        self.state = inner.state
-        self.restore = inner.restore
-
-    def draw(self) -> TaskSpec | None:
-        self._left -= 1
-        return self._inner.draw() if self._left >= 0 else None
-
-
-class Finite(Dice, frozen=True):
-    """Dice with so many tasks and no more."""
-
-    specs: int = 0
-
-    def source(self, *, seed: int, held_out: bool = False) -> Any:
-        return FiniteSource(super().source(seed=seed, held_out=held_out), self.specs)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

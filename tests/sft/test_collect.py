@@ -18,7 +18,7 @@ from blueprints import make_blueprint
 from plain_sandbox import PlainSandbox
 from scripted_program import BASE, play_with, small_config
 from scripts import perfect, silent
-from trustee.config import Config
+from trustee.config import Config, decode_stored
 from trustee.engine.script import Request
 from trustee.engine.scripted import scripted_renderer
 from trustee.environments.executable.blueprint import TurnState
@@ -275,9 +275,9 @@ async def test_record_names_what_was_asked(tmp_path: Path, monkeypatch: pytest.M
     play_with(monkeypatch, perfect)
     await run(tmp_path, count=1)
     text = (tmp_path / "collection.json").read_bytes()
-    assert (
-        CollectionMetadata(player=TEACHER, collect=THRICE, config=config())
-    ) == msgspec.json.decode(text, type=CollectionMetadata)
+    assert (CollectionMetadata(player=TEACHER, collect=THRICE, config=config())) == decode_stored(
+        text, CollectionMetadata
+    )
     names = ("collection.json", "run.json", "tasks.jsonl", "episodes.jsonl")
     assert {False} == {"secret-key" in (tmp_path / name).read_text() for name in names}
 

@@ -23,10 +23,10 @@ from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import (
     Executable,
     ExecutableEnvironment,
-    is_held_out,
 )
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.protocol import Services, store_state
+from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.rollout import Limits
 from trustee.sandbox.calls import CallResult, NoSandbox, Sandbox, SandboxConfig

@@ -280,7 +280,9 @@ async def test_training_never_offers_a_reserved_pair() -> None:
     for held_out in (False, True):
         source = world.source(seed=1, held_out=held_out)
         for _ in range(12):
-            task = await source.write(source.draw(), services)
+            spec = source.draw()
+            assert spec is not None
+            task = await source.write(spec, services)
             reserved.append(is_reserved(task.tools, one_in=6))
     assert [False] * 12 + [True] * 12 == reserved
 
@@ -297,4 +299,6 @@ async def test_difficulty_follows_the_rewards(reward: float, expected: int) -> N
     failed = Trajectory(id="0/1", task_id="t", turns=(), stop=Stop.FAILED)
     group = Group(id=0, version=0, task=None, trajectories=(played, played, failed))
     assert {"difficulty": expected} == source.observe([group])
-    assert expected == source.draw().difficulty
+    spec = source.draw()
+    assert spec is not None
+    assert expected == spec.difficulty
