@@ -250,8 +250,8 @@ class Setup:
 
 def gamble(request: Request) -> str:
     """Report the dice or nothing, so that the members of a group differ."""
-    said = report_dice(request)
-    return said if "call" in said or hash_text(request.request_id) % 3 else "no"
+    reports = '"level": ' in request.prompt
+    return "no" if reports and hash_text(request.request_id) % 3 == 0 else report_dice(request)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -793,7 +793,7 @@ async def test_an_adapter_without_effect_stops_the_run(tmp_path: Path) -> None:
     setup = Setup(tmp_path, gamble, steps=5, effect_patience=2)
     with anyio.fail_after(20), raises_one(RunError) as caught:
         await setup.train()
-    assert str(caught[0]).startswith("2 versions in a row, the last policy-")
+    assert str(caught[0]).startswith("2 versions in a row, the last policy-000002, answered")
     assert 2 == setup.run.versions.version
 
 
