@@ -54,7 +54,7 @@ def find_script(name: str) -> Any:
 def improvise(request: Request) -> str:
     """Answer a schema with a random value that fits it, and anything else with a call or a word.
 
-    The policy makes random calls that fit the tools' schemas, with words of the user's last message,
+    The policy makes random calls that fit the tools' schemas, with words of the last user message,
     and stops calling after some replies.
     An environment meets the messages of a real episode this way, without a model.
     """
