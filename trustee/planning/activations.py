@@ -47,13 +47,13 @@ class LayerWork(Record, frozen=True):
     adapter_tiled: int
     """The same while one tile of the MLP is at work."""
 
-    def keep(self, positions: int, *, tile: int) -> int:
-        """Give the bytes that autograd keeps of the layer; `tile` 0 takes all positions at once."""
+    def keep(self, positions: int, *, tile: int | None) -> int:
+        """Return the bytes that autograd keeps of the layer; without a tile it is computed at once."""
         return positions * (self.saved_tiled if is_tiled(positions, tile) else self.saved)
 
-    def peak(self, positions: int, *, tile: int) -> int:
-        """Give the bytes of the worst moment; `tile` 0 takes all positions at once."""
-        if not is_tiled(positions, tile):
+    def peak(self, positions: int, *, tile: int | None) -> int:
+        """Return the bytes of the worst moment; without a tile the layer is computed at once."""
+        if tile is None or not is_tiled(positions, tile):
             return positions * self.whole + self.adapter
         return max(
             positions * self.around + self.adapter,
@@ -61,9 +61,9 @@ class LayerWork(Record, frozen=True):
         )
 
 
-def is_tiled(positions: int, tile: int) -> bool:
+def is_tiled(positions: int, tile: int | None) -> bool:
     """Say whether so many positions are more than one tile."""
-    return 0 < tile < positions
+    return tile is not None and tile < positions
 
 
 def measure_layer(shape: ModelShape, *, rank: int, kernel: bool = True) -> LayerWork:
@@ -121,7 +121,7 @@ def count_kept(
     *,
     activation_checkpointing: ActivationCheckpointing,
     positions: int,
-    tile: int,
+    tile: int | None,
     rank: int,
 ) -> int:
     """Count the bytes that layers keep on the card for their backward passes."""
@@ -146,7 +146,7 @@ def count_layer(
     *,
     activation_checkpointing: ActivationCheckpointing,
     positions: int,
-    tile: int,
+    tile: int | None,
     rank: int,
     kernel: bool = True,
 ) -> int:
