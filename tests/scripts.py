@@ -40,6 +40,8 @@ from trustee.types import ExpectedCall, Role, Task
 Policy = Callable[[Request], str]
 Speaker = Literal["writer", "user", "tool", "judge", "policy"]
 
+ASKED_ROOM = re.compile(r"read lamp (\w+)")
+LEVEL = re.compile(r'"level": (\d+)')
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 MALFORMED = "<tool_call>{'name': look}</tool_call>"
@@ -96,6 +98,15 @@ def role_of(request: Request) -> Speaker:
     if "done" in fields:
         return "user"
     return "tool" if "changes" in fields else "judge"
+
+
+def report_dice(request: Request) -> str:
+    """Solve a task of dice: look into each room that is asked for, then report them all."""
+    rooms = ASKED_ROOM.findall(request.prompt)
+    levels = LEVEL.findall(request.prompt)
+    if not levels:
+        return write_calls([{"name": "read_lamp", "arguments": {"room": r}} for r in rooms])
+    return " ; ".join(f"lamp {r} level {n}" for r, n in zip(rooms, levels, strict=True))
 
 
 def hash_text(text: str) -> int:

@@ -6,6 +6,9 @@ import ast
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_args
+
+from trustee.environments.registry import PACKAGED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "trustee"
@@ -42,7 +45,7 @@ LONG = {
     "jobs.doctor": 410,
     "rendering.renderer": 430,
     "environments.simulated.roles": 480,
-    "environments.trial.environment": 410,
+    "environments.trial.environment": 450,
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
@@ -128,6 +131,34 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_few_modules_touch_vllm() -> None:
     """The engine has one door on each side of its process border, and parts that ours replace."""
     assert {name for name in MODULES if "vllm" in foreign_imports(name)} == ONLY_VLLM
+
+
+def test_a_world_answers_for_itself() -> None:
+    """Nothing asks of which kind a world is: that is what its methods are for."""
+    worlds = {world.__name__ for world in get_args(PACKAGED)}
+    assert [] == [
+        f"{name}:{node.lineno}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        for asked in asked_kinds(node)
+        if asked in worlds
+    ]
+
+
+def asked_kinds(node: ast.AST) -> Iterator[str]:
+    """Yield the names of the classes that `isinstance`, `type(...) is` or `case` test for."""
+    match node:
+        case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, kinds]):
+            asked: ast.AST = kinds
+        case ast.MatchClass(cls=kind):
+            asked = kind
+        case ast.Compare(left=ast.Call(func=ast.Name(id="type"))):
+            asked = node
+        case _:
+            return
+    for part in ast.walk(asked):
+        if isinstance(part, ast.Name):
+            yield part.id
 
 
 MACHINERY = ("rl", "algorithm", "trainer", "rendering", "engine")

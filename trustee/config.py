@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -24,11 +24,19 @@ from trustee.checks.config import GateConfig
 from trustee.engine.config import EngineConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.engine.watchdog import WatchdogConfig
-from trustee.environments import WorldConfig
 from trustee.environments.executable.building.workshop import BuildConfig
+from trustee.environments.protocol import World
+from trustee.environments.registry import (
+    OUTSIDE,
+    FindWorld,
+    find_loaded,
+    known_worlds,
+    loader_from,
+    world_reader,
+)
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
-from trustee.errors import InputError
+from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
 from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
@@ -37,6 +45,10 @@ from trustee.sft.train import SftConfig
 from trustee.types import Record
 
 CONFIGS = Path("configs")
+SAME = "same"
+"""What `eval_env` may be instead of a world: that of training."""
+
+Stored = TypeVar("Stored")
 
 
 class RunConfig(Record, frozen=True):
@@ -86,15 +98,16 @@ class Config(Record, frozen=True):
     engine: EngineConfig = VllmConfig()
     rollout: RolloutConfig = RolloutConfig()
     learn: LearnConfig = LearnConfig()
-    env: WorldConfig = Simulated()
+    env: World = Simulated()
+    """World of training: `kind` names one of the package, or `package.module:Class` outside it."""
     simulator: SimulatorConfig = SimulatorConfig()
     sandbox: SandboxConfig = SandboxConfig()
     build: BuildConfig = BuildConfig()
     collect: CollectConfig = CollectConfig()
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
-    eval_env: WorldConfig | Literal["same"] = "same"
-    """World of the held-out tasks; `same` is that of training."""
+    eval_env: World | None = None
+    """World of the held-out tasks; left out, or `same`, is that of training."""
     watch: WatchConfig = WatchConfig()
     gates: GateConfig = GateConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
@@ -117,7 +130,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
         raise InputError(f"{path}: not TOML: {error}") from error
     for change in changes:
         apply_change(table, change)
-    return convert(table, source=str(path))
+    return convert(table, source=str(path), find=loader_from(path.parent, Path()))
 
 
 def apply_change(table: dict[str, Any], change: str) -> None:
@@ -151,21 +164,39 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
     table = msgspec.to_builtins(config)
     for change in changes:
         apply_change(table, change)
-    return convert(table, source="--set")
+    return convert(table, source="--set", find=loader_from(Path()))
 
 
-def convert(table: dict[str, Any], *, source: str) -> Config:
+def decode_stored(data: bytes, kind: type[Stored]) -> Stored:
+    """Read a record with a config in it, such as `run.json`, without loading code for it.
+
+    Raises:
+        UntrustedWorld: if it names a world outside the package that this process has not loaded.
+        InputError: if it is not such a record.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=world_reader(find_loaded))
+    except (msgspec.DecodeError, InputError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UntrustedWorld):
+            cause = cause.__cause__
+        raise cause or InputError(str(error)) from error
+
+
+def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     """Convert a table to a checked config.
 
     Raises:
         InputError: naming the source, the key, what was given and what is allowed.
     """
+    if table.get("eval_env") == SAME:
+        del table["eval_env"]
     engine = table.setdefault("engine", {})
     if isinstance(engine, dict):
         engine.setdefault("kind", "vllm")
     drop_none(table)
     try:
-        config = msgspec.convert(table, Config)
+        config = msgspec.convert(table, Config, dec_hook=world_reader(find))
     except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{source}: {explain_conversion(str(error), table)}") from error
     room = config.engine.context - config.rollout.limits.tokens
@@ -201,8 +232,10 @@ def drop_none(table: dict[str, Any]) -> None:
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:
     """Add to a conversion error what was given and what is allowed."""
-    found = re.search(r" - at `\$\.?([\w.\[\]]*)`$", error)
-    path = found.group(1) if found else ""
+    # The parts of a path come from the innermost out, one for each world that is read by itself.
+    found = re.search(r"( - at `\$[^`]*`)+$", error)
+    parts = re.findall(r"`\$\.?([^`]*)`", found.group()) if found else []
+    path = ".".join(part for part in reversed(parts) if part)
     unknown = re.search(r"unknown field `(\w+)`", error)
     if unknown:
         key = unknown.group(1)
@@ -213,8 +246,10 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
         return f"unknown key {where}; {hint}allowed are: {', '.join(known)}"
     if not path:
         return error
-    plain = error[: error.rindex(" - at `")]
+    plain = error[: found.start()] if found else error
     choices = choices_at(path, table) if plain.startswith("Invalid") else []
+    if path == "eval_env" and isinstance(given_at(path, table), str):
+        choices = [SAME]
     allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
     off = "; none switches it off" if may_be_none(path, table) else ""
     return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}{off}"
@@ -256,13 +291,16 @@ def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
     if literals or key != "kind":
         return [word for literal in literals for word in get_args(literal)]
     holder, _, name = section.rpartition(".")
-    return [
+    kinds = [field.type for field in fields_at(holder, table) if field.encode_name == name]
+    tags = [
         option.__struct_config__.tag
-        for field in fields_at(holder, table)
-        if field.encode_name == name
-        for option in options_of(field.type)
+        for kind in kinds
+        for option in options_of(kind)
         if is_struct(option)
     ]
+    if not {World, World | None} & set(kinds):
+        return tags
+    return [*(tag for tag in tags if ":" not in tag), OUTSIDE]
 
 
 def may_be_none(path: str, table: dict[str, Any]) -> bool:
@@ -281,8 +319,8 @@ def fields_of(kinds: Sequence[Any]) -> list[msgspec.structs.FieldInfo]:
 def options_of(kind: Any) -> tuple[Any, ...]:
     """List the types that a field's type stands for."""
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
-        return get_args(kind)
-    return (kind,)
+        return tuple(option for part in get_args(kind) for option in options_of(part))
+    return known_worlds() if kind is World else (kind,)
 
 
 def is_optional(kind: Any) -> bool:

@@ -2,7 +2,8 @@
 
     TrusteeError
     ├── InputError(ValueError)      the user gave something unusable; exit code 2
-    │   └── PromptError             a prompt file and its slots disagree
+    │   ├── PromptError             a prompt file and its slots disagree
+    │   └── UntrustedWorld          a stored record names code that this call does not allow
     ├── RunError                    the run cannot go on; exit code 1
     │   ├── EngineDied              the engine's process is gone or silent; it is started once more
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
@@ -31,6 +32,10 @@ class InputError(TrusteeError, ValueError):
 
 class PromptError(InputError):
     """A prompt file and the values given for its slots disagree."""
+
+
+class UntrustedWorld(InputError):
+    """A stored record names a world outside the package that this call does not allow."""
 
 
 class RunError(TrusteeError):

@@ -62,7 +62,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_card_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     """Asking for a card without one names the command that works here."""
     assert (
-        "there is no CUDA device 0: no CUDA driver or no card was found; this works here: "
+        "there is no CUDA device 0: no CUDA driver or no GPU was found; without a GPU, run "
         "trustee run --config configs/tiny.toml"
     ) == refuse(capsys, "run", "--gpu", "0")
 
@@ -74,7 +74,7 @@ def test_card_of_another_number(
     """Cards count from 0 to one less than there are."""
     monkeypatch.setattr(cards, "count_cards", lambda: 2)
     assert (
-        f"there is no CUDA device {index}: the driver shows 2; this works here: "
+        f"there is no CUDA device {index}: the driver shows 2; without a GPU, run "
         "trustee run --config configs/tiny.toml"
     ) == refuse(capsys, "run", f"--gpu={index}")
 
@@ -182,13 +182,13 @@ def test_adapter_that_cannot_be_begun_with(
     """A folder without an adapter, or with one of another rank, makes no run folder."""
     folder, start = tmp_path / "new", tmp_path / "start"
     told = (
-        f"{start} holds no adapter: neither adapter_config.json nor adapters/policy-*; give a PEFT "
-        "folder or a run folder"
+        f"{start} contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
+        "PEFT folder or a run folder"
     )
     if rank is not None:
         write_adapter(start, rank=rank)
         told = (
-            f"adapter {start} has rank 8 and learn.rank is 16; set learn.rank=8 or give another "
+            f"adapter {start} has rank 8, but learn.rank is 16; set learn.rank=8 or give another "
             "adapter"
         )
     assert told == refuse(capsys, "run", "--config", TINY, "--adapter", start, "--out", folder)
@@ -294,8 +294,7 @@ def test_view_filters_are_checked(
 def test_view_of_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A folder without episodes is refused by name."""
     assert (
-        f"{tmp_path} holds no episodes.jsonl that can be read (No such file or directory); give a "
-        "run folder"
+        f"{tmp_path} has no readable episodes.jsonl (No such file or directory); give a run folder"
     ) == refuse(capsys, "view", tmp_path)
 
 
@@ -590,7 +589,10 @@ def test_run_on_a_card_that_has_no_room(
     """Where so little is free that no model fits, no command is offered but room is asked for."""
     show_card(monkeypatch, card_with(4.0))
     told = refuse(capfd, "run", "--config", QWEN, "--out", tmp_path / "new")
-    assert "; no setting makes it fit what is free: close what else uses the card; tr" in told
+    assert (
+        "; no setting makes it fit the free memory: close other programs that use the GPU; tr"
+        in told
+    )
     assert "it fits with" not in told
 
 
@@ -623,7 +625,7 @@ def test_run_on_a_card_that_is_too_old(
     """Where nothing helps, no command is offered."""
     show_card(monkeypatch, card_with(10.5, name="NVIDIA GeForce RTX 2080 Ti"))
     told = refuse(capfd, "run", "--config", QWEN, "--out", tmp_path / "new")
-    assert "; no setting makes it fit: use a smaller model, or a larger card of gener" in told
+    assert "; no setting makes it fit: use a smaller model, or a larger GPU of comp" in told
     assert "it fits with" not in told
 
 
@@ -695,12 +697,15 @@ def test_plan_for_the_card_that_is_here(
 @pytest.mark.parametrize(
     ("options", "start"),
     [
-        (["--card", "Voodoo 2"], "'Voodoo 2' is no known card; give one of: RTX 2080 Ti, RTX 3060"),
-        (["--vram", "5"], "a card of 5 GiB is too small; at least 8 are needed (--vram)"),
-        (["--vram", "24", "--model", "owner/none"], "no config of model 'owner/none' is at hand"),
+        (
+            ["--card", "Voodoo 2"],
+            "'Voodoo 2' is not a known GPU; give one of RTX 2080 Ti, RTX 3060",
+        ),
+        (["--vram", "5"], "a GPU with 5 GiB is too small; at least 8 GiB are needed (--vram)"),
+        (["--vram", "24", "--model", "owner/none"], "no config of model 'owner/none' was found"),
         (["--vram", "24", "--set", "engine.contxt=9"], f"{QWEN}: unknown key engine.contxt; did "),
         (["--vram", "24", "none.toml"], "none.toml: cannot be read ([Errno 2] No such file"),
-        ([], "no card was found in this machine; say for which to plan: --card 'RTX 3090' or"),
+        ([], "no GPU was found in this machine; name one to plan for with --card 'RTX 3090', or"),
     ],
 )
 def test_plan_of_what_is_not_known(
@@ -767,7 +772,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return place
 
 
-NO_CARD = "ok    card               none is used (engine.device = cpu)"
+NO_CARD = "ok    card               not used (engine.device = cpu)"
 
 
 @pytest.mark.usefixtures("no_card")
@@ -838,7 +843,7 @@ def test_doctor_on_a_card(
     assert [
         "warn  card               NVIDIA GeForce RTX 3090, driver 580.1, 4.0 of 24.0 GiB free "
         "(process 41 holds 19.0 GiB)",
-        "-> close what else uses the card",
+        "-> close other programs that use the GPU",
     ] == [line.strip() for line in lines[:2]]
     assert lines[2].startswith("fail  plan               2")
     assert [(read_config(Path(QWEN), ["run.seed=9"]), 0)] == asked
@@ -849,8 +854,8 @@ def test_doctor_on_a_card(
 @pytest.mark.parametrize(
     ("options", "start"),
     [
-        (["--gpu", "1"], "there is no CUDA device 1: no CUDA driver or no card was found; "),
-        (["--config", QWEN], "there is no CUDA device 0: no CUDA driver or no card was found; "),
+        (["--gpu", "1"], "there is no CUDA device 1: no CUDA driver or no GPU was found; "),
+        (["--config", QWEN], "there is no CUDA device 0: no CUDA driver or no GPU was found; "),
         (["--set", "run.stepps=3"], f"{TINY}: unknown key run.stepps; did you mean steps? "),
     ],
 )

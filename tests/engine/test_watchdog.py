@@ -99,7 +99,7 @@ async def test_an_engine_that_answers_nothing_is_dead(tmp_path: Path) -> None:
     outcomes = await ask(watch(tmp_path, request_seconds=0.1), ["never-1"])
     assert outcomes["never-1"].startswith(
         "EngineDied: request never-1 was not answered in 0.1 s (watchdog.request_seconds), "
-        f"nor was any other; stacks are in {tmp_path / 'stacks.txt'}"
+        f"and neither was any other; the stacks are in {tmp_path / 'stacks.txt'}"
     )
     text = (tmp_path / "stacks.txt").read_text()
     assert "0.1 s  request never-1" in text
@@ -121,7 +121,7 @@ async def test_a_hanging_call_is_named(tmp_path: Path, call: str) -> None:
         await waiting
     what = {"accumulate": "accumulate 1 samples of up to 3 ids", "finish": "finish"}[call]
     assert str(caught.value).startswith(
-        f"learn: {what} did not end in 0.2 s (watchdog.call_seconds); stacks are in"
+        f"learn: {what} did not finish in 0.2 s (watchdog.call_seconds); the stacks are in"
     )
     assert f"s  learn: {what}" in (tmp_path / "stacks.txt").read_text()
 
@@ -129,7 +129,7 @@ async def test_a_hanging_call_is_named(tmp_path: Path, call: str) -> None:
 async def test_a_hanging_step_is_named(tmp_path: Path) -> None:
     """A step whose calls all end may still take too long."""
     dog = watch(tmp_path, step_seconds=0.05)
-    with pytest.raises(EngineDied, match=r"^step 7 did not end in 0\.05 s"), dog.step(7):
+    with pytest.raises(EngineDied, match=r"^step 7 did not finish in 0\.05 s"), dog.step(7):
         await anyio.sleep(30)
 
 

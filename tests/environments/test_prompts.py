@@ -17,7 +17,6 @@ from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import (
     Criterion,
-    call_line,
     judge_prompt,
     tool_prompt,
     transcript_lines,
@@ -25,6 +24,7 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
 )
 from trustee.errors import PromptError
+from trustee.tools.values import call_line
 from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Turn
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "prompts"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dice_world import Dice
+from dice import Dice
 from scripts import (
     cast,
     hash_text,

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from scripted_program import BASE, learnt, play_with, small_config
+from trustee.environments.protocol import World
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.events import Compared, Event, Stage
@@ -75,7 +76,7 @@ def test_folder_that_is_no_adapter(tmp_path: Path, kept: list[str], missing: str
         (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
         check_adapter(tmp_path)
-    assert f"{tmp_path} is no PEFT adapter: {missing} is missing" == str(caught.value)
+    assert f"{tmp_path} is not a PEFT adapter: {missing} is missing" == str(caught.value)
 
 
 def make_run(folder: Path) -> Path:
@@ -126,6 +127,13 @@ def task(name: str, hidden: dict[str, Any]) -> Task:
     return Task(id=name, messages=(), tools=(), difficulty=1, hidden=hidden)
 
 
+class Sized(World):
+    """A world whose tasks say how many calls they need."""
+
+    def count_expected_calls(self, task: Task) -> int:
+        return int(task.hidden["size"])
+
+
 def play(name: str, reward: float | None) -> Trajectory:
     """Make an episode; without a reward it was spoiled."""
     if reward is None:
@@ -135,18 +143,13 @@ def play(name: str, reward: float | None) -> Trajectory:
 
 
 def test_split_by_calls() -> None:
-    """Both kinds of world say how many calls a task expects; failed episodes count nowhere."""
-    tasks = [
-        task("a", {"goals": [{}]}),
-        task("b", {"expected_calls": [{}]}),
-        task("c", {"goals": [{}, {}, {}]}),
-        task("d", {"expected_calls": [{}, {}, {}]}),
-        task("e", {}),
-    ]
+    """The world says how many calls a task expects; failed episodes count nowhere."""
+    sizes = {"a": 1, "b": 1, "c": 3, "d": 3, "e": 0}
+    tasks = [task(name, {"size": size}) for name, size in sizes.items()]
     base = [play("a", 1), play("b", 0), play("c", 0), play("d", 0), play("e", 1)]
     trained = [play("a", 1), play("b", 1), play("c", None), play("d", 1), play("e", -1)]
     expected = {0: (1.0, 0.0), 1: (0.5, 1.0), 3: (0.0, 1.0)}
-    split = split_by_calls(tasks, base, trained)
+    split = split_by_calls(Sized(), tasks, base=base, trained=trained)
     assert expected == split
     assert [0, 1, 3] == list(split)
 

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from command_line import write_adapter
+from dice import Dice
 from scripted_program import BASE, learnt, play_with, small_config, tiny_config
 from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
@@ -91,7 +92,7 @@ def test_record_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
         return "9.9"
 
     monkeypatch.setattr("trustee.jobs.run_metadata.version", version)
-    config = msgspec.structs.replace(small_config(), env=Microworld())
+    config = msgspec.structs.replace(small_config(), env=Dice())
     record = describe_run(config)
     assert {} == record.prompts
     assert {"trustee", "python", "torch"} == record.versions.keys()
@@ -208,7 +209,7 @@ def test_evaluation_world() -> None:
     """Held-out tasks are of their own world where one is named, else of that of training."""
     config = small_config()
     assert Microworld() == evaluation_world(config)
-    same = msgspec.structs.replace(config, eval_env="same")
+    same = msgspec.structs.replace(config, eval_env=None)
     assert isinstance(config.env, Simulated)
     assert config.env == evaluation_world(same)
 
@@ -258,7 +259,7 @@ async def test_held_out_tasks_depend_on_their_own_seed(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_held_out_tasks_of_the_simulated_world(tmp_path: Path) -> None:
     """In the world of training the writer makes them, as tasks that training never makes."""
-    config = msgspec.structs.replace(small_config("eval.tasks=3"), eval_env="same")
+    config = msgspec.structs.replace(small_config("eval.tasks=3"), eval_env=None)
     engine = ScriptedEngine(cast(silent))
     simulator = make_simulator(engine, tries=4)
     player = make_player(

@@ -15,8 +15,8 @@ from trustee.planning.cards import count_cards, require_card
 @pytest.mark.parametrize(
     ("there", "index", "found"),
     [
-        (0, 0, "no CUDA driver or no card was found"),
-        (0, -1, "no CUDA driver or no card was found"),
+        (0, 0, "no CUDA driver or no GPU was found"),
+        (0, -1, "no CUDA driver or no GPU was found"),
         (1, 1, "the driver shows 1"),
         (2, -1, "the driver shows 2"),
     ],
@@ -29,7 +29,7 @@ def test_card_that_is_not_there(
     with pytest.raises(InputError) as caught:
         require_card(index)
     assert (
-        f"there is no CUDA device {index}: {found}; this works here: "
+        f"there is no CUDA device {index}: {found}; without a GPU, run "
         "trustee run --config configs/tiny.toml"
     ) == str(caught.value)
 

@@ -24,7 +24,7 @@ from trustee.planning.machine import GIB, Finding
 CONFIGS = Path(__file__).parents[2] / "configs"
 QWEN = read_config(CONFIGS / "qwen3-8b.toml")
 NOTHING = (
-    "no setting makes it fit: use a smaller model, or a larger card of generation 8.0 "
+    "no setting makes it fit: use a smaller model, or a larger GPU of compute capability 8.0 "
     "(RTX 30, A100) or later"
 )
 
@@ -59,7 +59,7 @@ def test_no_card_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU no driver is asked."""
     monkeypatch.setattr(card_fit, "read_card", lambda index: 1 / 0)
     assert look_at_card(read_config(CONFIGS / "tiny.toml"), 0) == [
-        Finding(name="card", state="ok", why="none is used (engine.device = cpu)")
+        Finding(name="card", state="ok", why="not used (engine.device = cpu)")
     ]
 
 
@@ -78,7 +78,9 @@ def test_free_card(monkeypatch: pytest.MonkeyPatch) -> None:
     why = "NVIDIA GeForce RTX 3090, driver 580.1, 23.5 of 24.0 GiB free"
     assert Finding(name="card", state="ok", why=why) == free
     peak, tokens = plan_on(card(), QWEN).peak_gib, plan_on(card(), QWEN).kv_tokens
-    why = f"{peak:.2f} GiB at the peak, {tokens} tokens of cache, 16384 tokens of training length"
+    why = (
+        f"{peak:.2f} GiB at the peak, a KV cache of {tokens} tokens, training on up to 16384 tokens"
+    )
     assert Finding(name="plan", state="ok", why=why) == plan
 
 
@@ -91,7 +93,7 @@ def test_card_that_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
         state="warn",
         why="NVIDIA GeForce RTX 3090, driver 580.1, 15.5 of 24.0 GiB free (process 41 holds "
         "8.0 GiB, process 42)",
-        fix="close what else uses the card",
+        fix="close other programs that use the GPU",
     )
     assert "fail" == plan.state
     assert plan.fix.startswith("it fits with: trustee run --set model.path=Qwen/Qwen3-8B --set ")
@@ -107,10 +109,11 @@ def test_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch, driver: str, st
 
 
 def test_all_that_a_card_needs_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shared card with an old driver has two things to mend."""
+    """A shared card with an old driver has two things to fix."""
     found, _ = look(monkeypatch, card(free=10, driver="570.1"))
     assert found.fix == (
-        "close what else uses the card; update the driver to 580 or later, which CUDA 13 wants"
+        "close other programs that use the GPU; "
+        "update the driver to 580 or later, which CUDA 13 needs"
     )
 
 
@@ -146,7 +149,7 @@ def test_card_that_is_too_old(free: float) -> None:
 def test_card_on_which_only_room_helps() -> None:
     """Where so little is free that no model fits, others must leave."""
     full = card(free=2)
-    assert "no setting makes it fit what is free: close what else uses the card" == (
+    assert "no setting makes it fit the free memory: close other programs that use the GPU" == (
         advise(plan_on(full, QWEN), full)
     )
 
@@ -169,8 +172,8 @@ def test_unknown_small_card(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan == Finding(
         name="plan",
         state="fail",
-        why="a card of 4 GiB is too small; at least 8 are needed (--vram)",
-        fix="name another model with --set model.path=DIR, or another card with --gpu N",
+        why="a GPU with 4 GiB is too small; at least 8 GiB are needed (--vram)",
+        fix="choose another model with --set model.path=DIR, or another GPU with --gpu N",
     )
 
 
@@ -199,7 +202,7 @@ def test_model_of_a_kind_that_cannot_be_trained(tmp_path: Path) -> None:
     """A model that was found and is of another kind is refused in the words for that."""
     (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(InputError, match="is of type 'mamba'"):
+    with pytest.raises(InputError, match="has the unsupported type 'mamba'"):
         know_shape(str(tmp_path))
 
 

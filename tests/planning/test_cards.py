@@ -63,7 +63,7 @@ def test_unknown_card_is_refused_with_the_known_ones(given: str) -> None:
         choose_card(given)
     listed = ", ".join(card.name for card in CARDS)
     assert (
-        f"{given!r} is no known card; give one of: {listed}, or the size alone (--card, --vram)"
+        f"{given!r} is not a known GPU; give one of {listed} (--card), or only a size (--vram)"
     ) == str(caught.value)
 
 
@@ -72,8 +72,8 @@ def test_name_of_several_cards_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         choose_card("80gb")
     assert (
-        "'80gb' stands for several cards; give one of: A100 80GB, H100 80GB, or the size alone "
-        "(--card, --vram)"
+        "'80gb' matches several GPUs; give one of A100 80GB, H100 80GB "
+        "(--card), or only a size (--vram)"
     ) == str(caught.value)
 
 
@@ -93,7 +93,7 @@ def test_size_between_two() -> None:
 @pytest.mark.parametrize("size", [7.9, 0.0, -1.0, float("nan")])
 def test_too_small_a_card_is_refused(size: float) -> None:
     """Below 8 GiB there is nothing to plan."""
-    with pytest.raises(InputError, match="is too small; at least 8 are needed"):
+    with pytest.raises(InputError, match="is too small; at least 8 GiB are needed"):
         choose_card(size)
 
 
@@ -246,5 +246,5 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_large_a_card_is_refused() -> None:
     """A size that no card has is a mistake of units."""
-    with pytest.raises(InputError, match="there is no card of inf GiB"):
+    with pytest.raises(InputError, match="there is no GPU with inf GiB"):
         choose_card(float("inf"))

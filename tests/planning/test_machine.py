@@ -105,7 +105,7 @@ def test_wsl_is_doubtful(monkeypatch: pytest.MonkeyPatch, release: str) -> None:
     on_system(monkeypatch, release=release)
     found = look_at_system()
     assert ("system", "warn") == (found.name, found.state)
-    assert found.why.startswith(f"Linux {release}, Python 3.11.7: under WSL the card's memory may")
+    assert found.why.startswith(f"Linux {release}, Python 3.11.7: under WSL the GPU's memory may")
     assert ".wslconfig" in found.fix
     assert "prefer no sysmem fallback" in found.fix
 
@@ -182,8 +182,9 @@ def test_disk_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     found = look_at_disk(tmp_path, wanted_gib=40)
     assert (
         "warn",
-        f"39.9 GiB are free at {tmp_path}, 40 are wanted for model, cache and run",
-        "free some, or name other places with --set run.folder=DIR, HF_HOME and TRUSTEE_CACHE",
+        f"39.9 GiB are free at {tmp_path}; model, cache and run need 40",
+        "free some space, or choose other folders with --set run.folder=DIR, HF_HOME and "
+        "TRUSTEE_CACHE",
     ) == (found.state, found.why, found.fix)
 
 
@@ -201,8 +202,8 @@ def test_folder_that_cannot_be_written(
     assert look_at_disk(place, wanted_gib=1) == Finding(
         name="disk",
         state="fail",
-        why=f"{place} cannot be written",
-        fix="name another place with --set run.folder=DIR",
+        why=f"{place} is not writable",
+        fix="choose another folder with --set run.folder=DIR",
     )
 
 
@@ -268,7 +269,7 @@ def test_package_of_another_version(
         assert (given, "") == (found.why, found.fix)
     else:
         wanted = WANTED["cuda"][name]
-        assert (f"{given}; made and tested with {wanted}", "pip install 'trustee[gpu]'") == (
+        assert (f"{given}; developed and tested with {wanted}", "pip install 'trustee[gpu]'") == (
             found.why,
             found.fix,
         )

@@ -238,8 +238,8 @@ def test_card_without_bf16_gets_no_plan_that_fits() -> None:
     assert not made.fits
     assert ((), None) == (made.changes, made.after)
     assert made.notes[0] == (
-        "RTX 2080 Ti is of generation 7.5 and does not compute in bf16, which engine and trainer "
-        "need; cards from 8.0 (RTX 30, A100) do"
+        "RTX 2080 Ti has compute capability 7.5 and does not compute in bf16, which engine and "
+        "trainer need; GPUs from 8.0 (RTX 30, A100) do"
     )
 
 
@@ -249,7 +249,7 @@ def test_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan_for(qwen("model.path=Qwen/Qwen3-14B"), 8)
     assert not made.fits
     assert ((), "", None) == (made.changes, made.command, made.after)
-    assert made.notes[-1] == "no known model fits RTX 4060 8GB, whatever is changed"
+    assert made.notes[-1] == "no known model fits RTX 4060 8GB, whatever the settings"
 
 
 def test_room_is_pointed_out() -> None:
@@ -409,7 +409,7 @@ def test_text_is_a_sorted_table() -> None:
     lines = text.splitlines()
     assert fits
     assert lines[0] == (
-        "Qwen/Qwen3-8B fits RTX 4090: 22.56 of 23.50 GiB usable (24 GiB less what driver and "
+        "Qwen/Qwen3-8B fits RTX 4090: 22.56 of 23.50 GiB usable (24 GiB minus what driver and "
         "desktop keep)"
     )
     sizes = [float(line[23:31]) for line in lines if line[32:35] == "GiB"]
@@ -439,7 +439,7 @@ def test_other_model_is_planned() -> None:
 
 def test_unknown_model_is_refused() -> None:
     """A model whose sizes are not known gets no plan."""
-    with pytest.raises(InputError, match="no config of model 'owner/unknown' is at hand"):
+    with pytest.raises(InputError, match="no config of model 'owner/unknown' was found"):
         run(vram=24.0, model="owner/unknown")
 
 
@@ -463,7 +463,7 @@ def test_card_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fits
     assert text.startswith("Qwen/Qwen3-8B fits RTX 4090 with 23.49 GiB: 22.56 of 22.99 GiB")
     assert "- found NVIDIA GeForce RTX 4090, 23.99 GiB, driver 580.1" in text
-    assert "- 0.50 GiB are held by other processes (7)" in text
+    assert "- other processes hold 0.50 GiB (7)" in text
 
 
 def test_unknown_card_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,8 +480,8 @@ def test_no_card_in_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError) as caught:
         run()
     assert (
-        "no card was found in this machine; say for which to plan: --card 'RTX 3090' or --vram 24, "
-        "in GiB"
+        "no GPU was found in this machine; name one to plan for with --card 'RTX 3090', or "
+        "give its memory in GiB with --vram 24"
     ) == str(caught.value)
 
 

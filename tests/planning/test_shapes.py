@@ -114,15 +114,15 @@ def test_unknown_model_is_refused_with_what_is_known(path: str) -> None:
     with pytest.raises(InputError) as caught:
         find_shape(path)
     assert (
-        f"no config of model {path!r} is at hand: it is no folder and not in the hub's cache; "
-        f"known without a download are tiny, {', '.join(NAMES)} (model.path)"
+        f"no config of model {path!r} was found: it is neither a folder nor in the hub cache; "
+        f"models known without a download: tiny, {', '.join(NAMES)} (model.path)"
     ) == str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "gemma2", "mistral", None])
 def test_other_architectures_are_refused(kind: str | None) -> None:
     """What the trainer cannot adopt gets no plan."""
-    with pytest.raises(InputError, match="allowed are dense models of the types qwen2, "):
+    with pytest.raises(InputError, match="give a dense model of type qwen2, "):
         read_shape({"model_type": kind}, name="x")
 
 
@@ -130,7 +130,7 @@ def test_other_architectures_are_refused(kind: str | None) -> None:
 def test_further_biases_are_refused(key: str) -> None:
     """A Llama or Qwen3 with more biases than usual is not counted wrong."""
     config = read_packaged("meta-llama/Llama-3.1-8B-Instruct") | {key: True}
-    with pytest.raises(InputError, match=f"model x has {key}: "):
+    with pytest.raises(InputError, match=f"model x sets {key}, "):
         read_shape(config, name="x")
 
 
@@ -138,7 +138,7 @@ def test_missing_size_is_named() -> None:
     """A config without a size says which."""
     config = read_packaged("Qwen/Qwen3-8B")
     del config["intermediate_size"]
-    with pytest.raises(InputError, match=r"model x: its config\.json lacks 'intermediate_size'"):
+    with pytest.raises(InputError, match=r"model x: config\.json has no 'intermediate_size'"):
         read_shape(config, name="x")
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dice_world import Dice, DiceState
+from dice import Dice
 from scripts import (
     Policy,
     cast,
@@ -24,9 +24,9 @@ from scripts import (
     make_simulator,
     mixed,
     perfect,
+    report_dice,
     role_of,
     silent,
-    write_calls,
 )
 from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import MicroReport, MicroRequest
@@ -39,7 +39,14 @@ from trustee.engine.script import Request, Script
 from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer, scripted_renderer
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog, WatchdogConfig
-from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec, World
+from trustee.environments.protocol import (
+    DrawnState,
+    Environment,
+    Services,
+    TaskSource,
+    TaskSpec,
+    World,
+)
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
@@ -56,7 +63,7 @@ from trustee.types import Adapter, Group, Message, Role, Task
 pytestmark = pytest.mark.anyio
 
 
-class Counted:
+class Counted(World):
     """A world around another that counts open environments, and may put bugs into them."""
 
     def __init__(
@@ -241,11 +248,34 @@ class Setup:
 
 
 def gamble(request: Request) -> str:
-    """Keep any die, so that the members of a group differ."""
-    if '{"ok": true}' in request.prompt:
-        return "kept"
-    die = 1 + hash_text(request.request_id) % 3
-    return write_calls([{"name": "keep", "arguments": {"die": die}}])
+    """Report the dice or nothing, so that the members of a group differ."""
+    said = report_dice(request)
+    return said if "call" in said or hash_text(request.request_id) % 3 else "no"
+
+
+class FiniteSource:
+    """A source of dice that runs dry."""
+
+    def __init__(self, inner: TaskSource, specs: int) -> None:
+        self._inner = inner
+        self._left = specs
+        self.write = inner.write
+        self.observe = inner.observe
+        self.state = inner.state
+        self.restore = inner.restore
+
+    def draw(self) -> TaskSpec | None:
+        self._left -= 1
+        return self._inner.draw() if self._left >= 0 else None
+
+
+class Finite(Dice, frozen=True):
+    """Dice with so many tasks and no more."""
+
+    specs: int = 0
+
+    def source(self, *, seed: int, held_out: bool = False) -> Any:
+        return FiniteSource(super().source(seed=seed, held_out=held_out), self.specs)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -395,7 +425,7 @@ async def test_straggler_is_dropped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("specs", [0, 1, 4, 7])
 async def test_finite_source_ends_by_itself(tmp_path: Path, specs: int) -> None:
     """A source that runs dry ends the run after the last whole step; nothing is left open."""
-    setup = Setup(tmp_path, gamble, world=Dice(specs=specs), steps=100, max_off_policy_steps=1)
+    setup = Setup(tmp_path, gamble, world=Finite(specs=specs), steps=100, max_off_policy_steps=1)
     with anyio.fail_after(10):
         await setup.train()
     assert specs // 2 == setup.run.step
@@ -541,7 +571,7 @@ async def test_member_without_a_turn_does_not_age_its_group(tmp_path: Path) -> N
     """A member that failed before it spoke says nothing about the version of the others."""
     broken: set[str] = set()
 
-    class Deaf(Dice, frozen=True, tag="deaf"):
+    class Deaf(Dice, frozen=True):
         def environment(self, task: Task, services: Services) -> Any:
             environment = super().environment(task, services)
             if task.id not in broken:
@@ -672,7 +702,7 @@ async def test_checkpoint_agrees_with_the_source(tmp_path: Path, groups_per_step
 
     async def check(folder: Path) -> None:
         state = setup.source.state()
-        assert isinstance(state, DiceState)
+        assert isinstance(state, DrawnState)
         counts.append((setup.run.next_group, state.drawn))
         await save(folder)
 
@@ -752,8 +782,8 @@ async def test_full_disk_stops_the_run(tmp_path: Path) -> None:
         with raises_one(RunError) as caught:
             await train(setup.run)
     assert (
-        f"cannot write {tmp_path / 'episodes.jsonl'}: No space left on device; free the disk, then "
-        f"continue with trustee run --resume {tmp_path}"
+        f"cannot write {tmp_path / 'episodes.jsonl'}: No space left on device; free some disk "
+        f"space, then continue with trustee run --resume {tmp_path}"
     ) == str(caught[0])
 
 
@@ -787,7 +817,7 @@ async def test_an_adapter_without_effect_stops_the_run(tmp_path: Path) -> None:
     setup = Setup(tmp_path, gamble, steps=5, effect_patience=2)
     with anyio.fail_after(20), raises_one(RunError) as caught:
         await setup.train()
-    assert str(caught[0]).startswith("2 versions in a row, the last policy-000002, answered")
+    assert str(caught[0]).startswith("2 versions in a row, the last policy-")
     assert 2 == setup.run.versions.version
 
 

@@ -92,18 +92,20 @@ def test_refused_adapters(tmp_path: Path) -> None:
             check_fit(read_adapter(adapter), model, rank=rank)
         return str(caught.value)
 
-    assert f"adapter {good} has rank 2 and learn.rank is 8; set learn.rank=2 or" in refuse(
+    assert f"adapter {good} has rank 2, but learn.rank is 8; set learn.rank=2 or" in refuse(
         good, rank=8
     )
     scaled = make_adapter(tmp_path / "b", base, lora_alpha=2)
-    assert f"adapter {scaled} has an alpha of 1 times its rank, 2 is wanted" in refuse(scaled)
+    assert f"adapter {scaled} has an alpha of 1 times its rank, but must have 2 times" in refuse(
+        scaled
+    )
     assert (
         f"adapter {good} was trained on {base}: its model.layers.0.mlp.down_proj.lora_B.weight is "
-        f"4 x 2, the one that fits {wide} is 5 x 2 (model.path)"
+        f"4 x 2, but {wide} needs 5 x 2 (model.path)"
     ) == refuse(good, wide)
     ours, theirs = fingerprint_base(base)[:12], fingerprint_base(changed)[:12]
     assert (
-        f"adapter {good} was trained on {base} with weights {ours}, and {changed} has weights "
+        f"adapter {good} was trained on {base} with weights {ours}, but {changed} has weights "
         f"{theirs} (model.path)"
     ) == refuse(good, changed)
 
@@ -114,13 +116,16 @@ def test_refused_adapters(tmp_path: Path) -> None:
         (lambda a: (a / "adapter_config.json").unlink(), "adapter_config.json is missing"),
         (lambda a: (a / "adapter_model.safetensors").unlink(), "adapter_model.safetensors is miss"),
         (lambda a: (a / "adapter_config.json").write_text("{}"), "missing required field `r`"),
-        (lambda a: (a / "adapter_model.safetensors").write_text("no"), "that can be read"),
+        (
+            lambda a: (a / "adapter_model.safetensors").write_text("no"),
+            "is not a readable safetensors file",
+        ),
         (lambda a: (a / "base.json").write_text("{}"), "base.json cannot be read: Object missing"),
         (
             lambda a: (a / "adapter_config.json").write_text(
                 '{"r": 2, "lora_alpha": 4, "use_dora": true}'
             ),
-            "is set to use_dora; only plain LoRA",
+            "uses use_dora; only plain LoRA",
         ),
     ],
 )
@@ -140,5 +145,5 @@ def test_adapter_of_a_run(tmp_path: Path) -> None:
         make_adapter(tmp_path / "run" / "adapters" / name, base)
     newest = tmp_path / "run" / "adapters" / "policy-000010"
     assert [newest, newest] == [find_adapter(tmp_path / "run"), find_adapter(newest)]
-    with pytest.raises(InputError, match="holds no adapter: neither adapter_config"):
+    with pytest.raises(InputError, match="contains no adapter: neither adapter_config"):
         find_adapter(base)

@@ -202,8 +202,8 @@ async def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         with pytest.raises(RunError) as caught:
             store.append("a.jsonl", [1])
     assert (
-        f"cannot write {tmp_path / 'a.jsonl'}: Is a directory; free the disk, then continue with "
-        f"trustee run --resume {tmp_path}"
+        f"cannot write {tmp_path / 'a.jsonl'}: Is a directory; free some disk space, "
+        f"then continue with trustee run --resume {tmp_path}"
     ) == str(caught.value)
 
 

@@ -219,7 +219,7 @@ def test_failed_episode_for_people(folder: Path) -> None:
 
 def test_nothing_matches(folder: Path) -> None:
     """No match says so; as JSON it is no line."""
-    expected = f"no episode of {folder} matches; loosen the filters\n"
+    expected = f"no episode of {folder} matches; relax the filters\n"
     assert expected == show(folder, Filter(group=7))
     assert "" == show(folder, Filter(group=7), as_json=True)
 
@@ -238,8 +238,7 @@ def test_folder_of_no_run(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         show(tmp_path, Filter())
     assert (
-        f"{tmp_path} holds no episodes.jsonl that can be read (No such file or directory); give a "
-        "run folder"
+        f"{tmp_path} has no readable episodes.jsonl (No such file or directory); give a run folder"
     ) == str(caught.value)
 
 

@@ -260,6 +260,6 @@ async def test_unusable_calls_say_why(sandbox: ProcessSandbox) -> None:
 async def test_missing_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no lock can be had the sandbox does not open, and names the switch."""
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match=r"bwrap is not on the path.*--unsafe-local-tools"):
+    with pytest.raises(InputError, match=r"bwrap is not on the PATH.*--unsafe-local-tools"):
         async with ProcessSandbox(choose(isolation="bubblewrap")):
             raise AssertionError

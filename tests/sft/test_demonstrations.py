@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dice_world import Dice
+from dice import Dice
 from qwen_tokenizer import write_model
 from scripts import cast, make_player, make_simulator, perfect
 from trustee.algorithm.batch import to_sample

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from dice_world import TOOLS, Dice
-from scripts import make_player
+from dice import LOOK, Dice
+from scripts import ASKED_ROOM, make_player
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.hints import Hints
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.errors import EngineError, InputError
@@ -29,11 +30,10 @@ from trustee.sft.endpoint import (
     as_message,
     read_completion,
 )
-from trustee.sft.hints import Hints
 from trustee.types import Task, Trajectory
 
 pytestmark = pytest.mark.anyio
-HINTS = Hints(lines=("solution: keep 2",), secrets=())
+HINTS = Hints(lines=("solution: look twice",), secrets=())
 Said = tuple[int, dict[str, str], Any]
 """Status, headers and body of an answer."""
 
@@ -88,18 +88,17 @@ def choice(message: dict[str, Any], reason: str = "stop") -> Said:
     return 200, {}, {"choices": [{"message": message, "finish_reason": reason}]}
 
 
-def keeper(body: dict[str, Any]) -> Said:
-    """Look under all cups at once, keep the highest, say so."""
+def reporter(body: dict[str, Any]) -> Said:
+    """Look at all dice at once and report them."""
     results = [json.loads(m["content"]) for m in body["messages"] if m["role"] == "tool"]
+    (asked,) = (m["content"] for m in body["messages"] if m["role"] == "user")
+    rooms = ASKED_ROOM.findall(asked)
     if not results:
-        calls = [call("look", die=die) for die in (1, 2, 3)]
+        calls = [call("read_lamp", room=room) for room in rooms]
         return choice({"content": "let me look", "tool_calls": calls})
-    if len(results) == 3:
-        pips = [result["pips"] for result in results]
-        return choice(
-            {"content": None, "tool_calls": [call("keep", die=pips.index(max(pips)) + 1)]}
-        )
-    return choice({"content": " done "})
+    pairs = zip(rooms, results, strict=True)
+    report = " ; ".join(f"lamp {room} level {result['level']}" for room, result in pairs)
+    return choice({"content": f" {report} "})
 
 
 def call(name: str, **arguments: Any) -> dict[str, Any]:
@@ -138,27 +137,28 @@ async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Ta
 async def test_endpoint_plays_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked in OpenAI's form with the hints; what is kept is the policy's own form."""
     monkeypatch.setenv(KEY, "secret-key")
-    with serve(keeper) as server:
+    with serve(reporter) as server:
         task, trajectory = await play(server.url)
-    assert (None, {"kept": 1.0}) == (trajectory.failure, trajectory.rewards)
-    assert (["/v1/chat/completions"] * 3, ["Bearer secret-key"] * 3) == (server.paths, server.keys)
-    first, second, _ = server.asked
-    assert ("big", 0.5, [tool.schema for tool in TOOLS]) == (
+    assert (None, {"dice": 1.0}) == (trajectory.failure, trajectory.rewards)
+    assert (["/v1/chat/completions"] * 2, ["Bearer secret-key"] * 2) == (server.paths, server.keys)
+    first, second = server.asked
+    assert ("big", 0.5, [LOOK.schema]) == (
         first["model"],
         first["temperature"],
         first["tools"],
     )
     assert ["system", "user"] == [message["role"] for message in first["messages"]]
-    assert "solution: keep 2" in first["messages"][0]["content"]
+    assert "solution: look twice" in first["messages"][0]["content"]
     said = second["messages"][2]
-    assert ("let me look", ["0/0/0/0", "0/0/0/1", "0/0/0/2"]) == (
+    assert ("let me look", ["0/0/0/0", "0/0/0/1"]) == (
         said["content"],
         [one["id"] for one in said["tool_calls"]],
     )
     assert [one["id"] for one in said["tool_calls"]] == [
         message["tool_call_id"] for message in second["messages"][3:]
     ]
-    assert '{"die": 1}' == said["tool_calls"][0]["function"]["arguments"]
+    room = next(iter(task.hidden))
+    assert f'{{"room": "{room}"}}' == said["tool_calls"][0]["function"]["arguments"]
     rendered = render_demonstration(demonstrate(task, trajectory), scripted_renderer())
     ids = [id for turn in trajectory.turns for id in (*turn.rendered_ids, *turn.completion.ids)]
     assert list(rendered.ids) == ids
@@ -200,7 +200,7 @@ async def test_answers_that_cannot_be_used(
 async def test_no_key_and_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key none is sent; without a server the reason is told."""
     monkeypatch.delenv(KEY, raising=False)
-    with serve(keeper) as server:
+    with serve(reporter) as server:
         await play(server.url)
     assert {None} == set(server.keys)
     _, trajectory = await play(server.url)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trustee.sft.hints import Hints
+from trustee.environments.hints import Hints
 from trustee.sft.rejection import FilterConfig, contains, find_reject_reason
 from trustee.types import (
     Attempt,

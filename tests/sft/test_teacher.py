@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 from blueprints import make_blueprint
-from dice_world import Dice
+from dice import Dice
 from scripts import cast, make_player, make_simulator, perfect
 from trustee.algorithm.batch import to_sample
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
+from trustee.environments.hints import Hints, scalars
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.environment import Simulated
@@ -24,7 +25,6 @@ from trustee.environments.trial.environment import Trial
 from trustee.environments.trial.transforms.names import Opaque
 from trustee.environments.trial.transforms.supply import Break
 from trustee.rollout import Limits
-from trustee.sft.hints import NOTHING, Hints, hinter_of, prompts_of, scalars
 from trustee.sft.teacher import TELLTALE, TeacherPlayer, add_hints
 from trustee.types import Message, Stop, Task, ToolCall, Trajectory
 
@@ -94,7 +94,7 @@ def test_teaching_keeps_the_task() -> None:
 async def test_hints_of_worlds_with_expected_calls(world: Any) -> None:
     """The calls are told, and their arguments are secrets."""
     task = await write(world, seed=5)
-    hints = hinter_of(world)(task)
+    hints = world.hints(task)
     expected = (
         [goal["thing"] for goal in task.hidden["goals"]]
         if "goals" in task.hidden
@@ -113,7 +113,7 @@ async def test_hints_under_perturbation() -> None:
     world = Trial(inner=Microworld(), transforms=(Opaque(), Break()), prompts="tiny")
     for seed in range(5):
         task = await write(world, seed=seed)
-        lines = hinter_of(world)(task).lines
+        lines = world.hints(task).lines
         shown = {tool.name for tool in task.tools}
         calls = [line.split()[1] for line in lines if line.startswith("solution: ")]
         truths = [line.split()[1] for line in lines if line.startswith("truth: ")]
@@ -126,8 +126,8 @@ async def test_hints_under_perturbation() -> None:
 def test_a_world_of_your_own_has_no_hints() -> None:
     """The teacher of an unknown world sees what the policy sees."""
     task = Task(id="t", messages=(), tools=(), difficulty=1, hidden={"pips": [1, 2, 3]})
-    assert NOTHING == hinter_of(Dice())(task)
-    assert "simulated" == prompts_of(Dice())
+    assert Hints() == Dice().hints(task)
+    assert "simulated" == Dice().teacher_prompts()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_world_of_your_own_has_no_hints() -> None:
 )
 def test_prompt_sets(world: World, expected: str) -> None:
     """Each world says in which wording it speaks."""
-    assert expected == prompts_of(world)
+    assert expected == world.teacher_prompts()
 
 
 def test_scalars_of_arguments() -> None:
@@ -156,7 +156,7 @@ async def test_hints_of_environments_that_run(tmp_path: Path) -> None:
     told = []
     for name in ("gold", "bare"):
         world = Executable(path=str(tmp_path / name), reserve_one_in=1000)
-        told.append(hinter_of(world)(await write(world)))
+        told.append(world.hints(await write(world)))
     assert {("box dd", "403")} == {hints.secrets for hints in told}
     assert (
         'solution: find_thing {"thing": "blue key"} returns box dd',
@@ -181,6 +181,6 @@ async def test_hints_of_an_anchored_world(tmp_path: Path) -> None:
         spec = source.draw()
         assert spec is not None
         task = await source.write(spec, services(ScriptedEngine(cast(perfect))))
-        lines.append(hinter_of(world)(task).lines)
+        lines.append(world.hints(task).lines)
     assert [False, True] == ["solution: the final answer is 403" in told for told in lines]
-    assert "tiny" == prompts_of(world)
+    assert "tiny" == world.teacher_prompts()

@@ -217,9 +217,9 @@ def replace_by_file(place: Path) -> None:
     ("spoil", "reason"),
     [
         (spoil_byte, "files changed since they were written: base-00001.safetensors"),
-        (cut_file, "its manifest says: base-00000.safetensors"),
-        (drop_file, "its manifest says: base-00001.safetensors"),
-        (add_file, "its manifest says: other.safetensors"),
+        (cut_file, "of the wrong size: base-00000.safetensors"),
+        (drop_file, "of the wrong size: base-00001.safetensors"),
+        (add_file, "of the wrong size: other.safetensors"),
         (cut_manifest, "manifest.json cannot be read"),
         (drop_manifest, "it has no manifest.json"),
         (empty_manifest, "manifest.json cannot be read"),

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.simulated.environment import HiddenSimulated, Simulated
+from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.tool_sets import find_tools
 from trustee.errors import InputError
 from trustee.types import (
     BadCall,
@@ -102,7 +103,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
             '.json, or gates.false_accepts and gates.false_refuses = "none" to go without'
         )
     file = msgspec.json.decode(source.read_bytes(), type=CanaryFile)
-    offered = Simulated(prompts=prompt_set, tools=file.tools).repository().tools
+    offered = find_tools(file.tools).tools
     by_name = {tool.name: tool for tool in offered}
     return tuple(
         Known(

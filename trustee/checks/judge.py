@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import anyio
 
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
-from trustee.environments import judged_part
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.environment import judge_episode
 from trustee.environments.simulated.roles import Criterion
@@ -113,11 +111,11 @@ async def check_canaries(
         InputError: if the world's prompt set has no canaries.
         RunError: if the judge accepts or refuses too many wrongly.
     """
-    judged = judged_part(world)
-    if judged is None or not config.shows_canaries:
+    prompt_set = world.judge_prompts()
+    if prompt_set is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(judged.prompts), prompt_set=judged.prompts, simulator=simulator
+        read_canaries(prompt_set), prompt_set=prompt_set, simulator=simulator
     )
     for names, count, limit, key in (
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
@@ -131,15 +129,6 @@ async def check_canaries(
                 "raise the limit knowingly"
             )
     return verdicts
-
-
-@runtime_checkable
-class TrueWorld(Protocol):
-    """A world whose reward is the truth, and whose tasks a judge can be shown."""
-
-    def as_simulated(self, task: Task) -> Task:
-        """Give a task with what the simulated world hides of it: intent, persona, calls."""
-        ...
 
 
 async def compare_judge(
@@ -156,10 +145,10 @@ async def compare_judge(
     None where the held-out world does not know the truth, where training has no judge, or where
     there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
     """
-    judged = judged_part(training)
-    if not isinstance(held_out, TrueWorld) or judged is None:
+    prompt_set = training.judge_prompts()
+    by_id = {task.id: judged for task in tasks if (judged := held_out.as_judged(task)) is not None}
+    if prompt_set is None or not by_id:
         return None
-    by_id = {task.id: task for task in tasks}
     valid = [t for t in trajectories if t.failure is None]
     if len(valid) < FEWEST_EPISODES or config.agreement is None:
         return None
@@ -167,14 +156,14 @@ async def compare_judge(
         [
             Known(
                 name=t.id,
-                task=held_out.as_simulated(by_id[t.task_id]),
+                task=by_id[t.task_id],
                 turns=t.turns,
                 stop=t.stop,
                 good=t.reward > 0,
             )
             for t in valid
         ],
-        prompt_set=judged.prompts,
+        prompt_set=prompt_set,
         simulator=simulator,
     )
 

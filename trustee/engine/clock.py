@@ -1,7 +1,7 @@
-"""Deadlines that stand still while the engine trains.
+"""Deadlines that are paused while the engine trains.
 
-No request is answered during a training step, which may take minutes on one card; an episode that
-waits for it is not slow. So deadlines of episodes are counted on a clock that the learner stops.
+No request is answered during a training step, which may take minutes on one GPU, and an episode
+that waits for it is not slow. So episode deadlines use a clock that stops during training.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import anyio
 
 
 class EngineClock:
-    """Gives scopes with deadlines, and holds them all while it is stopped."""
+    """A pausable clock: it creates scopes with deadlines and postpones them while stopped."""
 
     def __init__(self) -> None:
         self._running: set[anyio.CancelScope] = set()
         self._held: dict[anyio.CancelScope, float] = {}
-        """Seconds left of each scope, while stopped."""
+        """Seconds left of each scope, while the clock is stopped."""
         self._stops = 0
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[anyio.CancelScope]:
-        """Cancel the block after so many seconds of running clock; `cancelled_caught` tells."""
+        """Cancel the block after `seconds` on this clock; then `cancelled_caught` is True."""
         with anyio.CancelScope() as scope:
             if self._stops:
                 self._held[scope] = seconds
@@ -39,7 +39,7 @@ class EngineClock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop the clock for the block; blocks may overlap."""
+        """Stop the clock until the block ends; such blocks may overlap."""
         self._stops += 1
         if self._stops == 1:
             now = anyio.current_time()

@@ -1,4 +1,4 @@
-"""JSON as models write it, said to the engine as a grammar."""
+"""Grammars that make the engine produce JSON in the spacing that models are used to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def json_grammar(schema: str) -> str:
-    """Turn a JSON Schema into a grammar with the separators that models write, `, ` and `: `.
+    """Return a grammar for a JSON Schema with the separators that models write, `, ` and `: `.
 
-    vLLM's own choice is between any blanks, on which a weak model spends its whole budget, and none
+    vLLM itself allows either any whitespace, on which a weak model spends its whole budget, or none
     at all, which no model was trained on.
     """
     from xgrammar import Grammar

@@ -1,4 +1,4 @@
-"""Noticing that another process has ended, without asking again and again."""
+"""Noticing the end of another process without polling."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import anyio
 
 
 async def cancel_at_death(process: int, scope: anyio.CancelScope) -> None:
-    """Cancel a scope when a process has ended; 0 is none that is known."""
+    """Cancel a scope when the process with this pid has ended; 0 means the pid is unknown."""
     if not process:
         return
     try:

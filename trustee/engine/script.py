@@ -6,7 +6,7 @@ import importlib
 import json
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from trustee.engine.protocol import Sampling
@@ -54,41 +54,44 @@ def find_script(name: str) -> Any:
 def improvise(request: Request) -> str:
     """Answer a schema with a random value that fits it, and anything else with a call or a word.
 
-    The policy makes random calls that fit the tools' schemas, and stops calling after some replies.
+    The policy makes random calls that fit the tools' schemas, with words of the last user message,
+    and stops calling after some replies.
     An environment meets the messages of a real episode this way, without a model.
     """
     rng = random.Random(f"{request.sampling.seed} {request.request_id}")
+    words = re.findall(r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0])
     if request.sampling.schema is not None:
         return json.dumps(draw_value(json.loads(request.sampling.schema), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
-        return rng.choice(WORDS)
+        return rng.choice(words or WORDS)
     tool = json.loads(rng.choice(offered))["function"]
-    call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng)}
+    call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
     return f"<tool_call>{json.dumps(call)}</tool_call>"
 
 
-def draw_value(schema: Mapping[str, Any], rng: random.Random) -> Any:
-    """Draw a value that fits the common keywords of a JSON Schema."""
+def draw_value(schema: Mapping[str, Any], rng: random.Random, words: Sequence[str] = ()) -> Any:
+    """Draw a value that fits the common keywords of a JSON Schema; a string is one of the words."""
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return rng.choice(schema["enum"])
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return draw_value(rng.choice(schema[key]), rng)
+            return draw_value(rng.choice(schema[key]), rng, words)
     kind = schema.get("type", "object")
     match rng.choice(kind) if isinstance(kind, list) else kind:
         case "object":
             return {
-                name: draw_value(inner, rng)
+                name: draw_value(inner, rng, words)
                 for name, inner in schema.get("properties", {}).items()
                 if name in schema.get("required", ()) or rng.random() < 0.5
             }
         case "array":
             least = schema.get("minItems", 0)
             count = rng.randint(least, schema.get("maxItems", max(least, LONGEST_LIST)))
-            return [draw_value(schema.get("items", {"type": "string"}), rng) for _ in range(count)]
+            inner = schema.get("items", {"type": "string"})
+            return [draw_value(inner, rng, words) for _ in range(count)]
         case "integer" | "number":
             least = schema.get("minimum", 1)
             return rng.randint(int(least), int(schema.get("maximum", least + 9)))
@@ -97,4 +100,4 @@ def draw_value(schema: Mapping[str, Any], rng: random.Random) -> Any:
         case "null":
             return None
         case _:
-            return rng.choice(WORDS)
+            return rng.choice(words or WORDS)

@@ -1,4 +1,4 @@
-"""How long one request waited, read its prompt and sampled."""
+"""How long a request was queued, prefilled and decoded."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ SPEAKERS = (Role.POLICY, Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE)
 
 
 class RequestTiming(Record, frozen=True):
-    """What became of one finished request, and when."""
+    """Times and token counts of one finished request; times are in seconds."""
 
     request_id: str
     version: int
-    """0 is the base."""
+    """Version of the policy; 0: the base."""
     prompt_tokens: int
     cached_tokens: int
     """Prompt tokens that the prefix cache already held."""
     completion_tokens: int
     arrived: float
-    """Moment at which the caller asked."""
+    """Time at which the caller sent the request."""
     queued: float
-    """Moment at which the engine's child had the request."""
+    """Time at which the engine's child process received the request."""
     queue_s: float
-    """From there until its first step began."""
+    """Duration from `queued` until its first step began."""
     prefill_s: float
-    """From there until its first token."""
+    """Duration from then until its first token."""
     decode_s: float
-    """From there until its last token; a preemption counts where it fell."""
+    """Duration from then until its last token; a preemption counts in the phase it interrupted."""
     finished: float
-    """Moment at which the caller had the completion."""
+    """Time at which the caller received the completion."""
     preemptions: int = 0
 
     @property
     def role(self) -> Role:
-        """Who spoke: roles number their requests as `<role>-<n>`, all others are the policy's."""
+        """The role that sent the request: `<role>-<n>` in its id; any other id is the policy's."""
         name, _, _ = self.request_id.rpartition("-")
         return Role(name) if name in SPEAKERS else Role.POLICY
 
     @property
     def hand_over_s(self) -> float:
-        """Seconds on the way between the processes, there and back."""
+        """Seconds spent on the way between the processes, in both directions."""
         inside = self.queue_s + self.prefill_s + self.decode_s
         return max(0.0, self.finished - self.arrived - inside)
 

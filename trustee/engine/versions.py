@@ -1,8 +1,8 @@
-"""Which versions of the policy are alive, and who still speaks with them.
+"""Which versions of the policy are live, and how many episodes still use each.
 
-An episode leases the version that is current when it begins and keeps it to its end. A version that
-is no longer current is retired when its last lease ends. Publishing waits while all of the engine's
-slots are taken, so live versions never exceed them.
+An episode leases the version that is current when it begins and keeps it until its end. A version
+that is no longer current is retired when its last lease ends. Publishing waits while all of the
+engine's slots are taken, so there are never more live versions than slots.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class Versions:
         self._leases: Counter[int] = Counter()
         self._freed = anyio.Condition()
         self.current: Adapter | None = None
-        """None is the base."""
+        """The current adapter; None: the base."""
 
     @property
     def version(self) -> int:
-        """The current version."""
+        """The number of the current version."""
         return 0 if self.current is None else self.current.version
 
     @property
     def alive(self) -> tuple[int, ...]:
-        """The versions that hold a slot, oldest first."""
+        """The versions that occupy a slot, oldest first."""
         return tuple(sorted(self._alive))
 
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Adapter | None]:
-        """Keep the version that is current now alive until the block ends."""
+        """Keep the current version live until the block ends; yield its adapter."""
         adapter = self.current
         if adapter is None:
             yield None
@@ -63,7 +63,7 @@ class Versions:
         yield
 
     async def announce(self, adapter: Adapter) -> None:
-        """Make a version that the engine knows the current one."""
+        """Make a published version the current one."""
         self._alive[adapter.version] = adapter
         self.current = adapter
         await self._retire_idle()

@@ -1,4 +1,4 @@
-"""The environment variables that vLLM is started with: some things it learns in no other way."""
+"""Environment variables for vLLM: settings that it takes in no other way."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ ON_CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TORCHDYNAMO_DISABLE": "1",
 }
-"""One thread: with more, a busy neighbour makes each barrier spin and steps 7 to 10 times slower.
-The third keeps the worker inside the engine's child instead of a third process. Without the last
-vLLM compiles a part of its sampler at the first token, which takes seconds and a C++ compiler."""
+"""One thread, because with more a busy machine makes every barrier spin and steps 7 to 10 times
+slower. The third variable keeps the worker inside the engine's child process instead of starting
+another. Without the last one vLLM compiles a part of its sampler at the first token, which takes
+seconds and needs a C++ compiler."""
 
 ON_CUDA = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-"""The other sampler is compiled at the first start, with nvcc, which few machines have, and serves
-top-k and top-p alone, which nobody here asks for."""
+"""FlashInfer's sampler would be compiled with nvcc, which few machines have, and is only used for
+top-k and top-p, which are never set here."""
 
 UNLESS_SET = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
-"""On a card: trainer and engine take turns with blocks of every size."""
+"""On a GPU, unless the user has set it: engine and trainer take turns with blocks of all sizes."""
 
 
 def set_variables(device: Literal["cpu", "cuda"]) -> None:
-    """Set them for this process and its children; must come before vLLM is imported."""
+    """Set the variables for this process and its children; call it before importing vLLM."""
     os.environ.update(ALWAYS | (ON_CPU if device == "cpu" else ON_CUDA))
     if device == "cuda":
         for name, value in UNLESS_SET.items():

@@ -1,9 +1,9 @@
-"""The watchdog: knows who waits for what, and does not let anybody wait for ever.
+"""The watchdog: records all pending calls to engine and learner, and gives each a deadline.
 
-It stands around the engine and the learner. A request or a call that outlasts its deadline is named
-in the error, beside a file of what everybody waited for and every stack of both processes. One
-request that is not answered while others are spoils its episode; if none is answered, the engine is
-dead. The clock of the episodes stands still while the learner is called.
+It wraps the engine and the learner. If a request or call exceeds its deadline, the error names it,
+and a file lists every pending call and every stack of both processes. A single request that is not
+answered while others are fails its episode; if none is answered, the engine is considered dead. The
+episodes' clock is paused during calls of the learner.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ log = structlog.get_logger()
 
 
 class WatchdogConfig(Record, frozen=True):
-    """How long anybody may wait."""
+    """Deadlines of calls to engine and learner."""
 
     request_seconds: Annotated[float, Meta(gt=0)] = 240
-    """For the engine's answer to one request, training steps not counted."""
+    """Maximum time for the engine to answer a request, without training steps."""
     call_seconds: Annotated[float, Meta(gt=0)] = 900
-    """For one call of the learner, such as the gradients of one micro-batch."""
+    """Maximum time for one call of the learner, such as the gradients of one micro-batch."""
     step_seconds: Annotated[float, Meta(gt=0)] = 7200
-    """For a whole training step with all that belongs to it."""
+    """Maximum time for a whole training step, including publishing."""
     loop_seconds: Annotated[float, Meta(gt=0)] = 60
-    """For the program's own event loop to come round; its stacks are written down after that."""
+    """Maximum time for which the event loop may be blocked before all stacks are written."""
 
 
 class Watchdog:
-    """Engine and learner, watched."""
+    """Wraps engine and learner with deadlines."""
 
     def __init__(
         self,
@@ -68,24 +68,24 @@ class Watchdog:
         self._clock = clock
         self._folder = folder
         self._interrupt = interrupt
-        """Has the engine's process write its stacks too."""
+        """Makes the engine's process write its stacks as well."""
         self._waits: dict[str, float] = {}
-        """Since when, by what is waited for."""
+        """Start time of each pending call, by description."""
         self._answered = 0
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in tokens."""
+        """Maximum length of prompt plus completion, in tokens."""
         return self._engine.context
 
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
-        """Complete `ids`, in time.
+        """Complete `ids` within the deadline.
 
         Raises:
-            EngineError: if this request alone is not answered.
-            EngineDied: if no request is.
+            EngineError: if this request is not answered in time while others are.
+            EngineDied: if no request is answered in that time.
         """
         seconds, before = self._config.request_seconds, self._answered
         with self._waiting(f"request {request_id}"):
@@ -101,15 +101,15 @@ class Watchdog:
             )
             if self._answered > before:
                 raise EngineError(f"{text}, while others were")
-            raise EngineDied(f"{text}, nor was any other; {self._dump(text)}")
+            raise EngineDied(f"{text}, and neither was any other; {self._dump(text)}")
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known."""
+        """Publish a version to the engine."""
         with self._call(f"publish {adapter.name}"):
             await self._learner.publish(adapter)
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version."""
+        """Unload a version from the engine."""
         with self._call(f"retire {adapter.name}"):
             await self._engine.retire(adapter)
 
@@ -120,27 +120,27 @@ class Watchdog:
             return await self._learner.accumulate(request)
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Move the adapter."""
+        """Apply the accumulated gradients to the adapter."""
         with self._call("finish"):
             return await self._learner.finish(request)
 
     async def save(self, folder: Path) -> None:
-        """Write what `load` needs."""
+        """Save the learner's state for `load`."""
         with self._call(f"save {folder.name}"):
             await self._learner.save(folder)
 
     async def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote."""
+        """Restore the learner's state from what `save` wrote."""
         with self._call(f"load {folder.name}"):
             await self._learner.load(folder)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Take the weights of an earlier version."""
+        """Load the weights of an earlier version into the learner."""
         with self._call(f"adopt {adapter.name}"):
             await self._learner.load_adapter(adapter)
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Choose what the trainer keeps of a layer."""
+        """Set the trainer's activation checkpointing mode."""
         with self._call(f"adjust {mode}"):
             await self._learner.adjust(mode)
 
@@ -156,7 +156,7 @@ class Watchdog:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Bound a whole training step."""
+        """Limit the time of a whole training step."""
         with self._bounded(f"step {number}", self._config.step_seconds, key="step_seconds"):
             yield
 
@@ -174,7 +174,7 @@ class Watchdog:
             with anyio.move_on_after(seconds) as deadline:
                 yield
             if deadline.cancelled_caught:
-                text = f"{what} did not end in {seconds:g} s (watchdog.{key})"
+                text = f"{what} did not finish in {seconds:g} s (watchdog.{key})"
                 raise EngineDied(f"{text}; {self._dump(text)}")
 
     @contextmanager
@@ -186,21 +186,22 @@ class Watchdog:
             del self._waits[what]
 
     def _dump(self, why: str) -> str:
-        """Write down who waits for what, and where everybody stands."""
+        """Write the pending calls and all stacks to a file; return a note of where they are."""
         path = self._folder / "stacks.txt"
         self._interrupt()
         with path.open("a", encoding="utf-8") as file:
             write_waits(file, why, self._waits)
             write_stacks(file)
         log.error("watchdog", why=why, waits=len(self._waits), stacks=str(path))
-        return f"stacks are in {path}, those of the engine's process in engine.log"
+        return f"the stacks are in {path}, those of the engine's process in engine.log"
 
     async def guard_loop(self) -> None:
-        """Write all stacks to the file if the event loop does not come round; runs for ever."""
+        """Write all stacks to a file when the event loop is blocked for too long; never returns."""
         seconds, path = self._config.loop_seconds, self._folder / "stacks.txt"
         with path.open("a", encoding="utf-8") as file:
             try:
                 while True:
+                    # Each call postpones the dump, so it happens only if this loop is blocked.
                     faulthandler.dump_traceback_later(seconds, file=file)
                     await anyio.sleep(seconds / 2)
             finally:
@@ -210,7 +211,7 @@ class Watchdog:
 
 
 def write_waits(file: TextIO, why: str, waits: dict[str, float]) -> None:
-    """Write what is waited for, the longest wait first."""
+    """Write the pending calls, longest wait first."""
     now = time.monotonic()
     file.write(f"{why}\n\nwaiting:\n")
     for what, since in sorted(waits.items(), key=lambda item: item[1]):
@@ -231,7 +232,7 @@ def write_stacks(file: TextIO) -> None:
 
 
 def awaits_of(waiting: Any) -> Iterator[tuple[str, str, int]]:
-    """Give name, file and line of a coroutine and of each that it awaits, outermost first."""
+    """Yield (name, file, line) of a coroutine and of each one it awaits, outermost first."""
     while waiting is not None:
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is not None:

@@ -14,7 +14,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.executable.environment import Executable, HiddenExecutable
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.solutions import HiddenExecutable
+from trustee.environments.hints import Hints
 from trustee.environments.protocol import (
     Environment,
     Opening,
@@ -22,18 +24,20 @@ from trustee.environments.protocol import (
     Services,
     TaskSource,
     TaskSpec,
+    World,
+    WorldConfig,
     read_state,
     store_state,
 )
 from trustee.environments.simulated.environment import HiddenSimulated, Simulated, judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import SimulatorError
-from trustee.types import Group, Message, Record, Score, Stop, Task, Trajectory, Turn
+from trustee.types import ExpectedCall, Group, Message, Record, Score, Stop, Task, Trajectory, Turn
 
 SOFT, HARD = "soft", "hard"
 
 
-class Anchored(Record, frozen=True, tag="anchored", tag_field="kind"):
+class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
     """The simulated world with an anchor."""
 
     hard: Executable
@@ -64,6 +68,45 @@ class Anchored(Record, frozen=True, tag="anchored", tag_field="kind"):
             services,
             prompt_set=self.soft.prompts,
         )
+
+    def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
+        """Check both worlds."""
+        return tuple(
+            text
+            for world in (self.soft, self.hard)
+            for text in world.check(seed=seed, held_out=held_out)
+        )
+
+    def judge_prompts(self) -> str:
+        """Return the prompt set of the simulated world's judge."""
+        return self.soft.judge_prompts()
+
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt sets of both worlds."""
+        return tuple(dict.fromkeys((*self.soft.prompt_sets(), *self.hard.prompt_sets())))
+
+    def needs_sandbox(self) -> bool:
+        """Whether tools are code: those of the anchor are."""
+        return True
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the solution as the world of the task knows it."""
+        return self._world_of(task).reference_calls(unwrap(task))
+
+    def count_expected_calls(self, task: Task) -> int:
+        """Return the count of the world of the task."""
+        return self._world_of(task).count_expected_calls(unwrap(task))
+
+    def hints(self, task: Task) -> Hints:
+        """Tell what the world of the task tells."""
+        return self._world_of(task).hints(unwrap(task))
+
+    def refuse_trial(self) -> str:
+        """Refuse a trial: an anchored task does not say which of its worlds a call is tried in."""
+        return 'kind must be a world with one kind of task inside a trial, got "anchored"'
+
+    def _world_of(self, task: Task) -> World:
+        return self.soft if task.hidden["world"] == SOFT else self.hard
 
 
 def wrap(task: Task, world: str) -> Task:

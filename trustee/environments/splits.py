@@ -1,4 +1,4 @@
-"""Which combinations of tools are kept for evaluation.
+"""Which combinations of tools, and which whole environments, are kept for evaluation.
 
 A fixed share of all pairs of tool names is reserved. Training never offers both tools of a reserved
 pair together; evaluation always does, so it tests combinations that training never saw.
@@ -11,6 +11,11 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from trustee.types import Tool
+
+
+def is_held_out(name: str, *, one_in: int) -> bool:
+    """Whether an environment with tools of its own is kept for evaluation, by its id alone."""
+    return zlib.crc32(name.encode()) % one_in == 0
 
 
 def is_reserved_pair(first: str, second: str, *, one_in: int) -> bool:

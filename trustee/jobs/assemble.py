@@ -18,7 +18,6 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
-from trustee.environments import judged_part, runs_code
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied
 from trustee.events import Emit, Note, Stage
@@ -150,7 +149,7 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
     Raises:
         InputError: if nothing on this machine can hold foreign code.
     """
-    if not (runs_code(config.env) or runs_code(evaluation_world(config))):
+    if not (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
         yield NoSandbox()
         return
     async with ProcessSandbox(config.sandbox) as sandbox:
@@ -169,9 +168,9 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     if config.run.adapter:
         start = find_adapter(Path(config.run.adapter))
         engine.check_adapter(start, folder, rank=config.learn.rank)
-    judged = judged_part(config.env)
-    if judged is not None and config.gates.shows_canaries:
-        read_canaries(judged.prompts)
+    prompt_set = config.env.judge_prompts()
+    if prompt_set is not None and config.gates.shows_canaries:
+        read_canaries(prompt_set)
     return folder, renderer
 
 

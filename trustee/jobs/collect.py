@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from trustee.config import Config
+from trustee.config import Config, decode_stored
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.engine.watchdog import Watchdog
-from trustee.environments.executable import environment as executable
-from trustee.environments.executable.blueprint_files import read_blueprints
-from trustee.environments.executable.environment import Executable
-from trustee.environments.executable.states import states_of
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.events import Emit, Stage
@@ -26,9 +22,8 @@ from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, EndpointPlayer
-from trustee.sft.hints import hinter_of, prompts_of
 from trustee.sft.teacher import Player, TeacherPlayer
-from trustee.types import Adapter, Record, Task, Trajectory
+from trustee.types import Adapter, Record, Task
 
 COLLECTION_FILE = "collection.json"
 
@@ -86,18 +81,15 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    check_collection_metadata(
-        folder, CollectionMetadata(player=player, collect=collection, config=config)
-    )
+    record = CollectionMetadata(player=player, collect=collection, config=config)
+    check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
         Store(folder) as store,
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_collection_metadata(
-            folder, CollectionMetadata(player=player, collect=collection, config=config)
-        )
+        write_collection_metadata(folder, record)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))
@@ -116,14 +108,14 @@ async def run_collection(
                 ),
                 player_of=players_of(config, player, engine, renderer),
                 adapter=adapter,
-                hinter=hinter_of(config.env) if player.teacher or player.url else None,
+                hinter=config.env.hints if player.teacher or player.url else None,
                 config=collection,
                 rollout=config.rollout,
                 seed=config.run.seed,
                 store=store,
                 emit=emit,
                 count=count,
-                states_of=states_in(config),
+                states_of=config.env.cut_states,
             )
         )
 
@@ -155,8 +147,8 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             raise InputError(f"{folder} holds a run already; name another folder")
         return
     try:
-        before = msgspec.json.decode(path.read_bytes(), type=CollectionMetadata)
-    except (msgspec.DecodeError, InputError) as error:
+        before = decode_stored(path.read_bytes(), CollectionMetadata)
+    except InputError as error:
         raise InputError(f"{path}: {error}; name another folder") from error
     for key in ("player", "collect", "config"):
         if getattr(before, key) != getattr(record, key):
@@ -172,27 +164,13 @@ def players_of(
     """Give the function that seats whoever plays a task."""
     if not (player.teacher or player.url):
         return lambda task: Player(engine, renderer)
-    hinter, prompt_set = hinter_of(config.env), prompts_of(config.env)
+    hints, prompt_set = config.env.hints, config.env.teacher_prompts()
     if not player.url:
-        return lambda task: TeacherPlayer(engine, renderer, hinter(task), prompt_set=prompt_set)
+        return lambda task: TeacherPlayer(engine, renderer, hints(task), prompt_set=prompt_set)
     endpoint = Endpoint(player.url, model=player.model, parallel=config.rollout.episodes)
     return lambda task: EndpointPlayer(
-        endpoint, renderer, hinter(task), prompt_set=prompt_set, context=config.engine.context
+        endpoint, renderer, hints(task), prompt_set=prompt_set, context=config.engine.context
     )
-
-
-def states_in(config: Config) -> Callable[[Task, Trajectory], Sequence[Record]]:
-    """Give the function that cuts an episode into states; other worlds have none."""
-    world = config.env
-    if not isinstance(world, Executable):
-        return lambda task, trajectory: ()
-    blueprints = {one.id: one for one in read_blueprints(Path(world.path)).blueprints}
-
-    def cut_states(task: Task, trajectory: Trajectory) -> Sequence[Record]:
-        name = msgspec.convert(task.hidden, executable.HiddenExecutable).blueprint
-        return states_of(trajectory, blueprints[name], published=world.published)
-
-    return cut_states
 
 
 def counts_text(counts: Counts, folder: Path) -> str:

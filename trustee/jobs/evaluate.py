@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Services
+from trustee.environments.protocol import Services, World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
@@ -124,7 +123,9 @@ async def run_comparison(
                 return tasks
 
         tasks = await restart_once(play, emit=emit)
-    comparison = compare_played(tasks, played, adapter=folder, seed=config.eval.seed)
+    comparison = compare_played(
+        tasks, played, world=evaluation_world(config), adapter=folder, seed=config.eval.seed
+    )
     emit(
         Compared(
             base=comparison.base.value,
@@ -136,7 +137,12 @@ async def run_comparison(
 
 
 def compare_played(
-    tasks: Sequence[Task], played: Mapping[str, Sequence[Trajectory]], *, adapter: Path, seed: int
+    tasks: Sequence[Task],
+    played: Mapping[str, Sequence[Trajectory]],
+    *,
+    world: World,
+    adapter: Path,
+    seed: int,
 ) -> Comparison:
     """Return the success of base and adapter on the same tasks, and the gain between them."""
     base, trained = played["base"], played["adapter"]
@@ -145,34 +151,25 @@ def compare_played(
         base=success_of(base),
         trained=success_of(trained),
         gain=gain_between(base, trained, seed=seed),
-        by_calls=split_by_calls(tasks, base, trained),
+        by_calls=split_by_calls(world, tasks, base=base, trained=trained),
         trials=pair_figures(figures_of(base), figures_of(trained)),
     )
 
 
 def split_by_calls(
-    tasks: Sequence[Task], base: Sequence[Trajectory], trained: Sequence[Trajectory]
+    world: World,
+    tasks: Sequence[Task],
+    *,
+    base: Sequence[Trajectory],
+    trained: Sequence[Trajectory],
 ) -> dict[int, tuple[float, float]]:
     """Give both shares of success for each number of expected calls."""
-    sizes = {task.id: count_calls(task.hidden) for task in tasks}
+    sizes = {task.id: world.count_expected_calls(task) for task in tasks}
 
     def share(played: Sequence[Trajectory], size: int) -> float:
         return success_of([t for t in played if sizes[t.task_id] == size]).value
 
     return {size: (share(base, size), share(trained, size)) for size in sorted(set(sizes.values()))}
-
-
-def count_calls(hidden: dict[str, Any]) -> int:
-    """Count the calls that a task needs, by what its world hides; 0 where it does not say."""
-    match hidden:
-        case {"expected_calls": calls} | {"goals": calls}:
-            return len(calls)
-        case {"unsolved": unsolved}:
-            return sum(map(len, unsolved.values()))
-        case {"hidden": inner} | {"inner": {"hidden": inner}}:
-            return count_calls(inner)
-        case _:
-            return 0
 
 
 def pair_figures(

@@ -12,7 +12,6 @@ from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
-from trustee.environments import WorldConfig
 from trustee.environments.protocol import Services, World
 from trustee.evaluation.evaluate import (
     Gain,
@@ -43,9 +42,9 @@ class RunResult(Record, frozen=True):
     seconds: float
 
 
-def evaluation_world(config: Config) -> WorldConfig:
+def evaluation_world(config: Config) -> World:
     """Give the world of the held-out tasks."""
-    return config.env if config.eval_env == "same" else config.eval_env
+    return config.env if config.eval_env is None else config.eval_env
 
 
 def make_eval_player(

@@ -10,10 +10,9 @@ from pathlib import Path
 import msgspec
 
 from trustee import __version__
-from trustee.config import Config
-from trustee.environments import prompt_sets
+from trustee.config import Config, decode_stored
 from trustee.environments.prompts import hash_prompts
-from trustee.errors import InputError
+from trustee.errors import InputError, UntrustedWorld
 from trustee.types import Record
 
 
@@ -48,7 +47,7 @@ def describe_run(config: Config) -> RunMetadata:
             continue
     prompts = {
         f"{prompt_set}/{name}": digest
-        for prompt_set in prompt_sets(config.env)
+        for prompt_set in config.env.prompt_sets()
         for name, digest in hash_prompts(prompt_set).items()
     }
     return RunMetadata(
@@ -60,17 +59,21 @@ def read_metadata(folder: Path) -> RunMetadata:
     """Read the record of an earlier run, without what it says of the sandbox's lock.
 
     A run folder may come from a stranger. Only the call at hand may switch the sandbox off
-    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`.
+    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only it may
+    load a world outside the package (`--allow-world`).
 
     Raises:
+        UntrustedWorld: if the run's world is code that this call does not allow.
         InputError: if the folder is no run folder, or was made by a program that kept other keys.
     """
     path = folder / "run.json"
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=RunMetadata)
+        record = decode_stored(path.read_bytes(), RunMetadata)
     except OSError as error:
         raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
-    except (msgspec.DecodeError, InputError) as error:
+    except UntrustedWorld as error:
+        raise UntrustedWorld(f"{path}: {error}") from error
+    except InputError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
     if record.config.sandbox.isolation != "none":
         return record

@@ -14,10 +14,8 @@ import msgspec
 
 from trustee.config import Config
 from trustee.engine.scripted import ScriptedEngine
-from trustee.environments.micro.environment import Microworld
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
-from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError
 from trustee.events import Emit, Note
 from trustee.jobs.assemble import prepare_model
@@ -103,7 +101,7 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
         InputError: if the world is not one of trials in the micro-world.
     """
     world = config.env
-    if not (isinstance(world, Trial) and isinstance(world.inner, Microworld)):
+    if not world.plays_script():
         raise InputError(
             "collect.teacher = 'script' plays trials in the micro-world alone: set env.kind = "
             "'trial' and env.inner.kind = 'microworld', or collect.teacher = 'base'"

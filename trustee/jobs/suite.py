@@ -43,8 +43,7 @@ async def play_suite(
         emit: takes progress events.
     """
     model, renderer = prepare_model(config)
-    prompts = config.env.prompts if isinstance(config.env, Executable) else "simulated"
-    world = Executable(path=str(file), published=published, prompts=prompts)
+    world = Executable(path=str(file), published=published, prompts=config.env.teacher_prompts())
     refused = read_blueprints(file).refused
     if refused:
         text = f"{len(refused)} rows of {file} are refused: {show_refused_blueprints(refused)}"

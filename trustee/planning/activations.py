@@ -1,10 +1,9 @@
-"""Bytes that one training pass needs beside the weights, per position and for each of its moments.
+"""Bytes that one training pass needs in addition to the weights.
 
-The one idea: a layer's backward pass has a few moments at which its memory can peak, and at each of
-them the live tensors can be counted. Letters: `H` hidden, `I` intermediate, `Q` all query heads,
-`K` all key heads, `R` LoRA rank. bf16 takes 2 bytes, and what norms compute takes 4. The counts are
-those of transformers' layers with PEFT's adapters under bf16 autocast, in PyTorch as it is, without
-a compiler; a test holds them against the tensors that really live.
+A layer's backward pass has a few moments at which its memory can peak, and at each of them the live
+tensors can be counted. bf16 takes 2 bytes per value, fp32 (inside norms) takes 4. The counts are
+for transformers layers with PEFT adapters under bf16 autocast, in eager PyTorch; a test compares
+them with the tensors that are really alive.
 """
 
 from __future__ import annotations
@@ -14,45 +13,46 @@ from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
 LOGIT_BYTES = 20
-"""Of one logit of a chunk in the backward pass: five fp32 tensors of the chunk's size at once."""
+"""Bytes per logit of a chunk in the backward pass: five fp32 tensors of the chunk's size."""
 ADAPTER_BYTES = 6
-"""Of one LoRA parameter of the layer at work: a bf16 copy for autocast, a fresh fp32 gradient."""
+"""Bytes per LoRA parameter of the active layer: a bf16 copy for autocast, a new fp32 gradient."""
 TILED_BYTES = 12
-"""Of one LoRA parameter of a tiled MLP: fp32 gradients of a tile, of those before it, their sum."""
+"""Bytes per LoRA parameter of a tiled MLP: fp32 gradients of the tile, of the tiles before it, and
+their sum."""
 TREE_QUERY_BYTES = 4
-"""Of one query value where a micro-batch is a tree of blocks: a block's output again, and its dq
-beside those of all."""
+"""Bytes per query value when a micro-batch is a tree of blocks: the block's recomputed output, and
+its dq in addition to the dq of all blocks."""
 TREE_KEY_BYTES = 16
-"""Of one key value there: dk and dv summed in fp32, copies of the path's keys and values, and what
-the block says of them."""
+"""Bytes per key value in that case: dk and dv summed in fp32, copies of the path's keys and values,
+and the block's gradients of them."""
 
 
 class LayerWork(Record, frozen=True):
-    """What one layer needs while it is run again and differentiated, in bytes per position."""
+    """Memory of one layer while it is recomputed and differentiated, in bytes per position."""
 
     saved: int
-    """What autograd keeps of the whole layer, its input left out."""
+    """What autograd keeps of the layer, without the layer's input."""
     saved_tiled: int
-    """The same where MLP and norms are tiled and keep their inputs alone."""
+    """The same if MLP and norms are tiled and keep only their inputs."""
     whole: int
-    """At the worst moment, without tiles."""
+    """Peak without tiles."""
     around: int
-    """At the worst moment outside the MLP, with tiles."""
+    """Peak outside the MLP, with tiles."""
     tile_rest: int
-    """While one tile of the MLP is at work, for each position of the layer."""
+    """While a tile of the MLP is processed, for each position of the layer."""
     tile: int
-    """While one tile of the MLP is at work, for each of its positions."""
+    """While a tile of the MLP is processed, for each position of the tile."""
     adapter: int
-    """Bytes for the LoRA, however many positions there are."""
+    """Bytes for the LoRA, independent of the number of positions."""
     adapter_tiled: int
-    """The same while one tile of the MLP is at work."""
+    """The same while a tile of the MLP is processed."""
 
     def keep(self, positions: int, *, tile: int | None) -> int:
-        """Return the bytes that autograd keeps of the layer; without a tile it is computed at once."""
+        """Return the bytes that autograd keeps of the layer; `tile` None means no tiles."""
         return positions * (self.saved_tiled if is_tiled(positions, tile) else self.saved)
 
     def peak(self, positions: int, *, tile: int | None) -> int:
-        """Return the bytes of the worst moment; without a tile the layer is computed at once."""
+        """Return the bytes of the layer's peak; `tile` None means no tiles."""
         if tile is None or not is_tiled(positions, tile):
             return positions * self.whole + self.adapter
         return max(
@@ -62,45 +62,56 @@ class LayerWork(Record, frozen=True):
 
 
 def is_tiled(positions: int, tile: int | None) -> bool:
-    """Say whether so many positions are more than one tile."""
+    """Return whether the positions need more than one tile; `tile` None means no tiles."""
     return tile is not None and tile < positions
 
 
 def measure_layer(shape: ModelShape, *, rank: int, kernel: bool = True) -> LayerWork:
-    """Count what a layer's backward pass needs.
+    """Count the memory that one layer's backward pass needs.
+
+    Every term is bytes per value times values per position: 2 for a bf16 tensor, 4 for fp32. So
+    `4 * hidden` is two bf16 tensors of the hidden size, or one in fp32.
 
     Args:
         shape: the model.
-        rank: of the LoRA.
-        kernel: count what the GPU's attention kernel needs for itself.
+        rank: LoRA rank.
+        kernel: whether to include the workspace of the GPU's attention kernel.
     """
     hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query, shape.key
+    # The attention's log-sum-exp, one fp32 number per query head.
     sums = 4 * shape.heads
+    # The head norms' fp32 copies and scales; tiled, they keep their bf16 inputs instead.
     head_norms = (4 * (query + key) + 4 * (shape.heads + shape.kv_heads)) if shape.qk_norm else 0
     head_norms_tiled = 2 * (query + key) if shape.qk_norm else 0
-    # Outputs of both norms and of the attention, queries, keys, values, and what LoRA's A gave.
+    # Outputs of both norms and of the attention; queries, keys, values; outputs of LoRA's A.
     kept = 4 * hidden + 4 * query + 4 * key + sums + 8 * rank
-    # A norm keeps an fp32 copy and a scale of each row; tiled, its input, here or as the layer's.
+    # Untiled, each of the two norms keeps an fp32 copy of its input and a scale per row. Tiled, it
+    # keeps its input: one is counted here, the other is the layer's own input.
     saved_tiled = kept + 2 * hidden + head_norms_tiled
     kept += 2 * (4 * hidden + 4) + head_norms
+    # The MLP keeps four tensors of its intermediate size and the outputs of three LoRA A matrices.
     saved = kept + 8 * wide + 6 * rank
+    # The backward pass of the attention: its tensors and their gradients, in bf16.
     attention = 6 * hidden + 8 * (query + key) + sums + 6 * rank
-    # The kernel sums dq in fp32, and dk and dv for each query head apart.
+    # The kernel sums dq in fp32, and dk and dv separately for each query head.
     attention += 8 * query + TREE_QUERY_BYTES * query + TREE_KEY_BYTES * key if kernel else 0
-    # In the MLP, at the norm before it, at the product of queries and keys, at the queries' norm.
+    # Candidates for the peak without tiles: in the MLP, at the norm before it, in the attention
+    # kernel, and at the norm of the queries.
     whole = (
         saved + 4 * wide + 2 * hidden - 2 * rank,
         kept + 20 * hidden - 4,
         attention + 4 * hidden + 4 + head_norms,
         12 * hidden + 24 * query + 2 * rank + 4 if shape.qk_norm else 0,
     )
-    # At that product, and where the gradients of the attention's output and input are added up.
+    # Candidates outside the MLP with tiles: in the attention kernel, where the gradient of its
+    # output arrives, and where the gradients of its input are added up.
     around = (
         attention + head_norms_tiled,
         6 * hidden + 10 * query + 4 * key + head_norms_tiled + sums + 6 * rank,
         12 * hidden + 2 * (query + key) + head_norms_tiled + 4 * rank,
     )
-    # What flows in: the gradient of the layer's output, positions, and their turns in bf16.
+    # Held throughout: the gradient of the layer's output, position ids (int64), and the rotary
+    # embedding's sine and cosine in bf16.
     given = 2 * hidden + 8 + 4 * shape.head_dim
     adapter = sum(shape.adapter_linears(rank))
     mlp = 3 * rank * (hidden + wide)
@@ -124,20 +135,20 @@ def count_kept(
     tile: int | None,
     rank: int,
 ) -> int:
-    """Count the bytes that layers keep on the card for their backward passes."""
+    """Count the bytes that layers keep on the GPU for their backward passes."""
     one = 2 * shape.hidden * positions
     match activation_checkpointing:
         case "recompute":
             return shape.layers * one
         case "offload":
-            # The one in use and the one on its way.
+            # The input in use, and the next one on its way from the host.
             return min(2, shape.layers) * one
         case _:
             layer = measure_layer(shape, rank=rank).keep(positions, tile=tile)
             layer += 2 * sum(shape.adapter_linears(rank))
-            # Tiled norms keep the layer's input too, of which there is an fp32 copy otherwise.
+            # Tiled norms keep every layer's input; others keep an fp32 copy, counted in `saved`.
             inputs = shape.layers if is_tiled(positions, tile) else 1
-            # One more for what leaves the whole stack.
+            # One more for the output of the last layer.
             return shape.layers * layer + (inputs + 1) * one
 
 
@@ -150,7 +161,7 @@ def count_layer(
     rank: int,
     kernel: bool = True,
 ) -> int:
-    """Count the bytes of one layer's backward pass, beside what all layers keep."""
+    """Count the bytes of one layer's backward pass, without what all layers keep."""
     work = measure_layer(shape, rank=rank, kernel=kernel)
     kept = work.keep(positions, tile=tile) if activation_checkpointing == "off" else 0
     return work.peak(positions, tile=tile) - kept
@@ -159,23 +170,24 @@ def count_layer(
 def count_last_norm(shape: ModelShape, *, positions: int, trained: int) -> int:
     """Count the bytes of the last norm's backward pass: six fp32 tensors of all positions.
 
-    Beside them are what all layers read of positions, and the logprobs with entropy and gradient.
+    Includes the positions' ids and rotary embeddings, which all layers read, and logprobs, entropy
+    and gradient of the trained tokens.
     """
     return positions * (24 * shape.hidden + 4 * shape.head_dim + 16) + 12 * trained
 
 
 def count_parked(shape: ModelShape, positions: int, *, page: int = 4 << 20) -> int:
-    """Count the bytes of pinned host memory that `offload` needs, in whole pages."""
+    """Count the bytes of host memory that `offload` pins, in whole pages."""
     pages = -(-2 * shape.hidden * positions // page)
     return (shape.layers - 1) * pages * page
 
 
 def count_head(shape: ModelShape, *, trained: int, chunk: int) -> int:
-    """Count the bytes of one chunk of logits in its backward pass."""
+    """Count the bytes of one chunk of logits during its backward pass."""
     return LOGIT_BYTES * min(chunk, trained) * shape.vocab
 
 
 def count_hidden(shape: ModelShape, *, positions: int, trained: int) -> int:
-    """Count the bytes around the head: the last norm, and the trained positions' hidden states."""
+    """Count the bytes of the last norm and of the trained positions' hidden states."""
     around = positions * (4 * shape.hidden + 4 + 2 * shape.hidden)
     return around + trained * 3 * 2 * shape.hidden

@@ -1,6 +1,6 @@
-"""Whether a run fits what is free on the card of this machine, now.
+"""Whether a run fits into the GPU memory that is free on this machine now.
 
-The one idea: what the card can do follows from its name, what a run may have from what is free.
+The GPU's speed comes from its name, the memory budget from what is free now.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from trustee.planning.plan import RunPlan, make_plan
 from trustee.planning.shapes import ModelShape, find_shape
 
 OLDEST_DRIVER = 580
-"""Of Linux; the first release with CUDA 13, for which the pinned packages are built."""
+"""Oldest supported Linux driver: the first release with CUDA 13, which the pinned packages need."""
 
 
 def look_at_card(config: Config, index: int) -> list[Finding]:
-    """Look at the card and hold the plan against it; nothing where the config uses none."""
+    """Check the GPU, and whether the planned run fits it; on a CPU there is nothing to check."""
     if config.engine.device == "cpu":
-        return [Finding(name="card", state="ok", why="none is used (engine.device = cpu)")]
+        return [Finding(name="card", state="ok", why="not used (engine.device = cpu)")]
     found = read_card(index)
     if found is None:
         return [
             Finding(
                 name="card",
                 state="warn",
-                why="the driver's management library gives no answer",
-                fix="nvidia-smi shows whether driver and card speak to each other",
+                why="the driver's management library does not answer",
+                fix="run nvidia-smi to see whether the driver finds the GPU",
             )
         ]
     why = (
@@ -43,49 +43,49 @@ def look_at_card(config: Config, index: int) -> list[Finding]:
 
 
 def look_at_plan(config: Config, found: FoundCard) -> Finding:
-    """Say whether what a run needs is free on a card."""
+    """Check whether the memory that a run needs is free on a GPU."""
     try:
         plan = plan_on(found, config)
     except InputError as error:
-        fix = "name another model with --set model.path=DIR, or another card with --gpu N"
+        fix = "choose another model with --set model.path=DIR, or another GPU with --gpu N"
         return Finding(name="plan", state="fail", why=str(error), fix=fix)
     return Finding(
         name="plan",
         state="ok" if plan.fits else "fail",
-        why=f"{plan.peak_gib:.2f} GiB at the peak, {plan.kv_tokens} tokens of cache, "
-        f"{plan.train_length} tokens of training length",
+        why=f"{plan.peak_gib:.2f} GiB at the peak, a KV cache of {plan.kv_tokens} tokens, "
+        f"training on up to {plan.train_length} tokens",
         fix="" if plan.fits else advise(plan, found),
     )
 
 
 def plan_on(found: FoundCard, config: Config) -> RunPlan:
-    """Plan a run on what is free of a card.
+    """Plan a run with the free memory of a GPU.
 
     Raises:
-        InputError: if the model is not known, or neither is the card and it is small.
+        InputError: if the model is unknown, or the GPU is unknown and too small.
     """
-    # A plan takes off what driver and desktop keep, which is not free already.
+    # The plan subtracts what driver and desktop hold, which is already missing from the free part.
     gib = min(found.total / GIB, found.free / GIB + DRIVER_GIB)
     card = resize_card(know_card(found), gib)
     return make_plan(config, know_shape(config.model.path), vram_gib=gib, card=card)
 
 
 def advise_on_card(found: FoundCard) -> Iterator[str]:
-    """Say what to do about a card that is there but not ready."""
+    """Yield what to do about a GPU that was found but is not ready."""
     if is_shared(found):
-        yield "close what else uses the card"
+        yield "close other programs that use the GPU"
     release = found.driver.partition(".")[0]
     if release.isdigit() and int(release) < OLDEST_DRIVER:
-        yield f"update the driver to {OLDEST_DRIVER} or later, which CUDA 13 wants"
+        yield f"update the driver to {OLDEST_DRIVER} or later, which CUDA 13 needs"
 
 
 def is_shared(found: FoundCard) -> bool:
-    """Say whether others hold much of a card; what they leave is known even where they are not."""
+    """Return whether other programs hold more than 1 GiB of a GPU, even if they are not listed."""
     return found.total - found.free > GIB
 
 
 def know_card(found: FoundCard) -> Card:
-    """Give what is known of a card: by its name, else by all its memory, not by what is free."""
+    """Return the data of a GPU by its name, or by its total memory if the name is unknown."""
     try:
         return choose_card(found.name)
     except InputError:
@@ -93,7 +93,7 @@ def know_card(found: FoundCard) -> Card:
 
 
 def know_shape(path: str) -> ModelShape:
-    """Find a model's shape, without a download where that is possible."""
+    """Return a model's shape, without a download if possible."""
     try:
         return find_shape(path)
     except InputError:
@@ -101,19 +101,19 @@ def know_shape(path: str) -> ModelShape:
 
 
 def advise(plan: RunPlan, found: FoundCard) -> str:
-    """Say what to do about a run that does not fit a card as it is."""
+    """Return what to do about a run that does not fit a GPU as configured."""
     if plan.command:
         return f"it fits with: {plan.command}"
     if is_shared(found) and know_card(found).has_bf16:
-        return "no setting makes it fit what is free: close what else uses the card"
+        return "no setting makes it fit the free memory: close other programs that use the GPU"
     return (
-        "no setting makes it fit: use a smaller model, or a larger card of generation 8.0 "
+        "no setting makes it fit: use a smaller model, or a larger GPU of compute capability 8.0 "
         "(RTX 30, A100) or later"
     )
 
 
 def show_holders(found: FoundCard) -> str:
-    """Name the processes that hold memory of a card, with how much where the driver says."""
+    """Return a note of the processes that hold GPU memory, with amounts if the driver tells."""
     if not found.holders:
         return ""
     named = (

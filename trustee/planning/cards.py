@@ -1,8 +1,8 @@
-"""Graphics cards: what the known ones can do, and what the one in this machine says of itself.
+"""GPUs: a table of the known ones, and what the driver reports about the one in this machine.
 
-The one idea: a plan needs four figures of a card, its memory, bandwidth, bf16 speed and power. They
-stand in one table; the driver is asked only for what a table cannot know. Figures are those of the
-makers' data sheets: bf16 speed is dense, with fp32 sums, and memory is in GiB as the driver counts.
+A plan needs four figures of a GPU: memory, bandwidth, bf16 speed and power. They are in one table,
+taken from the vendors' data sheets: bf16 speed is dense with fp32 accumulation, and memory is in
+GiB. The driver is asked only for what a table cannot know.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from trustee.errors import InputError
 from trustee.types import Record
 
 DRIVER_GIB = 0.5
-"""Of a card's memory, what the driver and a desktop keep for themselves."""
+"""GiB of GPU memory that the driver and a desktop keep for themselves."""
 OLDEST = (8, 0)
-"""First generation that computes in bf16."""
+"""Lowest compute capability with bf16."""
 
 MAX_HOLDERS = 64
+"""Maximum number of processes of each kind that are listed for a GPU."""
 
 
 class Card(Record, frozen=True):
-    """A kind of card."""
+    """A GPU model."""
 
     name: str
     gib: float
+    """Memory in GiB."""
     bandwidth: float
-    """GB of memory read in a second."""
+    """Memory bandwidth in GB per second."""
     tflops: float
-    """Dense bf16 with fp32 sums; fp16 where there is no bf16."""
+    """Dense bf16 speed with fp32 accumulation; fp16 if there is no bf16."""
     watts: float
     """Board power."""
     generation: tuple[int, int]
@@ -40,7 +42,7 @@ class Card(Record, frozen=True):
 
     @property
     def usable_gib(self) -> float:
-        """What a run can have of the memory."""
+        """Memory that a run can use, in GiB."""
         return max(0.0, self.gib - DRIVER_GIB)
 
     @property
@@ -79,7 +81,7 @@ CARDS = (
     _card("A100 80GB", 80, 2039, 312, 400, "8.0"),
     _card("H100 80GB", 80, 3350, 989, 700, "9.0"),
 )
-"""Smallest step in price first within a generation."""
+"""By generation; within one, cheaper GPUs first."""
 
 TYPICAL = {
     8: "RTX 4060 8GB",
@@ -91,28 +93,29 @@ TYPICAL = {
     32: "RTX 5090",
     80: "A100 80GB",
 }
-"""The card that a size of memory stands for: the slower one where there are several."""
+"""The GPU that a memory size stands for; the slower one if several have that size."""
 
 
 LARGEST_GIB = 1024
-"""GiB above which a size must be a mistake, such as bytes."""
+"""GiB above which a size must be a mistake, such as a number of bytes."""
 
 
 def choose_card(wanted: str | float) -> Card:
-    """Find a card by name, or make one of a size in GiB like the nearest smaller known one.
+    """Return a GPU by name, or one of a size in GiB modelled on the next smaller known one.
 
     Raises:
-        InputError: naming the known cards, or the smallest size that is of use.
+        InputError: if the name is unknown or ambiguous, or the size is too small or too large.
     """
     if isinstance(wanted, str):
         return _find_named(wanted)
     if not wanted >= min(TYPICAL):
         raise InputError(
-            f"a card of {wanted:g} GiB is too small; at least {min(TYPICAL)} are needed (--vram)"
+            f"a GPU with {wanted:g} GiB is too small; at least {min(TYPICAL)} GiB are needed "
+            "(--vram)"
         )
     if wanted > LARGEST_GIB:
         raise InputError(
-            f"there is no card of {wanted:g} GiB; --vram takes GiB, at most {LARGEST_GIB}"
+            f"there is no GPU with {wanted:g} GiB; --vram is in GiB, at most {LARGEST_GIB}"
         )
     like = _find_named(TYPICAL[max(size for size in TYPICAL if size <= wanted)])
     if like.gib == wanted:
@@ -121,7 +124,7 @@ def choose_card(wanted: str | float) -> Card:
 
 
 def resize_card(card: Card, gib: float) -> Card:
-    """Give a card another size of memory: a part of it that others leave free, or a variant."""
+    """Return a GPU with another memory size: the part that is free, or a larger variant."""
     return card if card.gib == gib else _resized(card, gib)
 
 
@@ -141,14 +144,12 @@ def _find_named(name: str) -> Card:
     exact = [card for card in CARDS if _words(card.name) == words]
     near = [card for card in CARDS if _words(card.name) <= words | {"rtx"}]
     partial = [card for card in CARDS if words and words <= _words(card.name)]
-    # Of the names within the given one the longest says most: a 3090 Ti is no 3090.
+    # Of several names contained in the given one the longest counts: a 3090 Ti is not a 3090.
     found = exact or sorted(near, key=lambda card: -len(_words(card.name)))[:1] or partial
     if len(found) != 1:
         listed = ", ".join(card.name for card in found or CARDS)
-        what = "stands for several cards" if found else "is no known card"
-        raise InputError(
-            f"{name!r} {what}; give one of: {listed}, or the size alone (--card, --vram)"
-        )
+        what = "matches several GPUs" if found else "is not a known GPU"
+        raise InputError(f"{name!r} {what}; give one of {listed} (--card), or only a size (--vram)")
     return found[0]
 
 
@@ -160,20 +161,21 @@ def _words(name: str) -> frozenset[str]:
 
 
 class Holder(Record, frozen=True):
-    """Another process that holds memory on a card."""
+    """Another process that holds GPU memory."""
 
     process: int
     bytes: int
-    """0 where the driver does not say."""
+    """0 if the driver does not report it."""
 
 
 class FoundCard(Record, frozen=True):
-    """What the driver says of a card."""
+    """What the driver reports about a GPU."""
 
     name: str
     total: int
-    """Bytes, as are the others."""
+    """Bytes of memory."""
     free: int
+    """Bytes of memory that no process holds."""
     driver: str
     holders: tuple[Holder, ...]
 
@@ -192,11 +194,11 @@ class _Process(ctypes.Structure):
 
 
 UNKNOWN_BYTES = (1 << 64) - 1
-"""What NVML gives where it may not tell how much a process uses."""
+"""What NVML reports if it may not tell how much memory a process uses."""
 
 
 def read_card(index: int) -> FoundCard | None:
-    """Ask the driver for a card; None where there is no driver or no such card."""
+    """Ask the driver about a GPU; None if there is no driver or no such GPU."""
     try:
         library: Any = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -214,7 +216,7 @@ NvmlCall = Callable[..., bool]
 
 
 def _caller(library: Any) -> NvmlCall:
-    """Give a way to call NVML by name and argument types that says whether it worked."""
+    """Return a function that calls NVML by name and returns whether the call succeeded."""
 
     def call(name: str, types: tuple[Any, ...], *arguments: Any) -> bool:
         function = getattr(library, name, None)
@@ -273,10 +275,10 @@ def _list_holders(call: NvmlCall, device: Any) -> tuple[Holder, ...]:
 
 
 def pick_card(name: str | None, *, vram_gib: float | None) -> tuple[Card, tuple[str, ...]]:
-    """Give the card that is meant, by name, by size or as found here, and notes about it.
+    """Return the GPU to plan for (by name, by size or found here) and notes about it.
 
     Raises:
-        InputError: if it is not known, or nothing is given and no card is found.
+        InputError: if it is unknown, or nothing is given and no GPU is found.
     """
     if name is not None:
         known = choose_card(name)
@@ -286,8 +288,8 @@ def pick_card(name: str | None, *, vram_gib: float | None) -> tuple[Card, tuple[
     found = read_card(0)
     if found is None:
         raise InputError(
-            "no card was found in this machine; say for which to plan: --card 'RTX 3090' or "
-            "--vram 24, in GiB"
+            "no GPU was found in this machine; name one to plan for with --card 'RTX 3090', or "
+            "give its memory in GiB with --vram 24"
         )
     total = found.total / (1 << 30)
     held = sum(holder.bytes for holder in found.holders) / (1 << 30)
@@ -298,18 +300,18 @@ def pick_card(name: str | None, *, vram_gib: float | None) -> tuple[Card, tuple[
     notes = [f"found {found.name}, {total:.2f} GiB, driver {found.driver}"]
     if held:
         others = ", ".join(str(holder.process) for holder in found.holders)
-        notes.append(f"{held:.2f} GiB are held by other processes ({others})")
+        notes.append(f"other processes hold {held:.2f} GiB ({others})")
     return resize_card(known, round(total - held, 2)), tuple(notes)
 
 
 def use_card(index: int) -> None:
-    """Show the engine one card only."""
+    """Make only one GPU visible to the engine."""
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
 
 
 def count_cards() -> int:
-    """Count the CUDA devices that the driver shows; 0 without a driver."""
+    """Return the number of CUDA devices that the driver shows; 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -321,15 +323,15 @@ def count_cards() -> int:
 
 
 def require_card(index: int) -> None:
-    """Refuse a card that is not there.
+    """Check that a GPU exists.
 
     Raises:
-        InputError: naming the command that works here.
+        InputError: if it does not; the text names a command that works without a GPU.
     """
     cards = count_cards()
     if not 0 <= index < cards:
-        found = f"the driver shows {cards}" if cards else "no CUDA driver or no card was found"
+        found = f"the driver shows {cards}" if cards else "no CUDA driver or no GPU was found"
         raise InputError(
-            f"there is no CUDA device {index}: {found}; this works here: "
+            f"there is no CUDA device {index}: {found}; without a GPU, run "
             "trustee run --config configs/tiny.toml"
         )

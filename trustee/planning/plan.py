@@ -1,7 +1,7 @@
-"""`trustee plan`: whether a run fits a card, what to change if not, how long it takes.
+"""`trustee plan`: whether a run fits a GPU, what to change if it does not, and how long it takes.
 
-The one idea: a plan is a value. It is computed from a config, a model's shape and a card, without
-loading anything, and what it proposes is planned again before it is said.
+A plan is a value, computed from a config, a model's shape and a GPU without loading anything. Any
+change that it proposes is planned again before it is printed.
 """
 
 from __future__ import annotations
@@ -39,52 +39,55 @@ from trustee.types import Record
 PROGRAM_BYTES = 7 * GIB
 """Host memory of the two processes: libraries, buffers, records."""
 EPISODE_TOKEN_BYTES = 20
-"""Of one token of an episode on disk: id, logprob and text."""
+"""Bytes on disk per token of an episode: id, logprob and text."""
 ROOM_FOR_A_PROMPT = 2048
-"""Tokens that a context must have beside one policy message."""
+"""Tokens that a context must have room for in addition to one policy message."""
 WORTH_RAISING = 1.1
-"""Growth of the cache from which it is worth saying."""
+"""Factor by which the cache must be able to grow for a note to mention it."""
 
 
 class RunPlan(Record, frozen=True):
-    """What a run would take."""
+    """What a run needs and how long it takes."""
 
     model: str
     card: str
     vram_gib: float
-    """Of the card; `usable_gib` is without what driver and desktop keep."""
+    """Total memory of the GPU."""
     usable_gib: float
+    """The same without what driver and desktop keep."""
     fits: bool
     peak_gib: float
     base_gib: float
-    """Of the frozen weights."""
+    """Size of the frozen weights."""
     kv_tokens: int
+    """Capacity of the KV cache."""
     train_length: int
-    """Longest sequence that is trained on."""
+    """Longest sequence that is trained on, in tokens."""
     episodes: int
-    """That run well at once."""
+    """Number of concurrent episodes that the KV cache supports well."""
     episode_tokens: int
-    """That one is expected to want of the cache: its own context and the simulator's."""
+    """Expected KV-cache tokens per episode: the policy's context and the simulator's."""
     ledger: dict[str, int]
-    """Bytes by entry; not all of them at the same moment."""
+    """Bytes by entry; not all entries are held at the same moment."""
     reasons: dict[str, str]
-    """What each entry is; an estimate ends with a question mark."""
+    """Description of each entry; that of an estimate ends with a question mark."""
     host_gib: float
     disk_gib: float
     hours_per_100_steps: dict[str, Range]
     kwh_per_100_steps: Range
     api_calls: int
+    """Calls to paid APIs."""
     changes: tuple[str, ...]
-    """Values of `--set` with which it fits; none if it does, or if nothing helps."""
+    """Values of `--set` that make the run fit; empty if it fits already or nothing helps."""
     notes: tuple[str, ...]
     command: str = ""
-    """The command line with the changes."""
+    """The command line with these changes."""
     after: RunPlan | None = None
-    """The plan with the changes."""
+    """The plan with these changes."""
 
 
 def read_budget(config: Config) -> Budget:
-    """Take from a config what decides memory."""
+    """Return the settings of a config that determine memory."""
     limits = config.rollout.limits
     begins = config.run.adapter or config.collect.tasks
     return Budget(
@@ -96,7 +99,7 @@ def read_budget(config: Config) -> Budget:
 
 
 def read_workload(config: Config) -> Workload:
-    """Say what a step's episodes are expected to look like."""
+    """Return the expected episodes of a step."""
     rollout = config.rollout
     sizes = BUILT_IN if config.model.path == "tiny" else USUAL
     return Workload(
@@ -111,21 +114,21 @@ def read_workload(config: Config) -> Workload:
 
 
 def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card) -> RunPlan:
-    """Plan a run; where it does not fit, find the changes with which it does."""
+    """Plan a run; if it does not fit, look for changes that make it fit."""
     card = resize_card(card, vram_gib)
     plan = _describe(config, shape, card)
     if plan.fits or not card.has_bf16:
         return plan
     changes = find_changes(config, shape, card) or _find_smaller(config, shape, card)
     if not changes:
-        note = f"no known model fits {card.name}, whatever is changed"
+        note = f"no known model fits {card.name}, whatever the settings"
         return msgspec.structs.replace(plan, notes=(*plan.notes, note))
     changed = apply_changes(config, changes)
     smaller = changed.model.path != config.model.path
     after = _describe(changed, find_shape(changed.model.path) if smaller else shape, card)
     notes = plan.notes
     if smaller:
-        note = f"{shape.name} does not fit {card.name}, whatever is changed; {after.model} does"
+        note = f"{shape.name} does not fit {card.name}, whatever the settings; {after.model} does"
         notes = (*notes, note)
     return msgspec.structs.replace(
         plan, changes=changes, notes=notes, command=write_command(changed, changes), after=after
@@ -133,14 +136,14 @@ def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card)
 
 
 def write_command(config: Config, changes: tuple[str, ...]) -> str:
-    """Write the command line of a run with changes; it names the model in any case."""
+    """Return the command line of a run with some changes; it always names the model."""
     model = f"model.path={config.model.path}"
     settings = (model, *(change for change in changes if change != model))
     return " ".join(("trustee run", *(f"--set {shlex.quote(setting)}" for setting in settings)))
 
 
 def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Find the smallest set of changes with which a run fits; empty where there is none."""
+    """Return the smallest set of changes that makes a run fit; empty if there is none."""
     budget = read_budget(config)
     fitted = fit(
         shape,
@@ -152,7 +155,7 @@ def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ..
 
 
 def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Find the largest known model that fits, with the changes that it needs."""
+    """Return the changes to the largest known model that fits; empty if none does."""
     known = [find_shape(name) for name in known_models()]
     for other in sorted(known, key=lambda known_one: -known_one.numel):
         if other.numel >= shape.numel:
@@ -172,7 +175,7 @@ def _usable(card: Card) -> int:
 
 
 def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
-    """Plan a run as it is configured."""
+    """Plan a run exactly as configured."""
     budget, work = read_budget(config), read_workload(config)
     ledger = make_ledger(shape, budget)
     tokens = count_kv_tokens(shape, budget)
@@ -207,23 +210,23 @@ def _by_name(hours: Hours) -> dict[str, Range]:
 
 def _reasons(ledger: Ledger) -> dict[str, str]:
     reasons = {entry.name: entry.reason + ("" if entry.exact else "?") for entry in ledger.entries}
-    return reasons | {"fragmentation": "what the allocator cannot use?"}
+    return reasons | {"fragmentation": "memory the allocator cannot use?"}
 
 
 def count_host(shape: ModelShape, budget: Budget) -> int:
-    """Count the bytes of host memory, without the file cache."""
+    """Return the bytes of host memory that a run needs, without the file cache."""
     parked = (
         count_parked(shape, budget.positions)
         if budget.learn.activation_checkpointing == "offload"
         else 0
     )
-    # The engine keeps each version in host memory; a publish copies one more.
+    # The engine keeps every version in host memory, and a publish copies one more.
     versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.learn.rank)
     return PROGRAM_BYTES + parked + versions
 
 
 def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload) -> int:
-    """Count the bytes on disk: model, quantised copy, adapters, checkpoints, episodes."""
+    """Return the bytes on disk: model, quantised copy, adapters, checkpoints, episodes."""
     adapter = 4 * shape.adapter_numel(budget.learn.rank)
     states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
@@ -242,28 +245,30 @@ def _list_notes(
     if not card.has_bf16:
         major, minor = card.generation
         notes.append(
-            f"{card.name} is of generation {major}.{minor} and does not compute in bf16, which "
-            "engine and trainer need; cards from 8.0 (RTX 30, A100) do"
+            f"{card.name} has compute capability {major}.{minor} and does not compute in bf16, "
+            "which engine and trainer need; GPUs from 8.0 (RTX 30, A100) do"
         )
     if tokens < budget.engine.context:
         notes.append(
             f"the KV cache holds {tokens} tokens, fewer than "
-            f"engine.context={budget.engine.context}; the engine would not start"
+            f"engine.context={budget.engine.context}, "
+            "so the engine would not start"
         )
     most = count_episodes(shape, budget, work)
     if most < work.at_once:
         notes.append(
-            f"{work.at_once} episodes may be under way, {most} at once run well: one wants "
-            f"{work.episode_tokens:.0f} tokens of cache, for its context "
+            f"up to {work.at_once} episodes run concurrently, but the KV cache supports {most} "
+            f"well: one needs {work.episode_tokens:.0f} tokens of cache, for its context "
             f"({work.policy_tokens:.0f}) and the simulator's ({work.simulator_tokens:.0f}), and "
-            f"1.5 times the cache may be asked for; rollout.parallel={most} saves reading again"
+            f"1.5 times the cache may be requested; rollout.parallel={most} avoids "
+            "reading contexts again"
         )
     notes += _list_room(shape, budget, card)
     return (*notes, *list_assumptions(work))
 
 
 def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
-    """Say what could be raised on a card that has room."""
+    """Return notes on settings that could be raised on a GPU with room to spare."""
     usable = _usable(card)
     if make_ledger(shape, budget).peak > usable:
         return []
@@ -276,7 +281,7 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
     faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": None})
     if faster != budget and make_ledger(shape, faster).peak <= usable:
         changes = " and ".join(name_changes(budget, faster))
-        notes.append(f"there is room without these savings: {changes}")
+        notes.append(f"the run also fits without these savings: {changes}")
     raised = raise_cache(shape, budget, usable=usable)
     if raised.engine.kv_bytes > WORTH_RAISING * budget.engine.kv_bytes:
         notes.append(
@@ -301,24 +306,24 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
 
 
 def plan_text(plan: RunPlan) -> str:
-    """Write a plan for a reader."""
+    """Return a plan as text."""
     hours, power = plan.hours_per_100_steps, plan.kwh_per_100_steps
     verdict = "fits" if plan.fits else "does not fit"
     lines = [
         f"{plan.model} {verdict} {plan.card}: {plan.peak_gib:.2f} of {plan.usable_gib:.2f} GiB "
-        f"usable ({plan.vram_gib:g} GiB less what driver and desktop keep)",
+        f"usable ({plan.vram_gib:g} GiB minus what driver and desktop keep)",
         "",
         *_table(plan),
         "",
-        f"{'KV cache':<22}{plan.kv_tokens} tokens; {plan.episodes} episodes at once run well",
-        f"{'longest training':<22}{plan.train_length} tokens",
+        f"{'KV cache':<22}{plan.kv_tokens} tokens, enough for {plan.episodes} concurrent episodes",
+        f"{'training length':<22}up to {plan.train_length} tokens",
         f"{'host memory':<22}{plan.host_gib:.1f} GiB",
         f"{'disk':<22}{plan.disk_gib:.0f} GiB",
         f"{'calls to paid APIs':<22}{plan.api_calls}",
         "",
         "estimates for 100 steps",
         *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
-        f"  {'energy of the card':<20}{show_range(power)} kWh",
+        f"  {'energy of the GPU':<20}{show_range(power)} kWh",
         "",
         *(f"- {note}" for note in plan.notes),
     ]
@@ -328,7 +333,7 @@ def plan_text(plan: RunPlan) -> str:
 
 
 def _table(plan: RunPlan) -> list[str]:
-    """Write the ledger, largest first; `~` marks estimates."""
+    """Return the lines of the ledger, largest entry first; `~` marks estimates."""
     entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))
     rows = [
         f"{name:<22}{'~' if plan.reasons[name].endswith('?') else ' '}{size / GIB:8.3f} GiB  "
@@ -338,20 +343,20 @@ def _table(plan: RunPlan) -> list[str]:
     ]
     return [
         *rows,
-        "~ is an estimate; engine and trainer take turns, so not all is held at once",
+        "~ marks estimates; engine and trainer take turns, so not all is held at the same time",
     ]
 
 
 def _show_changes(plan: RunPlan, after: RunPlan) -> list[str]:
     return [
         f"it fits with these changes ({after.model}, {after.peak_gib:.2f} GiB, {after.kv_tokens} "
-        f"KV tokens, {after.train_length} tokens of training length):",
+        f"KV tokens, training on up to {after.train_length} tokens):",
         f"  {plan.command}",
     ]
 
 
 def show_range(span: Range) -> str:
-    """Write a range with two digits that matter."""
+    """Return a range as text, with two significant digits."""
     return f"{span.low:.2g} to {span.high:.2g}"
 
 
@@ -363,17 +368,17 @@ def run_plan(
     card: str | None,
     as_json: bool,
 ) -> tuple[str, bool]:
-    """Plan a run as the command line asks for it; give the text and whether it fits.
+    """Plan a run for the command line; return the text to print, and whether the run fits.
 
     Args:
         config: the run.
-        model: instead of the config's; as `model.path`.
-        vram: GiB of the card; with `card`, what it has free.
-        card: name of the card.
-        as_json: give JSON instead of a table.
+        model: replaces the config's `model.path`.
+        vram: memory of the GPU in GiB; with `card`, what is free of it.
+        card: name of the GPU.
+        as_json: return JSON instead of a table.
 
     Raises:
-        InputError: if model or card are not known, or no card is given and none is found.
+        InputError: if model or GPU is unknown, or no GPU is given and none is found.
     """
     if model is not None:
         config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])

@@ -1,7 +1,7 @@
-"""The shape of a model: the numbers of its config that decide its bytes and its operations.
+"""The shape of a model: the numbers in its config that determine its size and operation count.
 
-The one idea: a dense decoder of the Qwen2, Qwen3 or Llama kind is described by a dozen facts, from
-which every tensor's size follows. Nothing is loaded and nothing is fetched.
+A dozen numbers describe a dense decoder of the Qwen2, Qwen3 or Llama family, and the size of every
+tensor follows from them. No weights are loaded and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from trustee.errors import InputError
 from trustee.types import Record
 
 PACKAGED = Path(__file__).parent / "model_configs"
-"""Configs of well-known models, so that a plan needs no download."""
+"""Folder with configs of well-known models, so that a plan needs no download."""
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
-"""What the trainer can adopt; see `worker/adoption.py`."""
+"""Model types that the trainer can share with the engine; see `trainer/shared_model.py`."""
 
 
 class ModelShape(Record, frozen=True):
-    """A dense decoder: what its config says about sizes."""
+    """The sizes of a dense decoder, from its config."""
 
     name: str
     model_type: str
@@ -34,7 +34,7 @@ class ModelShape(Record, frozen=True):
     intermediate: int
     vocab: int
     tied: bool
-    """Embedding and head are one tensor."""
+    """Whether embedding and head are one tensor."""
     qkv_bias: bool
     qk_norm: bool
 
@@ -45,12 +45,12 @@ class ModelShape(Record, frozen=True):
 
     @property
     def key(self) -> int:
-        """Width of all key heads together, and of all value heads."""
+        """Width of all key heads together; the value heads are as wide."""
         return self.kv_heads * self.head_dim
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one decoder layer: outputs and inputs by name."""
+        """The linear layers of one decoder layer: (outputs, inputs) by name."""
         return {
             "self_attn.q_proj": (self.query, self.hidden),
             "self_attn.k_proj": (self.key, self.hidden),
@@ -63,34 +63,34 @@ class ModelShape(Record, frozen=True):
 
     @property
     def linear_numel(self) -> int:
-        """Weights of all linear layers, head and embedding left out."""
+        """Number of weights in all linear layers, without head and embedding."""
         return self.layers * sum(rows * columns for rows, columns in self.linears.values())
 
     @property
     def table_numel(self) -> int:
-        """Weights of the embedding, and of the head where it is a tensor of its own."""
+        """Number of weights in the embedding and, if it is a separate tensor, the head."""
         return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def vector_numel(self) -> int:
-        """Norms and biases."""
+        """Number of parameters in norms and biases."""
         return self.numel - self.linear_numel - self.table_numel
 
     @property
     def numel(self) -> int:
-        """All parameters; a tied head counts once."""
+        """Number of all parameters; a tied head counts once."""
         return sum(self.parameters().values())
 
     def adapter_linears(self, rank: int) -> list[int]:
-        """List the elements of every LoRA tensor of one decoder layer."""
+        """Return the number of elements of every LoRA tensor of one decoder layer."""
         return [rank * width for sizes in self.linears.values() for width in sizes]
 
     def adapter_numel(self, rank: int) -> int:
-        """Count the parameters of a LoRA on all linear layers."""
+        """Return the number of parameters of a LoRA on all linear layers."""
         return self.layers * sum(self.adapter_linears(rank))
 
     def parameters(self) -> dict[str, int]:
-        """Give the elements of every parameter by its name in a checkpoint."""
+        """Return the number of elements of every parameter, by its name in a checkpoint."""
         sizes = {"model.embed_tokens.weight": self.vocab * self.hidden}
         for layer in range(self.layers):
             under = f"model.layers.{layer}."
@@ -113,18 +113,19 @@ def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
     """Read a shape from the content of a `config.json`.
 
     Raises:
-        InputError: if the trainer could not adopt such a model, or a size is missing.
+        InputError: if the trainer does not support the model, or a size is missing.
     """
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise InputError(
-            f"model {name} is of type {kind!r}; allowed are dense models of the types "
-            f"{', '.join(MODEL_TYPES)} (model.path)"
+            f"model {name} has the unsupported type {kind!r}; give a dense model of type "
+            f"{', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]} (model.path)"
         )
     for key, why in (("attention_bias", "a bias in o_proj"), ("mlp_bias", "biases in its MLP")):
         if config.get(key):
             raise InputError(
-                f"model {name} has {key}: {why} is not supported; give a model without (model.path)"
+                f"model {name} sets {key}, which means {why}, and that is not supported; "
+                "give another model (model.path)"
             )
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
@@ -143,19 +144,21 @@ def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
             qk_norm=kind == "qwen3",
         )
     except KeyError as error:
-        raise InputError(f"model {name}: its config.json lacks {error} (model.path)") from error
+        raise InputError(f"model {name}: config.json has no {error} (model.path)") from error
 
 
 def known_models() -> tuple[str, ...]:
-    """List the hub ids whose configs are in the package."""
+    """Return the hub ids of the models whose configs are packaged."""
     return tuple(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
 
 
 def find_shape(path: str) -> ModelShape:
-    """Find a model's shape: `tiny`, a folder, a model in the hub's cache, or a packaged one.
+    """Return a model's shape from its config.
+
+    The model is `tiny`, a folder, a hub id in the local hub cache, or one with a packaged config.
 
     Raises:
-        InputError: naming what is known, or what is wrong with the config that was found.
+        InputError: if no config is found, or the one that was found is not usable.
     """
     return read_shape(_read_config(_find_config(path)), name=path)
 
@@ -171,8 +174,8 @@ def _find_config(path: str) -> Path:
     if path in known_models():
         return packaged
     raise InputError(
-        f"no config of model {path!r} is at hand: it is no folder and not in the hub's cache; "
-        f"known without a download are tiny, {', '.join(known_models())} (model.path)"
+        f"no config of model {path!r} was found: it is neither a folder nor in the hub cache; "
+        f"models known without a download: tiny, {', '.join(known_models())} (model.path)"
     )
 
 
@@ -193,5 +196,5 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} cannot be read as a model's config: {error}") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} holds no JSON object; it is no model's config")
+        raise InputError(f"{path} is not a model's config: it does not contain a JSON object")
     return config

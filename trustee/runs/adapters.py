@@ -1,8 +1,8 @@
-"""Adapters on disk: what a PEFT folder says about itself, and whether it fits a base and a rank.
+"""Adapters on disk: the metadata of a PEFT folder, and whether it fits a base and a rank.
 
 Only headers are read, so that an adapter that does not fit is refused before anything heavy starts.
-A base is known by a fingerprint that its adapters carry; the same weights have the same one however
-they are cut into files.
+An adapter records a fingerprint of its base, which does not depend on how the base's weights are
+split into files.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from trustee.errors import InputError
 from trustee.types import Record
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
-"""The last is this program's own: remarks inside the weights would stand in a random order."""
+"""The last file is this program's own. Metadata inside the weights file would be written in random
+order, so equal adapters would not be equal files."""
 SAMPLE_BYTES = 256
-"""Read of every tensor: any training changes some of the first weights of some layer."""
+"""Bytes of every tensor in the fingerprint: any training changes the first weights of some
+layer."""
 SHOWN_DIGITS = 12
+"""Digits of a fingerprint that an error text shows."""
 ALPHA_PER_RANK = 2
-"""See `worker/adoption.py`."""
+"""Alpha / rank of the trainer's LoRA; see `trainer/shared_model.py`."""
 PREFIX = "base_model.model."
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies in a safetensors file."""
+    """Type, shape and byte range of a tensor in a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -39,7 +42,7 @@ class Stored(NamedTuple):
 
 
 class PeftConfig(msgspec.Struct):
-    """What is read of `adapter_config.json`."""
+    """The fields of `adapter_config.json` that are read here."""
 
     r: int
     lora_alpha: float
@@ -51,30 +54,30 @@ class PeftConfig(msgspec.Struct):
 
 
 class BaseMark(Record, frozen=True):
-    """The file `base.json`: which weights an adapter was trained on."""
+    """The content of `base.json`: which weights an adapter was trained on."""
 
     fingerprint: str
 
 
 class AdapterFile(Record, frozen=True):
-    """What an adapter says about itself."""
+    """The metadata of an adapter."""
 
     folder: Path
     rank: int
     scale: float
-    """Alpha over rank, by which its product is multiplied."""
+    """Alpha / rank, the factor of its product."""
     base: str
-    """Name or folder of the model that it was trained on; empty where it does not say."""
+    """Name or folder of the model that it was trained on; empty if not recorded."""
     fingerprint: str
-    """Of that model; empty where another program wrote the adapter."""
+    """Fingerprint of that model; empty if another program wrote the adapter."""
     shapes: dict[str, tuple[int, ...]]
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """Read which tensors a safetensors file holds; no weights are read.
+    """Read which tensors a safetensors file contains, without reading weights.
 
     Raises:
-        InputError: if it is no such file.
+        InputError: if it is not a readable safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -93,11 +96,11 @@ def read_header(path: Path) -> dict[str, Stored]:
             for name, entry in header.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no safetensors file that can be read: {error}") from error
+        raise InputError(f"{path} is not a readable safetensors file: {error}") from error
 
 
 def read_base(folder: Path) -> Iterator[tuple[Path, str, Stored]]:
-    """Give file, name and place of every tensor of a model, by name."""
+    """Yield file, name and location of every tensor of a model, sorted by name."""
     found = [
         (path, name, stored)
         for path in sorted(folder.glob("*.safetensors"))
@@ -107,7 +110,7 @@ def read_base(folder: Path) -> Iterator[tuple[Path, str, Stored]]:
 
 
 def fingerprint_base(folder: Path) -> str:
-    """Hash names, shapes and first bytes of all tensors of a model.
+    """Return a hash of names, shapes and first bytes of all tensors of a model.
 
     Raises:
         InputError: if a weight file cannot be read.
@@ -122,31 +125,31 @@ def fingerprint_base(folder: Path) -> str:
 
 
 def find_adapter(path: Path) -> Path:
-    """Give the adapter of a path: itself, or the newest one of a run folder.
+    """Return the adapter folder at a path: the path itself, or the newest of a run folder.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the path is neither.
     """
     if (path / CONFIG).is_file():
         return path
     folders = sorted((path / "adapters").glob("policy-*"))
     if not folders:
         raise InputError(
-            f"{path} holds no adapter: neither {CONFIG} nor adapters/policy-*; "
+            f"{path} contains no adapter: neither {CONFIG} nor adapters/policy-*; "
             "give a PEFT folder or a run folder"
         )
     return folders[-1]
 
 
 def read_adapter(folder: Path) -> AdapterFile:
-    """Read what a PEFT folder says about itself.
+    """Read the metadata of a PEFT folder.
 
     Raises:
-        InputError: if it is none, or a kind of adapter that cannot be trained on here.
+        InputError: if it is not a PEFT folder, or holds an adapter that cannot be trained further.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} is no PEFT adapter: {name} is missing")
+            raise InputError(f"{folder} is not a PEFT adapter: {name} is missing")
     try:
         config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=PeftConfig)
     except msgspec.DecodeError as error:
@@ -158,7 +161,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     ]
     if odd:
         raise InputError(
-            f"{folder} is set to {', '.join(odd)}; only plain LoRA adapters can be trained on"
+            f"{folder} uses {', '.join(odd)}; only plain LoRA adapters can be trained further"
         )
     fingerprint = ""
     if (folder / BASE).is_file():
@@ -178,21 +181,21 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 
 def check_fit(adapter: AdapterFile, model: Path, *, rank: int) -> None:
-    """Refuse an adapter that cannot go on being trained on a base.
+    """Check that an adapter can be trained further on a base, with a rank.
 
     Raises:
-        InputError: naming what the adapter has and what is wanted.
+        InputError: if it does not fit; names what the adapter has and what is needed.
     """
     folder = adapter.folder
     if adapter.rank != rank:
         raise InputError(
-            f"adapter {folder} has rank {adapter.rank} and learn.rank is {rank}; "
+            f"adapter {folder} has rank {adapter.rank}, but learn.rank is {rank}; "
             f"set learn.rank={adapter.rank} or give another adapter"
         )
     if adapter.scale != ALPHA_PER_RANK:
         raise InputError(
-            f"adapter {folder} has an alpha of {adapter.scale:g} times its rank, "
-            f"{ALPHA_PER_RANK} is wanted; give an adapter that was trained that way"
+            f"adapter {folder} has an alpha of {adapter.scale:g} times its rank, but must have "
+            f"{ALPHA_PER_RANK} times; give an adapter that was trained that way"
         )
     wanted = adapter_shapes(model, rank=rank)
     for name in sorted(wanted.keys() | adapter.shapes.keys()):
@@ -201,19 +204,19 @@ def check_fit(adapter: AdapterFile, model: Path, *, rank: int) -> None:
             raise InputError(
                 f"adapter {folder} was trained on {adapter.base or 'another base'}: its "
                 f"{name.removeprefix(PREFIX)} is {show_shape(given)}, "
-                f"the one that fits {model} is {show_shape(fits)} (model.path)"
+                f"but {model} needs {show_shape(fits)} (model.path)"
             )
     own = fingerprint_base(model)
     if adapter.fingerprint and adapter.fingerprint != own:
         raise InputError(
             f"adapter {folder} was trained on {adapter.base or 'another base'} with weights "
-            f"{adapter.fingerprint[:SHOWN_DIGITS]}, and {model} has weights "
+            f"{adapter.fingerprint[:SHOWN_DIGITS]}, but {model} has weights "
             f"{own[:SHOWN_DIGITS]} (model.path)"
         )
 
 
 def adapter_shapes(model: Path, *, rank: int) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of a LoRA on all linear layers of a model, by their names in a PEFT file."""
+    """Return the shapes of a LoRA on all linear layers of a model, by name in a PEFT file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for _, name, stored in read_base(model):
         layer = name.removesuffix(".weight")
@@ -225,5 +228,5 @@ def adapter_shapes(model: Path, *, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def show_shape(shape: tuple[int, ...] | None) -> str:
-    """Write a shape."""
-    return "not there" if shape is None else " x ".join(map(str, shape))
+    """Return a shape as text, such as `8 x 64`; `missing` for None."""
+    return "missing" if shape is None else " x ".join(map(str, shape))

@@ -1,13 +1,16 @@
-"""The run folder: where everything that happened is kept.
+"""The run folder, which records everything that happens in a run.
 
 run.json         resolved config, versions, prompt hashes
-metrics.jsonl    one line per step; equal for equal seeds, so it holds no times
+metrics.jsonl    one line per step; equal for equal seeds, so it contains no times
 timing.jsonl     one line per step: seconds and rates
-tasks.jsonl      every written task, and every draft that failed
-episodes.jsonl   every finished episode, written before anything else happens to it
+tasks.jsonl      every task that was written, and every failure to write one
+episodes.jsonl   every finished episode, written before it is used
 checkpoints/     step-000010/: safetensors and JSON, manifest last
 adapters/        policy-000017/: PEFT folders
 log.jsonl        structlog
+
+A run may add further files, such as held-out results, timelines, engine.log and stacks.txt; the
+modules that write them describe them.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from trustee.events import EpisodePlayed, TaskWritten
 from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
 
 TAIL = 1 << 16
-"""Bytes that are read at once to find the end of the last whole line."""
+"""Bytes read at a time to find the end of the last complete line."""
 
 
 class TaskLine(Record, frozen=True):
@@ -76,7 +79,7 @@ class Store:
         """Append lines to a file and wait until they are on disk.
 
         Raises:
-            RunError: if they cannot be written; what was written before is untouched.
+            RunError: if they cannot be written; earlier lines stay as they were.
         """
         path = self.folder / name
         try:
@@ -91,23 +94,23 @@ class Store:
                     raise OSError(28, "No space left on device")
                 os.fsync(file.fileno())
             except OSError:
-                # Why the write failed matters more than why its traces stay.
+                # Report the original error even if truncating the partial line fails too.
                 with suppress(OSError):
                     file.truncate(end)
                 raise
         except OSError as error:
             raise RunError(
-                f"cannot write {path}: {error.strerror}; free the disk, then continue with "
+                f"cannot write {path}: {error.strerror}; free some disk space, then continue with "
                 f"trustee run --resume {self.folder}"
             ) from error
 
     def adapter(self, version: int) -> Adapter:
-        """Name a version and its folder."""
+        """Return the adapter of a version, with its folder in this run."""
         return Adapter(version=version, path=self.folder / "adapters" / f"policy-{version:06d}")
 
 
 def open_lines(path: Path) -> IO[bytes]:
-    """Open a file of lines to append to it; a last line that a kill cut short is cut off."""
+    """Open a file of lines for appending; an incomplete last line, left by a kill, is removed."""
     file = path.open("a+b", buffering=0)
     try:
         whole = find_end(file)
@@ -120,7 +123,7 @@ def open_lines(path: Path) -> IO[bytes]:
 
 
 def find_end(file: IO[bytes]) -> int:
-    """Find where the last whole line of a file ends, reading from behind."""
+    """Return the offset at which a file's last complete line ends, reading backwards."""
     start = end = file.seek(0, os.SEEK_END)
     while start:
         start = file.seek(max(0, start - TAIL))
@@ -131,10 +134,10 @@ def find_end(file: IO[bytes]) -> int:
 
 
 def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
-    """Read a file of JSON lines; a last line that a kill cut short is left out.
+    """Read a file of JSON lines; an incomplete last line, left by a kill, is ignored.
 
     Raises:
-        InputError: if the file cannot be read or a whole line is not of its kind.
+        InputError: if the file cannot be read, or a complete line is not of this kind.
     """
     try:
         data = path.read_bytes()
@@ -151,7 +154,7 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
 
 
 def keep_lines(path: Path, count: int) -> None:
-    """Cut a file of lines down to its first `count`; a last line that is not whole goes too."""
+    """Cut a file down to its first `count` complete lines."""
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -160,7 +163,7 @@ def keep_lines(path: Path, count: int) -> None:
 
 
 def describe(entry: TaskLine | EpisodeLine) -> TaskWritten | EpisodePlayed:
-    """Give the progress event of something that finished."""
+    """Return the progress event of a finished task or episode."""
     if isinstance(entry, TaskLine):
         source = entry.failure.source if entry.failure else None
         return TaskWritten(group=entry.group, failed_by=source, failed=source is not None)

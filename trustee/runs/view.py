@@ -1,4 +1,4 @@
-"""Reading trajectories: the main screen of somebody who trains agents."""
+"""`trustee view`: printing the trajectories of a run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,25 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 
 class Filter(Record, frozen=True):
-    """Which episodes to show; None lets all pass."""
+    """Which episodes to show; a condition of None matches every episode."""
 
     step: int | None = None
     """Episodes whose oldest turn was sampled by the version before this step."""
     group: int | None = None
     reward: str | None = None
+    """A reward or a comparison, such as `1` or `>0`."""
     failed_by: str | None = None
+    """Role at which the episode failed."""
     tool: str | None = None
+    """Name of a tool that the episode called."""
     limit: int = 5
-    """0 is all."""
+    """Maximum number of episodes; 0: no limit."""
 
     def __post_init__(self) -> None:
-        """Refuse what can match nothing.
+        """Refuse conditions that cannot match.
 
         Raises:
-            InputError: for an unknown blame or an unreadable reward.
+            InputError: for an unknown role or an unreadable reward.
         """
         if self.failed_by is not None and self.failed_by not in set(Role):
             raise InputError(f"--failed-by {self.failed_by!r}: give one of {', '.join(Role)}")
@@ -52,7 +55,7 @@ class Filter(Record, frozen=True):
             parse_reward(self.reward)
 
     def passes(self, line: EpisodeLine) -> bool:
-        """Say whether an episode is wanted."""
+        """Return whether an episode meets all conditions."""
         trajectory = line.trajectory
         return (
             (self.step is None or trajectory.version == self.step - 1)
@@ -67,10 +70,10 @@ class Filter(Record, frozen=True):
 
 
 def parse_reward(text: str) -> Callable[[float], bool]:
-    """Read a condition such as `1`, `-1`, `>0`, `<=0.5`.
+    """Turn a condition such as `1`, `-1`, `>0` or `<=0.5` into a predicate.
 
     Raises:
-        InputError: if it is none.
+        InputError: if the text is neither a number nor a comparison.
     """
     match = re.fullmatch(r"\s*(>=|<=|>|<|=|)\s*([+-]?\d+(?:\.\d+)?)\s*", text)
     if match is None:
@@ -80,7 +83,7 @@ def parse_reward(text: str) -> Callable[[float], bool]:
 
 
 def called_tools(trajectory: Trajectory) -> set[str]:
-    """Name the tools that an episode called."""
+    """Return the names of the tools that an episode called."""
     return {
         call.name
         for turn in trajectory.turns
@@ -90,10 +93,10 @@ def called_tools(trajectory: Trajectory) -> set[str]:
 
 
 def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
-    """Read the wanted episodes of a run, line by line.
+    """Yield the episodes of a run that pass the filter.
 
     Raises:
-        InputError: if the folder holds no episodes, or a line is broken.
+        InputError: if the folder has no readable episodes, or a line is broken.
     """
     path = folder / "episodes.jsonl"
     decoder = msgspec.json.Decoder(EpisodeLine)
@@ -114,13 +117,12 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
                         return
     except OSError as error:
         raise InputError(
-            f"{folder} holds no episodes.jsonl that can be read ({error.strerror}); "
-            "give a run folder"
+            f"{folder} has no readable episodes.jsonl ({error.strerror}); give a run folder"
         ) from error
 
 
 def read_tasks(folder: Path, groups: set[int]) -> dict[int, Task]:
-    """Read the tasks of some groups."""
+    """Return the tasks of some groups, by group."""
     decoder = msgspec.json.Decoder(TaskLine)
     tasks: dict[int, Task] = {}
     try:
@@ -136,11 +138,11 @@ def read_tasks(folder: Path, groups: set[int]) -> dict[int, Task]:
 
 
 MOST_SHOWN = 400
-"""Characters of one hidden value or note that are shown."""
+"""Maximum number of characters shown of a hidden value or note."""
 
 
 def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: bool) -> None:
-    """Print the wanted episodes with what only the world knew and the judge's reasons."""
+    """Print the episodes that pass the filter, with hidden values and the judge's reasons."""
     episodes = list(find_episodes(folder, wanted))
     tasks = read_tasks(folder, {line.group for line in episodes})
     if as_json:
@@ -156,7 +158,7 @@ def show_trajectories(folder: Path, wanted: Filter, *, out: TextIO, as_json: boo
     for line in episodes:
         show_episode(console, line, tasks.get(line.group))
     if not episodes:
-        console.print(f"no episode of {escape(str(folder))} matches; loosen the filters")
+        console.print(f"no episode of {escape(str(folder))} matches; relax the filters")
 
 
 def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None:
@@ -175,6 +177,7 @@ def show_episode(console: Console, line: EpisodeLine, task: Task | None) -> None
             show_message(console, message)
     trial = trajectory.outcome.trial
     phases = trial.phases if trial else ()
+    # A phase is printed where it changes; turns beyond the recorded phases have none.
     for turn, (before, phase) in zip(
         trajectory.turns, pairwise(["", *phases, *[""] * len(trajectory.turns)]), strict=False
     ):

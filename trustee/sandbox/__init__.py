@@ -1,1 +1,1 @@
-"""Running code that a model wrote, where it can do no harm."""
+"""Running code written by a model, isolated so that it cannot do harm."""

@@ -1,7 +1,7 @@
-"""What crosses the border of a sandbox: sources and a call in, one text out.
+"""What crosses the border of a sandbox: sources and a call go in, one text comes out.
 
-Nothing that pays a reward ever goes in. What comes out is a text, whatever the code did: an error,
-a limit that was broken and a killed worker are answers too, so an episode goes on.
+Nothing that determines a reward goes in. The result is always a text: an exception, a broken limit
+and a killed worker are results too, so the episode continues.
 """
 
 from __future__ import annotations
@@ -16,65 +16,65 @@ from trustee.errors import InputError
 from trustee.types import Record
 
 Isolation = Literal["auto", "landlock", "bubblewrap", "none"]
-"""What holds the code: the kernel's Landlock and seccomp, bubblewrap's namespaces, or nothing but
-limits; `auto` takes the first of the first two that works here."""
+"""What isolates the code: the kernel's Landlock and seccomp, bubblewrap's namespaces, or only
+limits (`none`). `auto` uses Landlock if it works on this machine, else bubblewrap."""
 
 
 class SandboxConfig(Record, frozen=True):
-    """What code in the sandbox may use."""
+    """Isolation and limits of code in the sandbox."""
 
     isolation: Isolation = "auto"
-    """`none` must be asked for by the config or call at hand (`--unsafe-local-tools`); one that a
-    run folder records is not believed."""
+    """How code is isolated. `none` must be set in the current config or on the command line
+    (`--unsafe-local-tools`); a value recorded in a run folder does not count."""
     seconds: Annotated[float, Meta(gt=0)] = 5.0
-    """Wall time of one call."""
+    """Maximum wall time of one call."""
     cpu_seconds: Annotated[int, Meta(ge=1)] = 3
-    """Processor time of one call."""
+    """Maximum processor time of one call, in seconds."""
     memory_mib: Annotated[int, Meta(ge=32)] = 256
-    """Address space that one call may add to what its worker holds."""
+    """Maximum address space that one call may add to its worker's, in MiB."""
     output_bytes: Annotated[int, Meta(ge=64)] = 65536
-    """Longest answer of one call; more is a breach."""
+    """Maximum size of a call's result in bytes; more is a breach."""
     workers: Annotated[int, Meta(ge=1)] = 64
-    """Warm workers kept at once."""
+    """Maximum number of warm workers that are kept."""
 
 
 class CallResult(Record, frozen=True):
-    """What came of one call."""
+    """The result of one call."""
 
     text: str
-    """What the policy reads: JSON of a list or an object, else `str` of what was returned; where
-    not `ok`, one line that says what went wrong."""
+    """What the policy reads: JSON of a list or an object, else `str` of the returned value; if not
+    `ok`, one line that describes the error."""
     ok: bool
     breach: str = ""
     """The limit or rule that was broken: `time`, `cpu`, `memory`, `output`, `input`, `died`,
-    `protocol` or `denied`; empty for plain exceptions. `denied` also stands beside a result, where
-    the code tried what no tool may and went on without it."""
+    `protocol` or `denied`; empty for ordinary exceptions. `denied` may come with a successful
+    result, if the code tried something forbidden and continued without it."""
 
 
 class Worker(Protocol):
     """A set of tools, ready to be called."""
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> CallResult:
-        """Call one tool with JSON arguments; it never sees what an earlier call left behind."""
+        """Call one tool with JSON arguments; it sees nothing that an earlier call left behind."""
         ...
 
 
 class Sandbox(Protocol):
-    """Whatever runs tools."""
+    """The interface of a sandbox."""
 
     def open(
         self, sources: Mapping[str, str], *, seed: int, published: bool = False
     ) -> AbstractAsyncContextManager[Worker]:
-        """Lend a worker for tools given as one Python source each, which defines that name.
+        """Lend a worker for tools; each is a Python source that defines a function of that name.
 
-        `seed` sets randomness and clock. `published` takes over a quirk of FTRL's own runner: a
-        source's other top-level names, imports among them, are not seen inside its functions.
+        `seed` determines randomness and clock. `published` reproduces a quirk of FTRL's own runner:
+        a source's other top-level names, including imports, are not visible inside its functions.
         """
         ...
 
 
 class NoSandbox:
-    """Refuses: whoever made these services did not expect code to run."""
+    """A sandbox that refuses to run code, for services that were made without one."""
 
     def open(
         self, sources: Mapping[str, str], *, seed: int, published: bool = False

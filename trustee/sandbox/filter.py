@@ -1,8 +1,8 @@
-"""The system calls that a tool's process may make, as a program for the kernel's seccomp.
+"""The system calls that a tool's process may make, as a seccomp program.
 
-A list of what is allowed, not of what is forbidden: a call that a later kernel adds is refused too.
-Nothing on it makes a process, a thread, a socket or a file, sends a signal, or reaches into another
-process. Files may be opened for reading only; which ones is for Landlock or bubblewrap to say.
+The list names what is allowed, so calls that later kernels add are refused too. Nothing on it
+creates a process, thread, socket or file, sends a signal, or reaches into another process. Files
+can only be opened for reading; Landlock or bubblewrap determine which ones.
 Source: `seccomp(2)`, `linux/filter.h`, the kernel's tables of system calls.
 """
 
@@ -33,31 +33,31 @@ sysinfo=179 brk=214 munmap=215 mremap=216 mmap=222 mprotect=226 madvise=233 getr
 statx=291 faccessat2=439
 """
 ALLOWED = {"x86_64": X86_64, "aarch64": AARCH64}
-"""What is allowed, by machine, with the machine's numbers."""
+"""Allowed system calls and their numbers, by machine."""
 
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 FLAGS_OF_OPEN = {"open": 1, "openat": 2}
-"""Which argument says how a file is opened."""
+"""Index of the argument that holds the flags of an open."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 """`BPF_LD|W|ABS`, `BPF_JMP|JEQ|K`, `BPF_JMP|JSET|K`, `BPF_RET|K`."""
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
-"""Places in `struct seccomp_data`; arguments have eight bytes each, the low four first."""
+"""Offsets in `struct seccomp_data`; an argument has eight bytes, the low four first."""
 ALLOW = 0x7FFF0000
 KILL = 0x80000000
 REFUSE = 0x00050000
-"""Or'ed with the error number that the caller gets."""
+"""Combined (or) with the error number that the caller gets."""
 
 
 def build_filter(machine: str) -> bytes:
-    """Write the filter for a machine, as `platform.machine()` names it.
+    """Return the filter for a machine, named as by `platform.machine()`.
 
-    Gives instructions of eight bytes, as `struct sock_filter` has them.
+    It consists of instructions of eight bytes each, in the layout of `struct sock_filter`.
 
     Raises:
-        KeyError: for a machine whose system calls are not listed.
+        KeyError: if this machine's system calls are not listed.
     """
     refuse = _instruction(RETURN, REFUSE | errno.EPERM)
     allow = _instruction(RETURN, ALLOW)
@@ -84,5 +84,5 @@ def build_filter(machine: str) -> bytes:
 
 
 def _instruction(code: int, value: int, *, then: int = 0, otherwise: int = 0) -> bytes:
-    """Write one instruction; jumps count the instructions that are passed over."""
+    """Return one instruction; `then` and `otherwise` are numbers of instructions to skip."""
     return struct.pack("=HBBI", code, then, otherwise, value)

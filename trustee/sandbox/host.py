@@ -1,8 +1,8 @@
-"""The sandbox as environments use it: warm workers, shared by all who bring the same tools.
+"""The sandbox as environments use it: warm workers, shared by all episodes with the same tools.
 
-Whatever the code does, a call ends with an `CallResult` in bounded time, and no other call notices.
-A worker that ended is replaced, and calls that were under way in it are made once more: they are
-forks that keep nothing.
+Whatever the code does, a call ends with a `CallResult` in bounded time and does not affect other
+calls. A worker that died is replaced, and the calls that were running in it are made once more,
+which is safe because each call is a fork that keeps no state.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from trustee.sandbox.process import WorkerAnswer, WorkerDied, WorkerProcess, sta
 log = structlog.get_logger()
 
 LONGEST_ARGUMENTS = 1 << 20
-"""Bytes of JSON that one call may bring."""
+"""Maximum size of a call's arguments, in bytes of JSON."""
 LONGEST_SOURCE = 1 << 20
-"""Bytes of one tool's source: the compiler needs a second and 100 MiB for a MiB."""
+"""Maximum size of a tool's source in bytes; the compiler needs a second and 100 MiB per MiB."""
 GRACE_SECONDS = 5.0
-"""How much later than the worker the host itself gives a call up."""
+"""Extra seconds the host waits beyond the worker's own timeout."""
 TRIES = 2
-"""A worker that dies under a call is replaced; a call under which two die is what kills them."""
+"""Attempts per call; if a second worker dies too, the call is at fault."""
 
 ReportBreach = Callable[[str, str, str], None]
-"""Told of every breach: tool, what was broken, how."""
+"""Called for every breach with the tool, the limit that was broken, and how."""
 TracedResult = tuple[CallResult, str]
-"""An outcome, and for the log how its limit was broken."""
+"""A result, and for the log how a limit was broken."""
 Key = tuple[bool, tuple[tuple[str, str], ...]]
 
 
 def log_breach(tool: str, breach: str, why: str) -> None:
-    """Name a breach in the log."""
+    """Log a breach."""
     log.warning("sandbox_breach", tool=tool, breach=breach, why=why)
 
 
@@ -56,21 +56,21 @@ class ProcessSandbox:
         self._tasks: TaskGroup | None = None
         self._lock: Lock | None = None
         self._warm: OrderedDict[Key, WarmWorker] = OrderedDict()
-        """Least recently lent first."""
-        # More calls at once than processors only make each of them slower than its limit.
+        """Workers by tools, least recently lent first."""
+        # Many more concurrent calls than processors would slow each one down to its time limit.
         self._limiter = anyio.CapacityLimiter(max(4, 2 * len(os.sched_getaffinity(0))))
 
     @property
     def isolation(self) -> Isolation:
-        """What holds here; known once the sandbox is open."""
+        """The isolation in use; known once the sandbox is open."""
         assert self._lock is not None, "the sandbox is not open"
         return self._lock.isolation
 
     async def __aenter__(self) -> Self:
-        """Find the first lock that holds, by starting a worker in it.
+        """Find the first lock that works by starting a worker in it.
 
         Raises:
-            InputError: where none does.
+            InputError: if none works.
         """
         locks = find_locks(self._config.isolation)
         async with AsyncExitStack() as stack:
@@ -80,7 +80,7 @@ class ProcessSandbox:
             for lock in locks:
                 trial = WarmWorker({}, published=False, sandbox=self)
                 self._lock = lock
-                missing.append(f"{lock.isolation} does not hold: {await trial.start()}")
+                missing.append(f"{lock.isolation} does not work: {await trial.start()}")
                 if trial.process is not None:
                     await trial.end()
                     break
@@ -102,7 +102,7 @@ class ProcessSandbox:
     async def open(
         self, sources: Mapping[str, str], *, seed: int, published: bool = False
     ) -> AsyncIterator[Worker]:
-        """Lend the worker of these tools; it starts with the first call and stays warm after."""
+        """Lend the worker of these tools; it starts with the first call and then stays warm."""
         key = (published, tuple(sorted(sources.items())))
         worker = self._warm.get(key)
         if worker is None:
@@ -116,7 +116,7 @@ class ProcessSandbox:
             await self._cool()
 
     async def _cool(self) -> None:
-        """End the workers that were longest not lent, down to the number to keep."""
+        """End the least recently used idle workers, down to the number to keep."""
         idle = [key for key, worker in self._warm.items() if not worker.lent]
         surplus = len(self._warm) - self._config.workers
         cooled = [self._warm.pop(key) for key in idle[: max(0, surplus)]]
@@ -124,7 +124,7 @@ class ProcessSandbox:
             await worker.end()
 
     async def _end(self) -> None:
-        """End all workers at once."""
+        """End all workers concurrently."""
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
                 for worker in self._warm.values():
@@ -133,14 +133,14 @@ class ProcessSandbox:
 
 
 class WarmWorker:
-    """The tools of one environment, with the process that runs them while there is one."""
+    """The tools of one environment, and the process that runs them if one is started."""
 
     def __init__(
         self, sources: Mapping[str, str], *, published: bool, sandbox: ProcessSandbox
     ) -> None:
         self.names = frozenset(sources)
         self.lent = 0
-        """How many hold it."""
+        """Number of episodes that are using it."""
         self.process: WorkerProcess | None = None
         self._sources = {
             name: source for name, source in sources.items() if len(source) <= LONGEST_SOURCE
@@ -149,15 +149,15 @@ class WarmWorker:
         self._sandbox = sandbox
         self._starting = anyio.Lock()
         self._broken = ""
-        """Why these tools cannot be loaded; their source can make the compiler hang or crash."""
+        """Why these tools cannot be loaded, such as a source on which the compiler crashes."""
 
     async def start(self) -> str:
-        """Start the process where there is none; give why that failed, or an empty text."""
+        """Start the process unless it runs; return why that failed, or an empty string."""
         sandbox = self._sandbox
         assert sandbox._tasks is not None
         assert sandbox._lock is not None
         refused = ""
-        # A start that is cancelled half-way would leave a process that nobody ends.
+        # A start that is cancelled halfway would leave a process that is never ended.
         with anyio.CancelScope(shield=True):
             async with self._starting:
                 if self.process is None or not self.process.alive:
@@ -166,7 +166,7 @@ class WarmWorker:
         return refused
 
     async def _start(self, lock: Lock, tasks: TaskGroup) -> str:
-        """Start the process; give why that failed, or an empty text."""
+        """Start the process; return why that failed, or an empty string."""
         try:
             process = await start_process(lock)
         except OSError as error:
@@ -182,20 +182,20 @@ class WarmWorker:
         return refused
 
     async def end(self) -> None:
-        """End the process where there is one."""
+        """End the process if it runs."""
         process, self.process = self.process, None
         if process is not None:
             await process.end()
 
     async def call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> CallResult:
-        """Make one call and report what it broke."""
+        """Make one call and report a breach."""
         outcome, why = await self._call(name, arguments, seed=seed)
         if outcome.breach:
             self._sandbox._report(name, outcome.breach, why)
         return outcome
 
     async def _call(self, name: str, arguments: Mapping[str, Any], *, seed: int) -> TracedResult:
-        """Make one call if it can be made."""
+        """Check a call, then make it."""
         if name not in self.names:
             return fail(name, f"there is no tool of that name, only {sorted(self.names)}")
         if name not in self._sources:
@@ -213,7 +213,7 @@ class WarmWorker:
         return fail(name, self._broken, breach="died")
 
     async def _try(self, name: str, arguments: str, *, seed: int) -> TracedResult:
-        """Make one call, in a fresh process once more where the worker died under it."""
+        """Make one call; if the worker dies, try once more in a fresh process."""
         config = self._sandbox._config
         why = ""
         for attempt in range(TRIES):
@@ -242,19 +242,19 @@ class WarmWorker:
 
 
 class LentWorker:
-    """A worker in the hands of one episode."""
+    """A worker as one episode uses it, with the episode's seed."""
 
     def __init__(self, worker: WarmWorker, seed: int) -> None:
         self._worker = worker
         self._seed = seed
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> CallResult:
-        """Call one tool with JSON arguments; it never sees what an earlier call left behind."""
+        """Call one tool with JSON arguments; it sees nothing that an earlier call left behind."""
         return await self._worker.call(name, arguments, seed=self._seed)
 
 
 def read_answer(name: str, answer: WorkerAnswer, config: SandboxConfig) -> TracedResult:
-    """Turn what a worker says of a call into what the policy reads."""
+    """Turn a worker's answer into the result that the policy reads, and a note for the log."""
     if answer.breach:
         outcome, why = fail(name, explain_breach(answer.breach, config), breach=answer.breach)
         return outcome, answer.text or why
@@ -265,7 +265,7 @@ def read_answer(name: str, answer: WorkerAnswer, config: SandboxConfig) -> Trace
 
 
 def explain_breach(kind: str, config: SandboxConfig) -> str:
-    """Say on one line which limit was broken."""
+    """Return a one-line explanation of a breach."""
     match kind:
         case "time":
             return f"it ran longer than {config.seconds:g} s"
@@ -282,6 +282,6 @@ def explain_breach(kind: str, config: SandboxConfig) -> str:
 
 
 def fail(name: str, why: str, *, breach: str = "") -> TracedResult:
-    """Answer a call that gave no result."""
+    """Return the result of a call that failed."""
     text = f"an error occurred when calling {name}: {why}"
     return CallResult(text=text, ok=False, breach=breach), why

@@ -1,8 +1,8 @@
-"""What a worker does before it is locked in, and what each forked call does to itself and runs.
+"""How a worker isolates itself, and how each forked call restricts itself further and runs.
 
-Loaded by `worker.py` from the file beside it, and like it made of the standard library alone. After
-`Tools.lock` nothing here is trusted: a tool can rewrite all of it, in a process that can no longer
-reach anything and whose end the worker awaits.
+`worker.py` loads this file by its path, and both use only the standard library. After `Tools.lock`
+nothing here is trusted: a tool can rewrite all of it, but only in a process that cannot reach
+anything any more and whose end the worker awaits.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ fractions functools hashlib heapq hmac html inspect io itertools locale math num
 random re secrets statistics string textwrap traceback types typing unicodedata urllib.parse uuid
 zoneinfo
 """
-"""What tools import: loaded before the worker is locked in, so that calls find it ready."""
+"""Modules that tools often import, loaded before the worker isolates itself."""
 YEAR_BEGINS = 1735689600
 YEAR = 365 * 86400
 NS = 1_000_000_000
 TICK_NS = 1_000_000
-"""How far the clock goes on with each look at it."""
+"""Nanoseconds by which the clock advances each time it is read."""
 LONGEST_ERROR = 500
 DESCRIPTORS = 32
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
@@ -43,58 +43,59 @@ os.chmod os.chown os.exec os.fork os.kill os.link os.mkdir os.posix_spawn os.rem
 os.rmdir os.spawn os.symlink os.system os.truncate pty.spawn resource.prlimit resource.setrlimit
 signal.pthread_kill socket. subprocess.
 """
-"""Beginnings of the interpreter's audit events that only a tool out of bounds raises."""
+"""Prefixes of the interpreter's audit events that only a forbidden action raises."""
 PATH_EVENTS = ("open", "os.listdir", "os.scandir")
 
 ANSWER = struct.Struct(">cII")
-"""What a call writes: kind, bytes of what it was denied, bytes of its text; then both."""
+"""Header of what a call writes: kind, length of the denied action, length of the text. The two
+texts follow it."""
 
 leave = os._exit
 
 
 class Contained:
-    """Keeps whatever its block raises, a `SystemExit` too."""
+    """Catches and stores whatever its block raises, including `SystemExit`."""
 
     error: BaseException | None = None
 
     def __enter__(self) -> Contained:
-        """Begin."""
+        """Enter the block."""
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        """Keep the error."""
+        """Store the error and suppress it."""
         self.error = error
         return True
 
 
 class Clock:
-    """A clock that starts where the seed says and goes on only when it is looked at or slept on."""
+    """A clock that starts at a time given by a seed and advances only on reads and sleeps."""
 
     def __init__(self) -> None:
         self._ns = 0
         self._start = 0
 
     def set(self, seed: int) -> None:
-        """Start at a second of the year 2025."""
+        """Set the clock to a second of the year 2025."""
         self._ns = self._start = (YEAR_BEGINS + seed % YEAR) * NS
 
     def time_ns(self) -> int:
-        """Tell the time and go on by one tick."""
+        """Advance by one tick and return the time."""
         self._ns += TICK_NS
         return self._ns
 
     def elapsed_ns(self) -> int:
-        """Tell the time since the call began and go on by one tick."""
+        """Advance by one tick and return the time since the call began."""
         return self.time_ns() - self._start
 
     def sleep(self, seconds: float) -> None:
-        """Go on without waiting."""
+        """Advance the clock without waiting."""
         if seconds < 0:
             raise ValueError("sleep length must be non-negative")
         self._ns += int(seconds * NS)
 
     def install(self) -> None:
-        """Take the place of the real clock in `time`."""
+        """Replace the real clock in the module `time`."""
         module: Any = time
         module.time_ns, module.sleep = self.time_ns, self.sleep
         module.time = lambda: self.time_ns() / NS
@@ -110,17 +111,17 @@ class Clock:
         module.asctime = lambda at=None: asctime(at or module.localtime())
 
     def _of_now(self, real: Callable[[float], Any]) -> Callable[..., Any]:
-        """Let a function of a time take this clock's where it is given none."""
+        """Wrap a function of a time so that its default is this clock's time."""
         return lambda at=None: real(self.time_ns() / NS if at is None else at)
 
 
 class Start(NamedTuple):
-    """The first frame: what to run and within which limits."""
+    """The first frame: the tools and their limits."""
 
     sources: dict[str, str]
     published: bool
     library: str
-    """Folder of the Landlock library; empty where something else locks the worker in."""
+    """Folder of the Landlock library; empty if Landlock is not used."""
     readable: list[str]
     filter: str
     """The seccomp program, in hexadecimal; empty for none."""
@@ -137,18 +138,18 @@ class CallFrame(NamedTuple):
     seed: int
     name: str
     arguments: str
-    """JSON of an object; read where it can do no harm."""
+    """A JSON object, parsed only in the fork, where it can do no harm."""
 
 
 class Forked(NamedTuple):
-    """What the fork of a call starts from."""
+    """The state with which the fork of a call starts."""
 
     call: CallFrame
     pipe: int
 
 
 class Tools:
-    """The compiled tools, and the lock that each call puts on itself."""
+    """The compiled tools, and the restrictions that each call applies to itself."""
 
     def __init__(self, start: Start) -> None:
         self.start = start
@@ -156,16 +157,16 @@ class Tools:
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.filter = bytes.fromhex(start.filter)
         self.codes: dict[str, CodeType | BaseException] = {}
-        """By tool; the error where the source does not compile."""
+        """Code by tool, or the error if its source does not compile."""
         self.clock = Clock()
         self.entropy = random.Random()
         self.held_bytes = read_address_space()
 
     def prepare(self) -> None:
-        """Load, lock in, compile.
+        """Load modules, isolate this process, compile the tools.
 
         Raises:
-            OSError: if the kernel refuses to lock this process in.
+            OSError: if the kernel refuses to isolate this process.
         """
         for name in PRELOADED.split():
             __import__(name)
@@ -183,7 +184,7 @@ class Tools:
                 self.codes[name] = tried.error
 
     def _give_up_powers(self) -> None:
-        """Drop every capability, and the right to gain any."""
+        """Drop all capabilities and the ability to gain any."""
         if self.libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "no_new_privs")
         header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
@@ -191,7 +192,7 @@ class Tools:
             raise OSError(ctypes.get_errno(), "capset")
 
     def lock(self, pipe: int) -> None:
-        """Take everything from this fork but its memory, its pipe and its time."""
+        """Restrict this fork to its memory, its pipe and its time limit."""
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         for stream in range(3):
             os.dup2(self.null, stream)
@@ -214,7 +215,7 @@ class Tools:
                 raise OSError(ctypes.get_errno(), "seccomp")
 
     def run(self, call: CallFrame) -> bytes:
-        """Run one call and give its result as text in UTF-8."""
+        """Run one call and return its result as UTF-8 text."""
         self.clock.set(call.seed)
         self.entropy.seed(call.seed)
         random.seed(call.seed)
@@ -239,7 +240,7 @@ class Tools:
         return str.encode(str(value), "utf-8", "backslashreplace")
 
     def answer(self, forked: Forked) -> None:
-        """Run a forked call, write what came of it, and end."""
+        """Run a forked call, write its result to the pipe, and exit."""
         self.lock(forked.pipe)
         denied: list[str] = []
         if self.filter:
@@ -251,7 +252,7 @@ class Tools:
         if error is not None:
             kind, body = b"-", b""
             if issubclass(type(error), MemoryError):
-                # Its traceback holds the frames, and they hold what filled the memory.
+                # Its traceback keeps the frames alive, and with them what filled the memory.
                 error.__traceback__ = None
                 tried.error = error = None
                 kind = b"m"
@@ -268,7 +269,7 @@ class Tools:
 
 
 def describe_error(error: BaseException) -> str:
-    """Put an error on one line, whatever its class does when it is asked for its text."""
+    """Return an error as one line, even if its class raises when it is converted to text."""
     line = "an error without a text"
     with Contained():
         line = f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_ERROR]
@@ -276,7 +277,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def watch(denied: list[str], allowed: tuple[str, ...]) -> None:
-    """Note what the code tries that the kernel will refuse, also where it hides the refusal."""
+    """Record forbidden actions as they are tried, even if the code hides that they failed."""
     forbidden = tuple(DENIED_EVENTS.split())
 
     def notice(event: str, details: tuple[Any, ...]) -> None:
@@ -292,7 +293,7 @@ def watch(denied: list[str], allowed: tuple[str, ...]) -> None:
 
 
 def read_address_space() -> int:
-    """Give the bytes of address space that this process has, or a guess where nobody tells."""
+    """Return the address space of this process in bytes, or a guess if it cannot be read."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -301,18 +302,19 @@ def read_address_space() -> int:
 
 
 def fill_finders() -> None:
-    """Let the importer remember what folders hold, because it cannot list them once locked in."""
+    """Make the importer cache its folder listings, which it cannot read after the isolation."""
     with Contained():
         __import__("a_module_that_is_nowhere")
 
 
 def confine(library: str, readable: list[str]) -> None:
-    """Let the kernel refuse every file but those named, for good."""
+    """Make the kernel refuse, permanently, all files except the readable ones."""
     sys.path.append(library)
     before = set(sys.modules)
     sandlock = __import__("sandlock")
     sys.path.remove(library)
-    # What an older kernel cannot confine, such as signals, the filter of each call refuses anyway.
+    # An older kernel may lack some protections, such as of signals; each call's seccomp filter
+    # refuses those actions anyway.
     policy = sandlock.Sandbox(fs_readable=readable, allow_degraded=list(sandlock.Protection))
     sandlock.confine(policy)
     for name in set(sys.modules) - before:
@@ -322,7 +324,7 @@ def confine(library: str, readable: list[str]) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write everything, in as many writes as the pipe wants."""
+    """Write all data, in as many writes as it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -1,7 +1,7 @@
-"""How a worker is locked in: by Landlock through `sandlock`, by bubblewrap, or only by limits.
+"""How a worker is isolated: by Landlock through `sandlock`, by bubblewrap, or only by limits.
 
-Both locks are tightened by the same seccomp filter, which every call puts on itself. Here stands
-what differs: the command that starts a worker, what it may read, and why a lock cannot be had.
+In both locks every call also applies the same seccomp filter to itself. This module holds what
+differs: the command that starts a worker, what it may read, and why a lock is not available.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from trustee.types import Record
 
 WORKER = Path(__file__).with_name("worker.py")
 FLAGS = ("-S", "-s", "-P", "-B", "-X", "utf8")
-"""No site-packages, no user folder, no script folder, no bytecode written; not `-I`, which would
-also ignore the hash seed that fixes the order of sets."""
+"""No site-packages, user folder or script folder, and no bytecode is written. `-I` is not used
+because it would also ignore the hash seed, which fixes the order of sets."""
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""All that a worker is started with; it clears this too."""
+"""The only environment variable of a worker, which removes it when it has started."""
 KEPT_OUT = ("site-packages", "dist-packages")
+"""Folders of the standard library's folder that stay hidden."""
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 SWITCH = '--unsafe-local-tools, or isolation = "none" in [sandbox]'
 
 
 class Lock(Record, frozen=True):
-    """A way to lock a worker in."""
+    """A way to isolate a worker."""
 
     isolation: Isolation
     command: tuple[str, ...]
@@ -41,11 +42,12 @@ class Lock(Record, frozen=True):
     library: str = ""
     """Folder from which the worker loads `sandlock`."""
     readable: tuple[str, ...] = ()
-    """What a call may read without being named for it; with Landlock also all that it can."""
+    """Paths that a call may read without a breach; with Landlock it cannot read any others."""
     filter: bytes = b""
+    """The seccomp program; empty for none."""
 
     def frame(self) -> dict[str, Any]:
-        """Say to the worker what concerns the lock."""
+        """Return the part of the worker's first frame that describes the lock."""
         return {
             "library": self.library,
             "readable": self.readable,
@@ -54,10 +56,10 @@ class Lock(Record, frozen=True):
 
 
 def find_locks(wanted: Isolation) -> tuple[Lock, ...]:
-    """Give the locks to try, best first; whether one holds is known when a worker has started.
+    """Return the locks to try, best first; only starting a worker shows whether one works.
 
     Raises:
-        InputError: where nothing of what is wanted can be had here.
+        InputError: if no wanted lock is available on this machine.
     """
     if wanted == "none":
         command = (real_python(), *FLAGS, str(WORKER))
@@ -76,19 +78,19 @@ def find_locks(wanted: Isolation) -> tuple[Lock, ...]:
 
 
 def refuse(wanted: Isolation, missing: list[str]) -> InputError:
-    """Say that no tool will be run, why, and what would change that."""
+    """Return the error for a machine without a sandbox, with reasons and remedies."""
     return InputError(
-        f"no sandbox for tools with code: isolation {wanted!r} was wanted, but "
-        f"{'; '.join(missing)}. Use a kernel of 5.13 or later with Landlock, or install "
-        f"bubblewrap; on a machine that may be harmed, run them unprotected: {SWITCH}"
+        f"no sandbox for tools with code: isolation {wanted!r} was requested, but "
+        f"{'; '.join(missing)}. Use kernel 5.13 or later with Landlock, or install bubblewrap; "
+        f"on a disposable machine, you can run the tools unprotected: {SWITCH}"
     )
 
 
 def lock_by_landlock() -> Lock:
-    """Lock by Landlock and seccomp.
+    """Return a lock with Landlock and seccomp.
 
     Raises:
-        InputError: where the library or the machine's filter is missing.
+        InputError: if `sandlock` or a filter for this machine is missing.
     """
     spec = find_spec("sandlock")
     if spec is None or spec.origin is None:
@@ -104,14 +106,14 @@ def lock_by_landlock() -> Lock:
 
 
 def lock_by_bubblewrap() -> Lock:
-    """Lock by namespaces that hold Python's own files and nothing else, and seccomp.
+    """Return a lock with seccomp and namespaces that contain only Python's own files.
 
     Raises:
-        InputError: where the program or the machine's filter is missing.
+        InputError: if bubblewrap or a filter for this machine is missing.
     """
     program = shutil.which("bwrap")
     if program is None:
-        raise InputError("bubblewrap's program bwrap is not on the path")
+        raise InputError("bubblewrap's program bwrap is not on the PATH")
     standard = sysconfig.get_path("stdlib")
     shown = [real_python(), standard, *LIBRARIES, *zoneinfo.TZPATH, *shared_python()]
     hidden = [f"{standard}/{name}" for name in KEPT_OUT]
@@ -135,26 +137,27 @@ def lock_by_bubblewrap() -> Lock:
 
 
 def make_filter() -> bytes:
-    """Write this machine's seccomp filter.
+    """Return the seccomp filter for this machine.
 
     Raises:
-        InputError: for a machine whose system calls are not listed.
+        InputError: if this machine's system calls are not listed.
     """
     machine = platform.machine()
     if machine not in ARCHITECTURES:
         raise InputError(
-            f"the list of system calls knows {', '.join(ARCHITECTURES)}, not {machine}"
+            f"the system calls of {machine} are not listed, only those of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     return build_filter(machine)
 
 
 def real_python() -> str:
-    """Give the interpreter itself: a virtual environment has only a link to it."""
+    """Return the path of the real interpreter; a virtual environment has only a link to it."""
     return os.path.realpath(sys.executable)
 
 
 def readable_paths() -> list[str]:
-    """Name what a locked worker may read: the standard library, file by file, and time zones."""
+    """Return what an isolated worker may read: the standard library's entries and time zones."""
     standard = Path(sysconfig.get_path("stdlib"))
     entries = (path for path in standard.iterdir() if path.exists())
     own = sorted(str(path) for path in entries if path.name not in KEPT_OUT)
@@ -162,6 +165,6 @@ def readable_paths() -> list[str]:
 
 
 def shared_python() -> list[str]:
-    """Name the interpreter's own shared library, where it has one."""
+    """Return the interpreter's shared library, if it has one."""
     folder, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("INSTSONAME")
     return [f"{folder}/{name}"] if str(name).find(".so") >= 0 else []

@@ -1,7 +1,7 @@
-"""What holds here: tools that try to do what no tool may, run in the sandbox itself.
+"""Probing the isolation: tools that try what no tool may do, run in the sandbox itself.
 
-Locks are not believed because the kernel has them: each is asked to refuse something, and what is
-not refused is named.
+That the kernel offers a lock does not prove that it works, so every kind of denial is tried, and
+whatever is not refused is reported.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ ATTEMPTS = {
     "trace_a_process": "assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
     "see_the_environment": "assert os.environ",
 }
-"""By name, a statement that fails where it is refused."""
+"""Forbidden actions by name, each a statement that raises an error if it is refused."""
 
 
 class IsolationReport(Record, frozen=True):
-    """What was found out."""
+    """Which attempts were refused."""
 
     isolation: Isolation | None
-    """None where tools with code cannot be run at all."""
+    """The isolation in use; None if tools with code cannot be run at all."""
     refused: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
-    """Attempts that went through; with a lock that holds there are none."""
+    """Attempts that succeeded; a lock that works leaves none."""
     why: str = ""
-    """What is missing, where nothing holds."""
+    """What is missing if no isolation works."""
 
     @property
     def holds(self) -> bool:
-        """Whether everything that was tried was refused."""
+        """Whether every attempt was refused."""
         return self.isolation is not None and not self.allowed
 
 
 async def probe_isolation(isolation: Isolation = "auto") -> IsolationReport:
-    """Try every denial in a worker of its own, and say which held."""
+    """Make every forbidden attempt in a worker and return which were refused."""
     tools = {
         name: f"import ctypes, os, socket, sys, threading\ndef {name}():\n    "
         + body.replace("HOST", str(os.getpid())).replace("OWN_FILE", repr(str(Path(__file__))))
@@ -73,4 +73,4 @@ async def probe_isolation(isolation: Isolation = "auto") -> IsolationReport:
 
 
 def ignore(tool: str, breach: str, why: str) -> None:
-    """Keep the log clear of breaches that were asked for."""
+    """Do not log these breaches, which are provoked on purpose."""

@@ -1,7 +1,7 @@
-"""One worker process as its host sees it: frames out, frames in, an answer for every call.
+"""One worker process as the host sees it: frames out, frames in, an answer for every call.
 
-A reader task hands each answer to the call that waits for it. When the process ends, for whatever
-reason, every call that still waits is told so, and the next start is the owner's business.
+A reader task passes each answer to the call that waits for it. When the process ends, for whatever
+reason, every pending call raises `WorkerDied`; starting another process is up to the owner.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from trustee.types import Record
 
 HEADER = struct.Struct(">I")
 START_SECONDS = 30.0
-"""For a worker's start: it takes a tenth of a second, on a machine that is not busy."""
+"""Maximum time for a worker to start; on an idle machine it takes a tenth of a second."""
 END_SECONDS = 2.0
-"""For a worker to end its calls and itself, before it is killed."""
+"""Maximum time for a worker to end its calls and exit before it is killed."""
 SEND_SECONDS = 10.0
+"""Maximum time for sending a frame."""
 
 
 class WorkerAnswer(Record, frozen=True):
-    """What a worker says of a call."""
+    """A worker's answer to a call."""
 
     id: int
     breach: str
@@ -42,14 +43,14 @@ class WorkerAnswer(Record, frozen=True):
 
 
 class Hello(Record, frozen=True):
-    """What a worker says at its start."""
+    """A worker's first message."""
 
     ready: bool = False
     refused: str = ""
 
 
 class WorkerDied(ConnectionError):
-    """The worker ended before it answered. Never leaves this package."""
+    """The worker ended before it answered. Not raised outside this package."""
 
 
 class WorkerProcess:
@@ -68,7 +69,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process's id."""
+        """The process id."""
         return self._process.pid
 
     async def begin(
@@ -80,7 +81,7 @@ class WorkerProcess:
         config: SandboxConfig,
         tasks: TaskGroup,
     ) -> str:
-        """Hand over the tools; give an empty text, or why the worker could not lock itself in."""
+        """Send the tools; return why the worker could not isolate itself, or an empty string."""
         hello = Hello(refused="it did not start in time")
         with anyio.move_on_after(START_SECONDS):
             try:
@@ -107,7 +108,7 @@ class WorkerProcess:
     async def call(
         self, *, name: str, arguments: str, seed: int, seconds: float
     ) -> WorkerAnswer | None:
-        """Make one call; None where no answer comes in time.
+        """Make one call; return None if no answer comes in time.
 
         Raises:
             WorkerDied: if the worker ends first.
@@ -127,7 +128,7 @@ class WorkerProcess:
             del self._waiting[number]
 
     async def end(self, *, gently: bool = True) -> None:
-        """Let the worker end its calls, if gently; kill it where it does not; bury it."""
+        """Close its input and wait (if `gently`); kill it on timeout; reap it."""
         self.alive = False
         with anyio.CancelScope(shield=True):
             with suppress(anyio.BrokenResourceError):
@@ -139,7 +140,7 @@ class WorkerProcess:
             await self._process.aclose()
 
     async def _send(self, frame: dict[str, Any]) -> None:
-        """Write one frame, whole even where the caller is cancelled."""
+        """Write one frame, completely even if the caller is cancelled."""
         body = json.dumps(frame).encode()
         with anyio.CancelScope(shield=True):
             async with self._writing:
@@ -166,7 +167,7 @@ class WorkerProcess:
             raise WorkerDied from error
 
     async def _read(self) -> None:
-        """Hand out answers until the worker ends."""
+        """Pass answers to their calls until the worker ends."""
         try:
             while True:
                 answer = msgspec.json.decode(await self._receive(), type=WorkerAnswer)
@@ -183,7 +184,7 @@ class WorkerProcess:
 
 
 async def start_process(lock: Lock) -> WorkerProcess:
-    """Start a worker that knows no tools yet; an interrupt of the terminal does not reach it.
+    """Start a worker without tools; an interrupt from the terminal does not reach it.
 
     Raises:
         OSError: if its program cannot be started.

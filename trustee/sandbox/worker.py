@@ -1,9 +1,9 @@
 """The program inside the sandbox: it compiles tools once and forks one process for every call.
 
-Started by path, without site-packages and without this package; it speaks frames of a length and
-JSON over its standard input and output. It never runs tool code itself: a call is a fork that locks
-itself in further, runs, writes one answer into its own pipe and is gone, so no call sees what
-another left behind, and the worker decides by what the kernel tells it which limit was broken.
+It is started by path, without site-packages and without this package, and exchanges frames (a
+length, then JSON) over standard input and output. It never runs tool code itself: a call is a fork
+that restricts itself further, runs, writes one answer to its own pipe and exits. So no call sees
+what another left behind, and the worker learns from the kernel which limit a call broke.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 16
 ROOM = 4096
-"""Bytes beside its text that one answer may have."""
+"""Bytes that one answer may have in addition to its text."""
 HEADER = struct.Struct(">I")
 BREACHES = {b"+": "", b"-": "", b"m": "memory", b"o": "output"}
-"""Breach by kind of answer; `+` alone is a result."""
+"""Breach by kind of answer; only `+` is a successful result."""
 monotonic = time.monotonic
 send_signal = os.kill
 
@@ -46,18 +46,18 @@ class Running:
 
 
 def receive() -> bytes | None:
-    """Take what there is of the standard input; None at its end."""
+    """Return what is available on standard input; None at its end."""
     return os.read(0, CHUNK) or None
 
 
 def send(frame: dict[str, Any]) -> None:
-    """Write one frame to the standard output."""
+    """Write one frame to standard output."""
     body = json.dumps(frame).encode()
     inside.write_all(1, HEADER.pack(len(body)) + body)
 
 
 def cut(buffer: bytearray) -> Any:
-    """Take the first whole frame from a buffer; None where it is not all there."""
+    """Remove and return the first frame of a buffer; None if it is not complete yet."""
     if len(buffer) < HEADER.size:
         return None
     end = HEADER.size + HEADER.unpack_from(buffer)[0]
@@ -69,7 +69,7 @@ def cut(buffer: bytearray) -> Any:
 
 
 def serve(start: Start, buffer: bytearray) -> Forked | None:
-    """Fork for every call; returns twice, as a fork does: None here, a call there."""
+    """Fork for every call. Like fork, it returns twice: None in the worker, a call in the fork."""
     calls: dict[int, Running] = {}
     poll = select.poll()
     poll.register(0, select.POLLIN)
@@ -112,7 +112,7 @@ def serve(start: Start, buffer: bytearray) -> Forked | None:
 
 
 def read_fork_answer(written: bytes) -> dict[str, Any] | None:
-    """Read what a call wrote into its pipe; None unless it is one answer and nothing else."""
+    """Parse what a call wrote to its pipe; None unless it is exactly one answer."""
     if len(written) < inside.ANSWER.size:
         return None
     kind, denied, length = inside.ANSWER.unpack_from(written)
@@ -128,7 +128,7 @@ def read_fork_answer(written: bytes) -> dict[str, Any] | None:
 
 
 def finish(running: Running) -> tuple[int, float]:
-    """End a call's process and bury it; give its status and its seconds of processor time."""
+    """Kill and reap a call's process; return its exit status and its CPU time in seconds."""
     send_signal(running.pid, signal.SIGKILL)
     os.close(running.pipe)
     _, status, used = os.wait4(running.pid, 0)
@@ -136,7 +136,7 @@ def finish(running: Running) -> tuple[int, float]:
 
 
 def judge(running: Running, start: Start, *, ended: bool) -> dict[str, Any]:
-    """Say what came of a call that ended, or that wrote too much."""
+    """Return the answer frame of a call that ended or wrote too much."""
     status, cpu = finish(running)
     written = bytes(running.written)
     if not ended:
@@ -145,7 +145,7 @@ def judge(running: Running, start: Start, *, ended: bool) -> dict[str, Any]:
     if answer is not None:
         return {"id": running.id, **answer}
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    # The kernel's own count of the limit is coarser than what it tells afterwards.
+    # The kernel enforces the limit more coarsely than it reports CPU time, hence the factor of 2.
     by_limit = number == signal.SIGKILL and cpu >= start.cpu_seconds / 2
     if number == signal.SIGXCPU or by_limit:
         return {"id": running.id, "breach": "cpu"}
@@ -156,7 +156,7 @@ def judge(running: Running, start: Start, *, ended: bool) -> dict[str, Any]:
 
 
 def load_inside() -> None:
-    """Load the file beside this one: there is neither a package nor a folder to import from."""
+    """Load `inside.py` by path, because there is no package or folder to import from."""
     global inside
     spec = spec_from_file_location("inside", Path(__file__).with_name("inside.py"))
     assert spec is not None
@@ -166,9 +166,9 @@ def load_inside() -> None:
 
 
 def main() -> None:
-    """Start, say so, and serve until the standard input ends."""
+    """Start, report readiness, and serve until standard input ends."""
     os.environ.clear()
-    # The C implementation asks the kernel for the time; the one in Python asks `time`.
+    # The C implementations read the kernel's clock; those in Python use `time`, which is replaced.
     sys.modules["_datetime"] = sys.modules["_zoneinfo"] = None  # type: ignore[assignment]
     load_inside()
     buffer = bytearray()

@@ -16,13 +16,13 @@ import anyio
 import msgspec
 from msgspec import Meta
 
+from trustee.environments.hints import Hints
 from trustee.environments.protocol import TaskSource, TaskSpec
 from trustee.errors import RunError
 from trustee.events import Emit, EpisodeBegun, TaskCollected
 from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
-from trustee.sft.hints import Hinter
 from trustee.sft.rejection import FilterConfig, find_reject_reason
 from trustee.sft.teacher import Player
 from trustee.tiny.teacher import TrialHabits
@@ -73,7 +73,7 @@ class Collection:
     player_of: Callable[[Task], Player]
     """Who plays the episodes of a task."""
     adapter: Adapter | None
-    hinter: Hinter | None
+    hinter: Callable[[Task], Hints] | None
     """None where nobody teaches and all that was played soundly is kept."""
     config: CollectConfig
     rollout: RolloutConfig

@@ -19,10 +19,10 @@ import anyio.to_thread
 import msgspec
 
 from trustee.engine.protocol import Sampling
+from trustee.environments.hints import Hints
 from trustee.errors import EngineError, InputError
 from trustee.rendering.renderer import Renderer
 from trustee.sft.demonstrations import plain, write_message
-from trustee.sft.hints import Hints
 from trustee.sft.teacher import TeacherPlayer, add_hints
 from trustee.types import Adapter, Call, Completion, Message, Tool, ToolCall
 

@@ -13,9 +13,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from trustee.sft.hints import Hints, scalars
+from trustee.environments.hints import Hints, scalars
 from trustee.sft.teacher import TELLTALE
-from trustee.tools.values import normalise, tells_error
+from trustee.tools.values import call_key, tells_error
 from trustee.types import (
     BadCall,
     Message,
@@ -94,7 +94,7 @@ def calls_made(trajectory: Trajectory) -> Iterator[Made]:
                 yield Made(
                     phase=phases[index] if index < len(phases) else Phase.EXECUTION,
                     name=call.name,
-                    key=json.dumps([call.name, normalise(call.arguments)], sort_keys=True),
+                    key=call_key(call.name, call.arguments),
                     failed=tells_error(answers.get(call.id, "")),
                 )
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import msgspec
 
 from trustee.engine.protocol import Engine
+from trustee.environments.hints import Hints
 from trustee.environments.prompts import fill_prompt
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodeRenderer as PlayingRenderer
-from trustee.sft.hints import Hints
 from trustee.types import Call, Message, Tool, Trajectory
 
 TELLTALE = "private notes"

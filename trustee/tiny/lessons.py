@@ -39,13 +39,13 @@ from trustee.environments.micro.world import (
 from trustee.environments.simulated.facts import Executed, Facts, fact_lines, gather_facts
 from trustee.environments.simulated.roles import (
     Criterion,
-    call_line,
     judge_prompt,
     tool_prompt,
     transcript_lines,
     user_prompt,
     writer_prompt,
 )
+from trustee.tools.values import call_line
 from trustee.types import BadCall, Call, Completion, Message, Record, Tool, ToolCall, Turn
 
 NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)

@@ -15,9 +15,9 @@ import msgspec
 
 from trustee.environments.micro.environment import HiddenGoals
 from trustee.environments.micro.world import THINGS, Goal, fact
-from trustee.environments.protocol import Environment, Services
+from trustee.environments.protocol import Environment, Services, World
 from trustee.environments.simulated.curriculum import Share
-from trustee.environments.trial.environment import HiddenTrial, Trial
+from trustee.environments.trial.environment import HiddenTrial
 from trustee.tiny.lessons import NO_COMPLETION, Lesson
 from trustee.types import Message, Record, Score, Stop, Task, Tool, ToolCall, Turn
 
@@ -61,7 +61,7 @@ class Demonstrated(Record, frozen=True):
 
 
 async def play_demonstration(
-    world: Trial, task: Task, services: Services, *, habits: TrialHabits = CAREFUL
+    world: World, task: Task, services: Services, *, habits: TrialHabits = CAREFUL
 ) -> Demonstrated:
     """Play the teacher once; the randomness is the services'."""
     teacher = TrialTeacher(task, world.environment(task, services), services.rng)

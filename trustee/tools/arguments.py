@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, time
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from uuid import UUID
 
 import msgspec
 
-from trustee.types import Tool
+from trustee.types import BadCall, Call, Tool
 
 if TYPE_CHECKING:
     from jsonschema import FormatChecker
@@ -44,6 +44,25 @@ _OPENING = frozenset(
 )
 """Keywords by which a schema may let in names beside its properties."""
 _MERGING = _OPENING - {"additionalProperties", "unevaluatedProperties", "patternProperties"}
+
+
+def check_name(tools: Sequence[Tool], call: Call) -> str | None:
+    """Say in one sentence why a call names no tool, in words for the policy; None where it does."""
+    if isinstance(call, BadCall):
+        return call.reason
+    names = [tool.name for tool in tools]
+    return None if call.name in names else f"there is no tool {call.name!r}; the tools are {names}"
+
+
+def check_call(tools: Sequence[Tool], call: Call) -> str | None:
+    """Say in one sentence why a call cannot be made, in words for the policy; None where it can.
+
+    It cannot if it is unreadable, if no tool has its name, or if its arguments do not fit.
+    """
+    if isinstance(call, BadCall) or (error := check_name(tools, call)):
+        return call.reason if isinstance(call, BadCall) else error
+    tool = next(tool for tool in tools if tool.name == call.name)
+    return check_arguments(tool, call.arguments)
 
 
 def check_arguments(tool: Tool, arguments: dict[str, Any]) -> str | None:

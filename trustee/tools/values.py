@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
+LARGEST = 1 << 1000
 
-def tells_error(content: str) -> bool:
-    """Say whether a tool's message is an object with an error."""
-    try:
-        result = json.loads(content)
-    except ValueError:
-        return False
+
+def is_error(result: Any) -> bool:
+    """Whether a tool's result is an object with an error."""
     return isinstance(result, dict) and bool(result.get("error"))
 
 
-LARGEST = 1 << 1000
+def tells_error(content: str) -> bool:
+    """Whether a tool's message is an object with an error."""
+    try:
+        return is_error(json.loads(content))
+    except ValueError:
+        return False
+
+
+def call_line(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call on one line, as prompts and hints write it."""
+    return f"{name} {json.dumps(arguments)}"
+
+
+def call_key(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a text that is equal for calls of the same tool with the same values."""
+    return json.dumps([name, normalise(dict(arguments))], sort_keys=True)
 
 
 def normalise(value: Any) -> Any:

@@ -37,7 +37,7 @@ def command(out: Path, *more: object, count: int = 2) -> list[object]:
         (
             ("--adapter", "/none"),
             2,
-            "/none holds no adapter: neither adapter_config.json nor adapters/policy-*; give a "
+            "/none contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
             "PEFT folder or a run folder",
         ),
     ],
@@ -64,7 +64,7 @@ def test_adapter_of_another_rank(
     started = never_start(monkeypatch)
     folder = write_adapter(tmp_path / "adapter", rank=8)
     assert (
-        f"adapter {folder} has rank 8 and learn.rank is 16; set learn.rank=8 or give another "
+        f"adapter {folder} has rank 8, but learn.rank is 16; set learn.rank=8 or give another "
         "adapter"
     ) == refuse(capfd, *command(tmp_path / "new", "--adapter", folder))
     assert ([], False) == (started, (tmp_path / "new").exists())

@@ -187,7 +187,7 @@ NO_TRIALS = f"--world, {TRIALS}belong to a run; a suite is a world of its own, w
         (("--break-tool",), NO_TRIALS),
         (
             ("--adapter", "/none"),
-            "/none holds no adapter: neither adapter_config.json nor adapters/policy-*; give a "
+            "/none contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
             "PEFT folder or a run folder",
         ),
     ],
@@ -214,7 +214,7 @@ def test_adapter_of_another_rank(
     started = never_start(monkeypatch)
     folder = write_adapter(tmp_path / "adapter", rank=64)
     assert (
-        f"adapter {folder} has rank 64 and learn.rank is 16; set learn.rank=64 or give another "
+        f"adapter {folder} has rank 64, but learn.rank is 16; set learn.rank=64 or give another "
         "adapter"
     ) == refuse(
         capfd,
@@ -247,12 +247,12 @@ def test_run_is_measured_with_an_adapter_that_fits(
     started = never_start(monkeypatch)
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(tiny_config())))
     folder = tmp_path / "adapter"
-    told = f"{folder} is no PEFT adapter: adapter_config.json is missing"
+    told = f"{folder} is not a PEFT adapter: adapter_config.json is missing"
     if rank is not None:
         write_adapter(folder, rank=rank)
         told = (
-            f"adapter {folder} has rank 64 and learn.rank is 16; set learn.rank=64 or give another "
-            "adapter"
+            f"adapter {folder} has rank 64, but learn.rank is 16; set learn.rank=64 or give "
+            "another adapter"
         )
     assert told == refuse(capfd, "eval", tmp_path, "--adapter", folder)
     assert [] == started

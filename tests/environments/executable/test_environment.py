@@ -26,7 +26,7 @@ from trustee.environments.executable.environment import (
     is_held_out,
 )
 from trustee.environments.executable.states import open_state, states_of
-from trustee.environments.protocol import Services
+from trustee.environments.protocol import Services, store_state
 from trustee.errors import InputError
 from trustee.rollout import Limits
 from trustee.sandbox.calls import CallResult, NoSandbox, Sandbox, SandboxConfig
@@ -356,7 +356,7 @@ def test_source_continues_from_its_state(folder: Path) -> None:
     source, other = (Executable(path=str(folder)).source(seed=3) for _ in range(2))
     for _ in range(COUNT + 3):
         source.draw()
-    other.restore(json.loads(json.dumps(source.state())))
+    other.restore(store_state(source.state()))
     assert [source.draw() for _ in range(COUNT)] == [other.draw() for _ in range(COUNT)]
 
 

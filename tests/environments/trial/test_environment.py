@@ -10,19 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from dice_world import Dice
+from dice import Dice
 from scripts import cast, make_simulator, perfect
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.executable.environment import Executable
 from trustee.environments.micro.environment import Microworld
-from trustee.environments.protocol import Environment, Opening, Services, TaskSource
+from trustee.environments.protocol import Environment, Opening, Services, TaskSource, World
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import (
     HiddenTrial,
     Trial,
     TrialEnvironment,
-    reference_calls,
 )
 from trustee.environments.trial.transforms.disguise import to_shown_call
 from trustee.environments.trial.transforms.names import Opaque
@@ -90,8 +89,7 @@ class Episode:
         self.turns: list[Turn] = []
         self.done = False
         self._calls = 0
-        inner = world.inner
-        (self.wanted,) = reference_calls(inner, self.hidden.inner)
+        (self.wanted,) = world.inner.reference_calls(self.hidden.inner)
         shown_call = to_shown_call(self.hidden.chain, self.wanted)
         assert shown_call is not None
         self.right = shown_call
@@ -280,7 +278,7 @@ async def test_budget_is_never_below_the_reference_solution() -> None:
     await environment.reply(Message(role="assistant", content=NOTE))
     calls = tuple(
         ToolCall(id=f"{i}", name=call.name, arguments=call.arguments)
-        for i, call in enumerate(reference_calls(world.inner, task_of(task)))
+        for i, call in enumerate(world.inner.reference_calls(task_of(task)))
     )
     reply = await environment.reply(Message(role="assistant", calls=calls))
     assert [False, False] == ["error" in json.loads(m.content) for m in reply.messages]
@@ -420,12 +418,12 @@ def test_reference_of_an_executable_task_is_what_its_tools_owe() -> None:
         "seed": 0,
     }
     task = Task(id="t", messages=(), tools=(), difficulty=1, hidden=hidden)
-    calls = reference_calls(Executable(path="x"), task)
+    calls = Executable(path="x").reference_calls(task)
     assert ["a", "a", "b"] == [call.name for call in calls]
-    assert () == reference_calls(Dice(), task)
+    assert () == Dice().reference_calls(task)
 
 
-class OneAtATime:
+class OneAtATime(World):
     """A world that cannot be open twice, as one that borrows from a small supply."""
 
     def __init__(self) -> None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from trustee.cli.commands.options import (
     DONE,
     Commands,
+    add_allow_world,
     add_shared,
     allow_unsafe,
+    allow_worlds,
     choose_device,
     find_default,
     show_job,
@@ -53,6 +55,7 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
+    add_allow_world(evaluate)
     add_shared(evaluate)
     evaluate.set_defaults(act=eval_command)
 
@@ -67,6 +70,7 @@ def eval_command(options: argparse.Namespace) -> int:
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out belong to --suite; a run has its own")
+    allow_worlds(options)
     config = read_metadata(options.run).config
     if options.world is not None:
         config = move_to(config, options.world)
@@ -106,24 +110,14 @@ def falsify(config: Config, options: argparse.Namespace) -> Config:
     """
     import msgspec
 
-    from trustee.environments.trial.environment import Trial
-    from trustee.environments.trial.transforms.names import Permute
-    from trustee.environments.trial.transforms.supply import Break
     from trustee.jobs.held_out import evaluation_world
 
     if not (options.strip_trial or options.permute_names or options.break_tool):
         return config
-    world = evaluation_world(config)
-    if not isinstance(world, Trial):
-        raise InputError(
-            "--strip-trial, --permute-names and --break-tool ask for a world with a trial phase "
-            f"(env.kind = 'trial'), and the held-out tasks are of kind {type(world).__name__}"
-        )
-    more = (*[Permute()] * options.permute_names, *[Break()] * options.break_tool)
-    changed = msgspec.structs.replace(
-        world,
-        strip_trial=world.strip_trial or options.strip_trial,
-        transforms=(*world.transforms, *more),
+    changed = evaluation_world(config).falsify(
+        strip_trial=options.strip_trial,
+        permute_names=options.permute_names,
+        break_tool=options.break_tool,
     )
     return msgspec.structs.replace(config, eval_env=changed)
 

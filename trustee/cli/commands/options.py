@@ -150,13 +150,31 @@ def apply_unsafe(config: Config, options: argparse.Namespace) -> Config:
     return apply_changes(config, allow_unsafe(options))
 
 
+def add_allow_world(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which a run's record may name a world outside the package."""
+    parser.add_argument(
+        "--allow-world",
+        action="append",
+        default=[],
+        metavar="MODULE:CLASS",
+        help="load this world outside the package, which the run's record names",
+    )
+
+
+def allow_worlds(options: argparse.Namespace) -> None:
+    """Load the worlds outside the package that this call allows a run's record to name."""
+    from trustee.environments.registry import load_world
+
+    for name in options.allow_world:
+        load_world(name, folders=(Path(),))
+
+
 def warn_unconfined(config: Config) -> None:
     """Say that nothing confines the tools of a run, where its worlds have tools with code."""
-    from trustee.environments import runs_code
     from trustee.jobs.held_out import evaluation_world
 
     unconfined = config.sandbox.isolation == "none"
-    if unconfined and (runs_code(config.env) or runs_code(evaluation_world(config))):
+    if unconfined and (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
         sys.stderr.write(
             "trustee: sandbox.isolation is 'none': code that a model wrote runs unconfined, with "
             "your rights\n"

@@ -12,8 +12,10 @@ from trustee.cli.commands.options import (
     DONE,
     INTERRUPTED,
     Commands,
+    add_allow_world,
     add_shared,
     allow_unsafe,
+    allow_worlds,
     apply_unsafe,
     choose_device,
     choose_mode,
@@ -47,6 +49,7 @@ def add(commands: Commands) -> None:
     run.add_argument(
         "--profile", action="store_true", help="write timeline.json for chrome://tracing, Perfetto"
     )
+    add_allow_world(run)
     add_shared(run)
     run.set_defaults(act=run_command)
 
@@ -81,6 +84,7 @@ def run_command(options: argparse.Namespace) -> int:
                 "--adapter, --out and --set"
             )
         folder: Path = options.resume
+        allow_worlds(options)
         config = apply_unsafe(read_metadata(folder).config, options)
     else:
         if options.gpu is not None:
@@ -126,16 +130,12 @@ def check_plan(config: Config, gpu: int) -> None:
 
 def check_worlds(config: Config) -> None:
     """Read all that the worlds are made of before anything heavy starts; say what is left out."""
-    from trustee.environments.executable.blueprint_files import show_refused_blueprints
-    from trustee.environments.executable.environment import ExecutableSource
     from trustee.jobs.held_out import evaluation_world
 
-    source = config.env.source(seed=config.run.seed)
-    if isinstance(source, ExecutableSource) and source.refused:
-        rows = f"{len(source.refused)} rows are not used: {show_refused_blueprints(source.refused)}"
-        sys.stderr.write(f"trustee: {rows}\n")
+    for text in config.env.check(seed=config.run.seed):
+        sys.stderr.write(f"trustee: {text}\n")
     if config.eval.tasks:
-        evaluation_world(config).source(seed=config.eval.seed, held_out=True)
+        evaluation_world(config).check(seed=config.eval.seed, held_out=True)
 
 
 def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
@@ -145,6 +145,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
     from trustee.cli.progress import ProgressDisplay
+    from trustee.environments.registry import outside_worlds
     from trustee.jobs.assemble import prepare_model
     from trustee.jobs.stages import run_stages_of
 
@@ -174,7 +175,8 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             code, text = error_code(error), f"trustee: {error}"
         except KeyboardInterrupt:
             code = INTERRUPTED
-            text = f"interrupted; continue with: trustee run --resume {folder}"
+            allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+            text = f"interrupted; continue with: trustee run --resume {folder}{allowed}"
         if mode != "json" or code:
             print_text(text, to_errors=bool(code), screen=screen)
     return code

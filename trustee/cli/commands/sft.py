@@ -8,8 +8,10 @@ from pathlib import Path
 from trustee.cli.commands.options import (
     DONE,
     Commands,
+    add_allow_world,
     add_shared,
     allow_unsafe,
+    allow_worlds,
     apply_unsafe,
     choose_device,
     show_job,
@@ -28,6 +30,7 @@ def add(commands: Commands) -> None:
     sft.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     sft.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
     sft.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_allow_world(sft)
     add_shared(sft)
     sft.set_defaults(act=sft_command)
 
@@ -45,6 +48,7 @@ def sft_command(options: argparse.Namespace) -> int:
                 "--out and --set"
             )
         folder: Path = options.resume
+        allow_worlds(options)
         config = apply_unsafe(read_metadata(folder).config, options)
         file = Path(read_sft_metadata(folder).file)
     else:

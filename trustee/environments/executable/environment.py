@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 import random
 import re
-import zlib
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -26,6 +25,7 @@ from trustee.environments.executable.blueprint_files import (
     RefusedBlueprint,
     read_blueprints,
     read_states,
+    show_refused_blueprints,
 )
 from trustee.environments.executable.rewards import (
     Observation,
@@ -37,19 +37,28 @@ from trustee.environments.executable.rewards import (
     pay_turn,
     solve,
 )
-from trustee.environments.executable.states import open_state
+from trustee.environments.executable.solutions import (
+    HiddenExecutable,
+    Unit,
+    blueprints_by_id,
+    calls_of,
+    hints_of,
+)
+from trustee.environments.executable.states import open_state, states_of
+from trustee.environments.hints import Hints
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.protocol import (
-    DrawnState,
+    CountedSource,
     Opening,
     Reply,
     Services,
     TaskSpec,
-    read_state,
+    WorldConfig,
 )
+from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
-from trustee.tools.arguments import check_arguments
+from trustee.tools.arguments import check_call
 from trustee.types import (
     BadCall,
     Call,
@@ -58,39 +67,21 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
-    Record,
     Role,
     Score,
     SolveFacts,
     Stop,
     Task,
+    ToolCall,
+    Trajectory,
     Turn,
 )
 
 FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
 """What the sandbox says of a call that raised; FTRL tells the error without its class."""
 
-Unit = Literal["episode", "turn"]
-"""What one task is: an episode up to its limits, or one policy message from a state."""
 
-
-class HiddenExecutable(Record, frozen=True):
-    """What only the world knows of a task."""
-
-    blueprint: str
-    scenario: str
-    sources: dict[str, str]
-    unsolved: dict[str, tuple[str, ...]]
-    """What is owed when the task begins."""
-    answer: str
-    unit: Unit
-    seed: int
-    """Of the tools' randomness and clock; equal for all members of a group."""
-    gold: tuple[ExpectedCall, ...] = ()
-    """Calls that solve all; none where the environment's maker gave none."""
-
-
-class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
+class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """The world of environments that run."""
 
     path: str
@@ -128,7 +119,8 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
                 f"env.reserve_one_in = {self.reserve_one_in}; give more, or change it"
             )
         if self.unit == "episode" or held_out:
-            states = tuple(map(self._begin, blueprints.values()))
+            opened = blueprints.values()
+            states = tuple(open_state(one, published=self.published) for one in opened)
         else:
             given = read_states(Path(self.states), loaded) if self.states else loaded.states
             states = tuple(state for state in given if state.blueprint in blueprints)
@@ -141,20 +133,53 @@ class Executable(Record, frozen=True, tag="executable", tag_field="kind"):
             self, blueprints, states, seed=seed, held_out=held_out, refused=loaded.refused
         )
 
-    def _begin(self, blueprint: Blueprint) -> TurnState:
-        return open_state(blueprint, published=self.published)
-
     def environment(self, task: Task, services: Services) -> ExecutableEnvironment:
         """Make the environment of one episode."""
         return ExecutableEnvironment(task, services, config=self)
 
+    def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
+        """Read the environments; say which rows are refused and why."""
+        refused = self.source(seed=seed, held_out=held_out).refused
+        if not refused:
+            return ()
+        return (f"{len(refused)} rows are not used: {show_refused_blueprints(refused)}",)
 
-def is_held_out(name: str, *, one_in: int) -> bool:
-    """Say whether an environment is kept for evaluation, by its id alone."""
-    return zlib.crc32(name.encode()) % one_in == 0
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt set with the policy's guidance."""
+        return (self.prompts,)
+
+    def needs_sandbox(self) -> bool:
+        """Whether tools are code: always here."""
+        return True
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the gold calls, or a call without arguments of each tool that owes an answer."""
+        return calls_of(msgspec.convert(task.hidden, HiddenExecutable))
+
+    def count_expected_calls(self, task: Task) -> int:
+        """Return how many sub-answers are owed."""
+        return count_unsolved(task.hidden["unsolved"])
+
+    def hints(self, task: Task) -> Hints:
+        """Tell the solution with what each call returns, and the final answer."""
+        hidden = msgspec.convert(task.hidden, HiddenExecutable)
+        return hints_of(hidden, self._blueprint_of(hidden).gold)
+
+    def cut_states(self, task: Task, trajectory: Trajectory) -> tuple[TurnState, ...]:
+        """Return the state at the beginning and one after each turn that was answered."""
+        blueprint = self._blueprint_of(msgspec.convert(task.hidden, HiddenExecutable))
+        return states_of(trajectory, blueprint, published=self.published)
+
+    def refuse_trial(self) -> str | None:
+        """Refuse single turns: a trial plays whole episodes."""
+        wrong = f'unit must be "episode" inside a trial, got "{self.unit}"'
+        return None if self.unit == "episode" else wrong
+
+    def _blueprint_of(self, hidden: HiddenExecutable) -> Blueprint:
+        return blueprints_by_id(Path(self.path).resolve())[hidden.blueprint]
 
 
-class ExecutableSource:
+class ExecutableSource(CountedSource):
     """Deals out environments or states, shuffled anew in each epoch; those kept are dealt once."""
 
     def __init__(
@@ -167,29 +192,27 @@ class ExecutableSource:
         held_out: bool,
         refused: tuple[RefusedBlueprint, ...] = (),
     ) -> None:
+        super().__init__(seed=seed)
         self.refused = refused
         """Rows of the path that are not used."""
         self._config = config
         self._blueprints = blueprints
         self._states = states
-        self._seed = seed
         self._held_out = held_out
-        self._drawn = 0
 
-    def draw(self) -> TaskSpec | None:
-        """Draw the next task spec; None when all that is kept for evaluation was drawn."""
-        epoch, place = divmod(self._drawn, len(self._states))
+    def make_spec(self, index: int) -> TaskSpec | None:
+        """Return a task spec; None when all that is kept for evaluation was drawn."""
+        epoch, place = divmod(index, len(self._states))
         if self._held_out and epoch:
             return None
         rng = random.Random(f"{self._seed} executable {epoch}")
-        index = rng.sample(range(len(self._states)), len(self._states))[place]
-        state = self._states[index]
-        self._drawn += 1
+        number = rng.sample(range(len(self._states)), len(self._states))[place]
+        state = self._states[number]
         return TaskSpec(
-            id=f"{state.blueprint}@{epoch}.{index}",
+            id=f"{state.blueprint}@{epoch}.{number}",
             seed=random.Random(f"{self._seed} {state.blueprint}").randrange(1 << 31),
             difficulty=min(100, max(1, count_unsolved(state.unsolved))),
-            data={"state": index},
+            data={"state": number},
         )
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
@@ -232,14 +255,6 @@ class ExecutableSource:
             "solve_f1": fmean(one.f1 for one in facts),
         }
 
-    def state(self) -> DrawnState:
-        """Return the count of task specs."""
-        return DrawnState(drawn=self._drawn)
-
-    def restore(self, stored: msgspec.Raw) -> None:
-        """Continue from a stored state."""
-        self._drawn = read_state(stored, DrawnState).drawn
-
 
 class ExecutableEnvironment:
     """One episode, or one turn, in an environment that runs."""
@@ -250,7 +265,6 @@ class ExecutableEnvironment:
         self._config = config
         self._hidden = msgspec.convert(task.hidden, HiddenExecutable)
         self._unsolved = self._hidden.unsolved
-        self._tools = {tool.name: tool for tool in task.tools}
         self._held = AsyncExitStack()
         self._worker: Worker | None = None
         self._called: list[CalledTool] = []
@@ -281,7 +295,7 @@ class ExecutableEnvironment:
             self._called.append(CalledTool(id=call.id, name="", ok=False, solved=None))
             return _error_text(call.reason)
         self._readable += 1
-        outcome = self._refuse(call.name, call.arguments)
+        outcome = self._refuse(call)
         if outcome is None:
             assert self._worker is not None, "open() was not called"
             outcome = await self._worker.call(call.name, call.arguments)
@@ -304,17 +318,13 @@ class ExecutableEnvironment:
         plain = outcome.ok or self._config.published
         return outcome.text if plain else _error_text(outcome.text)
 
-    def _refuse(self, name: str, arguments: dict[str, Any]) -> CallResult | None:
+    def _refuse(self, call: ToolCall) -> CallResult | None:
         """Answer a call that cannot be run at all; a published episode runs whatever it can."""
         if self._config.published:
-            known = name in self._hidden.sources
-            text = f"an error occured when call {name}: {name!r}"
+            known = call.name in self._hidden.sources
+            text = f"an error occured when call {call.name}: {call.name!r}"
             return None if known else CallResult(text=text, ok=False)
-        tool = self._tools.get(name)
-        if tool is None:
-            text = f"there is no tool {name!r}; the tools are {list(self._tools)}"
-            return CallResult(text=text, ok=False)
-        error = check_arguments(tool, arguments)
+        error = check_call(self._task.tools, call)
         return None if error is None else CallResult(text=error, ok=False)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:

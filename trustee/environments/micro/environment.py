@@ -13,25 +13,31 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.micro.tasks import judge_truly, opening_messages, plan_task, sample_tools
+from trustee.environments.micro.tasks import (
+    PROMPT_SET,
+    judge_truly,
+    opening_messages,
+    plan_task,
+    sample_tools,
+)
 from trustee.environments.micro.world import Goal, MicroWorld, ScriptedUser, write_intent
 from trustee.environments.protocol import (
-    DrawnState,
-    Opening,
+    CountedSource,
+    PlainEpisode,
     Reply,
     Services,
     TaskSpec,
-    read_state,
+    WorldConfig,
 )
 from trustee.environments.simulated.curriculum import Curriculum, Persona
 from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
-from trustee.tools.arguments import check_arguments
+from trustee.tools.arguments import check_call
 from trustee.types import (
     BadCall,
     Call,
-    Group,
+    ExpectedCall,
     Message,
     Outcome,
     Record,
@@ -53,7 +59,7 @@ class HiddenGoals(Record, frozen=True):
     """Of the world's first values."""
 
 
-class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
+class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
     """The scripted micro-world and its oracle."""
 
     difficulty: int = 60
@@ -69,8 +75,20 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
         """Make the environment of one episode."""
         return MicroworldEnvironment(task)
 
-    def as_simulated(self, task: Task) -> Task:
-        """Give a task as the simulated world would hold it: what its judge is told of a wish."""
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt set with the policy's guidance."""
+        return (PROMPT_SET,)
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the calls that reach the goals."""
+        return tuple(goal.call for goal in msgspec.convert(task.hidden, HiddenGoals).goals)
+
+    def plays_script(self, *, in_trial: bool = False) -> bool:
+        """Whether the script knows the tasks: it plays trials alone."""
+        return in_trial
+
+    def as_judged(self, task: Task) -> Task:
+        """Return a task as the simulated world would hold it: what its judge is told of a wish."""
         hidden = msgspec.convert(task.hidden, HiddenGoals)
         told = HiddenSimulated(
             intent=write_intent(hidden.goals),
@@ -81,25 +99,22 @@ class Microworld(Record, frozen=True, tag="microworld", tag_field="kind"):
         return msgspec.structs.replace(task, hidden=msgspec.to_builtins(told))
 
 
-class MicroworldSource:
+class MicroworldSource(CountedSource):
     """Draws tasks by script."""
 
     def __init__(self, config: Microworld, *, seed: int, held_out: bool) -> None:
+        super().__init__(seed=seed)
         self._held_out = held_out
         self._config = config
-        self._seed = seed
-        self._drawn = 0
 
-    def draw(self) -> TaskSpec:
-        """Draw the next task spec."""
-        rng = random.Random(f"{self._seed} microworld {self._drawn}")
-        spec = TaskSpec(
-            id=f"{'held-out' if self._held_out else 'task'}-{self._drawn:06d}",
+    def make_spec(self, index: int) -> TaskSpec:
+        """Return a task spec of the world's difficulty."""
+        rng = random.Random(f"{self._seed} microworld {index}")
+        return TaskSpec(
+            id=f"{'held-out' if self._held_out else 'task'}-{index:06d}",
             seed=rng.randrange(1 << 31),
             difficulty=self._config.difficulty,
         )
-        self._drawn += 1
-        return spec
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Make a task by script."""
@@ -121,35 +136,19 @@ class MicroworldSource:
             hidden=msgspec.to_builtins(hidden),
         )
 
-    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Stay as it is."""
-        return {}
 
-    def state(self) -> DrawnState:
-        """Return the count of task specs."""
-        return DrawnState(drawn=self._drawn)
-
-    def restore(self, stored: msgspec.Raw) -> None:
-        """Continue from a stored state."""
-        self._drawn = read_state(stored, DrawnState).drawn
-
-
-class MicroworldEnvironment:
+class MicroworldEnvironment(PlainEpisode):
     """One episode in the true world."""
 
     def __init__(self, task: Task) -> None:
         hidden = msgspec.convert(task.hidden, HiddenGoals)
-        self._task = task
+        super().__init__(task)
         self._goals = hidden.goals
-        self._tools = {tool.name: tool for tool in task.tools}
+        self._tools = {tool.name for tool in task.tools}
         self._world = MicroWorld(seed=hidden.seed)
         self._user = ScriptedUser(hidden.goals, persona=hidden.persona, told=hidden.told)
         self._executed: list[Executed] = []
         self._malformed = 0
-
-    async def open(self) -> Opening:
-        """Give the opening messages and tools."""
-        return Opening(messages=self._task.messages, tools=self._task.tools)
 
     async def reply(self, message: Message) -> Reply:
         """Run calls; answer text as the user."""
@@ -164,14 +163,10 @@ class MicroworldEnvironment:
         return Message(role="tool", content=json.dumps(self._run_call(call)), call_id=call.id)
 
     def _run_call(self, call: Call) -> dict[str, Any]:
-        if isinstance(call, BadCall):
+        error = check_call(self.task.tools, call)
+        if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
-            return {"error": call.reason}
-        tool = self._tools.get(call.name)
-        if tool is None:
-            self._malformed += 1
-            return {"error": f"there is no tool {call.name!r}; the tools are {list(self._tools)}"}
-        error = check_arguments(tool, call.arguments)
+            return {"error": error}
         if error is None:
             result, _ = self._world.call(call.name, call.arguments)
         else:
@@ -182,15 +177,12 @@ class MicroworldEnvironment:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Score by the truth: every goal reached, nothing else written, a true report."""
         expected = [goal.call for goal in self._goals]
-        writes = frozenset(tool.name for tool in self._task.tools if tool.effect == "write")
+        writes = frozenset(tool.name for tool in self.task.tools if tool.effect == "write")
         facts = gather_facts(self._executed, expected, malformed=self._malformed, writes=writes)
-        truth = judge_truly(self._task.messages, turns, self._executed, facts)
+        truth = judge_truly(self.task.messages, turns, self._executed, facts)
         success = truth.criteria[Criterion.FULFILLED] and stop is Stop.DONE
         return Score(
             rewards={"success": float(success)},
             outcome=Outcome(criteria={c.value: holds for c, holds in truth.criteria.items()}),
             notes={"evidence": truth.evidence, "facts": fact_lines(facts)},
         )
-
-    async def aclose(self) -> None:
-        """Hold nothing."""

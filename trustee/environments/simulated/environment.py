@@ -11,15 +11,21 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.micro.world import TOOLS
 from trustee.environments.prompts import fill_prompt
-from trustee.environments.protocol import Opening, Reply, Services, TaskSpec, read_state
+from trustee.environments.protocol import (
+    CountedSource,
+    PlainEpisode,
+    Reply,
+    Services,
+    TaskSpec,
+    WorldConfig,
+    read_state,
+)
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import (
     Executed,
@@ -36,7 +42,6 @@ from trustee.environments.simulated.roles import (
     ToolAnswer,
     UserAnswer,
     WrittenTask,
-    call_line,
     check_task,
     check_user,
     judge_prompt,
@@ -47,12 +52,12 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
     writer_schema,
 )
+from trustee.environments.simulated.tool_sets import find_tools
 from trustee.environments.splits import is_reserved
 from trustee.errors import InputError
-from trustee.tools.arguments import check_arguments
-from trustee.tools.files import import_tools
+from trustee.tools.arguments import check_call
 from trustee.tools.repository import Repository
-from trustee.tools.values import normalise, tells_error
+from trustee.tools.values import call_key, call_line, is_error, tells_error
 from trustee.types import (
     BadCall,
     Call,
@@ -84,30 +89,37 @@ class HiddenSimulated(Record, frozen=True):
     """Those that count at this difficulty."""
 
 
-class Simulated(Record, frozen=True, tag="simulated", tag_field="kind"):
+class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     """The simulated world."""
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
     tools: str = ""
-    """File of tools to train on; empty is the package's own repository, `micro` the micro-world."""
+    """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
+    micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
     """One pair of tools in this many is kept for evaluation: training never offers both."""
     curriculum: Curriculum = Curriculum()
 
-    def repository(self) -> Repository:
-        """Load the tools."""
-        if self.tools == "micro":
-            return Repository(TOOLS)
-        return Repository(import_tools(Path(self.tools))) if self.tools else Repository.load()
-
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
         """Make the source of training tasks, or of those with a reserved pair of tools."""
-        return SimulatedSource(self, self.repository(), seed=seed, held_out=held_out)
+        return SimulatedSource(self, find_tools(self.tools), seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Make the environment of one episode."""
         return SimulatedEnvironment(task, services, prompt_set=self.prompts)
+
+    def judge_prompts(self) -> str:
+        """Return the prompt set, because the judge alone pays here."""
+        return self.prompts
+
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt set of the roles."""
+        return (self.prompts,)
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the calls that the writer expects."""
+        return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
 
 
 class SimulatedState(Record, frozen=True):
@@ -118,23 +130,20 @@ class SimulatedState(Record, frozen=True):
     """Task specs drawn."""
 
 
-class SimulatedSource:
+class SimulatedSource(CountedSource):
     """Draws tools and aspects by difficulty, has the writer make tasks of them, and is steered."""
 
     def __init__(
         self, config: Simulated, repository: Repository, *, seed: int, held_out: bool
     ) -> None:
+        super().__init__(seed=seed)
         self._held_out = held_out
         self._config = config
         self._repository = repository
-        self._seed = seed
-        self._drawn = 0
         self.difficulty = config.curriculum.start
 
-    def draw(self) -> TaskSpec:
-        """Draw the next task spec."""
-        index = self._drawn
-        self._drawn += 1
+    def make_spec(self, index: int) -> TaskSpec:
+        """Return a task spec of the difficulty of the moment."""
         rng = random.Random(f"{self._seed} draft {index}")
         return TaskSpec(
             id=f"task-{index:06d}", seed=rng.randrange(1 << 31), difficulty=self.difficulty
@@ -192,19 +201,19 @@ class SimulatedSource:
 
     def state(self) -> SimulatedState:
         """Return the difficulty and the count of task specs."""
-        return SimulatedState(difficulty=self.difficulty, drawn=self._drawn)
+        return SimulatedState(difficulty=self.difficulty, drawn=self.drawn)
 
     def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state."""
         state = read_state(stored, SimulatedState)
-        self.difficulty, self._drawn = state.difficulty, state.drawn
+        self.difficulty, self.drawn = state.difficulty, state.drawn
 
 
-class SimulatedEnvironment:
+class SimulatedEnvironment(PlainEpisode):
     """One episode in the simulated world."""
 
     def __init__(self, task: Task, services: Services, *, prompt_set: str) -> None:
-        self._task = task
+        super().__init__(task)
         self._hidden = msgspec.convert(task.hidden, HiddenSimulated)
         self._services = services
         self._prompt_set = prompt_set
@@ -216,10 +225,6 @@ class SimulatedEnvironment:
         self._reads: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
         """The world's fields as tools have changed them, by path."""
-
-    async def open(self) -> Opening:
-        """Give the opening messages and tools."""
-        return Opening(messages=self._task.messages, tools=self._task.tools)
 
     async def reply(self, message: Message) -> Reply:
         """Answer calls as the tools, anything else as the user."""
@@ -240,7 +245,7 @@ class SimulatedEnvironment:
             schema=USER_SCHEMA,
             seed=self._services.rng.randrange(1 << 31),
             check=lambda answer: check_user(
-                answer, self._messages, intent=self._hidden.intent, tools=self._task.tools
+                answer, self._messages, intent=self._hidden.intent, tools=self.task.tools
             ),
         )
         if answer.done:
@@ -254,22 +259,18 @@ class SimulatedEnvironment:
         return Message(role="tool", content=json.dumps(result), call_id=call.id)
 
     async def _run_call(self, call: Call) -> dict[str, Any]:
-        if isinstance(call, BadCall):
+        error = check_call(self.task.tools, call)
+        if isinstance(call, BadCall) or call.name not in self._tools:
             self._malformed += 1
-            return {"error": call.reason}
-        tool = self._tools.get(call.name)
-        if tool is None:
-            self._malformed += 1
-            return {"error": f"there is no tool {call.name!r}; the tools are {list(self._tools)}"}
-        error = check_arguments(tool, call.arguments)
+            return {"error": error}
         if error is not None:
             self._executed.append(Executed(call=call, result=error, ok=False))
             return {"error": error}
-        return await self._simulate(tool, call)
+        return await self._simulate(self._tools[call.name], call)
 
     async def _simulate(self, tool: Tool, call: ToolCall) -> dict[str, Any]:
         """Ask the tool role, or repeat what an identical read has said since the last write."""
-        key = json.dumps([call.name, normalise(call.arguments)], sort_keys=True)
+        key = call_key(call.name, call.arguments)
         if tool.effect == "read" and key in self._reads:
             result = self._reads[key]
         else:
@@ -296,7 +297,7 @@ class SimulatedEnvironment:
                 self._reads[key] = result
         text = json.dumps(result)
         self._seen.append((call_line(call.name, call.arguments), text))
-        self._executed.append(Executed(call=call, result=text, ok=not result.get("error")))
+        self._executed.append(Executed(call=call, result=text, ok=not is_error(result)))
         return result
 
     def recall(self, turns: Sequence[Turn]) -> None:
@@ -322,7 +323,7 @@ class SimulatedEnvironment:
             self._executed,
             self._hidden.expected_calls,
             malformed=self._malformed,
-            writes=frozenset(tool.name for tool in self._task.tools if tool.effect == "write"),
+            writes=frozenset(tool.name for tool in self.task.tools if tool.effect == "write"),
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
         evidence = "settled by code"
@@ -352,7 +353,7 @@ class SimulatedEnvironment:
             Role.JUDGE,
             judge_prompt(
                 self._prompt_set,
-                transcript_lines(self._task.messages, turns),
+                transcript_lines(self.task.messages, turns),
                 intent=self._hidden.intent,
                 persona=self._hidden.persona,
                 facts=fact_lines(facts),
@@ -363,9 +364,6 @@ class SimulatedEnvironment:
             seed=self._services.rng.randrange(1 << 31),
         )
         return str(answer["evidence"]), {c: bool(answer[c]) for c in criteria}
-
-    async def aclose(self) -> None:
-        """Hold nothing."""
 
 
 async def judge_episode(
@@ -385,7 +383,7 @@ async def judge_episode(
 
 def check_read_changes(tool: Tool, answer: ToolAnswer) -> str | None:
     """Refuse an answer in which a read tool, or a call that failed, changes the world."""
-    if answer.result.get("error") and answer.changes:
+    if is_error(answer.result) and answer.changes:
         return f"{tool.name} failed but the answer changes {sorted(answer.changes)}"
     if tool.effect == "read" and answer.changes:
         return f"{tool.name} only reads but the answer changes {sorted(answer.changes)}"

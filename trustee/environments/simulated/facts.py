@@ -6,11 +6,10 @@ the judge's opinion on it is not used.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from trustee.environments.simulated.roles import Criterion, call_line, quote_call
-from trustee.tools.values import normalise
+from trustee.environments.simulated.roles import Criterion, quote_call
+from trustee.tools.values import call_key, call_line, normalise
 from trustee.types import ExpectedCall, Record, ToolCall
 
 
@@ -62,7 +61,7 @@ def gather_facts(
     `writes` names the tools that write: a read after one of them worked is no repetition.
     """
     open_calls = [entry.call for entry in executed if entry.ok]
-    keys = [json.dumps([c.name, normalise(c.arguments)], sort_keys=True) for c in open_calls]
+    keys = [call_key(call.name, call.arguments) for call in open_calls]
     repeated = 0
     written: set[str] = set()
     read: set[str] = set()

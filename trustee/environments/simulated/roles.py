@@ -17,6 +17,7 @@ from typing import Any
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.tools.arguments import check_arguments
+from trustee.tools.values import call_line
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 ROLE_MARKERS = re.compile(
@@ -196,11 +197,6 @@ def user_prompt(prompt_set: str, messages: Sequence[Message], *, intent: str, pe
     return fill_prompt(
         prompt_set, "user", dialogue=dialogue_lines(messages), intent=intent, persona=persona
     )
-
-
-def call_line(name: str, arguments: Mapping[str, Any]) -> str:
-    """Write a call on one line."""
-    return f"{name} {json.dumps(arguments)}"
 
 
 def tool_prompt(

@@ -16,8 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.executable.environment import Executable, HiddenExecutable
-from trustee.environments.micro.environment import HiddenGoals, Microworld
+from trustee.environments.hints import Hints, hint_calls
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.protocol import (
     Environment,
@@ -27,18 +26,24 @@ from trustee.environments.protocol import (
     TaskSource,
     TaskSpec,
     World,
+    WorldConfig,
 )
-from trustee.environments.simulated.environment import HiddenSimulated, Simulated
+from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.disguise import (
     Perturbation,
     show_answer,
     shown_tools,
+    tell_truths,
     to_real_call,
+    to_shown_call,
 )
 from trustee.environments.trial.transforms.drawing import draw_chain
+from trustee.environments.trial.transforms.names import Permute
+from trustee.environments.trial.transforms.supply import Break
 from trustee.errors import InputError
+from trustee.tools.arguments import check_name
 from trustee.types import (
     Attempt,
     BadCall,
@@ -72,10 +77,10 @@ class HiddenTrial(Record, frozen=True):
     """Transforms that were drawn and left out, with the reason."""
 
 
-class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
+class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
     """A world whose tools are unknown until they are tried."""
 
-    inner: Simulated | Executable | Microworld = Simulated()
+    inner: World = Simulated()
     transforms: tuple[Transform, ...] = ()
     """The first is nearest to the inner world's tools."""
     prompts: str = "simulated"
@@ -100,10 +105,9 @@ class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
         Raises:
             InputError: naming the setting.
         """
-        if isinstance(self.inner, Executable) and self.inner.unit != "episode":
-            raise InputError(
-                f'env.inner.unit must be "episode" inside a trial, got "{self.inner.unit}"'
-            )
+        reason = self.inner.refuse_trial()
+        if reason is not None:
+            raise InputError(f"env.inner.{reason}")
         for name in ("trial_turns", "trial_calls", "execution_turns", "execution_calls"):
             if getattr(self, name) < 1:
                 instead = (
@@ -124,23 +128,63 @@ class Trial(Record, frozen=True, tag="trial", tag_field="kind"):
         """Make the environment of one episode."""
         return TrialEnvironment(self, task, services)
 
+    def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
+        """Check the inner world."""
+        return self.inner.check(seed=seed, held_out=held_out)
 
-def reference_calls(inner: World, task: Task) -> tuple[ExpectedCall, ...]:
-    """Give the calls that solve a task of an inner world; what it does not tell is left out."""
-    match inner:
-        case Executable():
-            known = msgspec.convert(task.hidden, HiddenExecutable)
-            unsolved = known.unsolved
-            return known.gold or tuple(
-                ExpectedCall(name=name, arguments={}) for name in unsolved for _ in unsolved[name]
-            )
-        case Simulated():
-            return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
-        case Microworld():
-            goals = msgspec.convert(task.hidden, HiddenGoals).goals
-            return tuple(goal.call for goal in goals)
-        case _:
-            return ()
+    def judge_prompts(self) -> str | None:
+        """Return what the inner world does, because it scores the execution."""
+        return self.inner.judge_prompts()
+
+    def prompt_sets(self) -> tuple[str, ...]:
+        """Return the prompt sets of the phases and of the inner world."""
+        return tuple(dict.fromkeys((self.prompts, *self.inner.prompt_sets())))
+
+    def needs_sandbox(self) -> bool:
+        """Whether the inner world's tools are code."""
+        return self.inner.needs_sandbox()
+
+    def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
+        """Return the inner solution as it is done with the shown tools."""
+        hidden = msgspec.convert(task.hidden, HiddenTrial)
+        calls = self.inner.reference_calls(hidden.inner)
+        shown = (to_shown_call(hidden.chain, call) for call in calls)
+        return tuple(call for call in shown if call is not None)
+
+    def count_expected_calls(self, task: Task) -> int:
+        """Return the inner world's count."""
+        return self.inner.count_expected_calls(msgspec.convert(task.hidden, HiddenTrial).inner)
+
+    def hints(self, task: Task) -> Hints:
+        """Tell the solution as it is done with the shown tools, and what each of them really is."""
+        hidden = msgspec.convert(task.hidden, HiddenTrial)
+        told = self.inner.hints(hidden.inner)
+        # Where the inner world tells calls and nothing else, they can be told as shown.
+        if told == hint_calls(self.inner.reference_calls(hidden.inner)):
+            told = hint_calls(self.reference_calls(task))
+        truths = tell_truths(task.tools, hidden.inner.tools, hidden.chain)
+        return Hints(lines=(*truths, *told.lines), secrets=told.secrets)
+
+    def refuse_trial(self) -> str:
+        """Refuse a trial inside a trial."""
+        return 'kind must be a world without a trial phase inside a trial, got "trial"'
+
+    def plays_script(self, *, in_trial: bool = False) -> bool:
+        """Whether the script knows the inner world's tasks."""
+        return self.inner.plays_script(in_trial=True)
+
+    def falsify(self, *, strip_trial: bool, permute_names: bool, break_tool: bool) -> Trial:
+        """Return the world without its trial phase, with names exchanged, or with a broken tool."""
+        more: list[Transform] = []
+        if permute_names:
+            more.append(Permute())
+        if break_tool:
+            more.append(Break())
+        return msgspec.structs.replace(
+            self,
+            strip_trial=self.strip_trial or strip_trial,
+            transforms=(*self.transforms, *more),
+        )
 
 
 class TrialSource:
@@ -158,7 +202,7 @@ class TrialSource:
     async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Write the inner task and draw its perturbations."""
         inner = await self._write_inner(spec, services)
-        reference = reference_calls(self._config.inner, inner)
+        reference = self._config.inner.reference_calls(inner)
         chain, refused = draw_chain(
             self._config.transforms,
             inner.tools,
@@ -344,8 +388,8 @@ class TrialEnvironment:
         self._calls -= 1
         if isinstance(call, BadCall):
             return call
-        if call.name not in self._shown:
-            reason = f"there is no tool {call.name!r}; the tools are {list(self._shown)}"
+        reason = check_name(self._task.tools, call)
+        if reason is not None:
             return BadCall(id=call.id, text=call.name, reason=reason)
         return to_real_call(self._hidden.chain, call)
 

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
-from trustee.tools.values import normalise
+from trustee.tools.values import call_key, is_error
 from trustee.types import Attempt, Label, Phase, Trajectory
 
 
@@ -20,19 +20,17 @@ def brings_nothing(answer: str) -> bool:
     except ValueError:
         return not answer.strip()
     if isinstance(result, dict):
-        return bool(result.get("error")) or all(v in (None, "", [], {}) for v in result.values())
+        return is_error(result) or all(v in (None, "", [], {}) for v in result.values())
     return result in (None, "", [])
 
 
 def label_attempts(attempts: Sequence[Attempt]) -> tuple[Label, ...]:
     """Label each call of an episode."""
-    made: set[str] = set()
+    made: set[tuple[Phase, str]] = set()
     learnt: set[tuple[str, str]] = set()
     labels: list[Label] = []
     for attempt in attempts:
-        key = json.dumps(
-            [attempt.phase, attempt.name, normalise(attempt.arguments)], sort_keys=True
-        )
+        key = (attempt.phase, call_key(attempt.name, attempt.arguments))
         lesson = (attempt.name, attempt.answer if attempt.failed else "works")
         if attempt.name and key in made:
             label = Label.REPEAT

@@ -22,7 +22,6 @@ from trustee.environments.executable.building.probes import (
     plan_probes,
     replace_value,
     spoil_call,
-    tells_error,
 )
 from trustee.environments.executable.building.verification import verify_blueprint, verify_tool
 from trustee.sandbox.calls import CallResult
@@ -143,22 +142,6 @@ def test_echoed_answer_does_not_count_as_brought() -> None:
             echoed = said(json.dumps(probe.arguments))
             assert judge_probe(probe, echoed, [HEIGHT]) is None
             assert "214 m" in echoed.text
-
-
-@pytest.mark.parametrize(
-    ("expected", "outcome"),
-    [
-        (True, said("anything", ok=False)),
-        (True, said('{"error": "x"}')),
-        (False, said('{"error": ""}')),
-        (False, said('{"found": 1}')),
-        (False, said("error")),
-        (False, said("[1]")),
-    ],
-)
-def test_errors_are_exceptions_or_say_so(expected: bool, outcome: CallResult) -> None:
-    """Only an exception or an object with an error is one."""
-    assert expected == tells_error(outcome)
 
 
 def blueprint(**changed: Any) -> Blueprint:

@@ -16,6 +16,7 @@ from trustee.environments.executable.building.values import leaves
 from trustee.environments.executable.rewards import Observation, solves
 from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_arguments
+from trustee.tools.values import tells_error
 from trustee.types import Record, Tool
 
 STRANGE = "zz unknown 7"
@@ -179,7 +180,7 @@ def judge_probe(
         return Flaw(kind=kind, text=f"{shown}; this call must not return the answer {answer!r}")
     if not probe.fails:
         return None
-    if not tells_error(outcome):
+    if outcome.ok and not tells_error(outcome.text):
         return Flaw(kind="no_error", text=f'{shown}; this call must return {{"error": ...}}')
     if probe.kind != "value" and probe.subject not in outcome.text:
         return Flaw(
@@ -211,14 +212,3 @@ def find_answers(probe: ProbeCall, outcome: CallResult, gold: Sequence[GoldCall]
     """Find the gold calls whose answers a call brought, whatever tool owes them."""
     seen = Observation(name=probe.name, arguments=probe.arguments, text=outcome.text, ok=outcome.ok)
     return [number for number, call in enumerate(gold) if solves(seen, call.answer)]
-
-
-def tells_error(outcome: CallResult) -> bool:
-    """Say whether an outcome is an error: an exception, or an object with an error."""
-    if not outcome.ok:
-        return True
-    try:
-        result = json.loads(outcome.text)
-    except ValueError:
-        return False
-    return isinstance(result, dict) and bool(result.get("error"))

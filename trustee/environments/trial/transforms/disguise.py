@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trustee.tools.arguments import check_arguments, shorten
@@ -204,3 +204,19 @@ def prove_solvable(
         if error and check_arguments(true[call.name], call.arguments) is None:
             return f"the shown tool refuses the reference solution: {error}"
     return None
+
+
+def tell_truths(
+    shown: Sequence[Tool], inner: Sequence[Tool], chain: Sequence[Perturbation]
+) -> Iterator[str]:
+    """Yield for each shown tool what it really is, where that differs."""
+    known = {tool.name: tool for tool in inner}
+    for tool in shown:
+        name, dead = tool.name, False
+        for perturbation in reversed(chain):
+            alias = perturbation.aliases[name]
+            name, dead = alias.inner, dead or bool(alias.answer)
+        if dead:
+            yield f"truth: {tool.name} does not work"
+        elif tool != known[name]:
+            yield f"truth: {tool.name} really is {known[name].signature}"

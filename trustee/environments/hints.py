@@ -1,0 +1,43 @@
+"""What a teacher is told of a task and the policy is not: how the task is solved.
+
+Every world tells its own solution (`World.hints`); here it becomes lines for the teacher's prompt,
+and the values that the teacher may not say before the conversation has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from trustee.tools.values import call_line
+from trustee.types import ExpectedCall, Record
+
+
+class Hints(Record, frozen=True):
+    """What a teacher is told of one task."""
+
+    lines: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    """Values that the policy cannot know until they are said: answers and arguments."""
+
+
+def hint_calls(calls: Sequence[ExpectedCall]) -> Hints:
+    """Return hints that tell calls; their arguments are secret until they are said."""
+    return Hints(
+        lines=tuple(f"solution: {call_line(call.name, call.arguments)}" for call in calls),
+        secrets=tuple(dict.fromkeys(value for call in calls for value in scalars(call.arguments))),
+    )
+
+
+def scalars(value: Any) -> Iterator[str]:
+    """Yield the texts and numbers inside a JSON value, as texts."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from scalars(inner)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield json.dumps(value)

@@ -1,0 +1,26 @@
+"""The tools that a simulated world trains on: a packaged set by its name, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from trustee.environments.micro.world import TOOLS
+from trustee.tools.files import import_tools
+from trustee.tools.repository import Repository
+
+PACKAGED: Mapping[str, Callable[[], Repository]] = {
+    "": Repository.load,
+    "micro": lambda: Repository(TOOLS),
+}
+"""Tool sets of the package, as `env.tools` names them."""
+
+
+def find_tools(name: str) -> Repository:
+    """Load a packaged tool set, or the tools of a file.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    load = PACKAGED.get(name)
+    return Repository(import_tools(Path(name))) if load is None else load()
