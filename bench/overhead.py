@@ -206,7 +206,7 @@ def scale(config: Config, level: int, *, turns: int) -> Config:
     )
     # About five turns an episode; two steps at least, so that what a step leaves behind is seen.
     steps = max(2, round(turns / 5 / GROUP / groups))
-    run = msgspec.structs.replace(config.run, steps=steps, minutes=0)
+    run = msgspec.structs.replace(config.run, steps=steps, minutes=None)
     return msgspec.structs.replace(config, rollout=rollout, run=run)
 
 

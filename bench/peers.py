@@ -187,7 +187,7 @@ def configure(path: Path, job: Job) -> Config:
     changes = {
         "model.path": json.dumps(str(job.model)),
         "run.steps": job.steps,
-        "run.minutes": 0,
+        "run.minutes": "none",
         "run.seed": job.seed,
         "rollout.group_size": job.group_size,
         "rollout.groups_per_step": job.groups,

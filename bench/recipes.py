@@ -33,8 +33,15 @@ def train(folder: Path, config: Path, *, tokens: int, seed: int) -> float:
     call_program(
         "run",
         *("--config", str(config), "--out", str(folder)),
-        *("--set", f"run.tokens={tokens}", "--set", "run.minutes=0", "--set", "run.steps=100000"),
-        *("--set", f"run.seed={seed}", "--set", "eval.tasks=0"),
+        *(
+            "--set",
+            f"run.tokens={tokens}",
+            "--set",
+            "run.minutes=none",
+            "--set",
+            "run.steps=100000",
+        ),
+        *("--set", f"run.seed={seed}", "--set", "eval.tasks=none"),
     )
     return (time.monotonic() - started_at) / 60
 

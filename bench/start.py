@@ -31,7 +31,7 @@ def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[st
     command = [
         *(sys.executable, "-m", "trustee", "run", "--json"),
         *("--config", str(config.resolve()), "--out", str(folder)),
-        *(part for change in ("eval.tasks=0", *changes) for part in ("--set", change)),
+        *(part for change in ("eval.tasks=none", *changes) for part in ("--set", change)),
     ]
     started_at = time.monotonic()
     found: dict[str, float] = {}

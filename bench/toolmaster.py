@@ -71,7 +71,7 @@ def measure_seed(
             train,
             [
                 (folder / "both", config, sets),
-                (folder / "alone", config, ["collect.tasks=0", *sets]),
+                (folder / "alone", config, ["collect.tasks=none", *sets]),
             ],
         )
     stripped = read_event("eval", str(folder / "both"), "--strip-trial")

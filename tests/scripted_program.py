@@ -26,7 +26,7 @@ HAND_IN = (
 SMALL = (
     *HAND_IN,
     "run.steps=2",
-    "run.minutes=0",
+    "run.minutes=none",
     "engine.context=8192",
     "rollout.group_size=2",
     "rollout.groups_per_step=2",

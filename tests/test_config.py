@@ -77,8 +77,49 @@ def test_changes_of_a_finished_config() -> None:
     config = read_config(TINY)
     assert 9 == apply_changes(config, ["eval.tasks=9"]).eval.tasks
     assert config == apply_changes(config, [])
-    with pytest.raises(InputError, match=r"^--set: eval\.tasks: Expected `int` >= 0; given -1$"):
+    with pytest.raises(
+        InputError,
+        match=r"^--set: eval\.tasks: Expected `int` >= 1; given -1; none switches it off$",
+    ):
         apply_changes(config, ["eval.tasks=-1"])
+
+
+OFF = (
+    *("run.minutes", "run.tokens", "run.adapter", "rollout.parallel", "learn.mlp_tile"),
+    *("learn.threads", "learn.loss.dual_clip", "engine.memory_gib", "collect.tasks", "eval.tasks"),
+    *("gates.effect_patience", "gates.false_accepts", "gates.false_refuses", "gates.agreement"),
+    *("gates.correlation", "gates.unread", "collect.filter.ids"),
+)
+
+
+@pytest.mark.parametrize("key", OFF)
+def test_none_switches_a_key_off(tmp_path: Path, key: str) -> None:
+    """The word means the same in a change and in a file, and comes back from a stored config."""
+    *sections, name = key.split(".")
+    changed = read_config(TINY, [f"{key}=none"])
+    assert read_config(TINY, [f"{key}='none'"]) == changed == apply_changes(changed, [])
+    file = tmp_path / "off.toml"
+    file.write_text(f'[model]\npath = "tiny"\n[{".".join(sections)}]\n{name} = "none"\n')
+    for value in (changed, read_config(file)):
+        at: Any = value
+        for part in (*sections, name):
+            at = getattr(at, part)
+        assert at is None
+
+
+@pytest.mark.parametrize("key", [key for key in OFF if key != "run.adapter"])
+def test_zero_is_not_off(key: str) -> None:
+    """Where nothing can be wanted of 0, it is refused with the word that switches off."""
+    if key in {"learn.loss.dual_clip"} or (key.startswith("gates.") and "patience" not in key):
+        return
+    assert refusal(f"{key}=0").endswith("; given 0; none switches it off")
+
+
+def test_none_is_a_word_where_nothing_is_switched_off() -> None:
+    """Isolation that is none is a choice of its own, and a number without an end cannot be none."""
+    changed = read_config(TINY, ["sandbox.isolation=none", "model.path=none"])
+    assert ("none", "none") == (changed.sandbox.isolation, changed.model.path)
+    assert "run.steps: Expected `int`, got `str`; given 'none'" == refusal("run.steps=none")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +179,7 @@ def test_wrong_type(change: str, message: str) -> None:
     ("change", "message"),
     [
         ("run.steps=0", "run.steps: Expected `int` >= 1; given 0"),
-        ("run.minutes=-1", "run.minutes: Expected `float` >= 0.0; given -1"),
+        ("run.minutes=-1", "run.minutes: Expected `float` > 0.0; given -1; none switches it off"),
         ("run.keep_checkpoints=0", "run.keep_checkpoints: Expected `int` >= 1; given 0"),
         ("rollout.group_size=1", "rollout.group_size: Expected `int` >= 2; given 1"),
         ("rollout.groups_per_step=0", "rollout.groups_per_step: Expected `int` >= 1; given 0"),

@@ -1,7 +1,8 @@
 """Configuration: TOML to frozen structs, and nothing else.
 
 Bounds sit in the types, unknown keys are refused, errors name file and key. `--set a.b=c` edits the
-table before it is converted, so there is one validator.
+table before it is converted, so there is one validator. TOML has no null: where a key may be
+switched off, the word `none` does it, in a file as in a change.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -55,16 +56,16 @@ class RunConfig(Record, frozen=True):
 
     steps: Annotated[int, Meta(ge=1)] = 200
     """Optimiser steps."""
-    minutes: Annotated[float, Meta(ge=0)] = 0.0
-    """Wall time of training after which the run ends; 0 is no limit."""
-    tokens: Annotated[int, Meta(ge=0)] = 0
-    """Tokens that the policy has said in training after which the run ends; 0 is no limit."""
+    minutes: Annotated[float, Meta(gt=0)] | None = None
+    """Wall time of training after which the run ends; none is no limit."""
+    tokens: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens that the policy has said in training after which the run ends; none is no limit."""
     seed: int = 0
     folder: str = "runs"
     """Where run folders are made."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
-    adapter: str = ""
-    """PEFT or run folder whose adapter training begins with; empty begins at the base. With
+    adapter: str | None = None
+    """PEFT or run folder whose adapter training begins with; none begins at the base. With
     `learn.loss.kl_coef` it is also what the policy is kept near. The folder must stay there."""
 
 
@@ -133,7 +134,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
 
 
 def apply_change(table: dict[str, Any], change: str) -> None:
-    """Set one key of a table from `a.b=value`; the value is TOML, or else a string.
+    """Set one key of a table from `a.b=value`; the value is TOML, or else a string such as `none`.
 
     Raises:
         InputError: if the change has no `=` or names a value as a section.
@@ -193,6 +194,7 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     engine = table.setdefault("engine", {})
     if isinstance(engine, dict):
         engine.setdefault("kind", "vllm")
+    drop_none(table)
     try:
         config = msgspec.convert(table, Config, dec_hook=world_reader(find))
     except (msgspec.ValidationError, InputError) as error:
@@ -212,6 +214,20 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     if config.engine.versions < 2:
         raise InputError(f"{source}: engine.versions must be at least 2: one plays, one is new")
     return config
+
+
+def drop_none(table: dict[str, Any]) -> None:
+    """Put null where the word `none` switches a key off."""
+
+    def visit(section: dict[str, Any], path: str) -> None:
+        off = {field.encode_name for field in fields_at(path, table) if is_optional(field.type)}
+        for key, value in section.items():
+            if isinstance(value, dict):
+                visit(value, f"{path}.{key}".removeprefix("."))
+            elif value == "none" and key in off:
+                section[key] = None
+
+    visit(table, "")
 
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:
@@ -235,7 +251,8 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
     if path == "eval_env" and isinstance(given_at(path, table), str):
         choices = [SAME]
     allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
-    return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}"
+    off = "; none switches it off" if may_be_none(path, table) else ""
+    return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}{off}"
 
 
 def given_at(path: str, table: Any) -> Any:
@@ -286,6 +303,14 @@ def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
     return [*(tag for tag in tags if ":" not in tag), OUTSIDE]
 
 
+def may_be_none(path: str, table: dict[str, Any]) -> bool:
+    """Say whether a key may be switched off."""
+    section, _, key = path.rpartition(".")
+    return any(
+        is_optional(field.type) for field in fields_at(section, table) if field.encode_name == key
+    )
+
+
 def fields_of(kinds: Sequence[Any]) -> list[msgspec.structs.FieldInfo]:
     """List the fields of structs."""
     return [field for kind in kinds for field in msgspec.structs.fields(kind)]
@@ -296,6 +321,11 @@ def options_of(kind: Any) -> tuple[Any, ...]:
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return tuple(option for part in get_args(kind) for option in options_of(part))
     return known_worlds() if kind is World else (kind,)
+
+
+def is_optional(kind: Any) -> bool:
+    """Say whether None is among the values of a type."""
+    return NoneType in options_of(kind)
 
 
 def is_struct(kind: Any) -> bool:

@@ -64,8 +64,8 @@ class RolloutConfig(Record, frozen=True):
     write_ahead: Annotated[int, Meta(ge=0)] = 8
     """Tasks written before there is a slot to play them in, so that writing fills the engine where
     episodes leave it idle. Their difficulty is older by as much."""
-    parallel: Annotated[int, Meta(ge=0)] = 0
-    """Episodes at once; 0 is no bound but the slots: (max_off_policy_steps + 1) x groups x group
+    parallel: Annotated[int, Meta(ge=1)] | None = None
+    """Episodes at once; none is no limit but the slots: (max_off_policy_steps + 1) x groups x group
     size."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
     """At 1 the engine's raw logprobs are those of the sampling distribution."""

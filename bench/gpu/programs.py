@@ -15,7 +15,7 @@ from gpu.report import Figures, Setting, report
 
 CHANGES = (
     "run.steps=2",
-    "run.minutes=0",
+    "run.minutes=none",
     "rollout.groups_per_step=4",
     "eval.tasks=8",
     "eval.parallel=8",

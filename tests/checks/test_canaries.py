@@ -101,5 +101,5 @@ def test_prompt_set_without_canaries() -> None:
     assert (
         "there are no canaries for the prompt set 'mine' (env.prompts): a judge with other prompts "
         "needs episodes of known verdict in trustee/data/canaries/mine.json, or "
-        "gates.false_accepts = 1 and gates.false_refuses = 1 to go without"
+        'gates.false_accepts and gates.false_refuses = "none" to go without'
     ) == str(caught.value)

@@ -174,7 +174,7 @@ async def test_patience_survives_a_resume() -> None:
 async def test_no_patience_asks_nothing() -> None:
     """0 switches the gate off."""
     engine = ScriptedEngine(lambda request: "base")
-    await publish_all(EffectGate(engine, scripted_renderer(), patience=0), engine, [1, 2])
+    await publish_all(EffectGate(engine, scripted_renderer(), patience=None), engine, [1, 2])
     assert [] == engine.requests
 
 
@@ -266,12 +266,12 @@ async def test_judge_inside_another_world_is_shown_the_canaries(world: World) ->
 
 @pytest.mark.anyio
 async def test_worlds_without_a_judge_have_no_canaries() -> None:
-    """The micro-world and tools that run are scored by code; limits of 1 leave the check out."""
+    """The micro-world and tools that run are scored by code; limits of none leave the check out."""
     engine = ScriptedEngine(always(True))
     simulator = make_simulator(engine)
     for world in (Microworld(), Trial(inner=Microworld()), Executable(path="none")):
         assert await check_canaries(world, simulator, config=GateConfig()) is None
-    lenient = GateConfig(false_accepts=1, false_refuses=1)
+    lenient = GateConfig(false_accepts=None, false_refuses=None)
     assert await check_canaries(WORLD, simulator, config=lenient) is None
     assert [] == engine.requests
 
@@ -387,7 +387,7 @@ async def test_comparison_needs_the_truth_a_judge_and_enough_episodes() -> None:
     assert await compare(tasks, trajectories, lie, held_out=WORLD) is None
     assert await compare(tasks, trajectories, lie, training=Microworld()) is None
     assert await compare(tasks, failed, lie) is None
-    assert await compare(tasks, trajectories, lie, agreement=0) is None
+    assert await compare(tasks, trajectories, lie, agreement=None) is None
 
 
 @pytest.mark.anyio
@@ -450,14 +450,14 @@ def test_judge_that_leaves_the_truth_stops_the_run() -> None:
         (FOLLOWS * 32, 0.2),
         ([*FOLLOWS * 20, *OPPOSES * 12], 0.2),
         (OPPOSES * 31, 0.2),
-        (OPPOSES * 32, 0.0),
+        (OPPOSES * 32, None),
         ([(1.0, 1.0), (1.0, 0.0)] * 32, 0.2),
         ([], 0.2),
     ],
     ids=["follows", "mostly", "too few", "not asked", "never varies", "nothing"],
 )
 def test_judge_that_follows_or_is_not_known_passes(
-    pairs: list[tuple[float, float]], correlation: float
+    pairs: list[tuple[float, float]], correlation: float | None
 ) -> None:
     """Only a correlation that was measured over enough episodes, and is too low, stops a run."""
     figures = anchor_figures(pairs)

@@ -159,9 +159,9 @@ async def test_comparison_without_tasks(tmp_path: Path) -> None:
     """A run that measures nothing is answered with the option that changes it."""
     with pytest.raises(InputError) as caught:
         await run_comparison(
-            small_config("eval.tasks=0"), tmp_path, adapter=None, emit=lambda event: None
+            small_config("eval.tasks=none"), tmp_path, adapter=None, emit=lambda event: None
         )
-    assert "eval.tasks is 0; give --tasks N" == str(caught.value)
+    assert "eval.tasks is none; give --tasks N" == str(caught.value)
 
 
 @pytest.mark.anyio

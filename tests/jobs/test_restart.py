@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.timeout(600)]
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.toml"
 SHORT = (
     "run.steps=2",
-    "run.minutes=0",
+    "run.minutes=none",
     "rollout.group_size=4",
     "rollout.groups_per_step=2",
     "rollout.limits.turns=3",
-    "eval.tasks=0",
+    "eval.tasks=none",
     "learn.threads=1",
 )
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 # Nothing written ahead: then no draft is drawn before the step that decides its difficulty.
 EXACT = {
     "run.steps": 10,
-    "run.minutes": 0,
+    "run.minutes": "none",
     "engine.max_sequences": 1,
     "engine.prefix_caching": "false",
     "rollout.max_off_policy_steps": 0,
@@ -28,9 +28,9 @@ EXACT = {
     "rollout.group_size": 4,
     "rollout.groups_per_step": 1,
     "rollout.limits.turns": 3,
-    "eval.tasks": 0,
-    "gates.false_accepts": 1,
-    "gates.false_refuses": 1,
+    "eval.tasks": "none",
+    "gates.false_accepts": "none",
+    "gates.false_refuses": "none",
 }
 
 

@@ -355,7 +355,7 @@ def test_reference_is_kept_where_a_kl_term_needs_it(
     spec = trainer_spec(small_config(f"run.adapter={tmp_path}", change), BASE)
     assert (str(newest), reference) == (spec.start, spec.reference)
     bare = trainer_spec(small_config(change), BASE)
-    assert ("", False) == (bare.start, bare.reference)
+    assert (None, False) == (bare.start, bare.reference)
 
 
 def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
 async def test_run_without_held_out_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is measured, and the outcome says so."""
     play_with(monkeypatch, learnt_by_half)
-    outcome = await run_training(small_config("eval.tasks=0"), tmp_path, emit=lambda event: None)
+    outcome = await run_training(small_config("eval.tasks=none"), tmp_path, emit=lambda event: None)
     assert (None, None, None) == (outcome.before, outcome.after, outcome.gain)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()
     written = json.loads((tmp_path / "outcome.json").read_bytes())

@@ -64,7 +64,7 @@ class Stages:
         )
 
     async def train(self, config: Config, folder: Path, **how: Any) -> RunResult:
-        self.calls.append(("train", (Path(config.run.adapter).name, how["resume"])))
+        self.calls.append(("train", (Path(config.run.adapter or "").name, how["resume"])))
         return RunResult(
             folder=folder,
             steps=0,
@@ -124,7 +124,7 @@ async def test_sft_that_never_began_is_begun_anew(
     assert (False, [("sft", ("teaching", False))]) == (record.exists(), played.calls)
 
 
-@pytest.mark.parametrize("change", ["collect.tasks=0", "run.adapter=given"])
+@pytest.mark.parametrize("change", ["collect.tasks=none", "run.adapter=given"])
 async def test_no_teacher_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:

@@ -133,7 +133,7 @@ def test_which_model_a_size_can_hold(name: str, gib: int, model: str) -> None:
 
 def test_32k_with_tiles_on_24_gib() -> None:
     """At 32k, what is proposed keeps the length and tiles the MLP."""
-    longer = ("engine.context=32768", "learn.micro_tokens=32768", "learn.mlp_tile=0")
+    longer = ("engine.context=32768", "learn.micro_tokens=32768", "learn.mlp_tile=none")
     made = plan_for(qwen(*longer), 24)
     assert not made.fits
     assert made.after is not None

@@ -173,7 +173,7 @@ class Setup:
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
         ladder: MemoryLadder | None = None,
-        effect_patience: int = 0,
+        effect_patience: int | None = None,
         renderer: Any = None,
     ) -> None:
         self.folder = folder
@@ -225,7 +225,7 @@ class Setup:
             learning=LearnConfig(),
             seed=11,
             steps=steps,
-            minutes=0,
+            minutes=None,
             keep_checkpoints=2,
             emit=self.events.append,
         )

@@ -8,9 +8,11 @@ import torch
 from trustee.trainer.memory import GIB, cap_memory, ran_out
 
 
-@pytest.mark.parametrize(("gib", "allowed"), [(24.0, 22.0), (0.0, 77.5), (1.0, 0.0), (100.0, 80.0)])
+@pytest.mark.parametrize(
+    ("gib", "allowed"), [(24.0, 22.0), (None, 77.5), (1.0, 0.0), (100.0, 80.0)]
+)
 def test_the_cap_counts_what_lies_outside_torch(
-    monkeypatch: pytest.MonkeyPatch, gib: float, allowed: float
+    monkeypatch: pytest.MonkeyPatch, gib: float | None, allowed: float
 ) -> None:
     """On a card of 80 GiB the context and others hold two; without a cap half a GiB is left."""
     shares: list[float] = []

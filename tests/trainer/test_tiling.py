@@ -143,7 +143,7 @@ def test_tiles_agree_as_the_trainer_runs_them(family: str) -> None:
     assert_grads(assert_bf16, plain[1], tiled[1])
     with torch.no_grad(), model.disable_adapter():
         base = model.base_model.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        tile_mlp(model, 0)
+        tile_mlp(model, None)
         same = model.base_model.model.model(input_ids=ids, use_cache=False).last_hidden_state
     torch.testing.assert_close(base, same, rtol=1e-2, atol=1e-2)
 
@@ -153,7 +153,7 @@ def test_no_wide_tensor_is_longer_than_a_tile() -> None:
     model, ids = make_model(), make_ids(64, 64)
     open_shelf(model)
     # The weights of base and LoRA have up to 64 such rows: a longer tile shows activations.
-    for positions, longest in ((72, 72), (0, 128), (100, 100)):
+    for positions, longest in ((72, 72), (None, 128), (100, 100)):
         tile_mlp(model, positions)
         with Watch() as watch:
             step(model, ids)
@@ -185,7 +185,7 @@ def test_tiled_norms_change_no_bit(family: str, mode: CheckpointingMode) -> None
     tile_norms(model, 33)
     assert {"qwen3": 4}.get(family, 2) * LAYERS == sum("forward" in vars(norm) for norm in norms)
     assert_same(plain, step(model, ids))
-    tile_norms(model, 0)
+    tile_norms(model, None)
     assert [] == [norm for norm in norms if "forward" in vars(norm)]
 
 
@@ -202,7 +202,7 @@ def test_no_float_copy_is_longer_than_a_tile() -> None:
         floats = (tensor for tensor in seen if tensor.dtype == torch.float32)
         return sum(128 in tensor.shape and tensor.numel() >= 128 * 16 for tensor in floats)
 
-    for tile, found in ((0, True), (16, False)):
+    for tile, found in ((None, True), (16, False)):
         tile_norms(model, tile)
         with Watch() as watch, torch.autocast("cpu", torch.bfloat16):
             out = layer(x, attention_mask=None, position_embeddings=positions)
@@ -212,13 +212,13 @@ def test_no_float_copy_is_longer_than_a_tile() -> None:
 
 
 def test_tiling_switches_off_again() -> None:
-    """With 0, or where one tile holds all, the model is as it was, bit by bit."""
+    """With None, or where one tile holds all, the model is as it was, bit by bit."""
     model, ids = make_model(), make_ids(40, 17, 3)
     names = list(model.state_dict())
     plain = step(model, ids)
     tile_mlp(model, 7)
     assert names == list(model.state_dict())
-    tile_mlp(model, 0)
+    tile_mlp(model, None)
     assert_same(plain, step(model, ids))
     tile_mlp(model, 120)
     assert_same(plain, step(model, ids))
@@ -252,10 +252,10 @@ def test_a_step_after_an_error_is_whole(failing: int) -> None:
 @pytest.mark.parametrize(
     ("model", "positions", "message"),
     [
-        (make_layer(), -1, "positions must be 0 or more, got -1"),
+        (make_layer(), 0, "positions must be 1 or more, got 0"),
         (torch.nn.Linear(WIDTH, 1), 4, "Linear has none; give a dense Qwen2"),
     ],
-    ids=["negative", "no layers"],
+    ids=["none at a time", "no layers"],
 )
 def test_what_cannot_be_tiled_is_refused(
     model: torch.nn.Module, positions: int, message: str

@@ -43,10 +43,11 @@ class LearnConfig(Record, frozen=True):
     """Ids of one forward pass, those that samples have in common counted once."""
     activation_checkpointing: ActivationCheckpointing = "recompute"
     """What is kept of a layer for the backward pass."""
-    mlp_tile: Annotated[int, Meta(ge=0)] = 0
-    """Positions of one tile of a layer's MLP and norms, which bounds their memory; 0 takes all at
-    once."""
-    threads: Annotated[int, Meta(ge=0)] = 0
-    """CPU threads of a training step on a CPU, where the engine waits for it; 0 is one a core."""
+    mlp_tile: Annotated[int, Meta(ge=1)] | None = None
+    """Positions of one tile of a layer's MLP and norms, which bounds their memory; none takes all
+    at once."""
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    """CPU threads of a training step on a CPU, where the engine waits for it; none is one per
+    core."""
     head_chunk: Annotated[int, Meta(ge=1)] = 256
     """Positions of one chunk of the logprob head."""

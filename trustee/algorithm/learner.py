@@ -25,10 +25,10 @@ class TrainerSpec(Record, frozen=True):
     cores: int = 1
     """CPU cores that the program may use: as many threads as a training step takes on a CPU, where
     `learn.threads` says no other number."""
-    memory_gib: float = 0.0
-    """Most that may be taken of the card; 0 is all of it."""
-    start: str = ""
-    """PEFT folder that the adapter begins as; empty begins at the base."""
+    memory_gib: float | None = None
+    """Most that may be taken of the card; None is all of it."""
+    start: str | None = None
+    """PEFT folder that the adapter begins as; None begins at the base."""
     reference: bool = False
     """Keep the start's weights: a KL term then keeps the policy near them. Without them the base
     is the reference."""

@@ -26,7 +26,7 @@ class EffectGate:
     prompt that nobody has asked before: then only the adapter can make them differ.
     """
 
-    def __init__(self, engine: Engine, renderer: ChatRenderer, *, patience: int) -> None:
+    def __init__(self, engine: Engine, renderer: ChatRenderer, *, patience: int | None) -> None:
         self._engine = engine
         self._renderer = renderer
         self._patience = patience
@@ -38,7 +38,7 @@ class EffectGate:
         Raises:
             RunError: if it is the last of `patience` versions in a row without any effect.
         """
-        if not self._patience:
+        if self._patience is None:
             return
         # The number makes the prompt new; whatever is answered, an adapter changes how surely.
         probe = Message(role="user", content=f"please set the lamp in hall to {adapter.version}")

@@ -6,28 +6,29 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from trustee.types import Record
-
-SuccessRate = Annotated[float, Meta(ge=0, le=1)]
+from trustee.types import Record, Share
 
 
 class GateConfig(Record, frozen=True):
-    """What a run may get wrong before it stops."""
+    """What a run may get wrong before it stops; `none` leaves a check out."""
 
-    effect_patience: Annotated[int, Meta(ge=0)] = 10
-    """Moved versions in a row without any effect on sampling that end a run; 0 never looks."""
-    false_accepts: SuccessRate = 0.25
-    """Bad canaries that the judge may accept; 1 allows all."""
-    false_refuses: SuccessRate = 0.3
-    """Good canaries that the judge may refuse; 1 allows all."""
-    agreement: SuccessRate = 0.75
-    """Least agreement of the judge with a world that knows the truth; 0 allows none."""
-    correlation: SuccessRate = 0.2
-    """Least correlation of the judge's verdicts with an anchor's rewards; 0 allows any."""
-    unread: SuccessRate = 0.05
-    """Messages of a step in which a simple count of calls differs from the parser's."""
+    effect_patience: Annotated[int, Meta(ge=1)] | None = 10
+    """Versions in a row that moved without any effect on sampling, which end a run; none never
+    looks."""
+    false_accepts: Share | None = 0.25
+    """Maximum share of the bad canaries that the judge may accept; none does not ask it."""
+    false_refuses: Share | None = 0.3
+    """Maximum share of the good canaries that the judge may refuse; none does not ask it."""
+    agreement: Share | None = 0.75
+    """Minimum agreement of the judge with a world that knows the truth; none does not compare."""
+    correlation: Share | None = 0.2
+    """Minimum correlation of the judge's verdicts with an anchor's rewards; none does not compare.
+    """
+    unread: Share | None = 0.05
+    """Maximum share of a step's messages whose calls a simple count finds to be others than the
+    parser did; none does not count."""
 
     @property
     def shows_canaries(self) -> bool:
-        """Say whether any number of wrong verdicts would matter."""
-        return min(self.false_accepts, self.false_refuses) < 1
+        """Whether any number of wrong verdicts would matter."""
+        return self.false_accepts is not None or self.false_refuses is not None

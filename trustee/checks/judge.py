@@ -121,7 +121,7 @@ async def check_canaries(
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
         (verdicts.false_refuses, verdicts.good, config.false_refuses, "gates.false_refuses"),
     ):
-        if len(names) > limit * count:
+        if limit is not None and len(names) > limit * count:
             raise RunError(
                 f"the judge fails on canaries: it {verdicts.describe()}, and {key} allows "
                 f"{limit:.0%} wrong; the policy would learn what such a judge rewards, so use a "
@@ -150,7 +150,7 @@ async def compare_judge(
     if prompt_set is None or not by_id:
         return None
     valid = [t for t in trajectories if t.failure is None]
-    if len(valid) < FEWEST_EPISODES or not config.agreement:
+    if len(valid) < FEWEST_EPISODES or config.agreement is None:
         return None
     return await ask_judge(
         [
@@ -174,7 +174,7 @@ def check_agreement(verdicts: Verdicts, *, config: GateConfig) -> None:
     Raises:
         RunError: if judge and truth agree too seldom.
     """
-    if verdicts.agreement < config.agreement:
+    if config.agreement is not None and verdicts.agreement < config.agreement:
         raise RunError(
             f"the judge agrees with the truth of the held-out world in {verdicts.agreement:.0%} "
             f"(gates.agreement asks for {config.agreement:.0%}): it {verdicts.describe()}; the "
@@ -193,7 +193,7 @@ def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
     """
     found = figures.get("anchor_correlation")
     count = int(figures.get("anchor_episodes", 0))
-    if not config.correlation or found is None or count < FEWEST_ANCHORED:
+    if config.correlation is None or found is None or count < FEWEST_ANCHORED:
         return
     if found < config.correlation:
         raise RunError(

@@ -79,8 +79,8 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     prefix_caching: bool = True
     eager: bool = False
     """No CUDA graphs."""
-    memory_gib: Annotated[float, Meta(ge=0)] = 0.0
-    """Most that may be taken of the card from the end of the start on; 0 is all of it."""
+    memory_gib: Annotated[float, Meta(gt=0)] | None = None
+    """Most that may be taken of the card from the end of the start on; none is all of it."""
 
     def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
         """Find the model and return its folder and its renderer.

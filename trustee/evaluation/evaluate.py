@@ -29,8 +29,8 @@ RESAMPLES = 2000
 class EvalConfig(Record, frozen=True):
     """What a policy is measured on."""
 
-    tasks: Annotated[int, Meta(ge=0)] = 100
-    """Held-out tasks before and after training; 0 measures nothing."""
+    tasks: Annotated[int, Meta(ge=1)] | None = 100
+    """Held-out tasks before and after training; none measures nothing."""
     seed: int = 12345
     """Of the tasks and of their episodes."""
     temperature: Annotated[float, Meta(ge=0)] = 0.0
@@ -110,7 +110,7 @@ async def write_tasks(
             written[spec.id] = task
 
     async with anyio.create_task_group() as tasks:
-        for index in range(config.tasks):
+        for index in range(config.tasks or 0):
             tasks.start_soon(write, index)
     return tuple(written[key] for key in sorted(written))
 

@@ -41,7 +41,7 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         learn=config.learn,
         seed=config.run.seed,
         cores=len(os.sched_getaffinity(0)),
-        start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else "",
+        start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else None,
         reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 

@@ -86,7 +86,7 @@ async def run_comparison(
 ) -> Comparison:
     """Play the held-out tasks with the base and with the adapter."""
     if not config.eval.tasks:
-        raise InputError("eval.tasks is 0; give --tasks N")
+        raise InputError("eval.tasks is none; give --tasks N")
     folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
     if adapter is not None:

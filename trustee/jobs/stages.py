@@ -74,7 +74,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
             config,
             config.collect,
             folder / TEACHING,
-            count=config.collect.tasks,
+            count=config.collect.tasks or 0,
             player=PlayerConfig(teacher=True),
             emit=emit,
         )
@@ -110,7 +110,8 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
     silent = Simulator(ScriptedEngine(lambda request: ""), renderer, sampling_by_role={}, tries=1)
     source = world.source(seed=config.run.seed)
     rows: list[Demonstration] = []
-    while len(rows) < config.collect.tasks and (spec := source.draw()) is not None:
+    wanted = config.collect.tasks or 0
+    while len(rows) < wanted and (spec := source.draw()) is not None:
         rng = random.Random(f"{config.run.seed} script {spec.id}")
         services = Services(simulator=silent, rng=rng)
         task = await source.write(spec, services)

@@ -47,13 +47,13 @@ class LayerWork(Record, frozen=True):
     adapter_tiled: int
     """The same while a tile of the MLP is processed."""
 
-    def keep(self, positions: int, *, tile: int) -> int:
-        """Return the bytes that autograd keeps of the layer; `tile` 0 means no tiles."""
+    def keep(self, positions: int, *, tile: int | None) -> int:
+        """Return the bytes that autograd keeps of the layer; `tile` None means no tiles."""
         return positions * (self.saved_tiled if is_tiled(positions, tile) else self.saved)
 
-    def peak(self, positions: int, *, tile: int) -> int:
-        """Return the bytes of the layer's peak; `tile` 0 means no tiles."""
-        if not is_tiled(positions, tile):
+    def peak(self, positions: int, *, tile: int | None) -> int:
+        """Return the bytes of the layer's peak; `tile` None means no tiles."""
+        if tile is None or not is_tiled(positions, tile):
             return positions * self.whole + self.adapter
         return max(
             positions * self.around + self.adapter,
@@ -61,9 +61,9 @@ class LayerWork(Record, frozen=True):
         )
 
 
-def is_tiled(positions: int, tile: int) -> bool:
-    """Return whether the positions need more than one tile; `tile` 0 means no tiles."""
-    return 0 < tile < positions
+def is_tiled(positions: int, tile: int | None) -> bool:
+    """Return whether the positions need more than one tile; `tile` None means no tiles."""
+    return tile is not None and tile < positions
 
 
 def measure_layer(shape: ModelShape, *, rank: int, kernel: bool = True) -> LayerWork:
@@ -132,7 +132,7 @@ def count_kept(
     *,
     activation_checkpointing: ActivationCheckpointing,
     positions: int,
-    tile: int,
+    tile: int | None,
     rank: int,
 ) -> int:
     """Count the bytes that layers keep on the GPU for their backward passes."""
@@ -157,7 +157,7 @@ def count_layer(
     *,
     activation_checkpointing: ActivationCheckpointing,
     positions: int,
-    tile: int,
+    tile: int | None,
     rank: int,
     kernel: bool = True,
 ) -> int:

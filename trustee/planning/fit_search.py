@@ -48,7 +48,7 @@ class Lever(NamedTuple):
                     {self.key: min(now, self.value), "learn.micro_tokens": micro_tokens}
                 )
             case "learn.mlp_tile":
-                lower = now if 0 < now <= self.value else self.value
+                lower = now if now is not None and now <= self.value else self.value
             case "learn.activation_checkpointing" if self.value == "recompute":
                 lower = self.value if now == "off" else now
             case (

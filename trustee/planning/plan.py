@@ -278,7 +278,7 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
         if budget.learn.activation_checkpointing == "offload"
         else budget.learn.activation_checkpointing
     )
-    faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": 0})
+    faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": None})
     if faster != budget and make_ledger(shape, faster).peak <= usable:
         changes = " and ".join(name_changes(budget, faster))
         notes.append(f"the run also fits without these savings: {changes}")

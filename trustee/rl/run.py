@@ -112,14 +112,14 @@ class Run:
     learning: LearnConfig
     seed: int
     steps: int
-    minutes: float
-    """Stop after this wall time; 0 is no limit."""
+    minutes: float | None
+    """Wall time after which the run ends, if there is a limit."""
     keep_checkpoints: int
     emit: Emit
     step: int = 0
     next_group: int = 0
-    tokens: int = 0
-    """Stop after this many tokens of the policy; 0 is no limit."""
+    tokens: int | None = None
+    """Tokens of the policy after which the run ends, if there is a limit."""
     policy_tokens: int = 0
     """Tokens that the policy has said in the groups of all steps."""
     started_at: float = field(default_factory=time.monotonic)

@@ -35,9 +35,9 @@ ALL_FAILED_LIMIT = 16
 class CollectConfig(Record, frozen=True):
     """How episodes are collected."""
 
-    tasks: Annotated[int, Meta(ge=0)] = 0
-    """Tasks that a teacher plays before `trustee run` trains, which imitates them first; 0 is none.
-    """
+    tasks: Annotated[int, Meta(ge=1)] | None = None
+    """Tasks that a teacher plays before `trustee run` trains, which imitates them first; none
+    leaves the teacher out."""
     teacher: Literal["base", "script"] = "base"
     """Who that teacher is: the base with hints, or the micro-world's script."""
     script: TrialHabits = TrialHabits()

@@ -36,8 +36,8 @@ class FilterConfig(Record, frozen=True):
     """Must be above this."""
     messages: Annotated[int, Meta(ge=1)] = 20
     """Most messages of the teacher."""
-    ids: Annotated[int, Meta(ge=0)] = 0
-    """Most ids, the opening included; 0 is the engine's context."""
+    ids: Annotated[int, Meta(ge=1)] | None = None
+    """Most ids, the opening included; none is the engine's context."""
 
 
 class Made(Record, frozen=True):

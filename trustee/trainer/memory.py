@@ -19,14 +19,14 @@ SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")
 """Phrases with which drivers and libraries report that memory has run out, in lower case."""
 
 
-def cap_memory(gib: float) -> None:
-    """Limit torch to what it could use on a GPU with this much memory; 0: the GPU's real size.
+def cap_memory(gib: float | None) -> None:
+    """Limit torch to what it could use on a GPU with this much memory; None: its real size.
 
     Memory outside torch counts too: the CUDA context, and what other processes hold.
     """
     free, total = torch.cuda.mem_get_info()
     outside = total - free - torch.cuda.memory_reserved()
-    most = gib * GIB if gib else total - RESERVE
+    most = total - RESERVE if gib is None else gib * GIB
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, (most - outside) / total)))
 
 

@@ -31,8 +31,8 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "sel
 RowwiseFunction = Callable[[Tensor], Tensor]
 
 
-def tile_mlp(model: torch.nn.Module, positions: int) -> None:
-    """Make the MLP of each decoder layer process `positions` at a time; 0 means all at once.
+def tile_mlp(model: torch.nn.Module, positions: int | None) -> None:
+    """Make the MLP of each decoder layer process `positions` at a time; None means all at once.
 
     May be called any number of times, between steps. Parameters keep their names.
 
@@ -42,8 +42,8 @@ def tile_mlp(model: torch.nn.Module, positions: int) -> None:
     _tile(model, positions, parts=("mlp",), unused_again=True)
 
 
-def tile_norms(model: torch.nn.Module, positions: int) -> None:
-    """Make each norm of each decoder layer process `positions` at a time; 0 means all at once.
+def tile_norms(model: torch.nn.Module, positions: int | None) -> None:
+    """Make each norm of each decoder layer process `positions` at a time; None means all at once.
 
     May be called any number of times, between steps. Results stay the same bit for bit.
 
@@ -54,10 +54,10 @@ def tile_norms(model: torch.nn.Module, positions: int) -> None:
 
 
 def _tile(
-    model: torch.nn.Module, positions: int, *, parts: tuple[str, ...], unused_again: bool
+    model: torch.nn.Module, positions: int | None, *, parts: tuple[str, ...], unused_again: bool
 ) -> None:
-    if positions < 0:
-        raise InputError(f"positions must be 0 or more, got {positions}; 0 switches tiling off")
+    if positions is not None and positions < 1:
+        raise InputError(f"positions must be 1 or more, got {positions}; None switches tiling off")
     found: list[Any] = [
         module
         for layer in model.modules()
@@ -71,7 +71,7 @@ def _tile(
             "give a dense Qwen2.5, Qwen3 or Llama model (model.path)"
         )
     for module in found:
-        if positions:
+        if positions is not None:
             module.forward = partial(_run_tiled, module, positions, unused_again)
         else:
             vars(module).pop("forward", None)

@@ -92,8 +92,8 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Run, compare and pay exactly as FTRL does, holes included."""
     unit: Unit = "episode"
     """Of training; tasks for evaluation are always whole episodes."""
-    states: str = ""
-    """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; empty
+    states: str | None = None
+    """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
     takes the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
     """One environment in this many is kept for evaluation; 1 keeps all."""
