@@ -251,7 +251,7 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
     if path == "eval_env" and isinstance(given_at(path, table), str):
         choices = [SAME]
     allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
-    off = "; none switches it off" if may_be_none(path, table) else ""
+    off = "; none switches it off" if not choices and may_be_none(path, table) else ""
     return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}{off}"
 
 
