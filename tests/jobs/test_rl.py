@@ -36,7 +36,7 @@ from trustee.events import Event, Note, Stage, StepTrained
 from trustee.jobs import assemble
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.held_out import evaluation_world, held_out_tasks, show_share
-from trustee.jobs.rl import is_terminal, run_training
+from trustee.jobs.rl import run_training
 from trustee.jobs.run_metadata import describe_run, name_folder, read_metadata
 from trustee.planning.cards import use_card
 from trustee.runs.store import Store, read_lines
@@ -482,18 +482,6 @@ def test_one_card_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         os.environ["CUDA_DEVICE_ORDER"],
         os.environ["CUDA_VISIBLE_DEVICES"],
     )
-
-
-@pytest.mark.parametrize("answer", [True, False])
-def test_terminal(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
-    """Whether somebody watches is what the standard output says."""
-
-    class Out:
-        def isatty(self) -> bool:
-            return answer
-
-    monkeypatch.setattr("sys.stdout", Out())
-    assert answer == is_terminal()
 
 
 @pytest.mark.anyio
