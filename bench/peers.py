@@ -48,13 +48,14 @@ import structlog
 
 from trustee.config import Config, read_config
 from trustee.engine.protocol import Sampling
-from trustee.engine.vllm import TARGETS, VllmEngine
+from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.events import EpisodePlayed, Event, StepTrained
 from trustee.jobs.assemble import prepare_model, trainer_spec
 from trustee.jobs.rl import make_run
 from trustee.rendering.renderer import Renderer
 from trustee.rl.train import train
+from trustee.runs.adapters import TARGETS
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task
 

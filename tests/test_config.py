@@ -342,12 +342,6 @@ def test_fields_are_many() -> None:
     assert {"config.rollout.limits", "config.env.curriculum", "config.simulator.judge"} < paths
 
 
-def test_a_cap_that_would_do_nothing_is_refused() -> None:
-    """The engine's logprobs are the old ones, so there is nothing left to correct by a weight."""
-    with pytest.raises(InputError, match=r"learn\.loss\.importance_cap is for trainers that"):
-        read_config(ROOT / "configs" / "tiny.toml", ["learn.loss.importance_cap=2.0"])
-
-
 def test_empty_bounds_of_an_aspect_are_refused() -> None:
     """A curriculum whose lower bound is above the upper names the key and both numbers."""
     with pytest.raises(InputError, match=r"got \[3, 1\] \(env\.curriculum\.calls\)"):

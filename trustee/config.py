@@ -205,12 +205,6 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"{source}: rollout.limits.tokens ({config.rollout.limits.tokens}) must be below "
             f"engine.context ({config.engine.context})"
         )
-    if config.learn.loss.importance_cap is not None:
-        raise InputError(
-            f"{source}: learn.loss.importance_cap is for trainers that compute the old logprobs "
-            "themselves; here they are the engine's, so the ratio is that weight: bound it with "
-            "learn.loss.clip_high, learn.loss.dual_clip or kind = 'cispo'"
-        )
     if config.engine.versions < 2:
         raise InputError(f"{source}: engine.versions must be at least 2: one plays, one is new")
     return config
@@ -251,7 +245,7 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
     if path == "eval_env" and isinstance(given_at(path, table), str):
         choices = [SAME]
     allowed = f"; allowed are: {', '.join(map(str, choices))}" if choices else ""
-    off = "; none switches it off" if may_be_none(path, table) else ""
+    off = "; none switches it off" if not choices and may_be_none(path, table) else ""
     return f"{path}: {plain}; given {given_at(path, table)!r}{allowed}{off}"
 
 

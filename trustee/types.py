@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+GIB = 1 << 30
+MIB = 1 << 20
 Share = Annotated[float, Meta(ge=0, le=1)]
 """A part of a whole, in a config or a report."""
 

@@ -39,7 +39,6 @@ from trustee.engine.vllm import VllmEngine, Weights
 from trustee.jobs.assemble import trainer_spec
 from trustee.planning.cards import choose_card, read_card
 from trustee.planning.ledger import (
-    GIB,
     Ledger,
     base_bytes,
     kv_token_bytes,
@@ -48,7 +47,7 @@ from trustee.planning.ledger import (
 )
 from trustee.planning.plan import find_changes, read_budget
 from trustee.planning.shapes import ModelShape, find_shape
-from trustee.types import Adapter
+from trustee.types import GIB, Adapter
 
 CARD = "RTX 3090"
 """Stands for 24 GB."""

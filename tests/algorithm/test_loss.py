@@ -269,19 +269,6 @@ def test_reference_is_measured_even_without_a_weight() -> None:
     )
 
 
-@pytest.mark.parametrize(("engine", "weight"), [(0.8, 1.25), (0.25, 2.0)])
-def test_importance_weight_is_capped(engine: float, weight: float) -> None:
-    """The old policy's ratio to the engine weighs the token, up to the cap."""
-    sums = one_token(
-        config_of(importance_cap=2.0),
-        ratio=1.1,
-        advantage=1.0,
-        engine_logprobs=double([[math.log(engine)]]),
-    )
-    assert -1.1 * weight == pytest.approx(sums.loss.item(), rel=0, abs=1e-12)
-    assert -math.log(engine) == pytest.approx(sums.gap_abs_sum, rel=0, abs=1e-12)
-
-
 def test_gap_by_hand() -> None:
     """With the engine's logprobs as the old ones, the gap is the trained policy's to them."""
     sums = policy_loss(
@@ -293,7 +280,7 @@ def test_gap_by_hand() -> None:
         normaliser=2,
     )
     log2 = math.log(2)
-    assert pytest.approx((sums.tokens, sums.ratio_sum, sums.ratio_max)) == (2, 2.5, 2.0)
+    assert pytest.approx((sums.tokens, sums.ratio_max)) == (2, 2.0)
     assert (2 * log2, log2) == pytest.approx((sums.gap_abs_sum, sums.gap_abs_max), rel=0, abs=1e-12)
     assert (2 - log2 - 1) + (0.5 + log2 - 1) == pytest.approx(sums.gap_kl_sum, rel=0, abs=1e-12)
 
@@ -324,8 +311,7 @@ def test_gradient_on_policy_is_the_advantage(kind: str) -> None:
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_nothing_outside_the_mask_is_read(kind: str, ratio: str) -> None:
     """Padding may hold anything, even what is no number, and gets no gradient."""
-    cap = None if kind == "nll" else 2.0
-    config = config_of(kind=kind, ratio=ratio, kl_coef=0.1, importance_cap=cap)
+    config = config_of(kind=kind, ratio=ratio, kl_coef=0.1)
     mask = torch.tensor([[True, False], [False, False]])
 
     def take(outside: float) -> tuple[float, list[list[float]]]:
@@ -339,7 +325,6 @@ def test_nothing_outside_the_mask_is_read(kind: str, ratio: str) -> None:
             config=config,
             normaliser=2,
             reference_logprobs=other,
-            engine_logprobs=other,
         )
         gradient = slope(sums.loss, logprobs)
         return sums.loss.item(), gradient.tolist()
@@ -351,13 +336,7 @@ def test_nothing_outside_the_mask_is_read(kind: str, ratio: str) -> None:
 
 
 CONFIGS = [
-    config_of(
-        kind=kind,
-        ratio=ratio,
-        kl_coef=0.05,
-        dual_clip=1.5,
-        importance_cap=None if kind == "nll" else 1.2,
-    )
+    config_of(kind=kind, ratio=ratio, kl_coef=0.05, dual_clip=1.5)
     for kind in KINDS
     for ratio in ("token", "sequence")
 ]
@@ -377,8 +356,8 @@ def test_loss_does_not_depend_on_the_split(
     rng = torch.Generator().manual_seed(seed)
     shape = (len(lengths), 8)
     old = -torch.rand(shape, generator=rng, dtype=torch.float64)
-    new, reference, engine = (
-        old + 0.4 * torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(3)
+    new, reference = (
+        old + 0.4 * torch.randn(shape, generator=rng, dtype=torch.float64) for _ in range(2)
     )
     advantages = torch.randn(shape[0], generator=rng, dtype=torch.float64)
     mask = torch.arange(8).expand(shape) < torch.tensor(lengths)[:, None]
@@ -394,7 +373,6 @@ def test_loss_does_not_depend_on_the_split(
             config=config,
             normaliser=normaliser,
             reference_logprobs=reference[rows, :width],
-            engine_logprobs=engine[rows, :width],
         )
         return sums, slope(sums.loss, part)
 
@@ -486,11 +464,7 @@ def test_normalisers(kind: str, trained_tokens: list[int], normaliser: float) ->
         ({"dual_clip": 1.1}, "dual_clip must be at least 1 + clip_high = 1.28, got 1.1"),
         ({"kind": "dr_grpo"}, "kind dr_grpo needs completion_limit, got none"),
         ({"clip_low": 1.5}, "clip_low"),
-        ({"importance_cap": 0.0}, "importance_cap"),
-        (
-            {"kind": "nll", "importance_cap": 2.0},
-            "kind nll does not use old logprobs, so importance_cap must be left out, got 2",
-        ),
+        ({"dual_clip": 0.0}, "dual_clip"),
     ],
 )
 def test_config_refuses(raw: dict[str, Any], message: str) -> None:
@@ -500,17 +474,11 @@ def test_config_refuses(raw: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("field", "message"),
-    [
-        ("kl_coef", "kl_coef 2 needs reference_logprobs, got none; set it to 0"),
-        ("importance_cap", "importance_cap needs engine_logprobs in addition to old_logprobs"),
-    ],
-)
-def test_loss_refuses_to_guess_logprobs(field: str, message: str) -> None:
+def test_loss_refuses_to_guess_logprobs() -> None:
     """A term whose logprobs are missing is an error, not a term left out."""
+    message = "kl_coef 2 needs reference_logprobs, got none; set it to 0"
     with pytest.raises(InputError, match=message):
-        one_token(config_of(**{field: 2.0}), ratio=1.0, advantage=1.0)
+        one_token(config_of(kl_coef=2.0), ratio=1.0, advantage=1.0)
 
 
 def plain_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,10 +31,10 @@ from trustee.jobs.held_out import RunResult
 from trustee.jobs.run_metadata import describe_run
 from trustee.planning import card_fit, cards
 from trustee.planning.cards import FoundCard, Holder
-from trustee.planning.machine import GIB, Finding
+from trustee.planning.machine import Finding
 from trustee.rl.timeline import TRACKS
 from trustee.runs.store import EpisodeLine, Store, TaskLine
-from trustee.types import Stop, Trajectory
+from trustee.types import GIB, Stop, Trajectory
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "tiny.toml")

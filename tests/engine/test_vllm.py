@@ -78,7 +78,7 @@ async def test_the_contract_of_engines_holds(
         encode=bench.render,
         stop_ids=bench.renderer.stop_ids,
         publish=publish,
-        running=bench.engine.count_running,
+        running=lambda: int(bench.engine._llm.get_num_unfinished_requests()),
         short="please set the lamp in hall to level 7",
         long="please set the lamp in hall to level 7",
     )

@@ -29,11 +29,11 @@ from trustee.jobs import doctor
 from trustee.jobs.assemble import SHORTEST_CONTEXT, prepare_model, trainer_spec
 from trustee.jobs.doctor import Examination, examination_json, examine, finding_text
 from trustee.planning.hours import Hours, Range, Speeds, Workload
-from trustee.planning.machine import GIB, Finding
+from trustee.planning.machine import Finding
 from trustee.planning.plan import read_workload
 from trustee.rendering.renderer import Renderer
 from trustee.sandbox.probe import IsolationReport
-from trustee.types import Adapter, Completion, Sample
+from trustee.types import GIB, Adapter, Completion, Sample
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,8 @@ from trustee.planning.card_fit import (
     show_holders,
 )
 from trustee.planning.cards import FoundCard, Holder, choose_card
-from trustee.planning.machine import GIB, Finding
+from trustee.planning.machine import Finding
+from trustee.types import GIB
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QWEN = read_config(CONFIGS / "qwen3-8b.toml")

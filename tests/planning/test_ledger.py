@@ -36,7 +36,6 @@ from trustee.planning.activations import (
 )
 from trustee.planning.budget import Budget
 from trustee.planning.ledger import (
-    GIB,
     Entry,
     Ledger,
     base_bytes,
@@ -55,6 +54,7 @@ from trustee.trainer import tree_attention
 from trustee.trainer.activation_checkpointing import PAGE, CheckpointingMode, set_checkpointing
 from trustee.trainer.shared_model import _share_nf4, keep_input_types, lora_config
 from trustee.trainer.tiling import tile_mlp, tile_norms
+from trustee.types import GIB
 
 BUDGET = Budget(
     engine=VllmConfig(

@@ -18,7 +18,6 @@ import pytest
 
 from trustee.planning import machine
 from trustee.planning.machine import (
-    GIB,
     WANTED,
     Finding,
     has_seccomp,
@@ -33,6 +32,7 @@ from trustee.planning.machine import (
     look_at_versions,
     read_available,
 )
+from trustee.types import GIB
 
 PACKAGE = Path(machine.__file__).parents[1]
 Device = Literal["cpu", "cuda"]

@@ -27,9 +27,10 @@ from trustee.planning.hours import (
     forward_operations,
     measured_hours,
 )
-from trustee.planning.ledger import GIB, count_kv_tokens, make_ledger
+from trustee.planning.ledger import count_kv_tokens, make_ledger
 from trustee.planning.plan import RunPlan, make_plan, read_budget, read_workload, run_plan
 from trustee.planning.shapes import find_shape, known_models
+from trustee.types import GIB
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WANTED = (

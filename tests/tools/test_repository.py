@@ -191,25 +191,6 @@ def test_sample_follows_the_rng(repository: Repository) -> None:
     assert len({tuple(tool.name for tool in tools) for tools in first}) > 15
 
 
-def test_sample_mixes_two_categories(repository: Repository) -> None:
-    """With `mixed` 1 the halves come from two categories, the larger half first drawn."""
-    for count in range(2, 11):
-        tools = repository.sample(random.Random(count), count, mixed=1.0)
-        sizes = [
-            sum(tool.category == name for tool in tools)
-            for name in {tool.category for tool in tools}
-        ]
-        assert sorted(sizes) == [count // 2, count - count // 2]
-
-
-def test_sample_mixes_at_the_given_rate(repository: Repository) -> None:
-    """The probability of a mixed draw is `mixed`."""
-    rng = random.Random(7)
-    draws = [repository.sample(rng, 2, mixed=0.25) for _ in range(2000)]
-    mixed = sum(len({tool.category for tool in tools}) == 2 for tools in draws)
-    assert 440 <= mixed <= 560
-
-
 def test_sample_spills_over_where_no_category_suffices(repository: Repository) -> None:
     """More tools than any category has are drawn from several, up to all tools."""
     tools = repository.sample(random.Random(0), 20)
@@ -230,18 +211,16 @@ def test_sample_works_where_ids_cannot_be_learnt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "mixed", "message"),
+    ("count", "message"),
     [
-        (0, 0.0, "count must be from 1 to 409, the repository's size; got 0"),
-        (410, 0.0, "count must be from 1 to 409, the repository's size; got 410"),
-        (2, 1.5, "mixed must be from 0 to 1, got 1.5"),
-        (2, -0.5, "mixed must be from 0 to 1, got -0.5"),
+        (0, "count must be from 1 to 409, the repository's size; got 0"),
+        (410, "count must be from 1 to 409, the repository's size; got 410"),
     ],
 )
-def test_sample_refuses(repository: Repository, count: int, mixed: float, message: str) -> None:
-    """A count or probability out of bounds is refused."""
+def test_sample_refuses(repository: Repository, count: int, message: str) -> None:
+    """A count out of bounds is refused."""
     with pytest.raises(InputError) as caught:
-        repository.sample(random.Random(0), count, mixed=mixed)
+        repository.sample(random.Random(0), count)
     assert str(caught.value) == message
 
 

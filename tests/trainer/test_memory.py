@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trustee.trainer.memory import GIB, cap_memory, ran_out
+from trustee.trainer.memory import cap_memory, ran_out
+from trustee.types import GIB
 
 
 @pytest.mark.parametrize(

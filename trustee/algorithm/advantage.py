@@ -20,35 +20,26 @@ Scale = Literal["group", "batch", "none"]
 """What a centred reward is divided by: the unbiased standard deviation (n - 1) of its group, the
 same over all rewards, or nothing."""
 
-Lone = Literal["zero", "reward"]
-"""The advantage in a group of one, which has no baseline: 0 as in TRL, or the reward itself (that
-is, mean 0 and deviation 1) as in verl."""
-
 
 def advantages(
     rewards: Sequence[Sequence[float]],
     *,
     scale: Scale,
     epsilon: float = 1e-4,
-    lone: Lone = "zero",
 ) -> list[list[float]]:
     """Return the GRPO advantage of every reward, in the same nesting and order.
 
-    `epsilon` is added to the deviation: 1e-4 in TRL, 1e-6 in verl. Constant groups yield exact
-    zeros under every scale.
+    `epsilon` is added to the deviation: 1e-4 in TRL, 1e-6 in verl. Constant groups, and so groups
+    of one, yield exact zeros under every scale.
 
     Source: TRL 1.16.0 `GRPOTrainer`; verl 0.3.1 `compute_grpo_outcome_advantage`.
     """
     overall = _deviation(list(chain.from_iterable(rewards)))
     result = []
     for group in rewards:
-        if len(group) == 1 and lone == "reward":
-            centred, deviation = list(group), 1.0
-        else:
-            centred = _centre(group)
-            deviation = overall if scale == "batch" else _deviation(group)
+        deviation = overall if scale == "batch" else _deviation(group)
         divisor = 1.0 if scale == "none" else deviation + epsilon
-        result.append([value / divisor for value in centred])
+        result.append([value / divisor for value in _centre(group)])
     return result
 
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from trustee.algorithm.advantage import Estimator, Scale
 from trustee.algorithm.loss import LossConfig
-from trustee.types import Record
+from trustee.types import Record, Share
 
 Optimizer = Literal["adamw8bit", "adamw"]
 ActivationCheckpointing = Literal["off", "recompute", "offload"]
@@ -22,7 +22,7 @@ class LearnConfig(Record, frozen=True):
     """Peak; LoRA wants about ten times the rate of full fine-tuning."""
     warmup: Annotated[int, Meta(ge=0)] = 5
     """Steps over which the rate rises to its peak."""
-    decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    decay: Share = 0.0
     """Share of the peak that is lost, evenly, by the end of the run."""
     max_norm: Annotated[float, Meta(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
 from trustee.algorithm.loss import LossConfig
-from trustee.types import Adapter, Record, Sample
+from trustee.types import GIB, Adapter, Record, Sample
 
 
 class TrainerSpec(Record, frozen=True):
@@ -57,11 +57,10 @@ class MemoryReport(Record, frozen=True, tag="memory"):
 
     def describe(self) -> str:
         """Say in figures why a micro-batch did not fit."""
-        gib = 1 << 30
         return (
-            f"{self.asked.rstrip('.')}; torch held {self.allocated / gib:.2f} GiB in tensors and "
-            f"{self.reserved / gib:.2f} GiB in all, {self.free / gib:.2f} of "
-            f"{self.total / gib:.2f} GiB were free"
+            f"{self.asked.rstrip('.')}; torch held {self.allocated / GIB:.2f} GiB in tensors and "
+            f"{self.reserved / GIB:.2f} GiB in all, {self.free / GIB:.2f} of "
+            f"{self.total / GIB:.2f} GiB were free"
         )
 
 
@@ -81,10 +80,10 @@ class MicroReport(Record, frozen=True, tag="micro"):
 
 def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
     """Give the figures of several shares together: sums, and the largest of maxima."""
-    whole = {
-        name: (max if name.endswith("_max") else sum)(getattr(report, name) for report in reports)
-        for name in MicroReport.__struct_fields__
-    }
+    whole = {}
+    for name in MicroReport.__struct_fields__:
+        values = [getattr(report, name) for report in reports]
+        whole[name] = max(values) if name.endswith("_max") else sum(values)
     return MicroReport(**whole)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from msgspec import Meta
 
 from trustee.errors import InputError
-from trustee.types import Record
+from trustee.types import Record, Share
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class LossConfig(Record, frozen=True):
     ratio: Literal["token", "sequence"] = "token"
     """One ratio per token, or the row's geometric mean for all of its tokens (GSPO, arXiv
     2507.18071)."""
-    clip_low: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    clip_low: Share = 0.2
     """The ratio is clipped from below at 1 - `clip_low`. Source: PPO, arXiv 1707.06347."""
     clip_high: Annotated[float, Meta(ge=0)] = 0.28
     """The ratio, or `cispo`'s weight, is clipped from above at 1 + `clip_high`. Source: DAPO, arXiv
@@ -54,9 +54,6 @@ class LossConfig(Record, frozen=True):
     kl_kind: Literal["k1", "abs", "mse", "k3"] = "k3"
     """KL estimator, with d = logprob - reference logprob: d, |d|, d²/2, or exp(-d) + d - 1. verl
     calls them kl, abs, mse and low_var_kl."""
-    importance_cap: Annotated[float, Meta(gt=0)] | None = None
-    """Upper bound of the importance weight that corrects for the engine's sampling when the trainer
-    computed the old logprobs itself; None: no correction. Source: TIS, Yao et al. 2025."""
     completion_limit: Annotated[int, Meta(ge=1)] | None = None
     """Tokens by which `dr_grpo` divides every row, whatever its length. Source: arXiv
     2503.20783."""
@@ -65,8 +62,8 @@ class LossConfig(Record, frozen=True):
         """Refuse values that contradict each other.
 
         Raises:
-            InputError: if `dual_clip` is below the upper clip, `dr_grpo` has no
-                `completion_limit`, or `nll` is given an `importance_cap`.
+            InputError: if `dual_clip` is below the upper clip, or `dr_grpo` has no
+                `completion_limit`.
         """
         if self.dual_clip is not None and self.dual_clip < 1 + self.clip_high:
             raise InputError(
@@ -75,11 +72,6 @@ class LossConfig(Record, frozen=True):
             )
         if self.kind == "dr_grpo" and self.completion_limit is None:
             raise InputError("kind dr_grpo needs completion_limit, got none; set it to 1 or more")
-        if self.kind == "nll" and self.importance_cap is not None:
-            raise InputError(
-                f"kind nll does not use old logprobs, so importance_cap must be left out, "
-                f"got {self.importance_cap:g}"
-            )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -99,7 +91,6 @@ class LossSums:
     """Tokens of positive advantage with a ratio above 1 + `clip_high`."""
     clipped_dual: int
     """Tokens of negative advantage with a ratio above `dual_clip`."""
-    ratio_sum: float
     ratio_max: float
     gap_kl_sum: float
     """k3 estimate of KL(engine ‖ trainer), in nats."""
@@ -116,7 +107,6 @@ class LossSums:
             clipped_low=self.clipped_low + other.clipped_low,
             clipped_high=self.clipped_high + other.clipped_high,
             clipped_dual=self.clipped_dual + other.clipped_dual,
-            ratio_sum=self.ratio_sum + other.ratio_sum,
             ratio_max=max(self.ratio_max, other.ratio_max),
             gap_kl_sum=self.gap_kl_sum + other.gap_kl_sum,
             gap_abs_sum=self.gap_abs_sum + other.gap_abs_sum,
@@ -147,12 +137,10 @@ def policy_loss(
     config: LossConfig,
     normaliser: float,
     reference_logprobs: Tensor | None = None,
-    engine_logprobs: Tensor | None = None,
 ) -> LossSums:
     """Return one micro-batch's share of the step's loss.
 
-    Leave `engine_logprobs` out if the engine's logprobs serve as `old_logprobs`. Values outside the
-    mask never matter, not even NaN.
+    The engine's logprobs are the old ones. Values outside the mask never matter, not even NaN.
 
     Shapes: every tensor [B, L], except `advantages` [B].
 
@@ -163,22 +151,13 @@ def policy_loss(
         raise InputError(
             f"kl_coef {config.kl_coef:g} needs reference_logprobs, got none; set it to 0"
         )
-    if config.importance_cap is not None and engine_logprobs is None:
-        raise InputError(
-            "importance_cap needs engine_logprobs in addition to old_logprobs, got none; "
-            "leave importance_cap out"
-        )
     known_BL = logprobs.where(mask, 0.0)
     # Demonstrations were not sampled by this policy, so there are no old logprobs to compare with.
     old_BL = known_BL.detach() if config.kind == "nll" else old_logprobs.where(mask, 0.0)
-    engine_BL = old_BL if engine_logprobs is None else engine_logprobs.where(mask, 0.0)
-    trainer_BL = known_BL.detach() if engine_logprobs is None else old_BL
-    gap_BL = trainer_BL - engine_BL
+    gap_BL = known_BL.detach() - old_BL
     ratio_BL = _ratio(known_BL - old_BL, mask, config)
     advantages_B1 = advantages[:, None]
     loss_BL = _surrogate(ratio_BL, known_BL, advantages_B1, config)
-    if config.importance_cap is not None:
-        loss_BL = loss_BL * gap_BL.exp().clamp(max=config.importance_cap)
     kl_BL = known_BL.new_zeros(())
     if reference_logprobs is not None:
         kl_BL = _divergence(known_BL - reference_logprobs.where(mask, 0.0), config)
@@ -278,7 +257,6 @@ def _measure(
         (negative_BL & (ratio_BL < 1 - config.clip_low)).sum(),
         (positive_BL & (ratio_BL > 1 + config.clip_high)).sum(),
         (negative_BL & (ratio_BL > dual_clip)).sum(),
-        ratio_BL.sum(),
         ratio_BL.max(),
         (gap_BL.exp() - gap_BL - 1).sum(),
         gap_BL.abs().sum(),
@@ -287,14 +265,13 @@ def _measure(
     )
     # One transfer for all metrics, because every `.item()` would wait for the device.
     values = torch.stack([figure.double() for figure in figures]).tolist()
-    tokens, low, high, dual, ratio_sum, ratio_max, gap_kl, gap_abs, gap_max, kl = values
+    tokens, low, high, dual, ratio_max, gap_kl, gap_abs, gap_max, kl = values
     return LossSums(
         loss=loss,
         tokens=int(tokens),
         clipped_low=int(low),
         clipped_high=int(high),
         clipped_dual=int(dual),
-        ratio_sum=ratio_sum,
         ratio_max=ratio_max,
         gap_kl_sum=gap_kl,
         gap_abs_sum=gap_abs,

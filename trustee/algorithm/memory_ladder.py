@@ -24,7 +24,7 @@ class MemoryLevel(Record, frozen=True):
     """What a run allows itself."""
 
     micro_tokens: Annotated[int, Meta(ge=1)]
-    """Padded ids of one forward pass."""
+    """Ids of one forward pass, a common prefix counted once."""
     activation_checkpointing: ActivationCheckpointing
     context: Annotated[int, Meta(ge=1)]
     """Longest episode, and longest sample that is trained on."""

@@ -98,9 +98,10 @@ def grow_tree(samples: Sequence[Sample]) -> PrefixTree:
         todo += [(a, b, end, path) for a, b in pairwise(cuts) if a < b][::-1]
     # Children come after their parents, so going backwards passes each subtree's end upwards.
     ends = [stop for _, stop, _, _ in runs]
-    for index in reversed(range(len(runs))):
-        for above in runs[index][3][-2:-1]:
-            ends[above] = max(ends[above], ends[index])
+    for index, (_, _, _, path) in reversed(list(enumerate(runs))):
+        if len(path) > 1:
+            parent = path[-2]
+            ends[parent] = max(ends[parent], ends[index])
     nodes = tuple(Node(*run, end) for run, end in zip(runs, ends, strict=True))
     return PrefixTree(tuple(ids), nodes, tuple(leaves))
 

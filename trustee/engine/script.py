@@ -59,7 +59,9 @@ def improvise(request: Request) -> str:
     An environment meets the messages of a real episode this way, without a model.
     """
     rng = random.Random(f"{request.sampling.seed} {request.request_id}")
-    words: list[str] = re.findall(r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0])
+    words: list[str] = re.findall(
+        r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
+    )
     if request.sampling.schema is not None:
         return json.dumps(draw_value(json.loads(request.sampling.schema), rng))
     offered = OFFERED.findall(request.prompt)

@@ -40,7 +40,7 @@ from trustee.engine.timing import Observer, RequestTiming
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.rendering.renderer import Renderer
-from trustee.runs.adapters import check_fit, read_adapter
+from trustee.runs.adapters import TARGETS, check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
 
 log = structlog.get_logger()
@@ -49,9 +49,6 @@ ENGINE_CLOSING_SECONDS = 5.0
 
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """What vLLM's worker gains."""
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Layers with a LoRA: all linear ones, but neither embedding nor head."""
 
 Weights = Literal["nf4", "bf16"]
 
@@ -330,10 +327,6 @@ class VllmEngine:
             raise EngineError(f"{adapter.name} is not published")
         self._known.remove(adapter.version)
         await self.call("retire", adapter.version)
-
-    def count_running(self) -> int:
-        """Count the requests under way."""
-        return int(self._llm.get_num_unfinished_requests())
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients."""

@@ -36,11 +36,11 @@ from trustee.jobs.assemble import (
     restart_once,
 )
 from trustee.planning.hours import Speeds, measured_hours
-from trustee.planning.machine import GIB, Finding, is_ready, look_at_machine
+from trustee.planning.machine import Finding, is_ready, look_at_machine
 from trustee.planning.plan import read_workload, show_range
 from trustee.rendering.renderer import Renderer
 from trustee.sandbox.probe import probe_isolation
-from trustee.types import Adapter, Completion, Message, Record, Sample
+from trustee.types import GIB, Adapter, Completion, Message, Record, Sample
 
 EmitFinding = Callable[[Finding], None]
 

@@ -67,7 +67,7 @@ def check_adapter(folder: Path) -> Path:
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} is no PEFT adapter: {name} is missing")
+            raise InputError(f"{folder} is not a PEFT adapter: {name} is missing")
     return folder
 
 

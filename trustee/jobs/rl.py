@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -206,8 +205,3 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
         await run.engine.publish(adapter)
         await run.versions.announce(adapter)
     run.emit(Note(text=f"continuing after step {state.step} from {path}"))
-
-
-def is_terminal() -> bool:
-    """Say whether the user watches on a terminal."""
-    return sys.stdout.isatty()

@@ -11,9 +11,10 @@ from trustee.config import Config
 from trustee.engine.model_files import find_model
 from trustee.errors import InputError
 from trustee.planning.cards import DRIVER_GIB, Card, FoundCard, choose_card, read_card, resize_card
-from trustee.planning.machine import GIB, Finding
+from trustee.planning.machine import Finding
 from trustee.planning.plan import RunPlan, make_plan
 from trustee.planning.shapes import ModelShape, find_shape
+from trustee.types import GIB
 
 OLDEST_DRIVER = 580
 """Oldest supported Linux driver: the first release with CUDA 13, which the pinned packages need."""

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trustee.planning.budget import Budget
-from trustee.planning.ledger import GIB, MIB, count_kv_tokens, kv_token_bytes, make_ledger
+from trustee.planning.ledger import count_kv_tokens, kv_token_bytes, make_ledger
 from trustee.planning.shapes import ModelShape
+from trustee.types import GIB, MIB
 
 SECTIONS = ("engine", "learn")
 """Of a budget and of the config that it is of."""

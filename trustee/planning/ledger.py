@@ -25,15 +25,9 @@ from trustee.planning.activations import (
 )
 from trustee.planning.budget import Budget
 from trustee.planning.shapes import ModelShape
-from trustee.types import Record
+from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
+from trustee.types import MIB, Record
 
-GIB = 1 << 30
-MIB = 1 << 20
-
-NF4_BLOCK = 64
-"""Weights per scale; see `worker/sharing.py`."""
-NESTED_BLOCK = 256
-"""Values per scale of scales, and per scale of an 8-bit optimiser's states."""
 SMALL_TENSOR = 4096
 """Elements under which an 8-bit optimiser keeps fp32 states."""
 VOCAB_PADDING = 64

@@ -17,9 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from trustee.types import Record
-
-GIB = 1 << 30
+from trustee.types import GIB, Record
 
 WANTED = {
     "cuda": {"vllm": "0.33", "torch": "2.14", "transformers": "5", "bitsandbytes": "0.50"},
@@ -158,7 +156,9 @@ def look_at_compiler() -> Finding:
     """Check for the C compiler and headers with which Triton builds its kernel launchers."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     header = Path(sysconfig.get_path("include"), "Python.h")
-    missing = ["a C compiler"] * (not compiler) + [str(header)] * (not header.is_file())
+    missing = [] if compiler else ["a C compiler"]
+    if not header.is_file():
+        missing.append(str(header))
     if missing:
         return Finding(
             name="compiler",

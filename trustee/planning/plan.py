@@ -26,7 +26,6 @@ from trustee.planning.hours import (
     list_assumptions,
 )
 from trustee.planning.ledger import (
-    GIB,
     Ledger,
     base_bytes,
     count_kv_tokens,
@@ -34,7 +33,7 @@ from trustee.planning.ledger import (
     make_ledger,
 )
 from trustee.planning.shapes import ModelShape, find_shape, known_models
-from trustee.types import Record
+from trustee.types import GIB, Record
 
 PROGRAM_BYTES = 7 * GIB
 """Host memory of the two processes: libraries, buffers, records."""

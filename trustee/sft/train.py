@@ -27,7 +27,7 @@ from trustee.events import Emit, Note, SftStepTrained
 from trustee.runs.checkpoint import CheckpointState, write_checkpoint
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import SftDataset
-from trustee.types import Adapter, Record, Sample
+from trustee.types import Adapter, Record, Sample, Share
 
 NLL = LossConfig(kind="nll")
 
@@ -43,7 +43,7 @@ class SftConfig(Record, frozen=True):
     """Peak."""
     warmup: Annotated[int, Meta(ge=0)] = 10
     """Steps over which the rate rises to its peak."""
-    decay: Annotated[float, Meta(ge=0, le=1)] = 0.9
+    decay: Share = 0.9
     """Share of the peak that is lost, evenly, by the end."""
     held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     """Share of the tasks whose demonstrations are never trained on, only measured."""

@@ -16,10 +16,9 @@ import msgspec
 from trustee.environments.micro.environment import HiddenGoals
 from trustee.environments.micro.world import THINGS, Goal, fact
 from trustee.environments.protocol import Environment, Services, World
-from trustee.environments.simulated.curriculum import Share
 from trustee.environments.trial.environment import HiddenTrial
 from trustee.tiny.lessons import NO_COMPLETION, Lesson
-from trustee.types import Message, Record, Score, Stop, Task, Tool, ToolCall, Turn
+from trustee.types import Message, Record, Score, Share, Stop, Task, Tool, ToolCall, Turn
 
 
 class TrialHabits(Record, frozen=True):

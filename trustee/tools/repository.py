@@ -71,29 +71,26 @@ class Repository:
         # The tests check the packaged files, and checking them again costs half a second.
         return cls(tool for _, tool in found) if folder is None else cls(check_tools(found))
 
-    def sample(self, rng: random.Random, count: int, *, mixed: float = 0.0) -> tuple[Tool, ...]:
+    def sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
         """Draw tools that can be used together, read tools first.
 
-        They come from one category where one has enough, and with probability `mixed` in halves
-        from two. A tool that needs an id comes with the read tools that give it, while they fit.
+        They come from one category where one has enough. A tool that needs an id comes with the
+        read tools that give it, while they fit.
 
         Raises:
-            InputError: if there are not `count` tools, or `mixed` is no probability.
+            InputError: if there are not `count` tools.
         """
         if not 1 <= count <= len(self.tools):
             raise InputError(
                 f"count must be from 1 to {len(self.tools)}, the repository's size; got {count}"
             )
-        if not 0 <= mixed <= 1:
-            raise InputError(f"mixed must be from 0 to 1, got {mixed}")
-        share = (count + 1) // 2 if rng.random() < mixed else count
         order = rng.sample(list(self.categories.values()), len(self.categories))
-        order.sort(key=lambda tools: len(tools) < share)
+        order.sort(key=lambda tools: len(tools) < count)
         chosen: list[Tool] = []
         for tools in order:
             if len(chosen) == count:
                 break
-            size = min(share, count - len(chosen), len(tools))
+            size = min(count - len(chosen), len(tools))
             chosen += self._grow(rng, tools, size=size)
         return tuple(sorted(chosen, key=lambda tool: tool.effect != "read"))
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-GIB = 1 << 30
+from trustee.types import GIB
+
 RESERVE = GIB // 2
 """Bytes of GPU memory that torch leaves to the driver if no cap is set."""
 SIGNS = ("out of memory", "alloc_failed", "can't allocate memory")

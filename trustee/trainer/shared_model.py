@@ -15,10 +15,10 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.errors import RunError
+from trustee.runs.adapters import TARGETS
 from trustee.trainer.shared_weights import bias_shards_of, shards_of
 from trustee.trainer.tree_attention import register_tree_attention
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FUSED = {
     "self_attn": {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "o_proj": ("o_proj",)},
     "mlp": {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)},

@@ -27,13 +27,10 @@ from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
+from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
 
-NF4_BLOCK = 64
-"""Weights per scale, as in the QLoRA paper."""
-NESTED_BLOCK = 256
-"""Scales per nested scale; bitsandbytes supports no other number."""
 PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
 """The tensors of a quantised shard, by their names in a cache."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trustee.errors import InputError, TrusteeError
 
 if TYPE_CHECKING:
+    from trustee.cli.capture import Screen
     from trustee.cli.progress import DisplayMode
     from trustee.config import Config
     from trustee.events import Emit
@@ -181,9 +182,9 @@ def warn_unconfined(config: Config) -> None:
         )
 
 
-def print_text(text: str, *, to_errors: bool, screen: object) -> None:
+def print_text(text: str, *, to_errors: bool, screen: Screen) -> None:
     """Write a closing text where it belongs."""
-    stream = getattr(screen, "err" if to_errors else "out")
+    stream = screen.err if to_errors else screen.out
     stream.write(text + "\n")
     stream.flush()
 

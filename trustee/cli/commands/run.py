@@ -47,7 +47,9 @@ def add(commands: Commands) -> None:
         "--force", action="store_true", help="start although the plan says that it does not fit"
     )
     run.add_argument(
-        "--profile", action="store_true", help="write timeline.json for chrome://tracing, Perfetto"
+        "--profile",
+        action="store_true",
+        help="write timeline-N.json for chrome://tracing, Perfetto",
     )
     add_allow_world(run)
     add_shared(run)
@@ -113,7 +115,7 @@ def check_plan(config: Config, gpu: int) -> None:
     """
     from trustee.planning.card_fit import advise, plan_on, show_holders
     from trustee.planning.cards import read_card
-    from trustee.planning.machine import GIB
+    from trustee.types import GIB
 
     found = read_card(gpu)
     if found is None:

@@ -237,11 +237,6 @@ class ScriptedUser:
         return "thanks", True
 
 
-def read_goals(calls: Sequence[ExpectedCall]) -> tuple[Goal, ...]:
-    """Give the goals of expected calls, in order."""
-    return tuple(goal_of(call) for call in calls)
-
-
 def said_facts(messages: Sequence[Message]) -> dict[str, str]:
     """Collect what an agent reported: the last value it gave for each thing and place."""
     said: dict[str, str] = {}

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from trustee.errors import InputError
-from trustee.types import Record
+from trustee.types import Record, Share
 
 Guidance = Literal["detailed", "plain", "generic"]
 Persona = Literal["expert", "beginner", "novice"]
@@ -26,7 +26,6 @@ HARDEST = 100
 T = TypeVar("T")
 
 Difficulty = Annotated[int, msgspec.Meta(ge=1, le=HARDEST)]
-Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 
 class Aspects(Record, frozen=True):

@@ -66,7 +66,8 @@ def gather_facts(
     written: set[str] = set()
     read: set[str] = set()
     for key, call in zip(keys, open_calls, strict=True):
-        repeated += key in written or key in read
+        if key in written or key in read:
+            repeated += 1
         if call.name in writes:
             written.add(key)
             read.clear()

@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 
 from trustee.environments.hints import Hints, hint_calls
 from trustee.environments.prompts import fill_prompt
@@ -54,6 +52,7 @@ from trustee.types import (
     Phase,
     Record,
     Score,
+    Share,
     Stop,
     Task,
     TrialFacts,
@@ -62,7 +61,6 @@ from trustee.types import (
 
 TRANSFORM_DRAWS = 200
 """Draws of an inner task before the split of tools by category is given up."""
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class HiddenTrial(Record, frozen=True):
@@ -412,12 +410,11 @@ class TrialEnvironment:
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
         """Have the inner world score the execution phase; take off what the trial lacks."""
         entered = self._held is self._world
-        executed = [
-            msgspec.structs.replace(turn, message=heard, replies=replies)
-            for index, turn in enumerate(turns)
-            for heard, replies in [self._played.get(index, (turn.message, ()))]
-            if index in self._played or (entered and index >= len(self._phases))
-        ]
+        executed = []
+        for index, turn in enumerate(turns):
+            if index in self._played or (entered and index >= len(self._phases)):
+                heard, replies = self._played.get(index, (turn.message, ()))
+                executed.append(msgspec.structs.replace(turn, message=heard, replies=replies))
         if not entered:
             await self._enter()
         inner = await self._world.score(executed, Stop.TURNS if self._ran_out else stop)

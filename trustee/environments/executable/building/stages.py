@@ -247,9 +247,8 @@ async def scale(
         )
         return [Served(document=document, parts=()) for document in given.tools]
 
-    jobs: list[Callable[[], Awaitable[list[Served]]]] = [extend]
-    jobs[:0] = [partial(widen, entry) for entry in served]
-    found = await side_by_side(jobs)
+    widening: list[Callable[[], Awaitable[list[Served]]]] = [partial(widen, one) for one in served]
+    found = await side_by_side([*widening, extend])
     return [entry for entries in found for entry in entries]
 
 
