@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from golden_errors import ErrorCheck
 
 LEFT_OUT = pytest.StashKey[int]()
 
@@ -21,6 +24,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUSTEE_CACHE", str(tmp_path_factory.mktemp("bases")))
         yield
+
+
+@pytest.fixture
+def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
+    """Compare a test's error messages with the golden file; paths have names there."""
+    names_by_path = {str(Path(__file__).parents[1]): "{root}"}
+    if "tmp_path" in request.fixturenames:
+        names_by_path = {str(request.getfixturevalue("tmp_path")): "{tmp_path}"} | names_by_path
+    return ErrorCheck(request.node.nodeid, names_by_path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
