@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from golden_errors import ErrorCheck
 
 LEFT_OUT = pytest.StashKey[int]()
+# As in the engine: small tensors gain nothing from more, and threads of several workers wait for
+# each other. Must be said before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -87,15 +86,6 @@ SIZES = {
     "vocab_size": 512,
     "tie_word_embeddings": True,
 }
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small matrices are faster on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def tiny_tensors() -> dict[str, torch.Tensor]:
@@ -319,7 +309,6 @@ def plan_pass(
     return count_kept(shape, **sizes) + max(layer, norm, head)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("tile", [0, 64, 128])
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
@@ -335,7 +324,6 @@ def test_training_pass_is_bounded_closely(model_type: str, weights: str, tile: i
     assert measured <= planned <= (1.15 if weights == "nf4" else 1.1) * measured
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", ["off", "offload"])
 @pytest.mark.parametrize("tile", [0, 64])
 def test_other_ways_of_keeping_are_bounded(mode: CheckpointingMode, tile: int) -> None:
@@ -348,7 +336,6 @@ def test_other_ways_of_keeping_are_bounded(mode: CheckpointingMode, tile: int) -
     assert measured <= plan_pass(shape_of("qwen3"), "bf16", **sizes) <= 1.1 * measured
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("mode", ["recompute", "offload"])
 @pytest.mark.parametrize("model_type", TYPES)
 def test_many_tiles_are_bounded_closely(model_type: str, mode: CheckpointingMode) -> None:
@@ -360,7 +347,6 @@ def test_many_tiles_are_bounded_closely(model_type: str, mode: CheckpointingMode
     assert measured <= plan_pass(shape_of(model_type), "bf16", **sizes) <= 1.1 * measured
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_head_is_bounded_closely() -> None:
     """Where the logits are the widest, a pass over many chunks stays within 5 % of the plan."""
     vocab, hidden_size, chunk, trained = 4000, 16, 64, 256
@@ -379,7 +365,6 @@ def test_head_is_bounded_closely() -> None:
     assert live.peak <= planned <= 1.05 * live.peak
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("tile", [0, 32])
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
@@ -554,7 +539,6 @@ def measure_attention(monkeypatch: pytest.MonkeyPatch, *sizes: int) -> int:
     return int(live.peak)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("sizes", [(200, 56), (254, 1, 1), (100, *(12,) * 13)])
 def test_tree_is_within_its_part_of_the_plan(
     monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
