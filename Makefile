@@ -1,11 +1,12 @@
 # Two words: `make run` trains the built-in tiny model, `make check` says whether the tree is good.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint types check clean
+.PHONY: help setup setup-dev run quick test lint types check clean
 
 BIN := .venv/bin
 # Without bytecode on disk every start of the engine compiles its libraries anew, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 CONFIG ?= configs/tiny.toml
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 help: ## Show these lines.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +20,11 @@ setup-dev: ## The same, with the tools for checks and tests.
 run: setup ## Train; CONFIG=configs/tiny.toml unless given.
 	@$(BIN)/trustee run --config $(CONFIG)
 
-test: setup-dev ## Run the whole test suite; ARGS="-k batch -n 0 --pdb" goes to pytest.
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+quick: setup-dev ## Run the tests that start no engine; ARGS="-k batch -n 0 --pdb" goes to pytest.
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL) $(ARGS)
+
+test: setup-dev ## Run the whole test suite, engines too; ARGS as for quick.
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: setup-dev ## Check format and style.
 	@$(BIN)/ruff format --check .

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from golden_errors import ErrorCheck
+
 LEFT_OUT = pytest.StashKey[int]()
+# As in the engine: small tensors gain nothing from more, and threads of several workers wait for
+# each other. Must be said before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +28,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRUSTEE_CACHE", str(tmp_path_factory.mktemp("bases")))
         yield
+
+
+@pytest.fixture
+def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
+    """Compare a test's error messages with the golden file; paths have names there."""
+    names_by_path = {str(Path(__file__).parents[1]): "{root}"}
+    if "tmp_path" in request.fixturenames:
+        names_by_path = {str(request.getfixturevalue("tmp_path")): "{tmp_path}"} | names_by_path
+    return ErrorCheck(request.node.nodeid, names_by_path)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

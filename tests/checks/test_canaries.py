@@ -8,6 +8,7 @@ import random
 import msgspec
 import pytest
 
+from golden_errors import ErrorCheck
 from scripts import make_simulator
 from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
@@ -94,12 +95,15 @@ def test_turns_are_read_as_written() -> None:
     assert '{"name": "set_lamp", "arguments": {"room": "hall", "level": 7}' == unreadable.text
 
 
-def test_prompt_set_without_canaries() -> None:
+def test_prompt_set_without_canaries(check_error: ErrorCheck) -> None:
     """A prompt set whose judge nobody can try is refused with both ways out."""
     with pytest.raises(InputError) as caught:
         read_canaries("mine")
-    assert (
-        "there are no canaries for the prompt set 'mine' (env.prompts): a judge with other prompts "
-        "needs episodes of known verdict in trustee/data/canaries/mine.json, or "
-        'gates.false_accepts and gates.false_refuses = "none" to go without'
-    ) == str(caught.value)
+    check_error(
+        caught,
+        "env.prompts",
+        "'mine'",
+        "trustee/data/canaries/mine.json",
+        "gates.false_accepts",
+        "gates.false_refuses",
+    )

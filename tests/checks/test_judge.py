@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_errors import ErrorCheck
 from scripts import judge, make_simulator
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
@@ -88,20 +89,20 @@ async def publish_all(gate: EffectGate, engine: ScriptedEngine, versions: Sequen
 
 
 @pytest.mark.anyio
-async def test_adapter_that_is_never_applied_stops_the_run() -> None:
+async def test_adapter_that_is_never_applied_stops_the_run(check_error: ErrorCheck) -> None:
     """An engine that answers as the base whatever the version stops at the end of patience."""
     engine = ScriptedEngine(lambda request: "I set the lamp.")
     gate = EffectGate(engine, scripted_renderer(), patience=3)
     await publish_all(gate, engine, [1, 2])
     with pytest.raises(RunError) as caught:
         await publish_all(gate, engine, [3])
-    assert (
-        "3 versions in a row, the last policy-000003, answered a probe of 8 greedy tokens with the "
-        "base's logprobs to the last digit, and gates.effect_patience allows 2; the engine seems "
-        "to ignore the adapter, so episodes would show nothing of what was learnt: see that the "
-        "engine serves the modules of policy-3, or raise learn.learning_rate or "
-        "gates.effect_patience where steps are too small to show"
-    ) == str(caught.value)
+    check_error(
+        caught,
+        "gates.effect_patience allows 2",
+        "3 versions",
+        "policy-000003",
+        "learn.learning_rate",
+    )
 
 
 @pytest.mark.anyio
@@ -431,17 +432,13 @@ def anchor_figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 FOLLOWS, OPPOSES = [(1.0, 1.0), (-1.0, 0.0)], [(1.0, 0.0), (-1.0, 1.0)]
 
 
-def test_judge_that_leaves_the_truth_stops_the_run() -> None:
+def test_judge_that_leaves_the_truth_stops_the_run(check_error: ErrorCheck) -> None:
     """Verdicts that say the opposite of what tools proved end the run with what to look at."""
     with pytest.raises(RunError) as caught:
         check_anchor(anchor_figures(OPPOSES * 32), config=GateConfig())
-    assert (
-        "over the anchor's last 64 episodes the judge's verdicts correlate by -1.00 with what the "
-        "tools proved, and gates.correlation asks for 0.2: judge and truth separate, so the "
-        "simulated tasks would teach to please the judge; read outcome.judged beside the rewards "
-        "in episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
-        "proof"
-    ) == str(caught.value)
+    check_error(
+        caught, "gates.correlation asks for 0.2", "-1.00", "64 episodes", "env.share", "model.path"
+    )
 
 
 @pytest.mark.parametrize(
@@ -633,18 +630,13 @@ def scripted_ids(text: str) -> list[int]:
     return ByteTokenizer().encode(text)
 
 
-def test_parser_that_loses_calls_stops_the_run() -> None:
+def test_parser_that_loses_calls_stops_the_run(check_error: ErrorCheck) -> None:
     """Strings that look like marks explain a few differences, not more than a twentieth."""
     reading = read_again([written(60, lost=4)], scripted_renderer())
     assert CallCrosscheck(differing=4, total=60, example=CALL) == reading
     with pytest.raises(RunError) as caught:
         check_reading(reading, config=GateConfig())
-    assert (
-        "in 4 of 60 messages the parser found other calls than there are marks of calls, and "
-        "gates.unread allows 5%; the policy would be scored for what it did not write, so see that "
-        "the model's call format is the one read (the chat template in model.path); the first such "
-        f"text is {CALL!r}"
-    ) == str(caught.value)
+    check_error(caught, "gates.unread allows 5%", "4 of 60", "model.path", repr(CALL))
 
 
 @pytest.mark.parametrize(("count", "lost"), [(49, 49), (50, 2), (60, 3), (0, 0)])

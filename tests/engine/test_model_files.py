@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.engine import model_files
 from trustee.engine.model_files import TINY, find_model
 from trustee.errors import InputError
@@ -58,28 +59,21 @@ def test_relative_folder_goes_before_the_hub(
 
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("path", ["none", "./none", "/no/where", "../none", "a/b/c"])
-def test_missing_folder(path: str) -> None:
+def test_missing_folder(check_error: ErrorCheck, path: str) -> None:
     """What is no folder and no hub id is answered with what is allowed; nothing is fetched."""
-    assert (
-        f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id such as "
-        "Qwen/Qwen3-8B, or tiny for the model in the package"
-    ) == refuse(path)
+    check_error(refuse(path), "model.path", repr(path))
 
 
-def test_folder_without_a_config(tmp_path: Path) -> None:
+def test_folder_without_a_config(check_error: ErrorCheck, tmp_path: Path) -> None:
     """Weights alone are no model."""
     folder = make_model(tmp_path / "m", "model.safetensors")
-    assert (f"model.path {folder} holds no config.json; it is not a model folder") == refuse(
-        str(folder)
-    )
+    check_error(refuse(str(folder)), "model.path", folder, "config.json")
 
 
-def test_folder_with_pickled_weights(tmp_path: Path) -> None:
+def test_folder_with_pickled_weights(check_error: ErrorCheck, tmp_path: Path) -> None:
     """Pickles can run code, so they are not even looked at."""
     folder = make_model(tmp_path / "m", "config.json", "pytorch_model.bin")
-    assert (f"model.path {folder} holds no *.safetensors; pickled weights are refused") == refuse(
-        str(folder)
-    )
+    check_error(refuse(str(folder)), "model.path", folder, "*.safetensors")
 
 
 @pytest.mark.usefixtures("hub")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, read_prompt
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
@@ -188,23 +189,21 @@ def test_fill_prompt_leaves_out_what_the_wording_does_not_use() -> None:
     assert read_prompt("tiny", "agent_generic") == fill_prompt("tiny", "agent_generic", more="x")
 
 
-def test_fill_prompt_refuses_missing_values() -> None:
+def test_fill_prompt_refuses_missing_values(check_error: ErrorCheck) -> None:
     """A slot without a value names itself and its file."""
     with pytest.raises(PromptError) as caught:
         fill_prompt("tiny", "user", persona="p")
-    assert "prompt tiny/user.md has slots ['dialogue', 'intent'] that nothing fills" == str(
-        caught.value
-    )
+    check_error(caught, "tiny/user.md", "dialogue", "intent")
 
 
 @pytest.mark.parametrize(("prompt_set", "name"), [("tiny", "pilot"), ("huge", "user")])
-def test_read_prompt_refuses_unknown_files(prompt_set: str, name: str) -> None:
+def test_read_prompt_refuses_unknown_files(
+    check_error: ErrorCheck, prompt_set: str, name: str
+) -> None:
     """An unknown set or role names what there is."""
     with pytest.raises(PromptError) as caught:
         read_prompt(prompt_set, name)
-    assert (
-        f"no prompt {name!r} in set {prompt_set!r}; the sets are ['builder', 'simulated', 'tiny']"
-    ) == str(caught.value)
+    check_error(caught, repr(name), repr(prompt_set), "builder", "simulated", "tiny")
 
 
 def test_hash_prompts_covers_the_bytes() -> None:

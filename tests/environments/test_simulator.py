@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.simulator import RoleSampling, Simulator
@@ -107,15 +108,15 @@ async def test_hot_voice_stays_hot() -> None:
 
 @pytest.mark.parametrize("role", [Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE])
 @pytest.mark.parametrize("tries", [1, 3])
-async def test_tries_are_bounded_and_the_role_is_blamed(role: Role, tries: int) -> None:
+async def test_tries_are_bounded_and_the_role_is_blamed(
+    check_error: ErrorCheck, role: Role, tries: int
+) -> None:
     """After the last try the role is to blame, and the last reason is told."""
     engine, simulator = make(*['{"n": 0}'] * 9, tries=tries)
     with pytest.raises(SimulatorError) as caught:
         await ask(simulator, role=role, check=lambda answer: "zero")
     assert (role, tries) == (caught.value.source, len(engine.requests))
-    assert (
-        f"{role} gave no usable answer in {tries} tries; the last was zero: '{{\"n\": 0}}'"
-    ) == str(caught.value)
+    check_error(caught, role, f"{tries} tries", "zero", '{"n": 0}')
     assert {role: tries} == simulator.rejected
 
 

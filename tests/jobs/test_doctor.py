@@ -32,7 +32,8 @@ from trustee.planning.hours import Hours, Range, Speeds, Workload
 from trustee.planning.machine import Finding
 from trustee.planning.plan import read_workload
 from trustee.rendering.renderer import Renderer
-from trustee.sandbox.probe import IsolationReport
+from trustee.sandbox.calls import Isolation
+from trustee.sandbox.probe import IsolationReport, probe_isolation
 from trustee.types import GIB, Adapter, Completion, Sample
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +51,7 @@ TRIED = (
     "card memory",
     "hours",
 )
+REPORTS: dict[Isolation, IsolationReport] = {}
 BEFORE = ("system", "card", "model", "template", "tools with code", "start")
 
 
@@ -99,8 +101,15 @@ class RealModel(ScriptedConfig, frozen=True, tag="real model", tag_field="kind")
 
 @pytest.fixture(autouse=True)
 def sound_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work as on a machine that has all that is needed."""
+    """Work as on a machine that has all that is needed; its lock is tried once for all tests."""
     monkeypatch.setattr(doctor, "look_at_machine", lambda *, device, folder: [MACHINE])
+
+    async def probe_once(isolation: Isolation) -> IsolationReport:
+        if isolation not in REPORTS:
+            REPORTS[isolation] = await probe_isolation(isolation)
+        return REPORTS[isolation]
+
+    monkeypatch.setattr(doctor, "probe_isolation", probe_once)
 
 
 async def examined(

@@ -17,6 +17,7 @@ import pytest
 
 from command_line import write_adapter
 from dice import Dice
+from golden_errors import ErrorCheck
 from scripted_program import BASE, learnt, play_with, small_config, tiny_config
 from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
@@ -115,13 +116,13 @@ def test_record_cannot_unlock_the_sandbox(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "none", "file"])
-def test_record_of_no_run(tmp_path: Path, name: str) -> None:
+def test_record_of_no_run(check_error: ErrorCheck, tmp_path: Path, name: str) -> None:
     """A folder without a record, a missing one and a file are no run folders."""
     (tmp_path / "file").touch()
     folder = tmp_path / name
     with pytest.raises(InputError) as caught:
         read_metadata(folder)
-    assert f"{folder} is no run folder: run.json cannot be read" == str(caught.value)
+    check_error(caught, folder, "run.json")
 
 
 def other_keys() -> bytes:
@@ -149,13 +150,15 @@ def other_value() -> bytes:
         (other_value(), "Expected `int` >= 1 - at `$.config.run.steps`"),
     ],
 )
-def test_record_of_another_program(tmp_path: Path, data: bytes, reason: str) -> None:
+def test_record_of_another_program(
+    check_error: ErrorCheck, tmp_path: Path, data: bytes, reason: str
+) -> None:
     """A record that this program did not write is refused with file, place and consequence."""
     path = tmp_path / "run.json"
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_metadata(tmp_path)
-    assert f"{path}: {reason}; this program cannot continue that run" == str(caught.value)
+    check_error(caught, path, reason)
 
 
 def test_trainer_is_built_from_the_config() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError
 from trustee.planning import cards
 from trustee.planning.cards import count_cards, require_card
@@ -22,16 +23,13 @@ from trustee.planning.cards import count_cards, require_card
     ],
 )
 def test_card_that_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, there: int, index: int, found: str
+    check_error: ErrorCheck, monkeypatch: pytest.MonkeyPatch, there: int, index: int, found: str
 ) -> None:
     """A card that is not there is refused with what there is and with what works here."""
     monkeypatch.setattr(cards, "count_cards", lambda: there)
     with pytest.raises(InputError) as caught:
         require_card(index)
-    assert (
-        f"there is no CUDA device {index}: {found}; without a GPU, run "
-        "trustee run --config configs/tiny.toml"
-    ) == str(caught.value)
+    check_error(caught, f"CUDA device {index}", found, "configs/tiny.toml")
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError
 from trustee.planning import cards
 from trustee.planning.cards import (
@@ -57,24 +58,18 @@ def test_card_by_name(given: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["RX 7900", "", "GTX 1080", "GT 710"])
-def test_unknown_card_is_refused_with_the_known_ones(given: str) -> None:
+def test_unknown_card_is_refused_with_the_known_ones(check_error: ErrorCheck, given: str) -> None:
     """The message lists what can be given instead."""
     with pytest.raises(InputError) as caught:
         choose_card(given)
-    listed = ", ".join(card.name for card in CARDS)
-    assert (
-        f"{given!r} is not a known GPU; give one of {listed} (--card), or only a size (--vram)"
-    ) == str(caught.value)
+    check_error(caught, repr(given), "--card", "--vram", *(card.name for card in CARDS))
 
 
-def test_name_of_several_cards_is_refused() -> None:
+def test_name_of_several_cards_is_refused(check_error: ErrorCheck) -> None:
     """A word that several cards have lists those alone."""
     with pytest.raises(InputError) as caught:
         choose_card("80gb")
-    assert (
-        "'80gb' matches several GPUs; give one of A100 80GB, H100 80GB "
-        "(--card), or only a size (--vram)"
-    ) == str(caught.value)
+    check_error(caught, "'80gb'", "A100 80GB, H100 80GB", "--card", "--vram")
 
 
 @pytest.mark.parametrize("size", sorted(TYPICAL))

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError, RunError
 from trustee.runs import checkpoint
 from trustee.runs.checkpoint import (
@@ -140,13 +141,13 @@ async def test_walk_back_over_several(tmp_path: Path) -> None:
     assert (tmp_path / "step-000002", state_at(2)) == open_newest(tmp_path)
 
 
-async def test_no_whole_checkpoint(tmp_path: Path) -> None:
+async def test_no_whole_checkpoint(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A folder without a whole checkpoint says so and what to do."""
     path = await write(tmp_path, 1)
     delete(path / "state.json")
     with pytest.raises(InputError) as caught:
         open_newest(tmp_path)
-    assert f"{tmp_path} holds no whole checkpoint; start a new run instead" == str(caught.value)
+    check_error(caught, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError, RunError
 from trustee.runs.store import EpisodeLine, Store, TaskLine, keep_lines, open_lines, read_lines
 from trustee.types import (
@@ -195,16 +196,13 @@ async def test_sync_that_fails_takes_the_lines_back(
     assert b"1\n" == (tmp_path / "a.jsonl").read_bytes()
 
 
-async def test_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+async def test_file_that_cannot_be_opened_is_named(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A folder in the place of a file is the user's to mend: the message names it."""
     (tmp_path / "a.jsonl").mkdir()
     async with Store(tmp_path) as store:
         with pytest.raises(RunError) as caught:
             store.append("a.jsonl", [1])
-    assert (
-        f"cannot write {tmp_path / 'a.jsonl'}: Is a directory; free some disk space, "
-        f"then continue with trustee run --resume {tmp_path}"
-    ) == str(caught.value)
+    check_error(caught, tmp_path / "a.jsonl", "Is a directory", f"--resume {tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -226,21 +224,21 @@ def test_read_leaves_out_a_torn_line(
     assert expected == read_lines(path)
 
 
-def test_read_names_a_broken_line(tmp_path: Path) -> None:
+def test_read_names_a_broken_line(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A whole line that is not of its kind is an error with file and line."""
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"group": 1, "version": 0, "task": null}\n{"group": "x"}\n')
     with pytest.raises(InputError) as caught:
         read_lines(path, TaskLine)
-    assert f"{path}:2: Expected `int`, got `str` - at `$.group`" == str(caught.value)
+    check_error(caught, f"{path}:2", "$.group")
 
 
-def test_read_of_no_file_is_an_error(tmp_path: Path) -> None:
+def test_read_of_no_file_is_an_error(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A file that is not there is named."""
     path = tmp_path / "none.jsonl"
     with pytest.raises(InputError) as caught:
         read_lines(path)
-    assert f"{path}: cannot be read (No such file or directory)" == str(caught.value)
+    check_error(caught, path)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ async def test_cancelled_call_leaves_the_worker_usable(sandbox: ProcessSandbox) 
         assert say("5") == await worker.call("add", {"a": 2, "b": 3})
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_after_many_calls() -> None:
     """A thousand calls from 64 environments at once: every answer right, no process left."""
     with nothing_left():

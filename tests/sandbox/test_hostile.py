@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from structlog.testing import capture_logs
 
 from hostile_tools import Attack, read_attacks
 from trustee.errors import InputError
-from trustee.sandbox.calls import SandboxConfig, Worker
+from trustee.sandbox.calls import CallResult, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
 
 pytestmark = pytest.mark.anyio
@@ -42,8 +43,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+class Lent(NamedTuple):
+    """A worker, and what its canary says before anything was done to it."""
+
+    worker: Worker
+    before: CallResult
+
+
 @pytest.fixture(scope="module")
-async def workers(folder: Path) -> AsyncIterator[Callable[[Attack], Worker]]:
+async def workers(folder: Path) -> AsyncIterator[Callable[[Attack], Lent]]:
     """Lend two workers for all attacks: those that wait forever get the one that waits briefly."""
     tools = {attack.name: attack.source(folder) for attack in ATTACKS} | {"canary": CANARY}
     async with AsyncExitStack() as stack:
@@ -54,23 +62,24 @@ async def workers(folder: Path) -> AsyncIterator[Callable[[Attack], Worker]]:
                 sandbox = await stack.enter_async_context(ProcessSandbox(config))
             except InputError as error:
                 pytest.skip(str(error))
-            lent.append(await stack.enter_async_context(sandbox.open(tools, seed=11)))
+            worker = await stack.enter_async_context(sandbox.open(tools, seed=11))
+            before = await worker.call("canary", {"word": "tweet"})
+            assert before.ok
+            lent.append(Lent(worker, before))
         yield lambda attack: lent[attack.end == "time"]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=[attack.name for attack in ATTACKS])
 async def test_attack_is_contained(
-    attack: Attack, workers: Callable[[Attack], Worker], folder: Path
+    attack: Attack, workers: Callable[[Attack], Lent], folder: Path
 ) -> None:
-    """The attack ends as it must, the log names it, and the next call finds all as it was."""
-    worker, expected = workers(attack), attack.outcome(folder)
-    before = await worker.call("canary", {"word": "tweet"})
+    """The attack ends as it must, the log names it, and the next call finds all as at first."""
+    (worker, before), expected = workers(attack), attack.outcome(folder)
     with capture_logs() as logs:
         assert expected == await worker.call(attack.name, {})
     named = [(line["event"], line["tool"], line["breach"]) for line in logs]
     wanted = [("sandbox_breach", attack.name, expected.breach)] if expected.breach else []
     assert wanted == named
-    assert before.ok
     assert before == await worker.call("canary", {"word": "tweet"})
     assert {"answers.json": "42"} == read_folder(folder)
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dice import Dice
-from qwen_tokenizer import write_model
+from qwen_tokenizer import FEW, write_model
 from scripts import cast, make_player, make_simulator, perfect
 from trustee.algorithm.batch import to_sample
 from trustee.engine.model_files import TINY
@@ -117,7 +117,7 @@ def load(folder: Path, template: str) -> Renderer:
     """Load the renderer of a model family."""
     if template == "tiny":
         return Renderer.load(TINY)
-    return Renderer.load(write_model(folder / "model", template=template))
+    return Renderer.load(write_model(folder / "model", template=template, words=FEW))
 
 
 def test_lessons_of_the_micro_world_can_be_imitated() -> None:

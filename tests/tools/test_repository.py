@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError
 from trustee.tools.files import dump_tools, import_tools
 from trustee.tools.repository import Repository
@@ -211,17 +212,20 @@ def test_sample_works_where_ids_cannot_be_learnt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "message"),
-    [
-        (0, "count must be from 1 to 409, the repository's size; got 0"),
-        (410, "count must be from 1 to 409, the repository's size; got 410"),
-    ],
+    ("count", "named"),
+    [(0, ("count", "1 to 409", "got 0")), (410, ("count", "1 to 409", "got 410"))],
+    ids=["no tools", "too many tools"],
 )
-def test_sample_refuses(repository: Repository, count: int, message: str) -> None:
+def test_sample_refuses(
+    check_error: ErrorCheck,
+    repository: Repository,
+    count: int,
+    named: tuple[str, ...],
+) -> None:
     """A count out of bounds is refused."""
     with pytest.raises(InputError) as caught:
         repository.sample(random.Random(0), count)
-    assert str(caught.value) == message
+    check_error(caught, *named)
 
 
 def test_load_reads_a_folder(tmp_path: Path) -> None:
@@ -238,35 +242,28 @@ def test_load_reads_a_folder(tmp_path: Path) -> None:
     assert list(repository.categories) == ["a", "other"]
 
 
-def test_load_refuses_a_missing_folder(tmp_path: Path) -> None:
+def test_load_refuses_a_missing_folder(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A folder that is not there is named."""
     folder = tmp_path / "absent"
     with pytest.raises(InputError) as caught:
         Repository.load(folder)
-    assert str(caught.value) == (
-        f"{folder}: cannot be read (No such file or directory); give a folder of *.json tool files"
-    )
+    check_error(caught, folder, "*.json")
 
 
-def test_load_refuses_an_empty_folder(tmp_path: Path) -> None:
+def test_load_refuses_an_empty_folder(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A folder without tools is refused."""
     with pytest.raises(InputError) as caught:
         Repository.load(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}: no tools found; a tool folder holds *.json files of tools"
-    )
+    check_error(caught, tmp_path, "*.json")
 
 
-def test_load_refuses_names_shared_by_two_files(tmp_path: Path) -> None:
+def test_load_refuses_names_shared_by_two_files(check_error: ErrorCheck, tmp_path: Path) -> None:
     """A name must be unique among all files of a folder."""
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text('[{"name": "get_it"}]')
     with pytest.raises(InputError) as caught:
         Repository.load(tmp_path)
-    assert str(caught.value) == (
-        f'{tmp_path}/b.json: [0]: the name "get_it" was already used by {tmp_path}/a.json: [0];'
-        " names must be unique"
-    )
+    check_error(caught, tmp_path / "a.json", tmp_path / "b.json", "get_it")
 
 
 def test_import_leaves_jsonschema_out() -> None:

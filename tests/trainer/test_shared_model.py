@@ -9,10 +9,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from narrow_layers import make_layer, run_layer
-from narrow_models import EVERY_FAMILY, assert_same, make_ids, make_model, one_thread, step
+from narrow_models import EVERY_FAMILY, assert_same, make_ids, make_model, step
 from trustee.trainer.shared_model import keep_input_types
-
-__all__ = ["one_thread"]
 
 
 @EVERY_FAMILY

@@ -24,7 +24,6 @@ from narrow_models import (
     layers_of,
     make_ids,
     make_model,
-    one_thread,
     open_shelf,
     step,
 )
@@ -32,8 +31,6 @@ from trustee.errors import InputError
 from trustee.trainer.activation_checkpointing import CheckpointingMode, set_checkpointing
 from trustee.trainer.shared_model import keep_input_types
 from trustee.trainer.tiling import tile_mlp, tile_norms
-
-__all__ = ["one_thread"]
 
 NORM_NAMES = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm")
 assert_fp32 = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-7)

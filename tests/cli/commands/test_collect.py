@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import ROOMY, TINY, never_start, refuse, succeed, write_adapter
+from golden_errors import ErrorCheck
 from scripted_program import play_with
 from scripts import perfect
 from trustee.runs.store import EpisodeLine, read_lines
@@ -21,64 +22,71 @@ def command(out: Path, *more: object, count: int = 2) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("given", "count", "message"),
+    ("given", "count", "named"),
     [
-        ((), 0, "--count must be 1 or more, got 0"),
+        ((), 0, ("--count", "got 0")),
         (
             ("--adapter", "a", "--teacher"),
             2,
-            "--adapter plays as the policy; leave it out, or the teacher",
+            ("--adapter", "teacher"),
         ),
         (
             ("--teacher-model", "m"),
             2,
-            "--teacher-model names a model of --teacher-url; give that too",
+            ("--teacher-model", "--teacher-url"),
         ),
         (
             ("--adapter", "/none"),
             2,
-            "/none contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
-            "PEFT folder or a run folder",
+            ("/none", "adapter_config.json", "adapters/policy-*"),
         ),
     ],
     ids=["count", "two players", "model", "adapter"],
 )
 def test_bad_input_makes_no_folder(
+    check_error: ErrorCheck,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     given: tuple[str, ...],
     count: int,
-    message: str,
+    named: tuple[str, ...],
 ) -> None:
     """What cannot be played is refused in one line, without an engine and without a trace."""
     started = never_start(monkeypatch)
-    assert message == refuse(capfd, *command(tmp_path / "new", *given, count=count))
+    check_error(refuse(capfd, *command(tmp_path / "new", *given, count=count)), *named)
     assert ([], []) == (started, list(tmp_path.iterdir()))
 
 
 def test_adapter_of_another_rank(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An adapter must have the rank that the config trains."""
     started = never_start(monkeypatch)
     folder = write_adapter(tmp_path / "adapter", rank=8)
-    assert (
-        f"adapter {folder} has rank 8, but learn.rank is 16; set learn.rank=8 or give another "
-        "adapter"
-    ) == refuse(capfd, *command(tmp_path / "new", "--adapter", folder))
+    check_error(
+        refuse(capfd, *command(tmp_path / "new", "--adapter", folder)),
+        folder,
+        "rank 8",
+        "learn.rank is 16",
+        "learn.rank=8",
+    )
     assert ([], False) == (started, (tmp_path / "new").exists())
 
 
 def test_folder_of_a_run(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run's folder is left as it is."""
     started = never_start(monkeypatch)
     (tmp_path / "run.json").write_text("{}")
-    assert f"{tmp_path} holds a run already; name another folder" == refuse(
-        capfd, *command(tmp_path)
-    )
+    check_error(refuse(capfd, *command(tmp_path)), tmp_path)
     assert ([], "{}") == (started, (tmp_path / "run.json").read_text())
 
 

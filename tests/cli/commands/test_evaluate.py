@@ -12,6 +12,7 @@ import pytest
 
 from blueprints import make_blueprint
 from command_line import FTRL, ROOMY, never_start, refuse, succeed, write_adapter
+from golden_errors import ErrorCheck
 from scripted_program import play_with, small_config, tiny_config
 from scripts import write_calls
 from trustee.cli.commands.options import DONE
@@ -100,7 +101,11 @@ def test_run_folder_of_a_stranger_runs_no_code_unconfined(
 
 
 def test_suite_is_played_with_base_and_adapter(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Good rows are played by both, bad ones are told and kept; a folder holds one suite."""
     engine = play_with(monkeypatch, solve)
@@ -126,9 +131,7 @@ def test_suite_is_played_with_base_and_adapter(
         row["row"] for row in read_lines(out / "refused.jsonl")
     ]
     before, started = (out / "suite-base.jsonl").read_bytes(), len(engine.opened)
-    assert f"{out} holds a suite's episodes already; name another with --out" == refuse(
-        capfd, *command(file, "--out", out)
-    )
+    check_error(refuse(capfd, *command(file, "--out", out)), out, "--out")
     assert (before, started) == ((out / "suite-base.jsonl").read_bytes(), len(engine.opened))
 
 
@@ -173,53 +176,49 @@ def test_file_without_environments(
     assert ([], False) == (started, (tmp_path / "out").exists())
 
 
-TRIALS = "--strip-trial, --permute-names and --break-tool "
-NO_TRIALS = f"--world, {TRIALS}belong to a run; a suite is a world of its own, without trials"
-
-
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "named"),
     [
-        (("--tasks", "5"), "--tasks belongs to a run; a suite is played whole"),
-        (("--world", FTRL), NO_TRIALS),
-        (("--strip-trial",), NO_TRIALS),
-        (("--permute-names",), NO_TRIALS),
-        (("--break-tool",), NO_TRIALS),
-        (
-            ("--adapter", "/none"),
-            "/none contains no adapter: neither adapter_config.json nor adapters/policy-*; give a "
-            "PEFT folder or a run folder",
-        ),
+        (("--tasks", "5"), "--tasks"),
+        (("--world", FTRL), "--world"),
+        (("--strip-trial",), "--strip-trial"),
+        (("--permute-names",), "--permute-names"),
+        (("--break-tool",), "--break-tool"),
+        (("--adapter", "/none"), "/none"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
 def test_options_that_a_suite_cannot_follow(
+    check_error: ErrorCheck,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     file: Path,
     monkeypatch: pytest.MonkeyPatch,
     given: tuple[str, ...],
-    message: str,
+    named: str,
 ) -> None:
     """Nothing that was asked for is left out silently."""
     started = never_start(monkeypatch)
-    assert message == refuse(capfd, *command(file, "--out", tmp_path / "out", *given))
+    check_error(refuse(capfd, *command(file, "--out", tmp_path / "out", *given)), named)
     assert ([], False) == (started, (tmp_path / "out").exists())
 
 
 def test_adapter_of_another_rank(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An adapter must have the rank that the config trains."""
     started = never_start(monkeypatch)
     folder = write_adapter(tmp_path / "adapter", rank=64)
-    assert (
-        f"adapter {folder} has rank 64, but learn.rank is 16; set learn.rank=64 or give another "
-        "adapter"
-    ) == refuse(
-        capfd,
-        *("eval", file, "--suite", "ftrl", "--config", FTRL),
-        *("--adapter", folder, "--out", tmp_path / "out"),
+    check_error(
+        refuse(capfd, *command(file, "--adapter", folder, "--out", tmp_path / "out")),
+        folder,
+        "rank 64",
+        "learn.rank is 16",
+        "learn.rank=64",
     )
     assert ([], False) == (started, (tmp_path / "out").exists())
 
@@ -228,16 +227,18 @@ def test_adapter_of_another_rank(
     "given", [("--config", FTRL), ("--published",), ("--out", "x")], ids=lambda given: given[0]
 )
 def test_options_of_a_suite_alone(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, given: tuple[str, ...]
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    given: tuple[str, ...],
 ) -> None:
     """A run is measured as it was trained."""
-    assert "--config, --published and --out belong to --suite; a run has its own" == refuse(
-        capfd, "eval", tmp_path, *given
-    )
+    check_error(refuse(capfd, "eval", tmp_path, *given), given[0], "--suite")
 
 
 @pytest.mark.parametrize("rank", [None, 64])
 def test_run_is_measured_with_an_adapter_that_fits(
+    check_error: ErrorCheck,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -247,14 +248,11 @@ def test_run_is_measured_with_an_adapter_that_fits(
     started = never_start(monkeypatch)
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(tiny_config())))
     folder = tmp_path / "adapter"
-    told = f"{folder} is not a PEFT adapter: adapter_config.json is missing"
+    named = ["adapter_config.json"]
     if rank is not None:
         write_adapter(folder, rank=rank)
-        told = (
-            f"adapter {folder} has rank 64, but learn.rank is 16; set learn.rank=64 or give "
-            "another adapter"
-        )
-    assert told == refuse(capfd, "eval", tmp_path, "--adapter", folder)
+        named = ["rank 64", "learn.rank is 16", "learn.rank=64"]
+    check_error(refuse(capfd, "eval", tmp_path, "--adapter", folder), folder, *named)
     assert [] == started
 
 
@@ -283,11 +281,10 @@ def test_world_of_another_config(
 
 
 def test_trials_are_asked_of_a_world_without_any(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """There is no trial phase to strip from a world that has none."""
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config())))
-    assert (
-        f"{TRIALS}ask for a world with a trial phase (env.kind = 'trial'), and the held-out tasks "
-        "are of kind Microworld"
-    ) == refuse(capfd, "eval", tmp_path, "--strip-trial")
+    check_error(
+        refuse(capfd, "eval", tmp_path, "--strip-trial"), "--strip-trial", "env.kind", "Microworld"
+    )

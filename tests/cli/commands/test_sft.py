@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from command_line import ROOMY, TINY, never_start, refuse, succeed
+from golden_errors import ErrorCheck
 from scripted_program import play_with
 from scripts import perfect
 from trustee.sft.demonstrations import Demonstration
@@ -39,10 +40,10 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("given", [(), (TINY,)], ids=["nothing", "config alone"])
 def test_config_and_file_are_needed(
-    capfd: pytest.CaptureFixture[str], given: tuple[str, ...]
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], given: tuple[str, ...]
 ) -> None:
     """Without both there is nothing to imitate."""
-    assert "name a config and a file: trustee sft CONFIG FILE" == refuse(capfd, "sft", *given)
+    check_error(refuse(capfd, "sft", *given), "CONFIG", "FILE")
 
 
 @pytest.mark.parametrize(
@@ -53,23 +54,30 @@ def test_config_and_file_are_needed(
         ("--out", "x"),
         ("--set", "run.seed=3"),
     ],
-    ids=str,
+    ids=["config", "config and file", "folder", "change"],
 )
 def test_resume_takes_no_changes(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, more: tuple[str, ...]
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    more: tuple[str, ...],
 ) -> None:
     """A continued run is the same run."""
-    assert (
-        "--resume continues a run with its own config and file; leave out CONFIG, FILE, --out "
-        "and --set"
-    ) == refuse(capfd, "sft", "--resume", tmp_path, *more)
-
-
-def test_resume_of_no_run(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Only what was begun can be continued."""
-    assert f"{tmp_path} is no run folder: run.json cannot be read" == refuse(
-        capfd, "sft", "--resume", tmp_path
+    check_error(
+        refuse(capfd, "sft", "--resume", tmp_path, *more),
+        "--resume",
+        "CONFIG",
+        "FILE",
+        "--out",
+        "--set",
     )
+
+
+def test_resume_of_no_run(
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Only what was begun can be continued."""
+    check_error(refuse(capfd, "sft", "--resume", tmp_path), tmp_path, "run.json")
 
 
 @pytest.mark.parametrize(
@@ -102,14 +110,18 @@ def test_file_without_demonstrations(
 
 
 def test_folder_of_a_run(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run is never written over."""
     started = never_start(monkeypatch)
     (tmp_path / "run.json").write_text("{}")
-    assert (
-        f"{tmp_path} holds a run already; continue it with --resume {tmp_path} or name another"
-    ) == refuse(capfd, "sft", TINY, file, "--out", tmp_path)
+    check_error(
+        refuse(capfd, "sft", TINY, file, "--out", tmp_path), tmp_path, f"--resume {tmp_path}"
+    )
     assert ([], "{}") == (started, (tmp_path / "run.json").read_text())
 
 
