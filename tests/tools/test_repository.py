@@ -274,7 +274,7 @@ def test_load_refuses_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Repository.load(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: no tools found; a tool folder holds *.json files of tools"
+        f"{tmp_path}: no tools found; give a folder of *.json tool files"
     )
 
 
