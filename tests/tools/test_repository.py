@@ -273,9 +273,7 @@ def test_load_refuses_an_empty_folder(tmp_path: Path) -> None:
     """A folder without tools is refused."""
     with pytest.raises(InputError) as caught:
         Repository.load(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}: no tools found; give a folder of *.json tool files"
-    )
+    assert str(caught.value) == (f"{tmp_path}: no tools found; give a folder of *.json tool files")
 
 
 def test_load_refuses_names_shared_by_two_files(tmp_path: Path) -> None:

@@ -325,8 +325,7 @@ def _flatten(text: str) -> str:
 def _contains(text: str, value: object) -> bool:
     """Return whether a text contains a value, ignoring case.
 
-    Numbers are compared by size, dates and times in their usual forms, anything else as whole
-    words.
+    Numbers are compared by size, dates and times in their usual forms, the rest as whole words.
     """
     text = _flatten(text)
     if isinstance(value, int | float):
@@ -367,8 +366,7 @@ def _alludes(text: str, value: object) -> bool:
     words = re.findall(r"\w+", _flatten(str(value)))
     if any(character.isdigit() for character in str(value)):
         return False
-    # Codes of countries, languages and airports are said by name, so short values pass. A longer
-    # one needs a word in common, by its first four letters.
+    # Short codes, as of countries, are said by name; other values need a common four-letter prefix.
     return len(str(value)) <= 3 or any(
         said.startswith(word[:4]) for word in words for said in re.findall(r"\w+", _flatten(text))
     )
