@@ -74,7 +74,7 @@ def test_folder_that_is_no_adapter(tmp_path: Path, kept: list[str], missing: str
         (tmp_path / name).touch()
     with pytest.raises(InputError) as caught:
         check_adapter(tmp_path)
-    assert f"{tmp_path} is not a PEFT adapter: {missing} is missing" == str(caught.value)
+    assert f"{tmp_path} is no PEFT adapter: {missing} is missing" == str(caught.value)
 
 
 def make_run(folder: Path) -> Path:

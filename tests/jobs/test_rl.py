@@ -348,7 +348,9 @@ def test_reference_is_kept_where_a_kl_term_needs_it(
 def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     """An adapter that cannot be trained on is refused before anything heavy is loaded."""
     start = write_adapter(tmp_path / "start", rank=8)
-    with pytest.raises(InputError, match=r"has rank 8 and learn\.rank is 16; set learn\.rank=8 or"):
+    with pytest.raises(
+        InputError, match=r"has rank 8, but learn\.rank is 16; set learn\.rank=8 or"
+    ):
         prepare_model(small_config(f"run.adapter={start}"))
 
 
