@@ -1,10 +1,10 @@
-"""Does a reward that can be verified teach? `trustee run` in environments that really run.
+"""Does a verifiable reward teach? `trustee run` in environments with executable tools.
 
     python bench/ftrl.py --seeds 3 --json
 
-The built-in model plays tool environments that `trustee build` made; they are built first where the
-config's path holds none. Training is paid by what the calls bring. Solve-F1 is measured before and
-after on environments that training never offers.
+The built-in model plays tool environments that `trustee build` made; they are built first if the
+config's path contains none. The reward depends on the results of the calls. Solve-F1 is measured
+before and after training, on environments that training never uses.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ RESAMPLES = 2000
 
 
 def call_program(*arguments: str) -> None:
-    """Run `trustee` with its output beside the bench's line."""
+    """Run `trustee`, keeping its output apart from the result line on standard output."""
     subprocess.run(
         [sys.executable, "-m", "trustee", *arguments], check=True, cwd=ROOT, stdout=sys.stderr
     )
 
 
 def build(config: Path, changes: Sequence[str], *, count: int) -> float:
-    """Build environments where there are none; give the minutes that it took.
+    """Build environments if there are none; return the minutes it took.
 
     Raises:
-        InputError: if the config's world is not one of environments that run.
+        InputError: if the config's environment is not an executable one.
     """
     world = read_config(config, changes).env
     if not isinstance(world, Executable):
@@ -56,7 +56,7 @@ def build(config: Path, changes: Sequence[str], *, count: int) -> float:
 
 
 def f1_by_task(path: Path) -> dict[str, float]:
-    """Give Solve-F1 of each soundly played task of a file of trajectories."""
+    """Return Solve-F1 of each valid episode in a file of trajectories, by task."""
     return {
         one.task_id: one.outcome.solve.f1
         for one in read_lines(path, Trajectory)
@@ -65,7 +65,7 @@ def f1_by_task(path: Path) -> dict[str, float]:
 
 
 def compare(before: dict[str, float], after: dict[str, float], *, seed: int) -> dict[str, Any]:
-    """Give the mean F1 of tasks played both times, and the gain in points with its 95 % interval.
+    """Return mean F1 of tasks played both times, and the gain in points with its 95 % interval.
 
     Raises:
         InputError: if no task was played both times.
@@ -86,7 +86,7 @@ def compare(before: dict[str, float], after: dict[str, float], *, seed: int) -> 
 
 
 def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str]) -> dict[str, Any]:
-    """Run `trustee run` once and read what it left."""
+    """Run `trustee run` once and read its results."""
     started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
     call_program(
@@ -104,7 +104,7 @@ def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str])
 
 
 def summarise(runs: Sequence[dict[str, Any]], *, build_minutes: float) -> dict[str, Any]:
-    """Give the bench's line: a list over seeds under each key."""
+    """Return the result line: a list over seeds for each key."""
     digits = {"f1_before": 4, "f1_after": 4, "gain_points": 1, "minutes": 1}
     line: dict[str, Any] = {"bench": "ftrl"}
     for key, places in digits.items():

@@ -1,11 +1,11 @@
-"""What a file of tool environments gives away without a model: three floors of its figures.
+"""How much a file of tool environments reveals without a model: three floors of its scores.
 
     python bench/ftrl_floor.py FILE --published --json
 
-`none` calls nothing, `empty` calls every tool without arguments, and `search` tries arguments taken
-from schemas (enums, defaults), from the literals of the sources and from the question, and plays
-the calls that brought something. The search reads what a policy never sees, so it is a bound on
-what the tools can be made to say, not a score to beat. Tools run in the sandbox.
+`none` calls nothing, `empty` calls every tool without arguments, and `search` tries arguments from
+schemas (enums, defaults), from the literals of the sources and from the question, and then plays
+the calls that returned something. The search reads what a policy never sees, so it is a bound on
+what the tools can be made to return, not a score to beat. Tools run in the sandbox.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from trustee.types import Message, SolveFacts, Stop, Task, Tool, ToolCall
 
 FLOORS = ("none", "empty", "search")
 OMITTED = object()
-"""A choice of no value for an optional argument."""
+"""Stands for leaving an optional argument out."""
 MESSAGE = re.compile(r".{60}|\b(must|Error|error|Invalid|required|found)\b|^\W*$", re.DOTALL)
-"""A text that a tool tells about its arguments, and none to give it."""
+"""Matches texts that are messages about arguments, not values to pass as arguments."""
 PHRASE = re.compile(r"[A-Z][\w'-]*(?:\s+(?:of|the|and|[A-Z][\w'-]*))*|\d[\d,.-]*")
 
 
 def literals_of(tree: ast.AST) -> Iterator[Any]:
-    """Give the texts and numbers that stand in code, without docstrings."""
+    """Yield the string and number literals in code, without docstrings."""
     said = {
         id(node.value)
         for node in ast.walk(tree)
@@ -69,7 +69,7 @@ def literals_of(tree: ast.AST) -> Iterator[Any]:
 
 
 def compared_with(tree: ast.AST, name: str) -> Iterator[Any]:
-    """Give the literals that an expression with a name is compared with or looked up in."""
+    """Yield the literals that an expression with a name is compared with or looked up in."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if mentions(node.func, name):
@@ -82,12 +82,12 @@ def compared_with(tree: ast.AST, name: str) -> Iterator[Any]:
 
 
 def mentions(tree: ast.AST, name: str) -> bool:
-    """Say whether an expression reads a variable."""
+    """Return whether an expression reads a variable."""
     return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(tree))
 
 
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Say whether a literal may be of a parameter's type."""
+    """Return whether a literal may be of a parameter's type."""
     kinds: dict[str, type | tuple[type, ...]] = {
         "string": str,
         "boolean": bool,
@@ -101,7 +101,7 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def choices(name: str, schema: Mapping[str, Any], tree: ast.AST, question: str) -> list[Any]:
-    """Give the values to try for a parameter, the likeliest first."""
+    """Return the values to try for a parameter, most likely first."""
     asked = question.casefold()
     literals = [value for value in literals_of(tree) if fits(value, schema)]
     named = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
@@ -136,7 +136,7 @@ def choices(name: str, schema: Mapping[str, Any], tree: ast.AST, question: str) 
 
 
 def arguments_to_try(tool: Tool, source: str, question: str) -> Iterator[dict[str, Any]]:
-    """Give argument sets, those first whose values are all likely."""
+    """Yield argument sets; those with only likely values come first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(source)
@@ -144,7 +144,7 @@ def arguments_to_try(tool: Tool, source: str, question: str) -> Iterator[dict[st
     names, options = [], []
     for name, schema in tool.parameters.get("properties", {}).items():
         own = choices(name, schema, tree, question)
-        # An optional flag often lets a tool tell more; another value often lets it find less.
+        # Setting an optional flag often reveals more; setting another optional value often less.
         if name not in required:
             own = (
                 [*own[:1], OMITTED, *own[1:]]
@@ -174,7 +174,7 @@ def arguments_to_try(tool: Tool, source: str, question: str) -> Iterator[dict[st
 async def search_tool(
     tool: Tool, blueprint: Blueprint, worker: Worker, *, tries: int, published: bool
 ) -> list[ToolCall]:
-    """Find a call for each sub-answer that a tool owes."""
+    """Return calls that find the sub-answers of a tool, as far as the search finds any."""
     unsolved = list(blueprint.unsolved[tool.name])
     found: list[ToolCall] = []
     given = arguments_to_try(tool, blueprint.sources[tool.name], blueprint.question)
@@ -198,7 +198,7 @@ async def search_tool(
 async def choose_calls(
     floor: str, task: Task, blueprint: Blueprint, sandbox: Sandbox, *, tries: int, published: bool
 ) -> list[ToolCall]:
-    """Give the calls that a floor makes in an environment."""
+    """Return the calls that a floor makes in an environment."""
     if floor == "none":
         return []
     if floor == "empty":
@@ -272,8 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--floor", choices=FLOORS, action="append", help="all where none is named")
     parser.add_argument("--published", action="store_true", help="run and compare as FTRL does")
     parser.add_argument("--tries", type=int, default=150, help="argument sets for one tool")
-    parser.add_argument("--parallel", type=int, default=4, help="environments at once")
-    parser.add_argument("--rows", type=int, help="only so many environments")
+    parser.add_argument("--parallel", type=int, default=4, help="number of concurrent environments")
+    parser.add_argument("--rows", type=int, help="maximum number of environments")
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args(arguments)
     world = Executable(path=options.file, published=options.published)

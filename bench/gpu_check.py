@@ -1,13 +1,13 @@
-"""Every check that needs a card, in one script; without one, the part of each that needs none.
+"""All checks that need a GPU, in one script; without a GPU, the parts that need none.
 
     python bench/gpu_check.py [--list] [--only a,b] [--skip a,b] [--budget SECONDS] [--out DIR]
 
-Where the package is not installed, set PYTHONPATH to the root of this repository.
+If the package is not installed, set PYTHONPATH to the root of this repository.
 
-One JSON line per check goes to the output as soon as it is made, and to `checks.jsonl` in DIR
-beside a log per family. The one idea: checks that share an engine are a family, a family is a
-process with a deadline, and nothing that happens in one keeps the next from running. Exit code 1
-where a check failed, 2 for names that are not known.
+One JSON line per check is printed as soon as the check is done, and also written to `checks.jsonl`
+in DIR, next to a log per family. Checks that share an engine form a family; a family is a process
+with a deadline, and whatever happens in one, the next is run. The exit code is 1 if a check failed
+and 2 for unknown names.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from trustee.planning.cards import count_cards
 from trustee.trainer import follow_parent
 
 LAST_LINES = 30
-"""Of a log, in the line of a check that ended without one of its own."""
+"""Length of the log excerpt in the line of a check that ended without printing one."""
 STACKS_SECONDS = 1.5
-"""For processes that are told to end, to write where they stand."""
+"""Time for processes that are told to end to write their stacks."""
 
 Line = dict[str, Any]
 
@@ -51,10 +51,10 @@ class Family:
     name: str
     checks: tuple[str, ...]
     seconds: int
-    """Deadline of all of them."""
+    """Deadline of the whole family."""
     run: Callable[[Setting], Awaitable[None]]
     only_card: tuple[str, ...] = ()
-    """Those of the checks of which nothing can be done without a card."""
+    """The checks of which no part can be done without a GPU."""
 
 
 FAMILIES = (
@@ -68,7 +68,7 @@ FAMILIES = (
 
 
 def choose(families: Iterable[Family], *, only: str, skip: str) -> dict[str, tuple[str, ...]]:
-    """Give the wanted checks by family; names of families stand for all of their checks.
+    """Return the chosen checks by family; the name of a family stands for all of its checks.
 
     Raises:
         ValueError: if a name is not known.
@@ -100,13 +100,13 @@ def choose(families: Iterable[Family], *, only: str, skip: str) -> dict[str, tup
 def run_family(
     checks: Sequence[str], *, command: Sequence[str], seconds: float, log: Path
 ) -> list[Line]:
-    """Run a command that makes checks; give a line for each of them, whatever happens.
+    """Run a command that makes checks; return a line for each check, whatever happens.
 
     Args:
-        checks: whose lines must come.
+        checks: the expected checks.
         command: prints a marked line per check.
-        seconds: after which all its processes are killed.
-        log: takes its output.
+        seconds: time limit, after which all its processes are killed.
+        log: file for its output.
     """
     started_at = time.monotonic()
     with log.open("wb") as file:
@@ -115,7 +115,7 @@ def run_family(
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            # One group, so that its own processes can be ended, and nobody else's.
+            # A group of its own, so that exactly its processes can be ended.
             process_group=0,
         )
         try:
@@ -140,13 +140,13 @@ def run_family(
 
 
 def end_group(group: int, number: int) -> None:
-    """Send a signal to a process group, if there is one."""
+    """Send a signal to a process group, if it still exists."""
     with suppress(ProcessLookupError):
         os.killpg(group, number)
 
 
 def read_lines(text: str) -> list[Line]:
-    """Read the marked lines out of a log."""
+    """Return the marked lines of a log."""
     found = []
     for row in text.splitlines():
         if row.startswith(MARK):
@@ -157,12 +157,12 @@ def read_lines(text: str) -> list[Line]:
 
 
 def skipped(check: str, why: str) -> Line:
-    """Make the line of a check that was not made."""
+    """Return the line of a check that was not made."""
     return {"check": check, "state": "skipped", "seconds": 0.0, "why": why}
 
 
 def child_command(family: str, setting: Setting) -> list[str]:
-    """Give the command that makes the chosen checks of a family."""
+    """Return the command that runs the chosen checks of a family."""
     return [
         *(sys.executable, str(Path(__file__).resolve()), "--child", family),
         *("--only", ",".join(setting.chosen), "--device", setting.device),
@@ -173,7 +173,7 @@ def child_command(family: str, setting: Setting) -> list[str]:
 
 
 def make_setting(options: argparse.Namespace, checks: tuple[str, ...]) -> Setting:
-    """Say where checks run, as the command line does."""
+    """Return the device on which checks run, by the same rule as the command line."""
     return Setting(
         device=options.device,
         scratch=options.scratch,
@@ -184,7 +184,7 @@ def make_setting(options: argparse.Namespace, checks: tuple[str, ...]) -> Settin
 
 
 def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> int:
-    """Run families one after the other and print their lines; give the exit code."""
+    """Run families one after another and print their lines; return the exit code."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     started_at, failed = time.monotonic(), False
@@ -199,7 +199,7 @@ def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> 
             elif checks:
                 on_card = options.device == "cuda"
                 possible = [c for c in checks if on_card or c not in family.only_card]
-                lines = [skipped(c, "needs a card") for c in checks if c not in possible]
+                lines = [skipped(c, "needs a GPU") for c in checks if c not in possible]
                 lines += run_family(
                     possible,
                     command=child_command(family.name, setting),
@@ -215,7 +215,7 @@ def run_all(chosen: dict[str, tuple[str, ...]], options: argparse.Namespace) -> 
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="names by family, with deadlines")
     parser.add_argument("--only", default="", help="checks or families, with commas between")
@@ -230,7 +230,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--least", type=float, default=45.0, help="seconds below which no family is begun"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a card if there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs but where compared")
     parser.add_argument(
         "--set", action="append", default=[], dest="changes", help="of the full-size config"
@@ -240,7 +240,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the chosen checks; exit code 1 where one failed."""
+    """Run the chosen checks; exit with code 1 if one failed."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.list:

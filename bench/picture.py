@@ -15,7 +15,7 @@ INNER = HEIGHT - 100
 
 
 def draw_line(values: Sequence[float], *, low: float, high: float, color: str) -> str:
-    """Draw values over the steps, `low` at the bottom and `high` at the top."""
+    """Return a line plot of values by step, from `low` at the bottom to `high` at the top."""
     step = (WIDTH - 2 * LEFT) / max(1, len(values) - 1)
     points = " ".join(
         f"{LEFT + index * step:.1f},{TOP + INNER * (1 - (value - low) / (high - low)):.1f}"
@@ -25,7 +25,7 @@ def draw_line(values: Sequence[float], *, low: float, high: float, color: str) -
 
 
 def draw_text(x: float, y: float, text: str, *, color: str = "#333", anchor: str = "start") -> str:
-    """Draw a line of text."""
+    """Return a line of text as SVG."""
     return (
         f'<text x="{x:.0f}" y="{y:.0f}" fill="{color}" text-anchor="{anchor}" '
         f'font-family="sans-serif" font-size="13">{text}</text>'
@@ -33,7 +33,7 @@ def draw_text(x: float, y: float, text: str, *, color: str = "#333", anchor: str
 
 
 def draw_run(folder: Path) -> str:
-    """Draw a run folder."""
+    """Return the picture of a run folder."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     outcome = json.loads((folder / "outcome.json").read_text())
     rewards = [row["reward"] for row in rows]

@@ -28,11 +28,11 @@ from trustee.planning.shapes import ModelShape, find_shape
 from trustee.types import Adapter
 
 TIMES = 3
-"""Each figure is the least of so many, for others use the machine too."""
+"""Repeats of each measurement, of which the minimum counts, because the machine may be shared."""
 
 
 def make_tensors(shape: ModelShape, rank: int) -> dict[str, Any]:
-    """Make the fp32 tensors of a LoRA on all linear layers, named as in a PEFT file."""
+    """Return the fp32 tensors of a LoRA on all linear layers, named as in a PEFT file."""
     import torch
 
     tensors: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def make_tensors(shape: ModelShape, rank: int) -> dict[str, Any]:
 
 
 def time_parts(shape: ModelShape, rank: int, folder: Path) -> dict[str, float]:
-    """Time what publishing does to a LoRA in host memory, part by part."""
+    """Time the parts of publishing a LoRA that happen in host memory."""
     import torch
     from safetensors.torch import save_file
     from vllm.lora.lora_model import LoRAModel
@@ -83,7 +83,7 @@ def time_parts(shape: ModelShape, rank: int, folder: Path) -> dict[str, float]:
 
 
 async def time_engine(config: Config, folder: Path) -> dict[str, float]:
-    """Time publishing through the real engine; one sample first, so that nothing is cold."""
+    """Time publishing with the real engine, after one warm-up sample."""
     model, _ = prepare_model(config)
     seconds: list[float] = []
     async with VllmEngine(config.engine, trainer_spec(config, model)) as engine:
@@ -104,7 +104,7 @@ async def time_engine(config: Config, folder: Path) -> dict[str, float]:
 
 
 def measure(config: Config, *, ranks: Sequence[int], shape: ModelShape) -> dict[str, Any]:
-    """Time every rank, through the engine and on the full-size shape."""
+    """Time every rank, with the engine and on the full-size shape."""
     engine: dict[str, dict[str, float]] = {}
     full: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,7 +121,7 @@ def measure(config: Config, *, ranks: Sequence[int], shape: ModelShape) -> dict[
 
 
 def round_all(found: Any) -> Any:
-    """Round seconds to milliseconds, wherever they stand."""
+    """Return figures with all seconds rounded to milliseconds."""
     if isinstance(found, dict):
         return {key: round_all(value) for key, value in found.items()}
     return round(found, 3) if isinstance(found, float) else found

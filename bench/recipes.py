@@ -1,9 +1,9 @@
-"""The three recipes side by side: same model, same tokens of the policy, same held-out worlds.
+"""The three recipes compared: same model, same number of policy tokens, same held-out environments.
 
     python bench/recipes.py --tokens 200000 --json
 
-Each recipe trains with its own tiny config until the policy has said that many tokens; imitation
-says none of them. Then every adapter plays the held-out tasks of all three worlds.
+Each recipe trains with its own tiny config until the policy has sampled that many tokens; SFT
+samples none. Then every adapter plays the held-out tasks of all three environments.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RECIPES = {
 
 
 def train(folder: Path, config: Path, *, tokens: int, seed: int) -> float:
-    """Train one recipe; give the minutes that it took."""
+    """Train one recipe; return the minutes it took."""
     started_at = time.monotonic()
     call_program(
         "run",
@@ -47,7 +47,7 @@ def train(folder: Path, config: Path, *, tokens: int, seed: int) -> float:
 
 
 def measure(folder: Path, tasks: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Play every world's held-out tasks; give the success of the base and of the adapter."""
+    """Play the held-out tasks of all environments; return the success of base and adapter."""
     base: dict[str, float] = {}
     trained: dict[str, float] = {}
     for world, config in RECIPES.items():
@@ -58,7 +58,7 @@ def measure(folder: Path, tasks: int) -> tuple[dict[str, float], dict[str, float
 
 
 def show_table(line: dict[str, Any]) -> str:
-    """Write the figures as a table: a row per policy, a column per held-out world."""
+    """Return the figures as a table: a row per policy, a column per held-out environment."""
     rows = [f"{'trained by':<14}" + "".join(f"{world:>12}" for world in RECIPES) + f"{'min':>8}"]
     for name, shares in line["success"].items():
         minutes = line["minutes"].get(name)
@@ -71,10 +71,10 @@ def show_table(line: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train the recipes, play all worlds, print."""
+    """Train the recipes, play all environments, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=200_000, help="of the policy, per recipe")
-    parser.add_argument("--tasks", type=int, default=150, help="held-out tasks of each world")
+    parser.add_argument("--tasks", type=int, default=150, help="held-out tasks of each environment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder that keeps the runs")
     parser.add_argument("--json", action="store_true", help="one line")

@@ -1,9 +1,9 @@
-"""How well the built-in model plays each role, by the oracle of its micro-world.
+"""How well the built-in model plays each role, judged by the oracle of its micro-world.
 
     python bench/roles.py [--cases 500] [--json]
 
-Every case is fresh and asked through the real engine, prompts, grammars and checks. The tools of
-each case hold a reserved pair, so pretraining never saw them together.
+Every case is new and uses the real engine, prompts, grammars and checks. The tools of each case
+include a reserved pair, so pretraining never saw them together.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Case = Callable[[int], Awaitable[dict[str, bool]]]
 
 
 def draw_lessons(role: str, count: int) -> list[Lesson]:
-    """Draw lessons of a role from fresh episodes, half of them careless."""
+    """Draw lessons of a role from new episodes, half of them careless."""
     rng = random.Random(f"bench {role}")
     lessons: list[Lesson] = []
     while len(lessons) < count:
@@ -62,7 +62,7 @@ def draw_lessons(role: str, count: int) -> list[Lesson]:
 
 
 async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, bool]]]:
-    """Ask every role `cases` times; each answer gives named findings."""
+    """Ask every role `cases` times; return named findings for each answer."""
     lessons = {role: draw_lessons(role, cases) for role in ("tool", "user", "judge")}
 
     async def write(index: int) -> dict[str, bool]:
@@ -96,7 +96,7 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
         )
         want = msgspec.json.decode(wanted, type=ToolAnswer)
         if not want.changes and not value_is_known(given):
-            # Nothing says what an unknown field holds: any value of its kind is right.
+            # The value of an unknown field is not determined, so any value of its kind is correct.
             return {"right": got.changes == {} and got.result.keys() == want.result.keys()}
         return {"right": got == want}
 
@@ -132,25 +132,25 @@ async def measure(simulator: Simulator, cases: int) -> dict[str, list[dict[str, 
 
 
 def says_its_calls(task: WrittenTask) -> bool:
-    """Say whether a task's intent is that of its expected calls."""
+    """Return whether a task's intent matches its expected calls."""
     return write_intent([goal_of(call) for call in task.expected_calls]) == task.intent
 
 
 def texts(lesson: Lesson) -> tuple[str, str]:
-    """Give a lesson's prompt and answer."""
+    """Return a lesson's prompt and answer."""
     asked, said = lesson.messages
     return asked.content, said.content
 
 
 def value_is_known(prompt: str) -> bool:
-    """Say whether the state or an earlier result fixes what a read must answer."""
+    """Return whether the state or an earlier result determines what a read must return."""
     call = prompt.rsplit("call ", 1)[1]
     thing, place = re.match(r'read_(\w+) \{"\w+": "(\w+)"\}', call).groups()  # type: ignore[union-attr]
     return f'"{thing} {place}":' in prompt or f"{call} -> " in prompt
 
 
 async def ask_all(case: Case, count: int) -> list[dict[str, bool]]:
-    """Run cases side by side; an answer that no try made usable counts as wrong in all findings."""
+    """Run cases concurrently; if no attempt gives a usable answer, all findings are wrong."""
     found: list[dict[str, bool]] = []
 
     async def run(index: int) -> None:
@@ -166,7 +166,7 @@ async def ask_all(case: Case, count: int) -> list[dict[str, bool]]:
 
 
 def summarise(found: dict[str, list[dict[str, bool]]]) -> dict[str, Any]:
-    """Give each finding's share with its interval."""
+    """Return each finding's share with its confidence interval."""
     result: dict[str, Any] = {}
     for role, cases in found.items():
         names = sorted({name for case in cases for name in case})

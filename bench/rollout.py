@@ -1,15 +1,15 @@
-"""How near playing comes to what the engine can do: tokens/s of a rollout over those at once.
+"""How close rollouts come to the engine's limit: their tokens/s over those of one large batch.
 
     python bench/rollout.py [--steps 3] [--config FILE] [--set KEY=VALUE] [--json]
 
-One process and one engine play with `feed`, `play`, `record` and `learn` of the real loop, whose
-learner does nothing. Then every request that ended in the measured time is asked for again, all at
-once: same prompt, adapter, grammar and seed, exactly as many tokens, nothing to wait for. That is
-the engine's limit. Asked once more with only as many under way as the rollout had on average, what
-is missing is the loop's own doing and not the batch's size. With `max_off_policy_steps` of 1 or
-more the time is from the first step to the last, slots always refilled; with 0 it is whole steps
-with their tails. On a CPU `ratio_by_cpu` counts the engine's processor time and its idle time, but
-not what other jobs on the machine took.
+One process and one engine play with `feed`, `play`, `record` and `learn` of the real loop, with a
+learner that does nothing. Then every request that ended in the measured time is repeated, all at
+once, with the same prompt, adapter, grammar and seed, exactly as many tokens, and nothing to wait
+for. That is the engine's limit. A second repetition has only as many concurrent requests as the
+rollout had on average; what is still missing is due to the loop and not to the batch size. With
+`max_off_policy_steps` of 1 or more the measured time is from the first step to the last, with slots
+always refilled; with 0 it is whole steps including their tails. On a CPU `ratio_by_cpu` counts the
+engine's processor time and idle time, but not the time taken by other jobs on the machine.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ from trustee.runs.store import Store
 from trustee.types import Adapter, Completion, Record, Role
 
 TICK_SECONDS = 0.01
-"""How often the event loop is asked whether it is late."""
+"""Interval at which the lateness of the event loop is measured."""
 ROLES = (Role.POLICY, Role.USER, Role.TOOL, Role.JUDGE, Role.WRITER)
 
 
 class Asked(Record, frozen=True):
-    """A request as the rollout made it."""
+    """A request of the rollout."""
 
     ids: tuple[int, ...]
     sampling: Sampling
     adapter: Adapter | None
     tokens: int
-    """Tokens that it sampled."""
+    """Number of tokens sampled."""
 
 
 class Phase(Record, frozen=True):
-    """What was measured between two moments."""
+    """Measurements between two points in time."""
 
     started_at: float
     ended: float
@@ -74,19 +74,19 @@ class Phase(Record, frozen=True):
     """All finished requests of the phase, also those from before `started_at`."""
     main_cpu_s: float
     engine_cpu_s: float
-    """Of the first thread of the engine's process, which computes all there is on a CPU."""
+    """Processor time of the engine's main thread, which does all computation on a CPU."""
     late_mean_s: float
     late_max_s: float
-    """By how much the event loop ran its timers late."""
+    """How late the event loop ran its timers, in seconds."""
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Duration in seconds."""
         return self.ended - self.started_at
 
 
 class IdleCore:
-    """The real engine, which keeps what it was asked, and a learner that learns nothing."""
+    """The real engine, recording all requests, and a learner that does nothing."""
 
     def __init__(self, engine: VllmEngine) -> None:
         self._engine = engine
@@ -94,7 +94,7 @@ class IdleCore:
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in tokens."""
+        """Maximum length of prompt plus completion, in tokens."""
         return self._engine.context
 
     async def generate(
@@ -110,15 +110,15 @@ class IdleCore:
         return completion
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known."""
+        """Publish a version."""
         await self._engine.publish(adapter)
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version."""
+        """Retire a version."""
         await self._engine.retire(adapter)
 
     def dump_stacks(self) -> None:
-        """Have the engine's process write its stacks."""
+        """Make the engine's process write its stacks."""
         self._engine.dump_stacks()
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
@@ -127,7 +127,7 @@ class IdleCore:
         return MicroReport(tokens=tokens, ratio_max=1.0)
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Leave the adapter where it is, so that no version is published."""
+        """Leave the adapter unchanged, so that no version is published."""
         return FinishReport(norm=0.0, moved=False)
 
     async def save(self, folder: Path) -> None:
@@ -137,7 +137,7 @@ class IdleCore:
         """Read nothing."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Take nothing over."""
+        """Load nothing."""
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Change nothing."""
@@ -151,21 +151,21 @@ class Gauges:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was read before."""
+        """Discard earlier measurements."""
         self.started_at = time.monotonic()
         self._main_cpu = time.process_time()
         self._engine_cpu = self._read_engine()
         self._late: list[float] = []
 
     async def watch(self) -> None:
-        """Ask the event loop again and again whether it is late."""
+        """Measure the event loop's lateness repeatedly."""
         while True:
             due = time.monotonic() + TICK_SECONDS
             await anyio.sleep(TICK_SECONDS)
             self._late.append(time.monotonic() - due)
 
     def end(self, timings: Iterable[RequestTiming]) -> Phase:
-        """Give what was read."""
+        """Return the measurements."""
         return Phase(
             started_at=self.started_at,
             ended=time.monotonic(),
@@ -193,10 +193,10 @@ async def watched(engine: VllmEngine) -> AsyncIterator[Gauges]:
 
 
 def measured_steps(steps: int, max_off_policy_steps: int) -> tuple[int, int]:
-    """Give the steps after which measuring begins and ends.
+    """Return the steps after which measuring begins and ends.
 
-    With lag the first steps come in a burst, for all slots were filled at once, and a last one lets
-    what is under way end. Without lag each step begins and ends with nothing under way.
+    With lag the first steps end in a burst, because all slots were filled at once, and the last
+    step only lets running episodes end. Without lag no episode runs between steps.
     """
     return (max_off_policy_steps + 1, steps - 1) if max_off_policy_steps else (0, steps)
 
@@ -210,7 +210,7 @@ async def play(
     adapter: Adapter,
     folder: Path,
 ) -> tuple[Phase, dict[str, Asked]]:
-    """Play the steps of a config; give the measured part and all that was asked."""
+    """Play the steps of a config; return the measured part and all requests."""
     core = IdleCore(engine)
     timings.clear()
     await engine.reset_prefix_cache()
@@ -224,12 +224,12 @@ async def play(
             if isinstance(event, StepTrained) and event.step == last:
                 phases.append(gauges.end(()))
 
-        # The loop takes whatever has the methods of engine and learner.
+        # The loop accepts any object with the methods of engine and learner.
         run = make_run(config, core, renderer, store, emit=emit, previous=None)  # type: ignore[arg-type]
         await run.versions.announce(adapter)
         gauges.begin()
         await train(run)
-    # What was under way at the last measured step has ended since.
+    # Requests that were running at the last measured step have ended since.
     (phase,) = phases
     return msgspec.structs.replace(phase, timings=tuple(timings)), core.asked
 
@@ -241,7 +241,7 @@ async def ask_again(
     timings: list[RequestTiming],
     slots: int,
 ) -> Phase:
-    """Ask for everything at once, at most `places` under way, as many tokens each as before."""
+    """Repeat requests, at most `places` concurrently, each with as many tokens as before."""
     timings.clear()
     await engine.reset_prefix_cache()
     usual = engine._params
@@ -265,17 +265,17 @@ async def ask_again(
 
 
 def overlap(started_at: float, ended: float, phase: Phase) -> float:
-    """Give the seconds of an interval that lie in a phase."""
+    """Return the seconds of an interval that lie in a phase."""
     return max(0.0, min(ended, phase.ended) - max(started_at, phase.started_at))
 
 
 def first_token(timing: RequestTiming) -> float:
-    """Give the moment of a request's first token."""
+    """Return the time of a request's first token."""
     return timing.queued + timing.queue_s + timing.prefill_s
 
 
 def tokens_in(phase: Phase) -> float:
-    """Count the tokens sampled in a phase; those of a request are spread over its decoding."""
+    """Return the tokens sampled in a phase; a request's tokens are spread over its decoding."""
     total = 0.0
     for timing in phase.timings:
         first = first_token(timing)
@@ -287,7 +287,7 @@ def tokens_in(phase: Phase) -> float:
 
 
 def prompt_tokens_in(phase: Phase) -> int:
-    """Count the prompt tokens computed in a phase, those from the prefix cache left out."""
+    """Return the prompt tokens computed in a phase, without those from the prefix cache."""
     return sum(
         timing.prompt_tokens - timing.cached_tokens
         for timing in phase.timings
@@ -296,7 +296,7 @@ def prompt_tokens_in(phase: Phase) -> int:
 
 
 def load_of(phase: Phase, slots: int) -> dict[str, float]:
-    """Say how many requests the engine held, waiting or in its batch, over the time of a phase."""
+    """Return how many requests the engine held, waiting or in its batch, over a phase."""
     held = [(t.queued, first_token(t) + t.decode_s) for t in phase.timings]
     batch = [(t.queued + t.queue_s, first_token(t) + t.decode_s) for t in phase.timings]
     edges = sorted([(a, 1) for a, _ in held] + [(b, -1) for _, b in held])
@@ -316,7 +316,7 @@ def load_of(phase: Phase, slots: int) -> dict[str, float]:
 
 
 def describe(phase: Phase, slots: int) -> dict[str, Any]:
-    """Give a phase's figures."""
+    """Return a phase's figures."""
     tokens, prompts, load = tokens_in(phase), prompt_tokens_in(phase), load_of(phase, slots)
     by_cpu = tokens / max(0.01, phase.engine_cpu_s) * (1 - load["idle_share"])
     return {
@@ -337,7 +337,7 @@ def describe(phase: Phase, slots: int) -> dict[str, Any]:
 
 
 def describe_role(phase: Phase, role: Role) -> dict[str, float]:
-    """Give mean seconds and tokens of a role's requests that ended in a phase."""
+    """Return mean seconds and tokens of a role's requests that ended in a phase."""
     ended = [
         t for t in phase.timings if t.role is role and phase.started_at <= t.finished <= phase.ended
     ]
@@ -361,7 +361,7 @@ async def compare(
     adapter: Adapter,
     folder: Path,
 ) -> dict[str, Any]:
-    """Play, ask again, and give both with their ratios."""
+    """Play, repeat the requests, and return both with their ratios."""
     played, asked = await play(
         config, engine, renderer=renderer, timings=timings, adapter=adapter, folder=folder
     )
@@ -394,7 +394,7 @@ def ratio_of(first: dict[str, Any], second: dict[str, Any], key: str) -> float:
 
 
 async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[str, Any]:
-    """Compare for each `max_off_policy_steps`, all in one engine."""
+    """Compare for each `max_off_policy_steps`, all with one engine."""
     model, renderer = prepare_model(config)
     timings: list[RequestTiming] = []
     found: dict[str, Any] = {}
@@ -403,7 +403,7 @@ async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[st
         async with VllmEngine(
             config.engine, trainer_spec(config, model), observer=timings.append
         ) as engine:
-            # As a run does before it trains: else a collection stops all for half a second.
+            # As a run does before training; otherwise a collection would block for half a second.
             gc.collect()
             gc.freeze()
             for number, lag in enumerate(lags, 1):
@@ -425,7 +425,7 @@ async def measure(config: Config, *, steps: int, lags: Sequence[int]) -> dict[st
 
 
 def summarise(found: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Give the bench's line; the ratio is that of the largest lag, `ratio_sync` that of none."""
+    """Return the result line; `ratio` is that of the largest lag, `ratio_sync` that without lag."""
     best = found[max(found)]
     line: dict[str, Any] = {"bench": "rollout", "ratio": best["ratio"]}
     if "max_lag_0" in found:
@@ -446,7 +446,7 @@ def summarise(found: dict[str, Any], config: Config) -> dict[str, Any]:
 
 
 def show(line: dict[str, Any]) -> str:
-    """Write the figures as a table."""
+    """Return the figures as a table."""
     rows = []
     for name, pair in line.items():
         if not name.startswith("max_lag_"):

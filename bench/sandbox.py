@@ -1,11 +1,11 @@
-"""What a call costs in the sandbox, from 64 environments at once, against bare `exec` in here.
+"""What a call costs in the sandbox, with 64 concurrent environments, compared with plain `exec`.
 
     python bench/sandbox.py [--json]
 
-Every environment has tools of its own and therefore a worker of its own, and makes one call after
-the other; a call forks, locks itself in, runs and ends. Bare `exec` runs the same tools in this
-process, as FTRL's own code does: it contains nothing. Every answer is checked, and afterwards no
-child and no descriptor may be left. Latency counts the wait for a place, so with many environments
+Every environment has its own tools and therefore its own worker, and makes one call after another;
+a call forks, isolates itself, runs and exits. Plain `exec` runs the same tools in this process, as
+FTRL's own code does, without any isolation. Every answer is checked, and no child process and no
+descriptor may be left afterwards. Latency includes the wait for a slot, so with many environments
 it is their number divided by the rate; `alone` is one call while nothing else waits.
 """
 
@@ -49,18 +49,18 @@ CALL: dict[str, Any] = {"city": "Number", "days": 3}
 
 
 def source(number: int) -> str:
-    """Write one environment's tool."""
+    """Return the source of one environment's tool."""
     return TOOL.replace("NUMBER", str(number))
 
 
 def expected(number: int) -> str:
-    """Say what it must answer."""
+    """Return the expected answer."""
     days = [{"date": f"2025-01-0{day}", "value": number} for day in (1, 2, 3)]
     return json.dumps({"city": "Number", "days": days})
 
 
 def count_children() -> int:
-    """Count this process's children, those that ended and were not buried among them."""
+    """Return the number of child processes, including those that ended and were not reaped."""
     parents = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -71,18 +71,18 @@ def count_children() -> int:
 
 
 def count_descriptors() -> int:
-    """Count this process's open descriptors."""
+    """Return the number of open descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def processor_seconds() -> float:
-    """Give the processor time of this process and of all its children that ended."""
+    """Return the processor time of this process and of all its children that ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def measure_bare(environments: int, calls: int) -> list[float]:
-    """Call every tool in this process; give the seconds of each call."""
+    """Call every tool in this process; return the seconds of each call."""
     seconds = []
     for call in range(calls):
         started_at = time.perf_counter()
@@ -95,7 +95,7 @@ def measure_bare(environments: int, calls: int) -> list[float]:
 
 
 async def measure_sandbox(environments: int, calls: int, config: SandboxConfig) -> dict[str, Any]:
-    """Call every tool in the sandbox, all environments at once."""
+    """Call every tool in the sandbox, with all environments concurrently."""
     seconds: list[float] = []
     wrong = 0
     async with ProcessSandbox(config) as sandbox:
@@ -144,7 +144,7 @@ async def measure_sandbox(environments: int, calls: int, config: SandboxConfig) 
 
 
 async def measure(environments: int, calls: int, config: SandboxConfig) -> dict[str, Any]:
-    """Measure both ways; give the bench's line."""
+    """Measure both ways; return the result line."""
     bare = measure_bare(environments, min(calls, 2000))
     children, descriptors, used = count_children(), count_descriptors(), processor_seconds()
     row = await measure_sandbox(environments, calls, config)
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args(arguments)
-    # Time limits are not what is measured, and a busy machine must not break them.
+    # Generous time limits: they are not measured here, and a busy machine must not exceed them.
     config = SandboxConfig(isolation=options.isolation, seconds=60)
     line = anyio.run(measure, options.environments, options.calls, config)
     if options.json:

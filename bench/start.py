@@ -1,9 +1,9 @@
-"""How long one waits: seconds from `trustee run` to a ready engine and to the first episode.
+"""Start-up time: seconds from `trustee run` to a ready engine and to the first episode.
 
     python bench/start.py [--starts 2] [--config FILE] [--set KEY=VALUE] [--json]
 
-Each start is a process of its own that is interrupted after its first episode. The second finds
-what the first has left in caches.
+Each start is a separate process that is interrupted after its first episode. The second start
+benefits from the caches of the first.
 """
 
 from __future__ import annotations

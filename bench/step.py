@@ -1,9 +1,9 @@
-"""What a training step costs, by sample length: tokens/s, peak bytes, share of the card's peak.
+"""What a training step costs, by sample length: tokens/s, peak bytes, share of the GPU's peak.
 
     python bench/step.py [--lengths 128 256 512] [--config FILE] [--peak-tflops 165] [--json]
 
-Made-up samples go through the real engine's `accumulate` and `finish`. On a CPU the peak is the
-resident memory of the engine's process, weights and KV cache included; on a card it is torch's.
+Random samples go through the real engine's `accumulate` and `finish`. On a CPU the peak memory is
+that of the engine's process, including weights and KV cache; on a GPU it is torch's.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from trustee.planning.shapes import ModelShape, find_shape
 from trustee.types import Sample
 
 ATTENTION_BACKWARD = 2.5
-"""Of the forward pass: two products become five, for the scores are computed again."""
+"""Cost relative to the forward pass: five products instead of two, because the scores are computed
+again."""
 
 
 def make_samples(
     count: int, *, length: int, trained: float, vocab: int, rng: random.Random
 ) -> tuple[Sample, ...]:
-    """Make samples of one length whose last part the policy is said to have sampled."""
+    """Return samples of one length, whose last part counts as sampled by the policy."""
     start = max(1, round(length * (1 - trained)))
     return tuple(
         Sample(
@@ -53,26 +54,26 @@ def make_samples(
 
 
 def count_operations(shape: ModelShape, *, length: int, trained: float, recompute: bool) -> float:
-    """Count a step's floating point operations per token, the adapter's own left out.
+    """Return a step's floating-point operations per token, without those of the adapter.
 
-    Forward, perhaps forward again, and the gradient of each input; weights are frozen and have
-    none. Attention sees half of the square.
+    They are a forward pass, possibly another one, and the gradients of inputs; frozen weights have
+    no gradients. Causal attention computes half of the square.
     """
     passes = 3 if recompute else 2
     linear = 2 * shape.linear_numel * passes
     attention = 2 * shape.query * length * shape.layers * (passes - 1 + ATTENTION_BACKWARD)
-    # The head runs in chunks that are always computed again, at sampled positions only.
+    # The head runs in chunks that are always recomputed, at sampled positions only.
     head = 2 * shape.vocab * shape.hidden * 3 * trained
     return linear + attention + head
 
 
 def forget_peak(process: int) -> None:
-    """Begin a new peak of a process's resident memory."""
+    """Reset the peak of a process's resident memory."""
     Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 def read_peak(process: int) -> int:
-    """Read the peak of a process's resident memory, in bytes."""
+    """Return the peak of a process's resident memory, in bytes."""
     status = Path(f"/proc/{process}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
@@ -81,7 +82,7 @@ def read_peak(process: int) -> int:
 async def time_step(
     engine: VllmEngine, samples: tuple[Sample, ...], *, loss: LossConfig, micros: int
 ) -> tuple[float, float]:
-    """Train on the same samples several times; seconds of the gradients, and of the move."""
+    """Train on the same samples repeatedly; return the seconds of gradients and of updates."""
     request = MicroRequest(
         samples=samples,
         loss=loss,
@@ -98,7 +99,7 @@ async def time_step(
 async def measure(
     config: Config, *, lengths: Sequence[int], micros: int, trained: float, peak: float
 ) -> dict[str, Any]:
-    """Time every length, the short ones first so that a card's peak is that of the last."""
+    """Time every length, short ones first so that a GPU's peak belongs to the last one."""
     model, _ = prepare_model(config)
     shape = find_shape(str(model))
     spec = trainer_spec(config, model)
@@ -144,7 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--micros", type=int, default=3, help="micro-batches of one step")
     parser.add_argument("--trained", type=float, default=0.5, help="share of sampled ids")
     parser.add_argument(
-        "--peak-tflops", type=float, default=0.0, help="the card's dense bf16: 4090 165, 3090 71"
+        "--peak-tflops",
+        type=float,
+        default=0.0,
+        help="the GPU's dense bf16 peak: 4090 165, 3090 71",
     )
     parser.add_argument("--config", type=Path, default=Path("configs/tiny.toml"))
     parser.add_argument("--set", action="append", default=[], dest="changes")

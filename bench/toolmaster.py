@@ -1,11 +1,11 @@
-"""Does trying first pay? Imitation, reinforcement learning, both, and the trial taken away.
+"""Does trying tools first pay? SFT, reinforcement learning, both, and both without the trial.
 
     python bench/toolmaster.py --seeds 3 --json
 
-Success is measured on held-out tasks: tools of categories that training never offered. `base` and
-`rl_only` come from a run without imitation, `sft` and `sft_rl` from one with it, `no_trial_at_test`
-from its last adapter where the episode begins with the execution phase, and `unseen_way` from it
-where a dead tool answers nothing instead of an error, which it never met.
+Success is measured on held-out tasks with tools of categories that training never offered. `base`
+and `rl_only` come from a run without SFT, `sft` and `sft_rl` from one with it. `no_trial_at_test`
+is the latter's last adapter in episodes that begin with the execution phase, and `unseen_way` is
+the same adapter with broken tools that return nothing instead of an error, which it never saw.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYS = ("base", "sft", "sft_rl", "rl_only", "no_trial_at_test", "unseen_way")
 
 
 def read_event(*arguments: str) -> dict[str, Any]:
-    """Run `trustee ... --json` and give its last event, the result."""
+    """Run `trustee ... --json` and return its last event, the result."""
     told = subprocess.run(
         [sys.executable, "-m", "trustee", *arguments, "--json"],
         check=True,
@@ -42,7 +42,7 @@ def read_event(*arguments: str) -> dict[str, Any]:
 
 
 def train(folder: Path, config: Path, changes: Sequence[str]) -> dict[str, Any]:
-    """Run `trustee run` once and give its outcome."""
+    """Run `trustee run` once and return its result."""
     sets = [part for change in changes for part in ("--set", change)]
     call_program("run", "--config", str(config), "--out", str(folder), *sets)
     outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
@@ -50,7 +50,7 @@ def train(folder: Path, config: Path, changes: Sequence[str]) -> dict[str, Any]:
 
 
 def write_other_world(path: Path, config: Path) -> Path:
-    """Write the config with tools that are dead in a way which training never shows."""
+    """Write a config with tools that are broken in a way that training never shows."""
     text = config.read_text(encoding="utf-8")
     changed = text.replace('kind = "break"', 'how = "empty"\nkind = "break"')
     if text == changed:
@@ -62,10 +62,10 @@ def write_other_world(path: Path, config: Path) -> Path:
 def measure_seed(
     folder: Path, *, seed: int, config: Path, changes: Sequence[str]
 ) -> dict[str, float]:
-    """Train with and without imitation, and take the trial away."""
+    """Train with and without SFT, and evaluate without the trial."""
     started_at = time.monotonic()
     sets = [f"run.seed={seed}", *changes]
-    # Side by side: each engine takes one core.
+    # Concurrently, because each engine uses one core.
     with ThreadPool(2) as pool:
         both, alone = pool.starmap(
             train,
@@ -90,7 +90,7 @@ def measure_seed(
 
 
 def summarise(runs: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Give the bench's line: a list over seeds under each key."""
+    """Return the result line: a list over seeds for each key."""
     line: dict[str, Any] = {"bench": "toolmaster"}
     line |= {key: [round(run[key], 4) for run in runs] for key in KEYS}
     line["tasks"] = [run["tasks"] for run in runs]

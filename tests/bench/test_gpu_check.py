@@ -157,7 +157,7 @@ def test_all_well_is_exit_code_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert run(monkeypatch, tmp_path, {"first": made("first"), "card": "raise SystemExit(3)"}) == 0
     rows = (tmp_path / "checks.jsonl").read_text(encoding="utf-8").splitlines()
     line = json.loads(rows[1])
-    assert (line["state"], line["why"]) == ("skipped", "needs a card")
+    assert (line["state"], line["why"]) == ("skipped", "needs a GPU")
 
 
 def test_nothing_is_begun_after_the_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

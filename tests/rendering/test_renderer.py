@@ -593,14 +593,14 @@ def test_replies_name_the_tool_that_answers() -> None:
 
 BROKEN_TEMPLATES = [
     ("{% if tools %}", "{% if false %}", "it leaves 'find_item' out of the first prompt"),
-    ("{{ m.content }}", "", "it leaves out what the assistant says"),
+    ("{{ m.content }}", "", "it leaves out the assistant's messages"),
     ("<|end|>{% endfor %}", "{% endfor %}", "it ends a turn with <|turn|>"),
-    ("<|end|>{% endfor %}", ".<|end|>{% endfor %}", "no mark stands right behind"),
+    ("<|end|>{% endfor %}", ".<|end|>{% endfor %}", "no mark directly follows"),
     ("{% if prompt %}", "{% if false %}", "it has no generation prompt"),
     (
         "{{ m.content }}",
         "{% if m.role != 'tool' %}{{ m.content }}{% endif %}",
-        "it leaves out what a message of role tool says",
+        "it leaves out messages of role tool",
     ),
     (
         "{{ m.content }}",
@@ -618,7 +618,7 @@ BROKEN_TEMPLATES = [
         "<|turn|>{{ m.role }}: ",
         "<|turn|>{{ m.role }}"
         "{% if messages|length > 3 and messages[-1].role == 'user' %}!{% endif %}: ",
-        "a conversation does not begin with its own first turns",
+        "its text of a conversation differs from that of the single turns",
     ),
     (
         "{% for m in messages %}",
@@ -692,10 +692,10 @@ class Unaware(ScriptedTokenizer):
 @pytest.mark.parametrize(
     ("tokenizer", "reason"),
     [
-        (Splitting, "its mark <|turn|> is 8 ids and must be one"),
+        (Splitting, "its mark <|turn|> is encoded as 8 ids instead of one"),
         (Lossy, "its tokenizer turns 'Zwölf"),
-        (Unstoppable, "which is none of the stop ids []"),
-        (Careless, "its mark <|end|> still is a mark without its first character"),
+        (Unstoppable, "which is not one of the stop ids []"),
+        (Careless, "its mark <|end|> without its first character is still a mark"),
         (Unaware, "marks inside a message become marks of the prompt"),
     ],
 )
@@ -715,7 +715,7 @@ def test_unusable_folders_are_refused(tmp_path: Path) -> None:
         Renderer.load(silent)
     template = "{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}"
     strange = write_small_model(tmp_path / "strange", chat_template=template)
-    with pytest.raises(InputError, match="writes calls as none of"):
+    with pytest.raises(InputError, match="writes calls in none of"):
         Renderer.load(strange)
     (strange / "generation_config.json").write_text('{"eos_token_id": "x"}')
     with pytest.raises(InputError, match="cannot be read"):

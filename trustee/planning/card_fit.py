@@ -114,7 +114,7 @@ def advise(plan: RunPlan, found: FoundCard) -> str:
 
 
 def show_holders(found: FoundCard) -> str:
-    """Return a note of the processes that hold GPU memory, with amounts if the driver tells."""
+    """Return a note of the processes that hold GPU memory, with amounts if they are known."""
     if not found.holders:
         return ""
     named = (

@@ -1,12 +1,12 @@
-"""Reads what the policy wrote: text in, one assistant `Message` out.
+"""Parsing what the policy wrote: text in, one assistant `Message` out.
 
-The one idea: a call is either read exactly as written or kept as a `BadCall` that says what was
-expected. Nothing is repaired, nothing is dropped, nothing raises, and the time is linear in the
-text, because the text is under the policy's control.
+A call is either read exactly as written or kept as a `BadCall` with what was expected. Nothing is
+repaired or dropped, nothing raises, and the time is linear in the length of the text, because the
+policy controls the text.
 
-Each format has its opening marks. Text is scanned once, from mark to mark; a `<think>` span hides
-every mark inside it. A block that cannot be read ends at the next mark of its format, so a good
-call after a broken one is still read.
+Each format has its opening marks. The text is scanned once, from mark to mark; marks inside a
+`<think>` span are ignored. A block that cannot be read ends at the next mark of its format, so a
+valid call after a broken one is still read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import msgspec
 from trustee.types import BadCall, Call, Message, Tool, ToolCall
 
 MAX_DEPTH = 64
-"""JSON that nests deeper is a bad call; far below Python's recursion limit."""
+"""Maximum nesting of JSON in a call, far below Python's recursion limit; deeper is a bad call."""
 
 
 class CallFormat(StrEnum):
@@ -32,7 +32,7 @@ class CallFormat(StrEnum):
     HERMES = "hermes"
     """A JSON object inside `<tool_call>`; also Qwen2.5 and Qwen3."""
     LLAMA3_JSON = "llama3_json"
-    """A bare JSON object, after `<|python_tag|>` or not."""
+    """A bare JSON object, with or without `<|python_tag|>` before it."""
     QWEN3_CODER = "qwen3_coder"
     """`<function=name>` with a `<parameter=key>` element for each argument."""
 
@@ -40,20 +40,20 @@ class CallFormat(StrEnum):
 def parse_message(
     text: str, format: CallFormat, *, call_prefix: str, tools: Sequence[Tool] = ()
 ) -> Message:
-    """Read one assistant message.
+    """Parse one assistant message.
 
     Args:
-        text: What the policy sampled, with or without its end-of-turn mark.
-        format: How the model writes calls.
-        call_prefix: Calls get the ids `<call_prefix>0`, `<call_prefix>1`, in the order written.
-        tools: Their schemas type the values of `qwen3_coder`, which are bare text.
+        text: what the policy sampled, with or without its end-of-turn mark.
+        format: how the model writes calls.
+        call_prefix: calls get the ids `<call_prefix>0`, `<call_prefix>1`, …, in order.
+        tools: tools whose schemas give the types of `qwen3_coder` values, which are bare text.
     """
     text = _END_OF_TURN.sub("", text)
     schemas = {tool.name: tool.parameters for tool in tools}
     said: list[str] = []
     thought: list[str] = []
     calls: list[Call] = []
-    # From `unsaid` to `at` stands JSON that turned out to be no call: said, but not scanned again.
+    # text[unsaid:at] is JSON that turned out not to be a call: content, but not scanned again.
     unsaid = at = 0
     while mark := _OPENING[format].search(text, at):
         if mark.group() == "<think>":
@@ -88,16 +88,16 @@ def parse_message(
 
 
 class _Block(NamedTuple):
-    """What stands at an opening mark."""
+    """The result of reading the text at an opening mark."""
 
     end: int
-    """Where the scan goes on."""
+    """Offset at which the scan continues."""
     calls: tuple[Call, ...]
-    """Without ids; empty where the block is no call after all."""
+    """Calls without ids; empty if the text is not a call after all."""
 
 
 class _Unreadable(Exception):
-    """Why a call cannot be read: the first half of the sentence that the policy gets."""
+    """A call cannot be read; the text is the first half of the sentence that the policy gets."""
 
 
 _END_OF_TURN = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|eom_id\|>)\s*+\Z")
@@ -144,7 +144,7 @@ def _read_hermes(text: str, mark: re.Match[str]) -> _Block:
 
 
 def _read_llama(text: str, mark: re.Match[str], *, first: bool) -> _Block:
-    """Read JSON as a call where it opens the message, is tagged, or has a call's two keys."""
+    """Read JSON as a call if it opens the message, is tagged, or has a call's two keys."""
     tagged = mark.group() == "<|python_tag|>"
     start = _after_space(text, mark.end()) if tagged else mark.start()
     end = _json_end(text, start)
@@ -199,7 +199,7 @@ def _read_function(
 
 
 def _typed(text: str, schema: Mapping[str, Any]) -> Any:
-    """Turn bare text into a value its schema allows; text that fits no other type stays text."""
+    """Convert bare text to a type that its schema allows; if none fits, it stays text."""
     allowed = _types(schema)
     word = text.strip()
     if word.startswith(("{", "[")):
@@ -219,7 +219,7 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
 
 
 _WORDS = {"True": True, "False": False, "None": None}
-"""Templates write these values as Python does; JSON's spellings are read by its decoder."""
+"""Templates write these values as in Python; JSON's spellings are read by the decoder."""
 _KINDS: dict[type, str] = {
     bool: "boolean",
     int: "integer",
@@ -245,7 +245,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after_wrapper(text: str, at: int) -> int:
-    """Find the end of a wrapped block; only the end of the text may stand for the closing mark."""
+    """Return the end of a wrapped block; its closing mark may be missing at the end of the text."""
     at = _after_space(text, at)
     if at < len(text) and not text.startswith("</tool_call>", at):
         raise _Unreadable("there is more text between the call and </tool_call>")
@@ -257,7 +257,7 @@ def _bad(text: str, *, reason: str) -> BadCall:
 
 
 def _bad_block(text: str, start: int, *, marks: re.Pattern[str], after: int, reason: str) -> _Block:
-    """End a block that cannot be read at the next mark; a closing one belongs to it."""
+    """Return a block that cannot be read; it ends at the next mark, including a closing one."""
     mark = marks.search(text, after)
     inner = len(text) if mark is None else mark.start()
     closed = mark is not None and mark.group().startswith("</")
@@ -266,7 +266,7 @@ def _bad_block(text: str, start: int, *, marks: re.Pattern[str], after: int, rea
 
 
 def _as_calls(value: Any, *, may_lack_arguments: bool) -> tuple[Call, ...]:
-    """Read one object or a list of them; a list is read whole or not at all."""
+    """Read one call or a list of calls; a list is read completely or not at all."""
     items = value if isinstance(value, list) else [value]
     if not items:
         raise _Unreadable("the list is empty")
@@ -311,13 +311,13 @@ def _has_call_keys(value: Any) -> bool:
 _JSON_STEP = re.compile(
     r'[^"\\<{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"|([{\[])|([}\]]))', re.DOTALL
 )
-"""Up to and including the next string or bracket. Outside strings `<` and a backslash are refused:
-two readings that start at different marks can then never both run on, which keeps a text of many
-marks linear."""
+"""Matches up to and including the next string or bracket. `<` and backslashes are not allowed
+outside strings, so of two attempts that start at different marks at most one can run to the end,
+which keeps parsing linear for texts with many marks."""
 
 
 def _json_end(text: str, start: int) -> int:
-    """Find where the object or list at `start` ends, by brackets alone; -1 where it does not."""
+    """Return where the object or list at `start` ends, judging by brackets; -1 if it does not."""
     if not text.startswith(("{", "["), start):
         return -1
     depth = 0
@@ -336,7 +336,7 @@ def _json_end(text: str, start: int) -> int:
 
 
 def _decode_json(text: str, start: int) -> tuple[Any, int]:
-    """Decode the object or list at `start`, and say where it ends."""
+    """Decode the object or list at `start`; return it and its end."""
     if not text.startswith(("{", "["), start):
         raise _Unreadable("no JSON object was found")
     end = _json_end(text, start)
@@ -344,7 +344,7 @@ def _decode_json(text: str, start: int) -> tuple[Any, int]:
         raise _Unreadable(f"the JSON is not closed or nests deeper than {MAX_DEPTH} levels")
     try:
         value = _DECODER.decode(text[start:end])
-        # Half a surrogate pair decodes, but no file or socket takes it.
+        # Half a surrogate pair decodes, but cannot be encoded as UTF-8 later.
         msgspec.json.encode(value)
     except json.JSONDecodeError as error:
         raise _Unreadable(f"the JSON breaks at character {error.pos}: {error.msg}") from None

@@ -1,24 +1,23 @@
-"""Stands between messages and token ids, and is the only place that does.
+"""The only place that converts between messages and token ids.
 
-The one idea: tokens in, tokens out. What was sampled is never rendered again; only the first
-prompt, and what comes between one completion and the next, pass through the model's own chat
-template. What comes between is taken from a conversation of three messages, so its cost does not
-grow with the episode.
+Tokens in, tokens out: what was sampled is never rendered again. Only the first prompt, and the text
+between one completion and the next, are rendered with the model's chat template. The text in
+between is taken from a conversation of three messages, so its cost does not grow with the episode.
 
-Contents cannot forge marks. A mark is a text that the tokenizer turns into one id of its own, such
-as `<|im_start|>`. Before rendering, every mark inside a content, a call or a tool is broken by a
-guard after its first character; the rendered text is cut at the guards and each piece is encoded
-alone. A conversation without such look-alikes has one piece, so its ids are exactly those of the
+Contents cannot forge marks. A mark is a text that the tokenizer turns into a single special id,
+such as `<|im_start|>`. Before rendering, a guard is inserted after the first character of every
+mark inside a content, a call or a tool; the rendered text is split at the guards and each piece is
+encoded separately. Without such look-alikes there is one piece, so the ids are exactly those of the
 template's text; with them the text is still the same, and the look-alikes are ordinary tokens.
 
-Where an episode differs on purpose from its template's text for the whole conversation:
+Where an episode intentionally differs from the template's text for the whole conversation:
 
 | template | the template | an episode |
 |---|---|---|
 | Qwen3 | leaves out the thinking of earlier turns | keeps it, as it was sampled |
 | Qwen3, thinking off | leaves out earlier empty thoughts | keeps them, as they were prompted |
-| Qwen3 | takes a user text in `<tool_response>` marks for a tool's answer | does not |
-| Llama 3.1 | leaves out what was said beside a call, refuses two calls | keeps what was sampled |
+| Qwen3 | treats a user text in `<tool_response>` marks as a tool's answer | does not |
+| Llama 3.1 | leaves out text next to a call, refuses two calls | keeps what was sampled |
 | any | writes calls in its own spacing | keeps what was sampled |
 """
 
@@ -38,11 +37,11 @@ from trustee.types import Call, Message, Tool, ToolCall
 
 
 class Tokenizer(Protocol):
-    """What a renderer needs of a model: its vocabulary and its chat template."""
+    """What a renderer needs from a model: its vocabulary and its chat template."""
 
     @property
     def marks(self) -> frozenset[str]:
-        """Texts that `encode` turns into one id of their own; none is a plain word."""
+        """Texts that `encode` turns into a single special id; none is an ordinary word."""
         ...
 
     @property
@@ -51,11 +50,11 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text`, adding nothing; marks become their ids."""
+        """Encode `text` without adding anything; marks become their ids."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode `ids`, leaving nothing out."""
+        """Decode `ids`, including special tokens."""
         ...
 
     def apply(
@@ -65,7 +64,7 @@ class Tokenizer(Protocol):
         *,
         add_generation_prompt: bool,
     ) -> str:
-        """Render OpenAI messages and function schemas by the chat template.
+        """Render OpenAI messages and function schemas with the chat template.
 
         Raises:
             InputError: if the template refuses them.
@@ -74,7 +73,7 @@ class Tokenizer(Protocol):
 
 
 class Renderer:
-    """Messages to ids and back, for one model."""
+    """Converts messages to ids and back, for one model."""
 
     def __init__(self, tokenizer: Tokenizer, *, call_format: CallFormat) -> None:
         self.call_format = call_format
@@ -89,12 +88,12 @@ class Renderer:
         """Load a model's tokenizer and chat template.
 
         Args:
-            folder: A Hugging Face model folder; nothing is fetched and no code in it is run.
-            call_format: Found by reading a call that the template wrote where None.
-            thinking: What the template is told as `enable_thinking`.
+            folder: a Hugging Face model folder; nothing is downloaded and no code in it is run.
+            call_format: how the model writes calls; None: detected from the template.
+            thinking: passed to the template as `enable_thinking`.
 
         Raises:
-            InputError: if the folder holds no usable tokenizer or template.
+            InputError: if the folder has no usable tokenizer or template.
         """
         tokenizer = FolderTokenizer(folder, thinking=thinking)
         return cls(tokenizer, call_format=call_format or _find_call_format(tokenizer))
@@ -105,7 +104,7 @@ class Renderer:
         return self._tokenizer.stop_ids
 
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Render the first prompt, generation prompt included.
+        """Render the first prompt, including the generation prompt.
 
         Raises:
             InputError: if the template refuses the messages.
@@ -127,13 +126,13 @@ class Renderer:
         *,
         calls: Sequence[Call] = (),
     ) -> tuple[int, ...]:
-        """Render what follows a completion: its end of turn if it has none, replies, next prompt.
+        """Render what follows a completion: the end of turn if missing, replies, the next prompt.
 
         Args:
-            completion_ids: What was sampled; only its last id is looked at, and any stop id ends
-                the turn.
-            replies: What the world answered.
-            calls: The calls answered; templates that name the tool in its answer need them.
+            completion_ids: what was sampled; only the last id matters, and any stop id ends the
+                turn.
+            replies: the environment's answers.
+            calls: the calls that were answered, for templates that name the tool in its answer.
 
         Raises:
             InputError: if the template refuses the replies.
@@ -149,7 +148,7 @@ class Renderer:
         return self._encode_guarded(tail, guard=guard)
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
-        """Read a completion; see `parse_message`."""
+        """Parse a completion; see `parse_message`."""
         ended = bool(ids) and ids[-1] in self.stop_ids
         text = self.decode(ids[:-1] if ended else ids)
         if self._generation_prompt.rstrip().endswith("<think>"):
@@ -157,14 +156,14 @@ class Renderer:
         return parse_message(text, self.call_format, call_prefix=call_prefix, tools=tools)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of `ids`, marks included."""
+        """Return the text of `ids`, including marks."""
         return self._tokenizer.decode(ids)
 
     def self_test(self) -> None:
-        """Prove that this model can be trained token by token.
+        """Check that this model can be trained token by token.
 
         Raises:
-            InputError: if an episode's ids would not say what the template says, if a call that
+            InputError: if an episode's ids would differ from the template's text, if a call that
                 the template writes is not read back, or if no stop id ends a turn.
         """
         self._test_vocabulary()
@@ -174,7 +173,7 @@ class Renderer:
         self._test_prefix()
 
     def _guarded(self, value: Any, *, guard: str) -> Any:
-        """Break every mark inside `value`, keys included."""
+        """Return `value` with a guard in every mark, including in keys."""
         if isinstance(value, str):
             return self._broken(value, guard=guard)
         if isinstance(value, Mapping):
@@ -187,7 +186,7 @@ class Renderer:
         return value
 
     def _broken(self, text: str, *, guard: str) -> str:
-        """Put the guard behind the first character of every mark, overlapping ones too."""
+        """Insert the guard after the first character of every mark, including overlapping ones."""
         pieces: list[str] = []
         at = 0
         while mark := self._mark.search(text, at):
@@ -199,7 +198,7 @@ class Renderer:
         return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
 
     def _tail(self, replies: Sequence[Mapping[str, Any]], *, seam: str) -> str:
-        """Render what stands behind the content of an assistant message that `replies` follow."""
+        """Render the text after an assistant message's content, up to and including `replies`."""
         messages = [
             {"role": "user", "content": "."},
             {"role": "assistant", "content": seam},
@@ -208,12 +207,12 @@ class Renderer:
         text = self._tokenizer.apply(messages, (), add_generation_prompt=True)
         _, found, tail = text.rpartition(seam)
         if not found:
-            raise _refusal("it leaves out what the assistant says")
+            raise _refusal("it leaves out the assistant's messages")
         return tail
 
     @cached_property
     def _end_of_turn(self) -> str:
-        """The mark behind an assistant message; empty where there is none."""
+        """The mark after an assistant message; empty if there is none."""
         mark = self._mark.match(self._tail((), seam="seam"))
         return mark.group() if mark else ""
 
@@ -228,12 +227,12 @@ class Renderer:
         for mark in sorted(self._tokenizer.marks):
             ids = self._tokenizer.encode(mark)
             if len(ids) != 1:
-                raise _refusal(f"its mark {mark} is {len(ids)} ids and must be one")
+                raise _refusal(f"its mark {mark} is encoded as {len(ids)} ids instead of one")
             mark_ids.update(ids)
         for mark in sorted(self._tokenizer.marks):
             halves = [*self._tokenizer.encode(mark[0]), *self._tokenizer.encode(mark[1:])]
             if not mark_ids.isdisjoint(halves):
-                raise _refusal(f"its mark {mark} still is a mark without its first character")
+                raise _refusal(f"its mark {mark} without its first character is still a mark")
         decoded = self.decode(self._tokenizer.encode(_PROBE_TEXT))
         if decoded != _PROBE_TEXT:
             raise _refusal(f"its tokenizer turns {_PROBE_TEXT!r} into {decoded!r}")
@@ -243,11 +242,11 @@ class Renderer:
             raise _refusal("it has no generation prompt")
         end = self._tokenizer.encode(self._end_of_turn) if self._end_of_turn else []
         if not end:
-            raise _refusal("no mark stands right behind what the assistant says")
+            raise _refusal("no mark directly follows an assistant message")
         if end[0] not in self.stop_ids:
             raise _refusal(
-                f"it ends a turn with {self._end_of_turn} (id {end[0]}), which is none of the stop "
-                f"ids {list(self.stop_ids)}; add it to eos_token_id in generation_config.json"
+                f"it ends a turn with {self._end_of_turn} (id {end[0]}), which is not one of the "
+                f"stop ids {list(self.stop_ids)}; add it to eos_token_id in generation_config.json"
             )
         prompt = self.decode(self.open(_PROBE_START, (_PROBE_TOOL,)))
         shown = [message.content for message in _PROBE_START]
@@ -256,7 +255,7 @@ class Renderer:
                 raise _refusal(f"it leaves {text!r} out of the first prompt")
         for reply in (_PROBE_RESULT, _PROBE_QUESTION):
             if reply.content not in self.decode(self.extend((), (reply,), calls=(_PROBE_CALL,))):
-                raise _refusal(f"it leaves out what a message of role {reply.role} says")
+                raise _refusal(f"it leaves out messages of role {reply.role}")
 
     def _test_forgery(self) -> None:
         forged = Message(role="user", content=" ".join(sorted(self._tokenizer.marks)))
@@ -279,7 +278,7 @@ class Renderer:
             )
 
     def _test_prefix(self) -> None:
-        """Play an episode whose completions are what the template writes for them."""
+        """Play an episode whose completions are the template's own text, and compare."""
         history = [*_PROBE_START]
         ids = [*self.open(history, (_PROBE_TOOL,))]
         for said, reply in (
@@ -295,8 +294,8 @@ class Renderer:
             if played != whole:
                 at = next(i for i in itertools.count() if played[: i + 1] != whole[: i + 1])
                 raise _refusal(
-                    "a conversation does not begin with its own first turns; turn by turn it "
-                    f"reads {played[at : at + 40]!r} and as a whole {whole[at : at + 40]!r}"
+                    "its text of a conversation differs from that of the single turns: turn by "
+                    f"turn it is {played[at : at + 40]!r}, as a whole {whole[at : at + 40]!r}"
                 )
 
     def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -307,7 +306,7 @@ class Renderer:
         )
 
     def _written(self, history: Sequence[Message], message: Message) -> str:
-        """Give what the template writes for an assistant message, up to its end of turn."""
+        """Return the template's text of an assistant message, up to the end of turn."""
         prompt = self._text(history, add_generation_prompt=True)
         whole = self._text([*history, message], add_generation_prompt=False)
         if not whole.startswith(prompt):
@@ -319,7 +318,7 @@ class Renderer:
 
 
 def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
-    """Let the template write a call and see which format reads it; the most special goes first."""
+    """Return the format that reads a call written by the template, trying the strictest first."""
     call = Message(role="assistant", calls=(_PROBE_CALL,))
     text = tokenizer.apply(
         _as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
@@ -328,18 +327,20 @@ def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
         parsed = parse_message(text, format, call_prefix="", tools=(_PROBE_TOOL,))
         if parsed.calls == call.calls:
             return format
-    raise _refusal(f"it writes calls as none of {[str(known) for known in CallFormat]}: {text!r}")
+    raise _refusal(
+        f"it writes calls in none of the formats {[str(known) for known in CallFormat]}: {text!r}"
+    )
 
 
 def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Turn messages into OpenAI form; `calls` are those made before the first message."""
+    """Convert messages to OpenAI form; `calls` are those made before the first message."""
     made = [*calls, *itertools.chain.from_iterable(message.calls for message in messages)]
     names = {call.id: call.name for call in made if isinstance(call, ToolCall)}
     return [_as_dict(message, names=names) for message in messages]
 
 
 def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
-    # A call that could not be read has no other form than the text that was written.
+    # A call that could not be read exists only as text.
     bad = [call.text for call in message.calls if not isinstance(call, ToolCall)]
     form: dict[str, Any] = {
         "role": message.role,
@@ -347,7 +348,7 @@ def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
     }
     if message.thinking:
         form["reasoning_content"] = message.thinking
-    # Templates ask whether the key is there, so an empty list would count as calls.
+    # Templates only test whether the key exists, so an empty list would count as calls.
     if len(bad) < len(message.calls):
         form["tool_calls"] = [
             {
@@ -378,13 +379,13 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _unused(given: str) -> str:
-    """Make a text that `given` does not hold, out of characters that no template touches."""
+    """Return a text that does not occur in `given`, of private-use characters."""
     guards = (f"\ue000{i}\ue001" for i in itertools.count())
     return next(guard for guard in guards if guard not in given)
 
 
 def _without_thoughts(text: str) -> str:
-    """Leave out thoughts, which templates drop from earlier turns and episodes keep."""
+    """Remove thoughts, which templates drop from earlier turns and episodes keep."""
     return re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
 
 

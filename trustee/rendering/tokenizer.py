@@ -1,6 +1,6 @@
-"""A model folder's tokenizer and chat template.
+"""The tokenizer and chat template of a model folder.
 
-Importing it loads no torch; a folder's tokenizer does.
+Importing this module does not import torch; loading a folder's tokenizer does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from trustee.errors import InputError
 
 REMEMBERED = 2048
-"""Texts between marks whose ids are kept."""
+"""Number of texts between marks whose ids are cached."""
 
 
 class FolderTokenizer:
@@ -27,7 +27,7 @@ class FolderTokenizer:
             raise InputError(
                 f"no tokenizer.json in {folder} (model); a Hugging Face model folder is needed"
             )
-        # Imported here because it loads torch, which most of this program does without.
+        # Imported here because it imports torch, which most of this program does not need.
         from transformers import AutoTokenizer
 
         try:
@@ -57,24 +57,25 @@ class FolderTokenizer:
         self._encode_known = lru_cache(REMEMBERED)(self._encode_whole)
         probe = "\n".join(f" a {mark}  b\n{mark}{mark}" for mark in longest_first)
         if self.encode(probe) != list(self._encode_whole(probe)):
-            # Something reaches over a mark: blanks that it swallows, or a sign of a text's start.
+            # Encoding does not stop at marks, for example because a mark swallows whitespace or a
+            # text's start is marked. So never cut: this pattern matches nothing.
             self._cut = re.compile("((?!))")
 
     @property
     def marks(self) -> frozenset[str]:
-        """Added tokens; blanks, words and single characters are no marks."""
+        """Added tokens, except whitespace, words and single characters."""
         return self._marks
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The tokenizer's end of sequence and those of `generation_config.json`."""
+        """The tokenizer's end-of-sequence id and those in `generation_config.json`."""
         return self._stop_ids
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text`, adding nothing; marks become their ids.
+        """Encode `text` without adding anything; marks become their ids.
 
-        What stands between two marks is encoded apart and remembered: instructions, tools and
-        earlier messages come again in the prompts of a group, and of a role in every turn.
+        The text between two marks is encoded separately and cached, because instructions, tools and
+        earlier messages appear again in the prompts of a group and in every turn of a role.
         """
         ids: list[int] = []
         for piece in self._cut.split(text):
@@ -85,7 +86,7 @@ class FolderTokenizer:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode `ids`, leaving nothing out."""
+        """Decode `ids`, including special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
 
     def apply(
@@ -95,7 +96,7 @@ class FolderTokenizer:
         *,
         add_generation_prompt: bool,
     ) -> str:
-        """Render by the model's own template."""
+        """Render messages with the model's own template."""
         from jinja2 import TemplateError
 
         try:

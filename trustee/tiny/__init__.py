@@ -1,1 +1,1 @@
-"""The built-in tiny model: its micro-world, its lessons and its making."""
+"""The built-in tiny model: its lessons, its teacher and its training."""

@@ -1,10 +1,10 @@
-"""Build the built-in model from nothing: tokenizer, weights and the figures of how well it plays.
+"""Train the built-in model from scratch: tokenizer, weights, and scores of each role.
 
     python -m trustee.tiny.build --out trustee/tiny/model
 
-The learning rate falls to almost nothing over `--steps`; training ends earlier when every role of
-the simulator reaches the wanted score on fresh tasks. bench/RESULTS.md has the packaged model's
-figures.
+The learning rate decays to almost zero over `--steps`; training ends earlier if every role of the
+simulator reaches the wanted score on new tasks. The packaged model's scores are in
+bench/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ STEP_TOKENS = 8192
 ROW_TOKENS = 4096
 """Padded tokens of one forward pass."""
 CARELESS_SHARE = 0.7
-"""Share of episodes with bad habits; the policy learns from these alone."""
+"""Share of episodes with bad habits; the policy learns only from these."""
 
 Ids = tuple[list[int], list[bool]]
 
 
 def chat_dict(message: Message) -> dict[str, Any]:
-    """Give a message as chat templates want it; a broken call stays text."""
+    """Return a message in the form of chat templates; a call that cannot be read stays text."""
     broken = "".join(
         f"<tool_call>{call.text}</tool_call>" for call in message.calls if isinstance(call, BadCall)
     )
@@ -54,7 +54,7 @@ def chat_dict(message: Message) -> dict[str, Any]:
 
 
 class Pen:
-    """Writes lessons as ids and marks what is learnt, message by message."""
+    """Encodes lessons and marks the tokens to learn, message by message."""
 
     def __init__(self, template: str) -> None:
         jinja = Jinja(autoescape=False, trim_blocks=True, lstrip_blocks=True)
@@ -63,7 +63,7 @@ class Pen:
         self.tokenizer = Tokenizer(models.BPE())
 
     def pieces(self, lesson: Lesson) -> Iterator[tuple[str, bool]]:
-        """Split a lesson's text into what is given and what the model says."""
+        """Yield a lesson's text in pieces, each with whether the model has to learn it."""
         rows = [chat_dict(message) for message in lesson.messages]
         tools = [tool.schema for tool in lesson.tools]
         before = ""
@@ -80,7 +80,7 @@ class Pen:
             before = given + said
 
     def write(self, lesson: Lesson) -> Ids:
-        """Encode a lesson."""
+        """Return a lesson's ids and the mask of those to learn."""
         ids: list[int] = []
         mask: list[bool] = []
         for text, learnt in self.pieces(lesson):
@@ -90,7 +90,7 @@ class Pen:
         return ids, mask
 
     def train(self, lessons: Sequence[Lesson]) -> None:
-        """Learn the vocabulary."""
+        """Train the tokenizer's vocabulary."""
         tokenizer = self.tokenizer
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -106,14 +106,14 @@ class Pen:
 
 
 def give_lessons(rng: random.Random) -> list[Lesson]:
-    """Give one episode's lessons; a faultless one teaches the simulator's roles only."""
+    """Return one episode's lessons; a faultless episode teaches only the simulator's roles."""
     if rng.random() < CARELESS_SHARE:
         return teach(rng, habits=CARELESS)
     return [lesson for lesson in teach(rng, habits=FAULTLESS) if lesson.role != "policy"]
 
 
 def make_batches(pen: Pen, rng: random.Random) -> Iterator[list[list[Ids]]]:
-    """Give steps: each a list of forward passes of lessons of similar length."""
+    """Yield steps, each a list of forward passes over lessons of similar length."""
     while True:
         pool = [pen.write(lesson) for _ in range(256) for lesson in give_lessons(rng)]
         pool.sort(key=lambda row: len(row[0]))
@@ -130,7 +130,7 @@ def make_batches(pen: Pen, rng: random.Random) -> Iterator[list[list[Ids]]]:
 
 
 def learn_step(model: Any, passes: Sequence[Sequence[Ids]]) -> float:
-    """Add the gradients of one step; give its mean loss per learnt token."""
+    """Accumulate the gradients of one step; return the mean loss per learned token."""
     total = sum(sum(mask) for rows in passes for _, mask in rows)
     loss_sum = 0.0
     for rows in passes:
@@ -152,7 +152,7 @@ def learn_step(model: Any, passes: Sequence[Sequence[Ids]]) -> float:
 
 
 def score_roles(model: Any, pen: Pen, rng: random.Random, *, cases: int) -> dict[str, float]:
-    """Measure the share of right greedy answers of tool, user and judge, and of valid tasks."""
+    """Return the share of correct greedy answers by role; for the writer, of valid tasks."""
     waiting: dict[str, list[Lesson]] = {"writer": [], "tool": [], "user": [], "judge": []}
     while any(len(lessons) < cases for lessons in waiting.values()):
         for lesson in give_lessons(rng):
@@ -165,7 +165,7 @@ def score_roles(model: Any, pen: Pen, rng: random.Random, *, cases: int) -> dict
 
 
 def answers_right(model: Any, pen: Pen, lesson: Lesson) -> bool:
-    """Say whether the greedy answer says what matters."""
+    """Return whether the greedy answer is correct in what matters for its role."""
     (given, _), (said, _) = pen.pieces(lesson)
     ids = torch.tensor([pen.tokenizer.encode(given).ids])
     with torch.no_grad():
@@ -194,7 +194,7 @@ def answers_right(model: Any, pen: Pen, lesson: Lesson) -> bool:
 
 
 def writer_agrees(task: Any) -> bool:
-    """Say whether a written task's calls are those of its intent."""
+    """Return whether the calls of a written task match its intent."""
     from trustee.environments.micro.world import goal_of, write_intent
     from trustee.types import ExpectedCall
 
@@ -221,7 +221,7 @@ def save(model: Any, pen: Pen, out: Path) -> None:
 
 
 def build(out: Path, *, steps: int, wanted: float, seed: int) -> None:
-    """Train until every role scores `wanted`, or the steps are used up."""
+    """Train until every role scores at least `wanted`, or for `steps` steps."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = random.Random(seed)

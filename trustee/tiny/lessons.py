@@ -1,8 +1,8 @@
 """Lessons for the built-in model: what each role should say, from scripted episodes.
 
-The world plays writer, user, tool and judge without a fault. The policy is played carelessly on
-purpose: it guesses instead of asking, skips calls, claims without calling. So the model learns the
-skills of all roles but bad habits as a policy, and reinforcement learning has something to mend.
+Writer, user, tool and judge are played without mistakes. The policy is played carelessly on
+purpose: it guesses instead of asking, skips calls, and reports without calling. So the model learns
+the skills of all roles but bad habits as a policy, which reinforcement learning can then fix.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)
 
 
 class Habits(Record, frozen=True):
-    """How often the careless policy does what it should not."""
+    """Probabilities of the careless policy's mistakes."""
 
     guess: float = 0.6
     """Guesses a missing argument instead of asking."""
@@ -65,7 +65,7 @@ class Habits(Record, frozen=True):
     misreport: float = 0.08
     repeat: float = 0.08
     needless: float = 0.05
-    """Asks for what it was told."""
+    """Asks for something that it was told."""
     malformed: float = 0.03
 
 
@@ -84,7 +84,7 @@ FAULTLESS = Habits(
 
 
 class Lesson(Record, frozen=True):
-    """One conversation; the model learns the messages of role assistant."""
+    """One conversation; the model learns the messages of the role `assistant`."""
 
     role: str
     messages: tuple[Message, ...]
@@ -92,7 +92,7 @@ class Lesson(Record, frozen=True):
 
 
 class ScriptedEpisode:
-    """One scripted episode: collects the lessons of all roles on the way."""
+    """One scripted episode, which collects the lessons of all roles as it is played."""
 
     def __init__(self, rng: random.Random, plan: TaskPlan, *, habits: Habits) -> None:
         self.rng = rng
@@ -122,7 +122,7 @@ class ScriptedEpisode:
         return write_intent(self.plan.goals)
 
     def learn(self, role: str, prompt: str, answer: dict[str, Any]) -> None:
-        """Keep a lesson of one of the simulator's roles."""
+        """Add a lesson of one of the simulator's roles."""
         asked = Message(role="user", content=prompt)
         told = Message(role="assistant", content=json.dumps(answer))
         self.lessons.append(Lesson(role=role, messages=(asked, told)))
@@ -143,7 +143,7 @@ class ScriptedEpisode:
                 self.state[key] = self.world.written[key] = goal.value
 
     def run_call(self, call: ToolCall) -> Message:
-        """Let the tool answer a call and learn from it."""
+        """Run a call and add a lesson of the tool's answer."""
         tool = BY_NAME[call.name]
         prompt = tool_prompt(
             PROMPT_SET, tool, call.arguments, state=self.state, seen=self.seen, intent=self.intent
@@ -157,7 +157,7 @@ class ScriptedEpisode:
         return Message(role="tool", content=text, call_id=call.id)
 
     def say(self, text: str) -> None:
-        """Let the policy say something to the user, and the user answer."""
+        """Send a message of the policy to the user, and add a lesson of the user's answer."""
         message = Message(role="assistant", content=text)
         prompt = user_prompt(
             PROMPT_SET,
@@ -174,7 +174,7 @@ class ScriptedEpisode:
         )
 
     def make_calls(self, calls: Sequence[Call]) -> None:
-        """Let the policy call."""
+        """Make calls of the policy in one message."""
         message = Message(role="assistant", calls=tuple(calls))
         replies = []
         for call in calls:
@@ -194,7 +194,7 @@ class ScriptedEpisode:
         )
 
     def call_for(self, goal: Goal) -> ToolCall:
-        """Make the call for a goal, with the policy's flaws."""
+        """Return the policy's call for a goal, with its mistakes."""
         rng, habits = self.rng, self.habits
         name, arguments = goal.call.name, dict(goal.call.arguments)
         thing = THINGS[goal.thing]
@@ -241,19 +241,19 @@ class ScriptedEpisode:
         self.say("ok , " + " ; ".join(reported))
 
     def again(self, call: ToolCall) -> ToolCall:
-        """Make the same call under a new id."""
+        """Return the same call with a new id."""
         self._calls += 1
         return ToolCall(id=f"call-{self._calls}", name=call.name, arguments=call.arguments)
 
     def guess(self, goal: Goal, hidden: Sequence[str]) -> Goal:
-        """Fill hidden arguments at random."""
+        """Return a goal with random values for hidden arguments."""
         thing = THINGS[goal.thing]
         place = self.rng.choice(PLACES[thing.place]) if thing.place in hidden else goal.place
         value = self.rng.choice(VALUES[thing.kind]) if thing.kind in hidden else goal.value
         return Goal(thing=goal.thing, place=place, value=value)
 
     def report(self, call: ToolCall) -> str:
-        """Word what a call brought."""
+        """Return the policy's report of a call's result."""
         thing = THINGS[call.name.split("_", 1)[1]]
         result = json.loads(next(e.result for e in self.executed if e.call.id == call.id))
         value = result.get(thing.kind, call.arguments.get(thing.kind))
@@ -271,14 +271,14 @@ class ScriptedEpisode:
             self.say("ok")
 
     def facts(self) -> Facts:
-        """Give the facts that code can check."""
+        """Return the facts that code can check."""
         expected = [goal.call for goal in self.plan.goals]
         writes = frozenset(tool.name for tool in self.plan.tools if tool.effect == "write")
         return gather_facts(self.executed, expected, malformed=self.malformed, writes=writes)
 
 
 def broken_call(call: ToolCall) -> BadCall:
-    """Give the text of a call whose last brace is missing."""
+    """Return a call that cannot be read because its last brace is missing."""
     text = json.dumps({"name": call.name, "arguments": call.arguments})[:-1]
     return BadCall(id=f"{call.id}-bad", text=text, reason="the call is not valid JSON")
 
@@ -290,9 +290,9 @@ def teach(
     furnished: float = 0.5,
     reserved: bool = False,
 ) -> list[Lesson]:
-    """Play one episode and give the lessons of all roles, the policy's last.
+    """Play one episode and return the lessons of all roles, the policy's last.
 
-    `furnished` is the share of episodes whose world has some known fields from the start.
+    `furnished` is the share of episodes in which some fields are known from the start.
     """
     aspects = draw_aspects(rng)
     tools = sample_tools(rng, max(aspects.tools, 1 + reserved), reserved=reserved)

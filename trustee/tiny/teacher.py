@@ -1,7 +1,7 @@
-"""Scripted demonstrations of trying first: what a teacher would do in the micro-world's trials.
+"""Scripted demonstrations of trying tools first, in the trials of the micro-world.
 
-The teacher tries the tools that could do the task, one after the other, until one works; notes its
-name; then does the task with it and reports. Like the lessons' policy it can be careless.
+The teacher tries the tools that could do the task, one after another, until one works; notes its
+name; then does the task with it and reports. Like the policy of the lessons, it can be careless.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from trustee.types import Message, Record, Score, Share, Stop, Task, Tool, ToolC
 
 
 class TrialHabits(Record, frozen=True):
-    """How often the teacher does what it should not."""
+    """How often the teacher makes mistakes."""
 
     skip: Share = 0.0
-    """Tries nothing and notes a tool at random."""
+    """Probability that it tries nothing and notes a random tool."""
     hasty: Share = 0.0
-    """Notes the first tool that it tried, whatever came of it."""
+    """Probability that it notes the first tool that it tried, whatever the result."""
 
 
 CAREFUL = TrialHabits()
 
 
 def note_text(name: str) -> str:
-    """Word the experience note."""
+    """Return the experience note."""
     return f"ok , call {name}"
 
 
 def could_serve(tool: Tool, goal: Goal) -> bool:
-    """Say whether a tool's parameters are those of a goal's call."""
+    """Return whether a tool's parameters are those of a goal's call."""
     return list(tool.parameters["properties"]) == list(goal.call.arguments)
 
 
 def did_serve(result: Any, goal: Goal) -> bool:
-    """Say whether a tool's answer is what a goal's tool would answer."""
+    """Return whether a tool's answer has the form that the goal's tool would give."""
     if not isinstance(result, dict):
         return False
     return "ok" in result if goal.value is not None else THINGS[goal.thing].kind in result
@@ -56,13 +56,13 @@ class Demonstrated(Record, frozen=True):
     lesson: Lesson
     reward: float
     trials: int
-    """Calls of the trial phase."""
+    """Number of calls in the trial phase."""
 
 
 async def play_demonstration(
     world: World, task: Task, services: Services, *, habits: TrialHabits = CAREFUL
 ) -> Demonstrated:
-    """Play the teacher once; the randomness is the services'."""
+    """Play the teacher once, with the randomness of `services`."""
     teacher = TrialTeacher(task, world.environment(task, services), services.rng)
     await teacher.play(habits)
     score = await teacher.score()
@@ -88,11 +88,11 @@ class TrialTeacher:
         self.messages: list[Message] = []
 
     async def play(self, habits: TrialHabits) -> None:
-        """Try, note, do, report."""
+        """Try tools, note one, do the task, report."""
         opening = await self._environment.open()
         self.messages += opening.messages
         tools = [tool for tool in self._task.tools if could_serve(tool, self._goal)]
-        # The tool that bears the name comes first: that is how names mislead.
+        # The tool with the expected name comes first, which is how names mislead.
         tools.sort(key=lambda tool: tool.name != self._goal.call.name)
         name = await self._try(tools, habits)
         await self._say(Message(role="assistant", content=note_text(name)))
@@ -103,14 +103,14 @@ class TrialTeacher:
         await self._say(Message(role="assistant", content=report))
 
     async def score(self) -> Score:
-        """Score what was played, and close."""
+        """Score the episode and close the environment."""
         try:
             return await self._environment.score(self._turns, Stop.DONE)
         finally:
             await self._environment.aclose()
 
     async def _try(self, tools: Sequence[Tool], habits: TrialHabits) -> str:
-        """Give the name of the tool to use."""
+        """Return the name of the tool to use."""
         if self._rng.random() < habits.skip:
             return self._rng.choice(tools).name
         hasty = self._rng.random() < habits.hasty

@@ -1,10 +1,10 @@
-"""Checks a call's arguments against its tool's schema, and says in words what is wrong.
+"""Checking a call's arguments against its tool's schema, with errors in words.
 
-The one idea: the policy reads these sentences, so each names the argument, what is allowed and what
-was given. Whoever else finds a value wrong words it with `describe_rule` and `shorten`. A schema is
-never fetched from elsewhere, and formats are checked the same on every machine.
+The policy reads these sentences, so each names the argument, what is allowed and what was given.
+Other modules word wrong values with `describe_rule` and `shorten`. Schemas are never downloaded,
+and formats are checked the same way on every machine.
 
-jsonschema takes a tenth of a second to import, so it is imported where the first check is made.
+jsonschema takes a tenth of a second to import, so it is imported at the first check.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 _SHOWN = 60
-"""Characters of a wrong value that a message repeats."""
+"""Maximum number of characters of a wrong value in a message."""
 
 _OPENING = frozenset(
     (
@@ -42,8 +42,9 @@ _OPENING = frozenset(
         "dependentSchemas",
     )
 )
-"""Keywords by which a schema may let in names beside its properties."""
+"""Keywords by which a schema may allow names other than its properties."""
 _MERGING = _OPENING - {"additionalProperties", "unevaluatedProperties", "patternProperties"}
+"""Keywords that combine a schema with others, whose properties are then allowed too."""
 
 
 def check_name(tools: Sequence[Tool], call: Call) -> str | None:
@@ -66,9 +67,9 @@ def check_call(tools: Sequence[Tool], call: Call) -> str | None:
 
 
 def check_arguments(tool: Tool, arguments: dict[str, Any]) -> str | None:
-    """Say in one sentence what is wrong with a call's arguments; None where they fit.
+    """Return one sentence about what is wrong with a call's arguments, or None if they fit.
 
-    A name that the schema does not mention is wrong unless the schema lets other names in itself.
+    A name that the schema does not mention is an error unless the schema allows other names.
     """
     from jsonschema.exceptions import best_match
 
@@ -88,7 +89,7 @@ def check_arguments(tool: Tool, arguments: dict[str, Any]) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _validator(schema: bytes) -> Any:
-    """Compile a schema, keyed by its text so that equal names or reused objects cannot mix."""
+    """Compile a schema, cached by its text, because tools with equal names may differ."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
@@ -123,7 +124,7 @@ _FORMATS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "uri": ("a URI such as https://example.com", _match_format(r"[A-Za-z][\w+.-]*:\S+", str)),
     "uuid": ("a UUID", _match_format(r"[0-9A-Fa-f-]{36}", UUID)),
 }
-"""What is checked; times may leave out the offset."""
+"""Formats that are checked: their description and a check. Times may omit the UTC offset."""
 
 
 @cache
@@ -154,11 +155,11 @@ _RULES = {
     "pattern": "match the pattern {}",
     "uniqueItems": "not hold an item twice",
 }
-"""What follows "must" for the keywords whose value needs no wording of its own."""
+"""Text after "must", by keyword, for keywords whose value can be inserted as it is."""
 
 
 def _explain(error: ValidationError) -> str:
-    """Word a validation error: the argument, what is allowed, what was given."""
+    """Return a validation error in words: the argument, what is allowed, what was given."""
     path = ""
     for part in error.absolute_path:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
@@ -167,7 +168,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def describe_rule(error: ValidationError) -> str:
-    """Word what the violated keyword of a schema demands, to follow "must"."""
+    """Return what the violated keyword of a schema requires, in words that follow "must"."""
     value = error.validator_value
     match error.validator:
         case keyword if keyword in _RULES:
@@ -205,7 +206,7 @@ def _join(names: Iterable[str]) -> str:
 
 
 def shorten(value: object) -> str:
-    """Write a wrong value as JSON for a message, cut where it is long."""
+    """Return a wrong value as JSON for a message, cut if it is long."""
     return _cut(json.dumps(value, ensure_ascii=False, default=str))
 
 

@@ -1,7 +1,7 @@
-"""Groups of tools that make sense together: the packaged repository or a folder of the user's.
+"""Sampling tools that can be used together, from the packaged repository or a user's folder.
 
-The one idea: a tool that needs an id is drawn with the read tools that tell it, so that every drawn
-set is a small world in which its tools can be used.
+A tool that needs an id is drawn together with the read tools that return it, so that the tools of
+every sampled set can be used.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ from trustee.types import Tool
 
 
 class Repository:
-    """A set of tools in categories, each category one small world."""
+    """A set of tools in categories; the tools of a category can be used together."""
 
     def __init__(self, tools: Iterable[Tool]) -> None:
-        """Group the tools and link each to the read tools that give the ids it needs."""
+        """Group the tools and link each one to the read tools that return the ids it needs."""
         self.tools = tuple(tools)
-        """All tools, by category, in file order."""
+        """All tools, in file order."""
         self.categories: dict[str, tuple[Tool, ...]] = {}
         """The tools of each category."""
         self._chains: dict[str, tuple[Tool, ...]] = {}
+        """By tool name, the tool and the read tools that must run before it."""
         self._nouns: dict[str, frozenset[str]] = {}
+        """By tool name, the kinds of things it is about."""
         for tool in self.tools:
             self.categories[tool.category] = (*self.categories.get(tool.category, ()), tool)
         for tools_here in self.categories.values():
@@ -45,10 +47,10 @@ class Repository:
     def load(cls, folder: Path | None = None) -> Repository:
         """Load the packaged tools, or every `*.json` file of a folder.
 
-        A tool that names no category gets its file's name as category.
+        A tool without a category gets the name of its file as category.
 
         Raises:
-            InputError: if the folder holds no usable tools.
+            InputError: if the folder contains no usable tools.
         """
         root = files("trustee").joinpath("tools", "packaged") if folder is None else folder
         try:
@@ -67,8 +69,8 @@ class Repository:
             for where, tool in read_tools(text, source=str(root.joinpath(name)))
         ]
         if not found:
-            raise InputError(f"{root}: no tools found; a tool folder holds *.json files of tools")
-        # The tests check the packaged files, and checking them again costs half a second.
+            raise InputError(f"{root}: no tools found; give a folder of *.json tool files")
+        # Packaged files are checked by the tests; checking them here would take half a second.
         return cls(tool for _, tool in found) if folder is None else cls(check_tools(found))
 
     def sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
@@ -95,7 +97,7 @@ class Repository:
         return tuple(sorted(chosen, key=lambda tool: tool.effect != "read"))
 
     def _grow(self, rng: random.Random, tools: Sequence[Tool], *, size: int) -> list[Tool]:
-        """Choose `size` tools, each time one that shares an id with those already chosen."""
+        """Choose `size` tools, preferring those that share an id with tools already chosen."""
         chosen: set[str] = set()
         order = rng.sample(tools, len(tools))
         while len(chosen) < size:
@@ -112,7 +114,7 @@ class Repository:
 
 
 def _words(name: str) -> list[str]:
-    """Split a name into lower-case singular words."""
+    """Return the words of a name in lower case and singular."""
     return [_singular(word) for word in split_name(name)]
 
 
@@ -125,7 +127,7 @@ def _singular(word: str) -> str:
 
 
 def _id_nouns(schema: dict[str, Any], *, required_only: bool = False) -> frozenset[str]:
-    """Name the things whose ids a schema asks for: `event` for `event_id`."""
+    """Return the kinds of things whose ids a schema contains: `event` for `event_id`."""
     nouns: set[str] = set()
     needed = schema.get("required", ())
     for name, inner in schema.get("properties", {}).items():
@@ -141,7 +143,8 @@ def _id_nouns(schema: dict[str, Any], *, required_only: bool = False) -> frozens
 
 
 def _chain(tool: Tool, tools: Sequence[Tool]) -> tuple[Tool, ...]:
-    """List a tool and the read tools that must run before it to learn the ids it needs."""
+    """Return a tool and the read tools that must run before it to get the ids it needs."""
+    # The list grows while it is iterated, so that added tools get their own ids as well.
     chain = [tool]
     for link in chain:
         for noun in sorted(_id_nouns(link.parameters, required_only=True)):
@@ -152,10 +155,10 @@ def _chain(tool: Tool, tools: Sequence[Tool]) -> tuple[Tool, ...]:
 
 
 def _givers(noun: str, tools: Sequence[Tool]) -> list[Tool]:
-    """Find the read tools that tell the ids of things of a kind without needing one.
+    """Return the read tools that return ids of a kind of thing without needing such an id.
 
-    Names say so: `search_events` and `list_booked_events` give events, and where no name ends in
-    the noun, `list_events_nearby` does.
+    They are recognised by name: `search_events` and `list_booked_events` return events, and so does
+    `list_events_nearby` if no name ends in the noun.
     """
     about = [
         tool

@@ -1,4 +1,4 @@
-"""JSON values that tools take and give: comparing them, and telling an error from a result."""
+"""JSON values that tools take and return: comparing them, and recognising error results."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def call_key(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def normalise(value: Any) -> Any:
-    """Give a value's form for comparison: case, outer blanks and number types do not matter."""
+    """Return a value in a form for comparison, without case, extra whitespace or number types."""
     match value:
         case bool():
             return value
         case int() | float():
-            # A policy may write an integer that no float holds.
+            # A policy may write an integer that is too large for a float.
             return float(value) if abs(value) < LARGEST else value
         case str():
             text = " ".join(value.casefold().split())
@@ -47,7 +47,7 @@ def normalise(value: Any) -> Any:
                 number = float(text)
             except ValueError:
                 return text
-            # "Nan" and "Infinity" are names too.
+            # "Nan" and "Infinity" may be names, so they stay text.
             return number if math.isfinite(number) else text
         case list():
             return [normalise(item) for item in value]

@@ -75,12 +75,12 @@ def test_environments_are_built(
     started = len(engine.opened)
     told = refuse(capfd, *command(tmp_path / "a", count=3))
     assert (
-        f"{tmp_path / 'a'} already holds a build; give --resume to go on with it, or another --out"
+        f"{tmp_path / 'a'} already contains a build; give --resume to continue it, or another --out"
     ) == told
     told = refuse(capfd, *command(tmp_path / "a", "--resume", "--seed", "9", count=3))
     assert (
-        f"{tmp_path / 'a'} was built otherwise: seed was 0 and is 9; go on with the same, or give "
-        "another --out"
+        f"{tmp_path / 'a'} was built with other settings: seed was 0, now 9; continue with the "
+        "same, or give another --out"
     ) == told
     assert started == len(engine.opened), "the engine was started for a build that was refused"
     events = succeed(capfd, *command(tmp_path / "a", "--resume", "--json", count=3))

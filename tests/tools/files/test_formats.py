@@ -132,38 +132,38 @@ def test_import_keeps_unknown_keywords(tmp_path: Path) -> None:
 JSON_REFUSALS: list[tuple[Any, str]] = [
     (
         "",
-        "no tools found; allowed are OpenAI tools, an OpenAPI document with operations, or public"
+        "no tools found; give OpenAI tools, an OpenAPI document with operations, or public"
         " Python functions",
     ),
     (
         [],
-        "no tools found; allowed are OpenAI tools, an OpenAPI document with operations, or public"
+        "no tools found; give OpenAI tools, an OpenAPI document with operations, or public"
         " Python functions",
     ),
     (
         '{"name": \n "f" 1}',
-        "not JSON, line 2 column 6: Expecting ',' delimiter; allowed are one JSON document or one"
+        "not JSON, line 2 column 6: Expecting ',' delimiter; give one JSON document, or one"
         " JSON object per line",
     ),
     (
         '{"name": "f"}\n{"name": }',
-        "not JSON, line 2 column 10: Expecting value; allowed are one JSON document or one JSON"
+        "not JSON, line 2 column 10: Expecting value; give one JSON document, or one JSON"
         " object per line",
     ),
     ({"tools": {"f": 1}}, 'tools must be a list of tools, got {"f": 1}'),
     (
         [BARE, 5],
-        '[1]: not a tool, got 5; allowed are {"type": "function", "function": {…}} and'
+        '[1]: not a tool, got 5; a tool is {"type": "function", "function": {…}} or'
         ' {"name": …, "parameters": {…}}',
     ),
     (
         {"tools": [{"type": "web_search"}]},
-        'tools[0]: not a tool, got {"type": "web_search"}; allowed are'
-        ' {"type": "function", "function": {…}} and {"name": …, "parameters": {…}}',
+        'tools[0]: not a tool, got {"type": "web_search"}; a tool is'
+        ' {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}',
     ),
     (
         '{"name": "f"}\n[1]',
-        'line 2: not a tool, got [1]; allowed are {"type": "function", "function": {…}} and'
+        'line 2: not a tool, got [1]; a tool is {"type": "function", "function": {…}} or'
         ' {"name": …, "parameters": {…}}',
     ),
     ([{"name": 5}], "[0].name: must be a string, got 5"),

@@ -240,8 +240,8 @@ OPENAPI_REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         openapi({"parameters": [{"$ref": "common.json#/a"}]}),
-        'GET /a: the $ref "common.json#/a" points outside the document; allowed are references'
-        " that begin with #/, so bundle the document first",
+        'GET /a: the $ref "common.json#/a" points outside the document; references must'
+        " begin with #/, so bundle the document first",
     ),
     (
         openapi({"parameters": [{"$ref": "#/x"}]}, x={"$ref": "#/x"}),
@@ -264,7 +264,7 @@ OPENAPI_REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         {"openapi": "3.0.0", "paths": {}},
-        "no tools found; allowed are OpenAI tools, an OpenAPI document with operations, or public"
+        "no tools found; give OpenAI tools, an OpenAPI document with operations, or public"
         " Python functions",
     ),
 ]

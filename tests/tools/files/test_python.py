@@ -292,52 +292,52 @@ HINTS = (
 PYTHON_REFUSALS = [
     (
         "def f(:",
-        "neither JSON nor Python, line 1: invalid syntax; allowed are JSON, JSONL and Python files",
+        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
     ),
     (
         "openapi: 3.0.0\npaths:\n  /a: 1",
-        "neither JSON nor Python, line 1: invalid syntax; allowed are JSON, JSONL and Python files",
+        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
     ),
     (
         "x = 1\0",
-        "neither JSON nor Python, source code string cannot contain null bytes; allowed are JSON,"
-        " JSONL and Python files",
+        "neither JSON nor Python, source code string cannot contain null bytes; give a JSON,"
+        " JSONL or Python file",
     ),
-    ("\n\ndef f(a): ...", f"line 3 f(a): has no type hint; allowed are {HINTS}"),
+    ("\n\ndef f(a): ...", f"line 3 f(a): has no type hint; use one of {HINTS}"),
     (
         "def f(a: ndarray): ...",
-        f"line 1 f(a): the type hint ndarray is not known; allowed are {HINTS}",
+        f"line 1 f(a): the type hint ndarray is not supported; use one of {HINTS}",
     ),
     (
         "def f(a: list[np.array]): ...",
-        f"line 1 f(a): the type hint np.array is not known; allowed are {HINTS}",
+        f"line 1 f(a): the type hint np.array is not supported; use one of {HINTS}",
     ),
     (
         "def f(a: 'list['): ...",
-        f"line 1 f(a): the type hint 'list[' is not known; allowed are {HINTS}",
+        f"line 1 f(a): the type hint 'list[' is not supported; use one of {HINTS}",
     ),
-    ("def f(a: 5): ...", f"line 1 f(a): the type hint 5 is not known; allowed are {HINTS}"),
+    ("def f(a: 5): ...", f"line 1 f(a): the type hint 5 is not supported; use one of {HINTS}"),
     (
         "def f(a: Literal[x]): ...",
-        f"line 1 f(a): the type hint Literal[x] is not known; allowed are {HINTS}",
+        f"line 1 f(a): the type hint Literal[x] is not supported; use one of {HINTS}",
     ),
     (
         "def f(a: Callable[[int], str]): ...",
-        f"line 1 f(a): the type hint [int] is not known; allowed are {HINTS}",
+        f"line 1 f(a): the type hint [int] is not supported; use one of {HINTS}",
     ),
     (
         'def f():\n    """Do.\n\n    Args:\n        a\n    """',
         "line 1 f: the docstring is not in Google style (Expected a colon in 'a'.);"
-        " sections such as Args: hold indented lines of name: description",
+        " sections such as Args: consist of indented lines of name: description",
     ),
-    ("def f(*names: str): ...", "line 1 f: *names cannot be given by name; use a list parameter"),
+    ("def f(*names: str): ...", "line 1 f: *names cannot be passed by name; use a list parameter"),
     (
         "class E(Enum):\n    A = auto()\n\ndef f(a: E): ...",
-        "line 4 f(a): the enum E must give its members strings or numbers",
+        "line 4 f(a): the members of enum E must be strings or numbers",
     ),
     (
         "def _f(): ...",
-        "no tools found; allowed are OpenAI tools, an OpenAPI document with operations, or public"
+        "no tools found; give OpenAI tools, an OpenAPI document with operations, or public"
         " Python functions",
     ),
     (

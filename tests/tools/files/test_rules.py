@@ -106,7 +106,7 @@ REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         '[{"name": "f", "parameters": {"type": "object", "maxProperties": NaN}}]',
-        '[0] "f".parameters: holds NaN or Infinity; only finite numbers are allowed',
+        '[0] "f".parameters: contains NaN or Infinity; only finite numbers are allowed',
     ),
 ]
 

@@ -1,6 +1,6 @@
-"""The curriculum: one difficulty number, moved by the mean reward of a step, and what it bounds.
+"""The curriculum: one difficulty number, moved by the mean reward of a step, that bounds tasks.
 
-A pure state machine: `advance` gives the next difficulty, `draw_aspects` the make-up of one task.
+A pure state machine: `advance` returns the next difficulty, `draw_aspects` the aspects of a task.
 Source: TRUSTEE (arXiv 2604.17739), adaptive curriculum; the mapping from difficulty to each aspect
 is not published and is ours: numbers grow linearly, ordered words split the range evenly.
 """
@@ -29,30 +29,30 @@ Difficulty = Annotated[int, msgspec.Meta(ge=1, le=HARDEST)]
 
 
 class Aspects(Record, frozen=True):
-    """What a task of some difficulty is made of: the paper's seven aspects."""
+    """The paper's seven aspects of a task."""
 
     tools: int
-    """Tools offered."""
+    """Number of tools offered."""
     calls: int
-    """Calls expected."""
+    """Number of calls expected."""
     turns: int
-    """User turns expected."""
+    """Number of user turns expected."""
     guidance: Guidance
     """How much the policy's system prompt helps."""
     persona: Persona
     ambiguity: Ambiguity
     """How much the first query leaves out."""
     strictness: int
-    """Criteria that count, from the first."""
+    """Number of criteria that count, from the first."""
 
 
 class Curriculum(Record, frozen=True):
     """The bounds of the aspects and the rule that moves the difficulty."""
 
     start: Difficulty = 1
-    """Difficulty of the first step (the paper does not give it)."""
+    """Difficulty of the first step (not given in the paper)."""
     delta: Annotated[int, msgspec.Meta(ge=0)] = 3
-    """How far one step moves it."""
+    """Amount by which one step changes the difficulty."""
     raise_above: float = 0.5
     """Mean reward above which tasks get harder."""
     lower_below: float = 0.0
@@ -60,27 +60,27 @@ class Curriculum(Record, frozen=True):
     soft: Share = 0.5
     """Share of tasks whose aspects are drawn at random below their bounds (the paper's epsilon)."""
     tools: tuple[int, int] = (1, 10)
-    """Tools offered at difficulty 1 and at 100."""
+    """Tools offered at difficulty 1 and at 100; likewise for the next three."""
     calls: tuple[int, int] = (1, 3)
     turns: tuple[int, int] = (1, 2)
     strictness: tuple[int, int] = (1, 5)
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no task can have.
+        """Refuse impossible bounds.
 
         Raises:
-            InputError: naming the aspect, what was given and what is allowed.
+            InputError: if a lower bound is below 1 or above its upper bound.
         """
         for name in ("tools", "calls", "turns", "strictness"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
                 raise InputError(
-                    f"{name} must be two numbers from 1 on, the second no smaller, got "
+                    f"{name} must be two numbers of at least 1 in ascending order, got "
                     f"[{low}, {high}] (env.curriculum.{name})"
                 )
 
     def advance(self, difficulty: int, rewards: Sequence[float]) -> int:
-        """Give the next difficulty after a step with these rewards; no rewards change nothing."""
+        """Return the next difficulty after a step with these rewards; unchanged without any."""
         if not rewards:
             return difficulty
         mean = sum(rewards) / len(rewards)
@@ -88,7 +88,7 @@ class Curriculum(Record, frozen=True):
         return min(HARDEST, max(1, difficulty + change))
 
     def bound(self, difficulty: int) -> Aspects:
-        """Give the hardest aspects that a difficulty allows."""
+        """Return the hardest aspects that a difficulty allows."""
         share = (difficulty - 1) / (HARDEST - 1)
 
         def count(bounds: tuple[int, int]) -> int:
@@ -109,7 +109,7 @@ class Curriculum(Record, frozen=True):
         )
 
     def draw_aspects(self, difficulty: int, rng: random.Random) -> Aspects:
-        """Draw the aspects of one task: the bounds themselves, or, softly, anything up to them."""
+        """Draw a task's aspects: the bounds, or with probability `soft` anything up to them."""
         most = self.bound(difficulty)
         if rng.random() >= self.soft:
             return most

@@ -1,8 +1,8 @@
-"""TRUSTEE's world: one frozen model writes the task, plays user and tools, and judges.
+"""TRUSTEE's environment: one frozen model writes the task, plays user and tools, and judges.
 
-The world keeps what a model would lose: the explicit state of its tools, the answers it has given,
-the calls that really ran. Code answers what code can: bad calls, bad arguments, repeated reads,
-criteria that facts settle.
+The environment keeps what a model would forget: the state of the tools, the answers given so far,
+and the calls that really ran. Code handles whatever needs no model: unreadable calls, invalid
+arguments, repeated reads, and criteria that facts settle.
 Source: TRUSTEE, arXiv 2604.17739.
 """
 
@@ -76,29 +76,29 @@ from trustee.types import (
 )
 
 TRANSFORM_DRAWS = 200
-"""Draws of a tool set of one size before a smaller one is tried."""
+"""Attempts to draw a tool set of one size before a smaller size is tried."""
 
 
 class HiddenSimulated(Record, frozen=True):
-    """What only the world knows of a task."""
+    """What only the environment knows about a task."""
 
     intent: str
     persona: str
     expected_calls: tuple[ExpectedCall, ...]
     criteria: tuple[Criterion, ...]
-    """Those that count at this difficulty."""
+    """The criteria that count at this difficulty."""
 
 
 class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     """The simulated world."""
 
     prompts: str = "simulated"
-    """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
+    """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
     tools: str = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
-    """One pair of tools in this many is kept for evaluation: training never offers both."""
+    """One pair of tools in this many is reserved for evaluation: training never offers both."""
     curriculum: Curriculum = Curriculum()
 
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
@@ -106,7 +106,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
         return SimulatedSource(self, find_tools(self.tools), seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
-        """Make the environment of one episode."""
+        """Return the environment of one episode."""
         return SimulatedEnvironment(task, services, prompt_set=self.prompts)
 
     def judge_prompts(self) -> str:
@@ -150,7 +150,7 @@ class SimulatedSource(CountedSource):
         )
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
-        """Have the writer make a task of a task spec."""
+        """Have the writer turn a task spec into a task."""
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
         tools = self._sample(rng, aspects.tools)
@@ -181,7 +181,7 @@ class SimulatedSource(CountedSource):
         )
 
     def _sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
-        """Sample tools with or without a reserved pair; fewer where no larger set is found."""
+        """Sample tools with or without a reserved pair; fewer tools if no larger set is found."""
         one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
         for size in range(max(count, least), least - 1, -1):
             for _ in range(TRANSFORM_DRAWS):
@@ -189,12 +189,12 @@ class SimulatedSource(CountedSource):
                 if is_reserved(tools, one_in=one_in) == self._held_out:
                     return tools
         raise InputError(
-            f"the tools offer no set {'with' if self._held_out else 'without'} a reserved pair; "
+            f"no set of tools {'with' if self._held_out else 'without'} a reserved pair was found; "
             "give more tools (env.tools) or change env.reserve_one_in"
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Move the difficulty by all valid rewards of a step."""
+        """Adjust the difficulty to the rewards of a step's valid episodes."""
         rewards = [trajectory.reward for group in groups for trajectory in group.valid]
         self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
         return {"difficulty": self.difficulty}
@@ -224,10 +224,10 @@ class SimulatedEnvironment(PlainEpisode):
         self._seen: list[tuple[str, str]] = []
         self._reads: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
-        """The world's fields as tools have changed them, by path."""
+        """Fields that tools have changed, by path."""
 
     async def reply(self, message: Message) -> Reply:
-        """Answer calls as the tools, anything else as the user."""
+        """Answer calls as the tools, and any other message as the user."""
         self._messages.append(message)
         if message.calls:
             replies = [await self._answer_call(call) for call in message.calls]
@@ -301,11 +301,11 @@ class SimulatedEnvironment(PlainEpisode):
         return result
 
     def recall(self, turns: Sequence[Turn]) -> None:
-        """Take over what was called and answered in an episode that was played elsewhere."""
+        """Restore the calls and answers of an episode that was played earlier."""
         for turn in turns:
             self._messages += (turn.message, *turn.replies)
             results = {reply.call_id: reply.content for reply in turn.replies}
-            # A message that was cut off at a limit has calls that nobody answered: they never ran.
+            # Calls in a message that was cut off at a limit have no answer: they never ran.
             for call in turn.message.calls:
                 if call.id not in results:
                     continue
@@ -318,7 +318,7 @@ class SimulatedEnvironment(PlainEpisode):
                 )
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Judge by facts where they settle a criterion, else by the judge."""
+        """Decide each criterion by facts if they settle it, otherwise by the judge."""
         facts = gather_facts(
             self._executed,
             self._hidden.expected_calls,
@@ -371,7 +371,8 @@ async def judge_episode(
 ) -> Score:
     """Judge an episode from its record alone, as its environment would at its end.
 
-    No role but the judge is asked. The task is of the simulated world, wherever it was played.
+    Only the judge is asked. The task must be one of the simulated environment, but may have been
+    played anywhere.
 
     Raises:
         SimulatorError: if the judge gave no usable answer within its tries.

@@ -1,6 +1,6 @@
 """What code can check about an episode before a judge is asked.
 
-Facts come from the calls that ran, never from what the policy claims. Where they settle a criterion
+Facts come from the calls that ran, never from what the policy claims. If they settle a criterion,
 the judge's opinion on it is not used.
 """
 
@@ -14,13 +14,13 @@ from trustee.types import ExpectedCall, Record, ToolCall
 
 
 class Executed(Record, frozen=True):
-    """A call that reached a tool."""
+    """A call of an offered tool."""
 
     call: ToolCall
     result: str
     """JSON text that the policy saw."""
     ok: bool
-    """False where the call was refused or the tool answered with an error."""
+    """False if the call was refused or the tool answered with an error."""
 
 
 class Facts(Record, frozen=True):
@@ -28,21 +28,21 @@ class Facts(Record, frozen=True):
 
     expected: tuple[ExpectedCall, ...]
     made: tuple[bool, ...]
-    """For each expected call: was it made, with these arguments, and did it work?"""
+    """For each expected call, whether it was made with these arguments and worked."""
     unexpected: tuple[ToolCall, ...]
     """Calls that worked and match no expected call."""
     repeated: int
-    """Calls that worked and equal an earlier one; not a read after a write, where that is known."""
+    """Number of calls that worked and equal an earlier one, except reads after a write."""
     malformed: int
-    """Calls that could not be read or that named no offered tool."""
+    """Number of calls that could not be read or did not name an offered tool."""
     total: int
-    """Calls of all kinds."""
+    """Number of calls of all kinds."""
     missing_writes: int = 0
-    """Expected writes that neither they nor any other working write can account for."""
+    """Number of expected writes that were not made and that no other write can stand in for."""
 
 
 def fits(call: ToolCall, expected: ExpectedCall) -> bool:
-    """Say whether a call does what was expected: same tool, and each expected argument equal."""
+    """Return whether a call has the expected tool and equal values of all expected arguments."""
     return call.name == expected.name and all(
         key in call.arguments and normalise(call.arguments[key]) == normalise(value)
         for key, value in expected.arguments.items()
@@ -56,9 +56,9 @@ def gather_facts(
     malformed: int,
     writes: frozenset[str] = frozenset(),
 ) -> Facts:
-    """Compare the calls that ran with the calls that were expected, each used once.
+    """Match the calls that ran with the expected ones, using each call once.
 
-    `writes` names the tools that write: a read after one of them worked is no repetition.
+    `writes` names the tools that write: a read after a successful write is not a repetition.
     """
     open_calls = [entry.call for entry in executed if entry.ok]
     keys = [call_key(call.name, call.arguments) for call in open_calls]
@@ -96,7 +96,7 @@ def gather_facts(
 
 
 def fact_lines(facts: Facts) -> str:
-    """Write the facts for the judge's prompt."""
+    """Return the facts as lines of the judge's prompt."""
     lines = [
         f"expected {call_line(call.name, call.arguments)}: {'made' if made else 'not made'}"
         for call, made in zip(facts.expected, facts.made, strict=True)
@@ -107,11 +107,11 @@ def fact_lines(facts: Facts) -> str:
 
 
 def settle(facts: Facts, criterion: Criterion) -> bool | None:
-    """Decide a criterion by facts alone; None leaves it to the judge."""
+    """Return whether a criterion holds if facts alone decide it; None leaves it to the judge."""
     nothing_worked = not any(facts.made) and not facts.unexpected
     match criterion:
         case Criterion.FULFILLED:
-            # Whatever is claimed, a wish to change something needs something changed.
+            # Whatever the policy claims, a request for a change needs a successful write.
             failed = facts.missing_writes or (facts.expected and nothing_worked)
             return False if failed else None
         case Criterion.RIGHT_TOOLS:
@@ -123,16 +123,16 @@ def settle(facts: Facts, criterion: Criterion) -> bool | None:
         case Criterion.NO_REPETITION:
             return False if facts.repeated else None
         case Criterion.EFFICIENT:
-            # Few calls alone do not prove it: a question may have been needless.
+            # Few calls alone do not prove efficiency, because a question may have been needless.
             return False if facts.total > 2 * len(facts.expected) + 1 else None
 
 
 def reward_of(facts: Facts, criteria: dict[Criterion, bool]) -> float:
-    """Map verdicts to -1, 0 or 1.
+    """Return the reward: -1, 0 or 1.
 
-    -1: a call that could not be read or named no offered tool, or the intent is not fulfilled;
+    -1: a call could not be read or did not name an offered tool, or the intent is not fulfilled;
     0: fulfilled, but another active criterion is violated; 1: all active criteria hold.
-    Source: TRUSTEE gives the three values and the criteria, the mapping is ours.
+    Source: TRUSTEE defines the three values and the criteria; the mapping is ours.
     """
     if facts.malformed or not criteria[Criterion.FULFILLED]:
         return -1.0

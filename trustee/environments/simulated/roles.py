@@ -1,9 +1,9 @@
 """The four roles that one frozen model plays: writer, user, tool, judge.
 
-For each role: the typed answer, its grammar, the prompt's values, and the checks that code makes
-before the answer counts. Everything here is pure; `environments/simulated.py` does the asking.
-Source: TRUSTEE (arXiv 2604.17739), stages 1 to 3; where the paper is silent the choice is ours and
-`ARCHITECTURE.md` says so.
+For each role this module has the typed answer, its grammar, the values of the prompt, and the
+checks that an answer must pass. Everything here is pure; `environment.py` asks the model.
+Source: TRUSTEE (arXiv 2604.17739), stages 1 to 3; where the paper gives no details the choice is
+ours and `ARCHITECTURE.md` says so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 ROLE_MARKERS = re.compile(
     r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|tools|think|function|parameter)\b[^<>]{0,80}>"
 )
+"""Marks of chat templates: `<|…|>` tokens, and tags of calls, results, tools and thoughts. Lengths
+are bounded so that a long text without a closing bracket costs no quadratic time."""
 LOOKALIKES = str.maketrans({"{": "(", "}": ")", '"': "'", "<": "‹", ">": "›", "`": "'"})
+"""Harmless replacements for the characters of which JSON and tags are made."""
 MAX_QUOTE = 1200
-"""Characters of one quoted text; an 8B judge reads no more of a message anyway."""
+"""Maximum number of characters of a quoted text; an 8B judge makes no use of more."""
 
 
 class Criterion(StrEnum):
-    """What the judge decides, in the order in which difficulty adds them (papers' table of 1.3)."""
+    """What the judge decides, in the order in which growing difficulty adds the criteria."""
 
     FULFILLED = "fulfilled"
     RIGHT_TOOLS = "right_tools"
@@ -39,7 +42,8 @@ class Criterion(StrEnum):
 
 
 VERDICT_KEYS = re.compile(rf"""["']({"|".join(("evidence", *Criterion))})["']\s*:""")
-"""What only a judge writes; a text with two different ones is a forged verdict and not shown."""
+"""A quoted verdict key and its colon. Only a judge writes these, so a text with two different keys
+is taken for a forged verdict and not shown."""
 
 
 class WrittenTask(Record, frozen=True):
@@ -55,13 +59,13 @@ class UserAnswer(Record, frozen=True):
     """The user's answer."""
 
     still_open: str
-    """What the user has not asked for yet; thought, never shown to the policy."""
+    """What the user has not asked for yet; a thought that is never shown to the policy."""
     message: str
     done: bool
 
 
 class ToolAnswer(Record, frozen=True):
-    """The tool's answer: a value, and the fields of the world's state that it changes."""
+    """The tool's answer: a result, and the fields of the environment's state that it changes."""
 
     result: dict[str, Any]
     changes: dict[str, Any]
@@ -88,7 +92,7 @@ def _text(limit: int) -> dict[str, Any]:
 
 
 def _plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the part of a JSON Schema that a grammar can hold; code checks the rest afterwards."""
+    """Return the part of a JSON Schema that a grammar can express; code checks the rest later."""
     if "enum" in schema:
         return {"enum": list(schema["enum"])}
     kind = schema.get("type", "string")
@@ -105,7 +109,7 @@ def _plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def writer_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
-    """Give the grammar of `WrittenTask`: names and argument types can only be those offered."""
+    """Return the grammar of `WrittenTask`, which allows only the offered tools and their types."""
     calls = [
         _object({"name": {"const": tool.name}, "arguments": _plain_schema(tool.parameters)})
         for tool in tools
@@ -134,14 +138,14 @@ TOOL_SCHEMA = json.dumps(_object({"result": {"type": "object"}, "changes": {"typ
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:
-    """Give the grammar of a verdict over the active criteria: evidence first."""
+    """Return the grammar of a verdict on the active criteria, with the evidence first."""
     return json.dumps(
         _object({"evidence": _text(700)} | {c.value: {"type": "boolean"} for c in criteria})
     )
 
 
 def quote(text: str) -> str:
-    """Make text from the dialogue harmless inside a prompt: one line, no markers, no JSON."""
+    """Return text from the dialogue that is harmless in a prompt: one line, no markers, no JSON."""
     if len(set(VERDICT_KEYS.findall(text))) > 1:
         return "[mark]"
     text = ROLE_MARKERS.sub("[mark]", text).translate(LOOKALIKES)
@@ -150,7 +154,7 @@ def quote(text: str) -> str:
 
 
 def tool_lines(tools: Sequence[Tool]) -> str:
-    """Describe tools for a role of the simulator, one JSON object a line."""
+    """Return descriptions of tools for a role of the simulator, one JSON object per line."""
     return "\n".join(
         json.dumps(
             {
@@ -165,7 +169,7 @@ def tool_lines(tools: Sequence[Tool]) -> str:
 
 
 def signature_lines(tools: Sequence[Tool]) -> str:
-    """Give one call shape a line."""
+    """Return the signatures of tools, one per line."""
     return "\n".join(tool.signature for tool in tools)
 
 
@@ -184,7 +188,7 @@ def writer_prompt(prompt_set: str, tools: Sequence[Tool], aspects: Aspects) -> s
 
 
 def dialogue_lines(messages: Sequence[Message]) -> str:
-    """Render what a user can see: the texts, not the calls."""
+    """Return what a user can see of a dialogue: the texts, not the calls."""
     return "\n".join(
         f"{message.role}: {quote(message.content)}"
         for message in messages
@@ -223,7 +227,7 @@ def tool_prompt(
 
 
 def transcript_lines(opening: Sequence[Message], turns: Sequence[Turn]) -> str:
-    """Render a whole episode for the judge; the policy's words are quoted."""
+    """Return a whole episode as the judge reads it, with the policy's words quoted."""
     lines = [f"user: {quote(m.content)}" for m in opening if m.role == "user"]
     for turn in turns:
         if turn.message.content.strip():
@@ -265,7 +269,7 @@ def judge_prompt(
 
 
 def quote_result(content: str) -> str:
-    """Keep a tool's JSON readable while the strings in it, which may echo a call, stay harmless."""
+    """Return a tool's JSON with harmless strings, because they may echo the policy's call."""
     try:
         value = json.loads(content)
     except ValueError:
@@ -274,7 +278,7 @@ def quote_result(content: str) -> str:
 
 
 def quote_call(call: ToolCall) -> str:
-    """Write a policy's call on one line with its string values made harmless."""
+    """Return a policy's call as one line with harmless string values."""
     arguments = {quote(key): _quote_value(value) for key, value in call.arguments.items()}
     return call_line(quote(call.name), arguments)
 
@@ -302,9 +306,12 @@ MONTHS = (
     *("july", "august", "september", "october", "november", "december"),
 )
 QUANTITY = re.compile(r"(?<![\w.,:/-])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\d:/]|[.,-]\d)")
-"""A number that stands for itself, perhaps before a unit: no part of an id, a date or a time."""
+"""A number by itself, perhaps before a unit. The lookarounds exclude digits that are part of an id,
+a date, a time or a longer number; commas are allowed only between thousands."""
 DATE = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(\d{2})")
+"""An ISO date, as (year, month, day)."""
 TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::00)?")
+"""A time of day with optional zero seconds, as (hour, minute)."""
 
 
 def _flatten(text: str) -> str:
@@ -312,9 +319,9 @@ def _flatten(text: str) -> str:
 
 
 def _contains(text: str, value: object) -> bool:
-    """Say whether a text says a value, whatever its case.
+    """Return whether a text contains a value, ignoring case.
 
-    Numbers count by size, dates and times in their usual forms, anything else as words of its own.
+    Numbers are compared by size, dates and times in their usual forms, the rest as whole words.
     """
     text = _flatten(text)
     if isinstance(value, int | float):
@@ -327,18 +334,20 @@ def _contains(text: str, value: object) -> bool:
 def _contains_number(text: str, number: float) -> bool:
     said = [float(token.replace(",", "")) for token in QUANTITY.findall(text)]
     said += [NUMBER_WORDS[word] for word in re.findall(r"\w+", text) if word in NUMBER_WORDS]
-    # A change of -4 is said as "remove 4".
+    # Signs are ignored because a change of -4 is said as "remove 4".
     return any(abs(quantity) == abs(number) for quantity in said)
 
 
 def _spoken_forms(value: str) -> list[str]:
-    """Give patterns for how people write an ISO date or a time of day."""
+    """Return patterns for the ways in which people write an ISO date or a time of day."""
     if date := DATE.fullmatch(value):
+        # "3 Mar 2025", "3rd of March, 2025", "March 3, 2025".
         name = MONTHS[int(date[2]) - 1]
         month = rf"{name[:3]}(?:{name[3:]}|\.)?"
         day = rf"0?{int(date[3])}(?:st|nd|rd|th)?"
         return [rf"{day}(?: of)? {month},? {date[1]}", rf"{month} {day},? {date[1]}"]
     if time := TIME.fullmatch(value):
+        # "14:30", "2:30 pm"; a full hour also as "2pm" or "2 p.m.".
         hour, minute = int(time[1]), time[2]
         half = "p" if hour >= 12 else "a"
         minutes = rf"(?::{minute})?" if minute == "00" else f":{minute}"
@@ -347,20 +356,20 @@ def _spoken_forms(value: str) -> list[str]:
 
 
 def _alludes(text: str, value: object) -> bool:
-    """Say whether a text says a value at least in other words: only digits must be exact."""
+    """Return whether a text contains or paraphrases a value; values with digits must be exact."""
     if _contains(text, value):
         return True
     words = re.findall(r"\w+", _flatten(str(value)))
     if any(character.isdigit() for character in str(value)):
         return False
-    # Codes of countries, languages and airports are said by name.
+    # Short codes, as of countries, are said by name; other values need a common four-letter prefix.
     return len(str(value)) <= 3 or any(
         said.startswith(word[:4]) for word in words for said in re.findall(r"\w+", _flatten(text))
     )
 
 
 def _find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
-    """Find the values inside arguments: those said in words, or those chosen from an enum."""
+    """Yield the values inside arguments: those of an enum if `chosen`, else all others."""
     known = schema if isinstance(schema, dict) else {}
     match value:
         case bool() | None:
@@ -378,7 +387,7 @@ def _find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
 
 
 def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
-    """Refuse a task that cannot be solved, says too much, or is not of its difficulty."""
+    """Return why a task cannot be solved, reveals too much or misses its aspects; None if fine."""
     by_name = {tool.name: tool for tool in tools}
     if len(task.expected_calls) != aspects.calls:
         return f"{len(task.expected_calls)} expected calls where {aspects.calls} were asked for"
@@ -422,11 +431,13 @@ def _check_ambiguity(task: WrittenTask, tool: Tool, aspects: Aspects) -> str | N
 
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+"""Digits with inner separators: 1,250.00 or 14:30, but without a full stop at the end."""
 THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+"""A number with commas between thousands."""
 
 
 def _normalise_number(token: str) -> str:
-    """Give one form for 14:30 and 2:30, for 1,250.00 and 1250, for 05 and 5, but not for 005."""
+    """Return one form for 14:30 and 2:30, for 1,250.00 and 1250, for 05 and 5, but not for 005."""
     if time := TIME.fullmatch(token):
         return f"{int(time[1]) % 12}:{time[2]}"
     plain = token.replace(",", "") if THOUSANDS.fullmatch(token) else token
@@ -449,7 +460,7 @@ def _known_numbers(text: str) -> set[str]:
 def check_user(
     answer: UserAnswer, messages: Sequence[Message], *, intent: str, tools: Sequence[Tool]
 ) -> str | None:
-    """Refuse a reply that is empty, speaks of tools, or changes a number."""
+    """Return why a reply is not usable: empty, naming tools or new numbers; None if it is."""
     if answer.done:
         return None
     if not answer.message.strip():

@@ -1,9 +1,8 @@
-"""Reads tools from the user's files, and writes them.
+"""Reading tools from the user's files, and writing them.
 
-The one idea: whatever form tools are written in, they end up as `Tool` records whose parameters are
-a checked JSON Schema, so that nothing after this package asks where a tool came from. The content
-tells the form: OpenAI JSON, in which tools are also written, is read here, the other forms by one
-module each.
+Whatever its format, every tool becomes a `Tool` record whose parameters are a checked JSON Schema,
+so other packages never need to know where a tool came from. The format is recognised by content.
+OpenAI JSON, in which tools are also written, is read here; each other format has its own module.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from trustee.types import Tool
 
 
 def import_tools(path: Path) -> tuple[Tool, ...]:
-    """Read tools from a file, in whichever form its content has.
+    """Read tools from a file; its format is recognised by content.
 
     A text that begins with a brace or bracket is JSON: OpenAI tools, bare functions, JSON lines of
     either, or an OpenAPI 3 or Swagger 2 document. Any other text is a Python module of functions
-    with type hints and Google docstrings. Where the effect is not declared by `x-effect`, an
-    operation's HTTP method decides, or else the verb that the name begins with (`READ_VERBS`).
+    with type hints and Google docstrings. If the effect is not declared by `x-effect`, it follows
+    from an operation's HTTP method, or from the first word of the name (`READ_VERBS`).
 
     Raises:
-        InputError: if the file cannot be read or any tool in it is unusable.
+        InputError: if the file cannot be read, or a tool in it is not usable.
     """
     try:
         data = path.read_bytes()
@@ -41,14 +40,14 @@ def import_tools(path: Path) -> tuple[Tool, ...]:
     found = list(read_tools(data, source=str(path)))
     if not found:
         raise InputError(
-            f"{path}: no tools found; allowed are OpenAI tools, an OpenAPI document with"
-            " operations, or public Python functions"
+            f"{path}: no tools found; give OpenAI tools, an OpenAPI document with operations, or"
+            " public Python functions"
         )
     return check_tools(found)
 
 
 def dump_tools(tools: Iterable[Tool]) -> bytes:
-    """Write tools as OpenAI JSON that `import_tools` reads back equal."""
+    """Return tools as OpenAI JSON, which `import_tools` reads back unchanged."""
     entries = [
         {**tool.schema, "x-effect": tool.effect, "x-category": tool.category} for tool in tools
     ]
@@ -59,7 +58,7 @@ def read_tools(data: bytes, *, source: str) -> Iterator[Found]:
     """Read tools from a file's bytes, without the checks of `check_tools`.
 
     Raises:
-        InputError: if the bytes, or the form of a tool in them, cannot be read.
+        InputError: if the bytes or a tool in them cannot be read.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -84,7 +83,7 @@ def read_tools(data: bytes, *, source: str) -> Iterator[Found]:
 def _not_json(source: str, error: json.JSONDecodeError, *, line: int = 0) -> InputError:
     return InputError(
         f"{source}: not JSON, line {line or error.lineno} column {error.colno}: {error.msg};"
-        " allowed are one JSON document or one JSON object per line"
+        " give one JSON document, or one JSON object per line"
     )
 
 
@@ -116,8 +115,8 @@ def _read_entry(entry: Any, *, where: str) -> Tool:
     function = entry.get("function", entry) if isinstance(entry, dict) else None
     if not isinstance(function, dict) or "name" not in function:
         raise InputError(
-            f"{where}: not a tool, got {shorten(entry)}; allowed are"
-            ' {"type": "function", "function": {…}} and {"name": …, "parameters": {…}}'
+            f"{where}: not a tool, got {shorten(entry)}; a tool is"
+            ' {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}'
         )
     marks = {**function, **entry}
     texts = {

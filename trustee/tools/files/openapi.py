@@ -1,8 +1,8 @@
-"""Reads OpenAPI 3 and Swagger 2 documents: each operation is a tool.
+"""Reading OpenAPI 3 and Swagger 2 documents: each operation becomes a tool.
 
-The one idea: a call has one flat set of arguments, so those of path, query and body stand side by
-side, and their schemas are rewritten as JSON Schema that refers to nothing outside itself. Header
-and cookie parameters are left out.
+A call has one flat set of arguments, so the parameters of path, query and body are merged, and
+their schemas are rewritten as self-contained JSON Schema. Header and cookie parameters are left
+out.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from trustee.types import Tool
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
 _PLACES = {"path": 0, "query": 1, "formData": 2, "body": 3}
-"""Parameter places that become arguments, in the order in which they are listed."""
+"""Parameter locations that become arguments, in the order in which they are listed."""
 _TRUE = (True, "true")
-"""Documents in use write flags as text too."""
+"""Existing documents write flags as text too."""
 _COPIED = ("description", "default", "enum", "const", "format", "uniqueItems")
 _NUMERIC = re.compile(
     "multipleOf|minimum|maximum|exclusiveMinimum|exclusiveMaximum|minLength|maxLength"
     "|minItems|maxItems|minProperties|maxProperties"
 )
-"""With `_COPIED`, the keywords that mean the same in OpenAPI and in JSON Schema. The others are
-rewritten or dropped, for examples and vendor keys would only lengthen prompts."""
+"""Together with `_COPIED`, the keywords with the same meaning in OpenAPI and JSON Schema. The
+others are rewritten or dropped, because examples and vendor keys would only lengthen prompts."""
 
 
 def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]:
-    """Read a tool from each operation of a document.
+    """Yield a tool for each operation of a document.
 
     Raises:
-        InputError: if an operation cannot be read; it is named by method and path.
+        InputError: if an operation cannot be read; names its method and path.
     """
     paths = document.get("paths")
     if not isinstance(paths, dict):
@@ -58,7 +58,7 @@ def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]
 
 
 class _Reader(NamedTuple):
-    """A document, and for messages the operation that is read from it."""
+    """A document, and the operation being read, for messages."""
 
     document: dict[str, Any]
     where: str
@@ -70,7 +70,7 @@ class _Reader(NamedTuple):
         return value
 
     def follow(self, node: Any) -> dict[str, Any]:
-        """Follow references until an object is reached."""
+        """Follow references and return the object they lead to."""
         seen: set[str] = set()
         while isinstance(node, dict) and isinstance(node.get("$ref"), str):
             if node["$ref"] in seen:
@@ -84,8 +84,8 @@ class _Reader(NamedTuple):
     def look_up(self, reference: str) -> Any:
         if not reference.startswith("#/"):
             raise InputError(
-                f'{self.where}: the $ref "{reference}" points outside the document; allowed are'
-                " references that begin with #/, so bundle the document first"
+                f'{self.where}: the $ref "{reference}" points outside the document; references'
+                " must begin with #/, so bundle the document first"
             )
         node: Any = self.document
         for part in reference[2:].split("/"):
@@ -98,7 +98,7 @@ class _Reader(NamedTuple):
         return node
 
     def inline(self, schema: Any, inside: tuple[str, ...] = ()) -> Schema:
-        """Rewrite an OpenAPI schema as JSON Schema without references; a cycle becomes `{}`."""
+        """Return an OpenAPI schema as JSON Schema without references; a cycle becomes `{}`."""
         if isinstance(schema, bool):
             return {} if schema else {"not": {}}
         if not isinstance(schema, dict):
@@ -112,7 +112,7 @@ class _Reader(NamedTuple):
         return result | {key: schema[key] for key in ("description", "default") if key in schema}
 
     def _rewrite(self, schema: Schema, inside: tuple[str, ...]) -> Schema:
-        """Rewrite the keywords of a schema that is no reference."""
+        """Rewrite the keywords of a schema that is not a reference."""
         offered = self.follow(schema.get("properties", {}))
         result: Schema = {}
         for key, value in schema.items():
@@ -151,7 +151,7 @@ class _Reader(NamedTuple):
 
 
 def _read_operation(reader: _Reader, item: dict[str, Any], *, method: str, path: str) -> Tool:
-    """Turn one operation into a tool: path, query and body arguments side by side."""
+    """Turn one operation into a tool with the arguments of path, query and body."""
     operation = reader.follow(item[method])
     arguments = object_schema()
     for parameter in _list_parameters(reader, item, operation):
@@ -184,7 +184,7 @@ def _read_operation(reader: _Reader, item: dict[str, Any], *, method: str, path:
 def _list_parameters(
     reader: _Reader, item: dict[str, Any], operation: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """List what becomes arguments, by place; an operation overrides its path's parameters."""
+    """Return the parameters that become arguments; an operation overrides those of its path."""
     parameters = {}
     for listed in (
         *reader.read_list(item, "parameters"),
@@ -201,7 +201,7 @@ def _list_parameters(
 
 
 def _operation_name(identifier: object, *, method: str, path: str) -> str:
-    """Make a tool name of an operationId, or else of method and path."""
+    """Return a tool name made from the operationId, or from method and path."""
     text = (
         identifier if isinstance(identifier, str) and identifier else f"{method}_{path.strip('/')}"
     )
@@ -209,7 +209,7 @@ def _operation_name(identifier: object, *, method: str, path: str) -> str:
 
 
 def _parameter_schema(reader: _Reader, parameter: dict[str, Any]) -> Schema:
-    """Read a parameter's schema, in the form of OpenAPI 3 or Swagger 2."""
+    """Return a parameter's schema, written as in OpenAPI 3 or as in Swagger 2."""
     if "content" in parameter and "schema" not in parameter:
         schema = _media_schema(reader, parameter)
     else:
@@ -221,20 +221,20 @@ def _parameter_schema(reader: _Reader, parameter: dict[str, Any]) -> Schema:
 
 
 def _media_schema(reader: _Reader, holder: dict[str, Any]) -> Schema:
-    """Read the schema of a body, of its JSON form where it has one."""
+    """Return the schema of a body, preferably of its JSON media type."""
     content = reader.follow(holder.get("content", {}))
     media = next((media for media in content if "json" in media), next(iter(content), None))
     return {} if media is None else reader.inline(reader.follow(content[media]).get("schema", {}))
 
 
 def _add_argument(arguments: Schema, name: str, *, schema: Schema, needed: bool) -> None:
-    """Add an argument; the place nearest to the path wins where two places share a name."""
+    """Add an argument; if two locations share a name, the first of `_PLACES` wins."""
     if name not in arguments["properties"]:
         add_property(arguments, name, schema=schema, needed=needed)
 
 
 def _add_body(arguments: Schema, schema: Schema, *, needed: bool) -> None:
-    """Spread an object's properties as arguments; any other body is the argument `body`."""
+    """Add the properties of an object as arguments; any other body is the argument `body`."""
     parts = [schema, *schema.get("allOf", ())]
     properties = {
         name: inner for part in parts for name, inner in part.get("properties", {}).items()
@@ -247,7 +247,7 @@ def _add_body(arguments: Schema, schema: Schema, *, needed: bool) -> None:
 
 
 def _read_number(value: Any) -> Any:
-    """Read a number that a document wrote as text; leave everything else to the schema check."""
+    """Convert a number written as text; everything else is left to the schema check."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except json.JSONDecodeError:
@@ -255,7 +255,7 @@ def _read_number(value: Any) -> Any:
 
 
 def _modernise(schema: Schema, *, nullable: bool) -> Schema:
-    """Replace what documents write otherwise: numbers as text, flags for bounds, `nullable`."""
+    """Replace older spellings: numbers as text, boolean exclusive bounds, `nullable`."""
     if schema.get("type") in ("integer", "number") and "default" in schema:
         schema["default"] = _read_number(schema["default"])
     for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):

@@ -1,7 +1,7 @@
-"""Reads Python modules: each public function is a tool.
+"""Reading Python modules: each public function becomes a tool.
 
-The one idea: the module is parsed and never executed, so hints, defaults and docstrings count as
-far as they can be read from the text, and what they refer to must stand in the same module.
+The module is parsed and never executed, so hints, defaults and docstrings are read from its source,
+and whatever they refer to must be defined in the same module.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ _CONSTRAINTS = {
 
 
 def read_functions(text: str, *, source: str) -> Iterator[Found]:
-    """Read a tool from each public function of a module.
+    """Yield a tool for each public function of a module.
 
     Raises:
-        InputError: if the text is no Python, or a function cannot be read; it is named by its line.
+        InputError: if the text is not Python, or a function cannot be read; names its line.
     """
     try:
         tree = ast.parse(text)
@@ -74,7 +74,7 @@ def read_functions(text: str, *, source: str) -> Iterator[Found]:
         line = error.lineno if isinstance(error, SyntaxError) else None
         raise InputError(
             f"{source}: neither JSON nor Python,{f' line {line}:' if line else ''}"
-            f" {error.args[0]}; allowed are JSON, JSONL and Python files"
+            f" {error.args[0]}; give a JSON, JSONL or Python file"
         ) from error
     names: dict[str, ast.ClassDef | ast.expr] = {}
     for node in tree.body:
@@ -94,17 +94,17 @@ class _HintReader(NamedTuple):
     """Turns type hints into schemas."""
 
     names: Mapping[str, ast.ClassDef | ast.expr]
-    """What the module defines beside functions: classes and type aliases."""
+    """Classes and type aliases that the module defines."""
     where: str
-    """Whose hints these are, for messages."""
+    """Location of the hints, for messages."""
     inside: tuple[str, ...] = ()
-    """The definitions that are being read."""
+    """Names of the definitions being read, to detect cycles."""
 
     def enter(self, name: str) -> _HintReader:
         return self._replace(inside=(*self.inside, name))
 
     def read(self, node: ast.expr) -> Schema:
-        """Turn a type hint into a schema; a class inside itself becomes `{}`."""
+        """Turn a type hint into a schema; a class within itself becomes `{}`."""
         schema: Schema | None = None
         match node:
             case ast.Constant(value=None):
@@ -133,8 +133,8 @@ class _HintReader(NamedTuple):
 
     def _refuse(self, node: ast.expr) -> InputError:
         return InputError(
-            f"{self.where}: the type hint {ast.unparse(node)} is not known;"
-            f" allowed are {_ALLOWED_HINTS}"
+            f"{self.where}: the type hint {ast.unparse(node)} is not supported;"
+            f" use one of {_ALLOWED_HINTS}"
         )
 
     def _read_definition(self, name: str) -> Schema:
@@ -146,7 +146,7 @@ class _HintReader(NamedTuple):
         return self.enter(name).read(definition)
 
     def _read_generic(self, name: str, items: list[ast.expr]) -> Schema | None:
-        """Turn a generic type and its arguments into a schema; None where it is not known."""
+        """Turn a generic type and its arguments into a schema; None if it is unknown."""
         first = self.read(items[0]) if items and name != "Literal" else {}
         if name in _LISTS or name in _SETS:
             unique = {"uniqueItems": True} if name in _SETS else {}
@@ -181,7 +181,7 @@ class _HintReader(NamedTuple):
         }
 
     def read_class(self, node: ast.ClassDef) -> Schema:
-        """Turn an enum, a dataclass, a typed dict or a model of the module into a schema."""
+        """Turn an enum, dataclass, typed dict or model of the module into a schema."""
         bases = [_last_name(base) for base in node.bases]
         if any(base.endswith("Enum") for base in bases):
             return self._read_enum(node)
@@ -217,19 +217,19 @@ class _HintReader(NamedTuple):
         enumeration = _enumeration(members)
         if not members or enumeration is None:
             raise InputError(
-                f"{self.where}: the enum {node.name} must give its members strings or numbers"
+                f"{self.where}: the members of enum {node.name} must be strings or numbers"
             )
         return enumeration
 
 
 def _read_function(function: ast.FunctionDef | ast.AsyncFunctionDef, hints: _HintReader) -> Tool:
-    """Turn a function's hints, defaults and docstring into a tool."""
+    """Turn a function into a tool, using its hints, defaults and docstring."""
     try:
         docstring = google.parse(ast.get_docstring(function, clean=False) or "")
     except ParseError as error:
         raise InputError(
             f"{hints.where}: the docstring is not in Google style ({error}); sections such as Args:"
-            " hold indented lines of name: description"
+            " consist of indented lines of name: description"
         ) from error
     described = {
         entry.arg_name: {"description": " ".join((entry.description or "").split())}
@@ -238,7 +238,7 @@ def _read_function(function: ast.FunctionDef | ast.AsyncFunctionDef, hints: _Hin
     arguments = function.args
     if arguments.vararg is not None:
         raise InputError(
-            f"{hints.where}: *{arguments.vararg.arg} cannot be given by name; use a list parameter"
+            f"{hints.where}: *{arguments.vararg.arg} cannot be passed by name; use a list parameter"
         )
     listed = [*arguments.posonlyargs, *arguments.args]
     defaults: list[ast.expr | None] = [
@@ -250,7 +250,7 @@ def _read_function(function: ast.FunctionDef | ast.AsyncFunctionDef, hints: _Hin
     for argument, default in zip((*listed, *arguments.kwonlyargs), defaults, strict=True):
         place = f"{hints.where}({argument.arg})"
         if argument.annotation is None:
-            raise InputError(f"{place}: has no type hint; allowed are {_ALLOWED_HINTS}")
+            raise InputError(f"{place}: has no type hint; use one of {_ALLOWED_HINTS}")
         hint = hints._replace(where=place).read(argument.annotation)
         add_property(
             schema,
@@ -270,12 +270,12 @@ def _read_function(function: ast.FunctionDef | ast.AsyncFunctionDef, hints: _Hin
 
 
 class _Default(NamedTuple):
-    """What stands after `=`, seen through `Field(...)`."""
+    """A default value, taken out of `Field(...)` if it is wrapped in it."""
 
     value: ast.expr | None
     field: ast.Call | None = None
     made: bool = False
-    """Whether a `default_factory` makes the value."""
+    """Whether a `default_factory` creates the value."""
 
 
 def _see_through(default: ast.expr | None) -> _Default:
@@ -287,14 +287,14 @@ def _see_through(default: ast.expr | None) -> _Default:
 
 
 def _is_needed(default: ast.expr | None) -> bool:
-    """Say whether an argument must be given; for a `Field`, `...` says so too."""
+    """Return whether an argument is required; in a `Field`, `...` also means required."""
     value, field, made = _see_through(default)
     marked = field is not None and isinstance(value, ast.Constant) and value.value is ...
     return not made and (value is None or marked)
 
 
 def _with_default(schema: Schema, default: ast.expr | None) -> Schema:
-    """Add a default where it is a literal; other expressions are never evaluated."""
+    """Return a schema with its default, if that is a literal; nothing else is evaluated."""
     value, field, _ = _see_through(default)
     if field is not None:
         return _with_default(_constrain(schema, field), value)
@@ -308,7 +308,7 @@ def _with_default(schema: Schema, default: ast.expr | None) -> Schema:
 
 
 def _annotate(schema: Schema, notes: list[ast.expr]) -> Schema:
-    """Add what the notes of an `Annotated` say: strings describe, calls constrain."""
+    """Return a schema with the notes of an `Annotated`: strings describe, calls constrain."""
     for note in notes:
         if isinstance(note, ast.Constant) and isinstance(note.value, str):
             schema = {**schema, "description": note.value}
@@ -318,7 +318,7 @@ def _annotate(schema: Schema, notes: list[ast.expr]) -> Schema:
 
 
 def _constrain(schema: Schema, call: ast.Call) -> Schema:
-    """Add what a `Field` or `Meta` call says about its type."""
+    """Return a schema with the constraints of a `Field` or `Meta` call."""
     result = dict(schema)
     for keyword in call.keywords:
         name = _CONSTRAINTS.get(keyword.arg or "")
@@ -330,7 +330,7 @@ def _constrain(schema: Schema, call: ast.Call) -> Schema:
 
 
 def _enumeration(items: list[ast.expr]) -> Schema | None:
-    """List the values that literals name; None where one is no string, number or None."""
+    """Return an enum schema of literals; None if one is not a string, number or None."""
     try:
         values = [ast.literal_eval(item) for item in items]
     except (ValueError, TypeError):
@@ -344,7 +344,11 @@ def _enumeration(items: list[ast.expr]) -> Schema | None:
 
 
 def _union(schemas: list[Schema]) -> Schema:
-    """Join alternatives: anything wins, null joins the type of a single other, `anyOf` else."""
+    """Return a schema of alternatives.
+
+    `{}` (anything) absorbs the others, null is merged into the type of a single other schema, and
+    the rest becomes `anyOf`.
+    """
     if {} in schemas:
         return {}
     parts = [inner for schema in schemas for inner in schema.get("anyOf", [schema])]
@@ -355,7 +359,7 @@ def _union(schemas: list[Schema]) -> Schema:
 
 
 def _last_name(node: ast.expr) -> str:
-    """Name what is meant by `typing.List` or `List`."""
+    """Return the last part of a dotted name: `List` for `typing.List`."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""

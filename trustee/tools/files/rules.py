@@ -1,7 +1,7 @@
-"""What holds for every tool, in whichever form its file writes it.
+"""Rules that hold for every tool, whatever format it was read from.
 
-The one idea: readers differ, their results do not. Each reader takes effects, descriptions and
-object schemas from here, and all that was read passes `check_tools`.
+Each reader uses this module for effects, descriptions and object schemas, and all tools that are
+read pass `check_tools`.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ READ_VERBS = frozenset(
         "convert",
     )
 )
-"""First words of names that mark a tool as reading where its file does not say."""
+"""First words of names by which a tool counts as reading if its file does not declare an effect."""
 
 Schema = dict[str, Any]
 Found = tuple[str, Tool]
-"""A tool and where it was found, for messages."""
+"""The location of a tool, for messages, and the tool."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 
 
 def split_name(name: str) -> list[str]:
-    """Split a name into its words, in lower case."""
+    """Return the words of a name, in lower case."""
     return [word.lower() for word in _WORD.findall(name)]
 
 
 def guess_effect(name: str) -> Literal["read", "write"]:
-    """Tell by the first word of a tool's name whether it reads."""
+    """Return the effect of a tool that does not declare one, by the first word of its name."""
     return "read" if READ_VERBS.intersection(split_name(name)[:1]) else "write"
 
 
 def check_effect(effect: object, *, where: str) -> Literal["read", "write"]:
-    """Return a declared effect, or refuse it."""
+    """Return a declared effect; raise `InputError` if it is not valid."""
     if effect not in ("read", "write"):
         raise InputError(f'{where}.x-effect: must be "read" or "write", got {shorten(effect)}')
     return effect
 
 
 def first_paragraph(text: str) -> str:
-    """Keep of a description what prompts need, on one line."""
+    """Return the first paragraph of a description on one line, which is all that prompts need."""
     return " ".join(text.strip().split("\n\n")[0].split())
 
 
 def object_schema() -> Schema:
-    """Begin an object's schema, for `add_property` to fill."""
+    """Return an empty object schema, to be filled by `add_property`."""
     return {"type": "object", "properties": {}, "required": []}
 
 
@@ -79,7 +79,7 @@ def add_property(target: Schema, name: str, *, schema: Schema, needed: bool) -> 
 
 
 def allow_null(schema: Schema) -> Schema:
-    """Let a schema take null too."""
+    """Return a schema that also allows null."""
     if not isinstance(schema.get("type"), str):
         return {"anyOf": [schema, {"type": "null"}]} if schema else schema
     result = {**schema, "type": [schema["type"], "null"]}
@@ -89,11 +89,11 @@ def allow_null(schema: Schema) -> Schema:
 
 
 def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
-    """Return what was found, or refuse the first tool that cannot be used.
+    """Return the tools that were found if all of them can be used.
 
     Raises:
-        InputError: if a name is not allowed or used twice, or parameters are no JSON Schema of an
-            object that is complete in itself.
+        InputError: if a name is not allowed or used twice, or parameters are not a self-contained
+            JSON Schema of an object.
     """
     sources: dict[str, str] = {}
     tools = []
@@ -125,7 +125,7 @@ def _check_parameters(parameters: Any, *, where: str) -> None:
             f'{where}: must be a JSON Schema with "type": "object", got {shorten(parameters)}'
         )
     if msgspec.json.decode(msgspec.json.encode(parameters)) != parameters:
-        raise InputError(f"{where}: holds NaN or Infinity; only finite numbers are allowed")
+        raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
     try:
         Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
@@ -150,7 +150,7 @@ def _references(node: object) -> Iterator[str]:
 
 
 def _check_reference(reference: str, registry: Registry[Any], *, where: str) -> None:
-    """Follow a reference to its end inside the same parameters."""
+    """Check that a reference leads to a schema within the same parameters."""
     from referencing.exceptions import Unresolvable
 
     passed: list[str] = []

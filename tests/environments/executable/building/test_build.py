@@ -446,9 +446,9 @@ async def test_build_goes_on_to_more(tmp_path: Path) -> None:
 async def test_folder_of_another_build_is_refused(tmp_path: Path) -> None:
     """Without --resume nothing is overwritten, and with it seed and config must be the same."""
     await run_build(tmp_path)
-    with pytest.raises(InputError, match="already holds a build; give --resume"):
+    with pytest.raises(InputError, match="already contains a build; give --resume"):
         await run_build(tmp_path)
-    with pytest.raises(InputError, match="was built otherwise: seed was 0 and is 1"):
+    with pytest.raises(InputError, match="was built with other settings: seed was 0, now 1"):
         await run_build(tmp_path, seed=1, resume=True)
 
 

@@ -1,8 +1,8 @@
-"""Building environments: every place has candidates made for it until one really runs.
+"""Building environments: for every place, candidates are made until one really runs.
 
-Places are worked on side by side and share nothing but the folder; seed, place and attempt alone
-decide a candidate. What is refused is written down with its reason before the next attempt begins,
-so a killed build loses only the candidates under way.
+Places are filled concurrently and share only the folder; a candidate depends only on seed, place
+and attempt. Each rejection is written with its reason before the next attempt begins, so a killed
+build loses only the unfinished candidates.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ async def build(
     scenario: Scenario | None = None,
     resume: bool = False,
 ) -> BuildReport:
-    """Build environments into a folder; fewer than `count` where places stay empty.
+    """Build environments into a folder; fewer than `count` if some places stay empty.
 
     Args:
-        config: how they are built.
-        count: environments in the folder at the end.
-        seed: decides them all.
-        folder: see `building.folder`; the environments lie in its `blueprints`.
-        simulator: the frozen base; it speaks as builder, or as writer with the tiny prompts.
-        sandbox: where candidates are tried.
-        emit: takes progress events.
-        scenario: one instead of those of the config.
-        resume: go on with what the folder holds.
+        config: how environments are built.
+        count: number of environments that the folder should have in the end.
+        seed: determines all environments.
+        folder: see `building.folder`; the environments are in its `blueprints`.
+        simulator: the frozen base, as builder or, with the tiny prompts, as writer.
+        sandbox: runs the candidates' tools.
+        emit: receives progress events.
+        scenario: replaces the scenarios of the config.
+        resume: whether to continue a build that is already in the folder.
 
     Raises:
-        InputError: if the folder holds another build, or one that was not asked to be continued.
+        InputError: if the folder contains another build, or a build and `resume` is False.
         ExceptionGroup: around a `RunError` if the engine died or the disk is full.
     """
     recipe = make_recipe(config, seed=seed, scenario=scenario)
@@ -82,7 +82,7 @@ async def build(
 
 
 class Site:
-    """What the places of one build share."""
+    """The shared state of the places of one build."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Site:
         self._limiter = anyio.CapacityLimiter(config.parallel)
 
     async def fill(self, place: int) -> None:
-        """Make candidates for a place until one is accepted or the attempts are used up."""
+        """Make candidates for a place until one is accepted or no attempts are left."""
         scenarios = self.folder.recipe.scenarios
         scenario = scenarios[place % len(scenarios)]
         for attempt in range(self.folder.attempts(place), self._config.attempts):
@@ -114,7 +114,7 @@ class Site:
         self._tell(Note(text=f"place {place} stays empty (build.attempts)"))
 
     async def _try(self, place: int, attempt: int, scenario: Scenario) -> bool:
-        """Make one candidate; True where it was accepted."""
+        """Make one candidate; return whether it was accepted."""
         shop = Workshop(
             self._config,
             key=f"{self.folder.recipe.seed} {scenario} place {place} attempt {attempt}",
@@ -163,7 +163,7 @@ class Site:
         return True
 
     async def _make(self, shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
-        """Construct a candidate and try it out."""
+        """Construct a candidate and verify it."""
         make = construct_micro if self._config.prompts == "tiny" else construct
         blueprint, parts = await make(shop, scenario)
         shop.material = {"blueprint": blueprint, "decomposition": parts}
@@ -176,7 +176,7 @@ class Site:
         return blueprint, parts
 
     def _name(self, made: tuple[Blueprint, Decomposition], place: int, attempt: int) -> Blueprint:
-        """Give a blueprint its id and say where it comes from."""
+        """Return a blueprint with its id and provenance."""
         blueprint, parts = made
         recipe = self.folder.recipe
         return msgspec.structs.replace(
@@ -193,7 +193,7 @@ class Site:
         )
 
     def report(self) -> BuildReport:
-        """Write and give the report so far."""
+        """Write the report so far and return it."""
         cost = BuildCost(
             tokens=self._simulator.tokens.total() - self._tokens,
             seconds=time.monotonic() - self._started_at,

@@ -1,8 +1,7 @@
-"""What a candidate is made of, and how it fails.
+"""The parts of a candidate, and how it fails.
 
-The one idea: every stage gives a typed answer, and whatever speaks against it is a `Flaw` with a
-kind that is counted and a text that is read. The types are their own grammar: `grammar_of` makes of
-them what the engine samples under.
+Every stage returns a typed answer, and anything wrong with it is a `Flaw` with a kind, which is
+counted, and a text, which is read. `grammar_of` turns the types into grammars for the engine.
 Source: FTRL, arXiv 2508.08791, section 3; stage names are the paper's, the calls are ours.
 """
 
@@ -20,7 +19,7 @@ from trustee.types import Record
 
 
 class BuildStage(StrEnum):
-    """Where a candidate is, in order."""
+    """The stages of a candidate, in order."""
 
     DECOMPOSITION = "decomposition"
     DOCUMENTS = "documents"
@@ -32,16 +31,16 @@ class BuildStage(StrEnum):
 
 
 class Flaw(Record, frozen=True):
-    """What speaks against a candidate."""
+    """What is wrong with a candidate."""
 
     kind: str
-    """One or two words with underscores, counted in the report."""
+    """One or two words in snake_case, counted in the report."""
     text: str
-    """One sentence, shown to readers and, where a function is asked for again, to the builder."""
+    """One sentence, shown to readers and, when a function is requested again, to the builder."""
 
 
 class Rejected(TrusteeError):
-    """A candidate ends here; the next one begins."""
+    """A candidate was rejected; the next attempt begins."""
 
     def __init__(self, stage: BuildStage, flaw: Flaw) -> None:
         super().__init__(f"{stage}: {flaw.text}")
@@ -53,10 +52,10 @@ class Part(Record, frozen=True):
     """A sub-question with its answer."""
 
     question: Annotated[str, Meta(max_length=300)]
-    """Where it uses the answer of part 1, it says `#1`."""
+    """The sub-question, with `#1` in place of the answer of part 1."""
     answer: Annotated[str, Meta(max_length=80)]
     needs: Annotated[tuple[int, ...], Meta(max_length=5)]
-    """Parts whose answers its question uses, counted from 1."""
+    """Numbers of the parts whose answers the question uses, counted from 1."""
 
 
 class Decomposition(Record, frozen=True):
@@ -67,31 +66,32 @@ class Decomposition(Record, frozen=True):
 
     @property
     def answer(self) -> str:
-        """The answers that no other part uses: what the question asks for, in order."""
+        """The answers that no other part uses, in order, which is what the question asks for."""
         used = {need for part in self.parts for need in part.needs}
         return ", ".join(
             part.answer for number, part in enumerate(self.parts, 1) if number not in used
         )
 
     def ask(self, number: int) -> str:
-        """Give a part's question with the answers it uses put in; parts count from 1."""
+        """Return a part's question with the answers that it uses; parts are counted from 1."""
         part = self.parts[number - 1]
         text = part.question
+        # Highest number first, so that #1 does not match inside #12.
         for need in sorted(part.needs, reverse=True):
             text = text.replace(f"#{need}", self.parts[need - 1].answer)
         return text
 
     def known(self, number: int) -> str:
-        """Give all that may be known before a part is asked: the question and answers it needs."""
+        """Return what is known before a part is asked: the question and the answers it needs."""
         needs = self.parts[number - 1].needs
         return " / ".join([self.question, *(self.parts[need - 1].answer for need in needs)])
 
     def ancestors(self, number: int) -> frozenset[int]:
-        """Give the parts that a part needs, through others too."""
+        """Return the parts that a part needs, directly or indirectly."""
         needs = self.parts[number - 1].needs
         return frozenset(needs).union(*(self.ancestors(need) for need in needs))
 
 
 def grammar_of(kind: Any) -> str:
-    """Give the JSON Schema of a type, as the engine takes it."""
+    """Return the JSON Schema of a type, in the form that the engine expects."""
     return json.dumps(msgspec.json.schema(kind))

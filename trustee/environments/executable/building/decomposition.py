@@ -1,7 +1,7 @@
-"""Stage 1: a question falls into parts, and the parts hang together as the scenario says.
+"""Stage 1: a question is decomposed into parts that depend on each other as the scenario requires.
 
-The graph is checked in code: a part's question names with `#n` exactly the parts it needs, all of
-them earlier, and the number of roots and edges fits the scenario.
+The graph is checked in code: a part's question refers with `#n` to exactly the parts it needs, all
+of them earlier, and the numbers of roots and edges fit the scenario.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ EMPTY_ANSWERS = frozenset(
     ("yes", "no", "true", "false", "none", "unknown", "nothing", "n/a", "not available", "many")
 )
 MOST_WORDS = 7
-"""Of a part's answer: longer ones are not found word for word."""
+"""Maximum number of words of a part's answer; longer ones are rarely repeated word for word."""
 
 
 class ScenarioShape(Record, frozen=True):
-    """How the parts of a scenario hang together."""
+    """How the parts of a scenario depend on each other."""
 
     least: int
+    """Minimum number of parts."""
     most: int
-    """Parts."""
+    """Maximum number of parts."""
     rule: str
-    """For the builder."""
+    """The dependencies, in words for the builder."""
     asked: str
-    """What its question asks for."""
+    """What the question asks for."""
 
 
 SHAPES: dict[Scenario, ScenarioShape] = {
@@ -67,7 +68,7 @@ SHAPES: dict[Scenario, ScenarioShape] = {
 
 
 def draw_count(scenario: Scenario, rng: random.Random) -> int:
-    """Draw the number of parts, small ones more often."""
+    """Draw the number of parts; small numbers are more likely."""
     shape = SHAPES[scenario]
     return min(rng.randint(shape.least, shape.most) for _ in range(2))
 
@@ -75,7 +76,7 @@ def draw_count(scenario: Scenario, rng: random.Random) -> int:
 def check_decomposition(
     given: Decomposition, *, scenario: Scenario, count: int | None = None
 ) -> Flaw | None:
-    """Refuse parts that do not hang together as the scenario says, and answers nobody can check."""
+    """Return the first flaw of a decomposition: its references, its shape or its answers."""
     if not given.question.strip():
         return Flaw(kind="empty", text="the question is empty")
     if "#" in given.question:
@@ -89,7 +90,7 @@ def check_decomposition(
 
 
 def check_count(given: Decomposition, *, scenario: Scenario, count: int | None) -> Flaw | None:
-    """Refuse more or fewer parts than were asked for."""
+    """Return a flaw if there are more or fewer parts than requested."""
     shape, found = SHAPES[scenario], len(given.parts)
     least, most = (shape.least, shape.most) if count is None else (count, count)
     if least <= found <= most:
@@ -99,7 +100,7 @@ def check_count(given: Decomposition, *, scenario: Scenario, count: int | None) 
 
 
 def check_references(parts: Sequence[Part]) -> Flaw | None:
-    """Refuse needs that are not earlier parts, or are not those that the question uses."""
+    """Return a flaw if a part needs later parts, or others than its question refers to."""
     for number, part in enumerate(parts, 1):
         if not part.question.strip():
             return Flaw(kind="empty", text=f"the question of part {number} is empty")
@@ -120,7 +121,7 @@ def check_references(parts: Sequence[Part]) -> Flaw | None:
 
 
 def check_shape(parts: Sequence[Part], *, scenario: Scenario) -> Flaw | None:
-    """Refuse a graph that is not the scenario's."""
+    """Return a flaw if the graph of the parts does not fit the scenario."""
     edges = sum(len(part.needs) for part in parts)
     roots = sum(not part.needs for part in parts)
     match scenario:
@@ -137,7 +138,7 @@ def check_shape(parts: Sequence[Part], *, scenario: Scenario) -> Flaw | None:
 
 
 def check_answers(given: Decomposition) -> Flaw | None:
-    """Refuse answers that are empty, long, equal, inside one another or told in a question."""
+    """Return a flaw if an answer is empty, too long, within another one or in a question."""
     answers = [part.answer for part in given.parts]
     for answer in answers:
         bare = answer.casefold().strip(" .,;:!?")

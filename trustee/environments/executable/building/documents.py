@@ -1,7 +1,7 @@
-"""Stages 2 to 4: tool documents are written, merged where one serves several parts, and widened.
+"""Stages 2 to 4: tool documents are written, merged if one serves several parts, and widened.
 
-A document is what the builder writes, in a form small enough for a grammar; `tool` makes of it the
-JSON Schema that the policy sees. Each check compares a stage's answer with the one before.
+A document is what the builder writes, in a form small enough for a grammar; its `tool` has the JSON
+Schema that the policy sees. Each check compares a stage's answer with that of the stage before.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Parameter(Record, frozen=True):
 
     name: Annotated[str, Meta(max_length=40)]
     types: Annotated[tuple[JsonType, ...], Meta(min_length=1, max_length=3)]
-    """An array is one of strings."""
+    """Allowed JSON types; the items of an array are strings."""
     description: Annotated[str, Meta(max_length=200)]
     required: bool
     options: Annotated[tuple[Annotated[str, Meta(max_length=40)], ...], Meta(max_length=10)] = ()
-    """The allowed values of a string; empty where it is free."""
+    """Allowed values of a string; empty if any value is allowed."""
     default: Annotated[str, Meta(max_length=40)] | int | float | bool | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
-        """Give its JSON Schema."""
+        """The parameter's JSON Schema."""
         found: dict[str, Any] = {"type": self.types[0] if len(self.types) == 1 else [*self.types]}
         if "array" in self.types:
             found["items"] = {"type": "string"}
@@ -60,7 +60,7 @@ class Parameter(Record, frozen=True):
 
 
 class Document(Record, frozen=True):
-    """What a tool does and takes."""
+    """The documentation of a tool."""
 
     name: Annotated[str, Meta(max_length=48)]
     description: Annotated[str, Meta(max_length=400)]
@@ -68,7 +68,7 @@ class Document(Record, frozen=True):
 
     @property
     def tool(self) -> Tool:
-        """Make the tool that the policy sees."""
+        """The tool as the policy sees it."""
         return Tool(
             name=self.name,
             description=self.description,
@@ -82,12 +82,12 @@ class Document(Record, frozen=True):
 
     @property
     def text(self) -> str:
-        """Give the document as the builder's prompts show it."""
+        """The document as shown in the builder's prompts."""
         return msgspec.json.encode(self).decode()
 
     @property
     def signature(self) -> str:
-        """Give the first line of its function; what is required comes first."""
+        """The first line of its function, with required parameters first."""
         required = [p.name for p in self.parameters if p.required]
         optional = [f"{p.name}={p.default!r}" for p in self.parameters if not p.required]
         return f"def {self.name}({', '.join(required + optional)}):"
@@ -97,12 +97,12 @@ class Merge(Record, frozen=True):
     """One tool for several parts."""
 
     serves: Annotated[tuple[int, ...], Meta(min_length=2, max_length=6)]
-    """Parts, counted from 1."""
+    """Numbers of the parts, counted from 1."""
     tool: Document
 
 
 class Integration(Record, frozen=True):
-    """The answer of the third stage: what is merged; other parts keep their tools."""
+    """The answer of the third stage: merged tools; all other parts keep their own."""
 
     merges: Annotated[tuple[Merge, ...], Meta(max_length=3)]
 
@@ -114,10 +114,12 @@ class Extension(Record, frozen=True):
 
 
 def check_document(document: Document, answers: Sequence[str]) -> Flaw | None:
-    """Refuse names that are no names, parameters that make no schema, and answers in the text."""
+    """Return the first flaw of a document: its names, its parameters, or an answer in its text."""
     if not is_name(document.name) or "_" not in document.name:
         return Flaw(
-            kind="name", text=f"{document.name!r} is no name of two words like find_capital"
+            kind="name",
+            text=f"{document.name!r} is not a snake_case name of two or more words, "
+            "such as find_capital",
         )
     if len(document.description.split()) < 3:
         return Flaw(kind="description", text=f"{document.name} has no description")
@@ -135,14 +137,14 @@ def check_document(document: Document, answers: Sequence[str]) -> Flaw | None:
 
 
 def is_name(name: str) -> bool:
-    """Say whether a text is a snake_case name that Python does not use itself."""
+    """Return whether a text is a snake_case name and not a Python keyword."""
     return bool(TOOL_NAME.fullmatch(name)) and not keyword.iskeyword(name)
 
 
 def check_parameter(parameter: Parameter) -> str | None:
-    """Say what is wrong with a parameter."""
+    """Return what is wrong with a parameter, or None."""
     if not is_name(parameter.name):
-        return "is no name in snake_case"
+        return "is not a name in snake_case"
     if len(set(parameter.types)) < len(parameter.types):
         return "has a type twice"
     if parameter.options and (
@@ -162,14 +164,14 @@ def check_parameter(parameter: Parameter) -> str | None:
 
 
 def fits_types(value: Any, types: Sequence[JsonType]) -> bool:
-    """Say whether a value is of one of some types; true is no number."""
+    """Return whether a value has one of some types; `True` is not a number."""
     if isinstance(value, bool):
         return "boolean" in types
     return any(isinstance(value, PYTHON[kind]) for kind in types)
 
 
 def readable(document: Document) -> str:
-    """Give all words of a document, names taken apart."""
+    """Return all words of a document, with names split into words."""
     words = [document.name.replace("_", " "), document.description]
     for p in document.parameters:
         default = "" if p.default is None else str(p.default)
@@ -178,7 +180,7 @@ def readable(document: Document) -> str:
 
 
 def check_names(documents: Sequence[Document]) -> Flaw | None:
-    """Refuse two tools of one name."""
+    """Return a flaw if two tools have the same name."""
     names = [document.name for document in documents]
     twice = sorted({name for name in names if names.count(name) > 1})
     return Flaw(kind="name", text=f"several tools are called {twice}") if twice else None
@@ -187,7 +189,7 @@ def check_names(documents: Sequence[Document]) -> Flaw | None:
 def check_integration(
     given: Integration, documents: Sequence[Document], answers: Sequence[str]
 ) -> Flaw | None:
-    """Refuse merges of parts that do not exist or stand in two merges, and bad documents."""
+    """Return a flaw if a merge has unknown parts, shares parts with another, or a bad document."""
     served = [number for merge in given.merges for number in merge.serves]
     wrong = [n for n in served if not 1 <= n <= len(documents) or served.count(n) > 1]
     if wrong:
@@ -206,7 +208,7 @@ def check_integration(
 def integrate(
     given: Integration, documents: Sequence[Document]
 ) -> list[tuple[Document, tuple[int, ...]]]:
-    """Give the tools that are left, each with the parts it serves; in the order of the parts."""
+    """Return the tools after merging, each with the parts it serves, in the order of the parts."""
     merged = {number for merge in given.merges for number in merge.serves}
     left = [(merge.tool, tuple(sorted(merge.serves))) for merge in given.merges]
     left += [
@@ -220,7 +222,7 @@ def integrate(
 def check_scaling(
     given: Document, before: Document, *, calls: Sequence[GoldCall], answers: Sequence[str]
 ) -> Flaw | None:
-    """Refuse a document that is not wider than before, or breaks a call that worked."""
+    """Return a flaw if a document is not wider than before, or breaks a call that worked."""
     flaw = check_document(given, answers)
     if flaw is not None:
         return flaw
@@ -244,7 +246,7 @@ def check_scaling(
 
 
 def find_break(old: Parameter, new: Parameter | None) -> str | None:
-    """Say how a widened parameter breaks what the old one allowed."""
+    """Return how a widened parameter breaks calls that the old one allowed, or None."""
     if new is None:
         return "is gone"
     if not {*old.types} <= {*new.types}:
@@ -261,7 +263,7 @@ def find_break(old: Parameter, new: Parameter | None) -> str | None:
 def check_extension(
     given: Extension, documents: Sequence[Document], *, count: int, answers: Sequence[str]
 ) -> Flaw | None:
-    """Refuse a wrong number of further tools, bad ones, and names that are taken."""
+    """Return a flaw if the number of further tools, a document or a name is wrong."""
     if len(given.tools) != count:
         return Flaw(
             kind="count", text=f"{len(given.tools)} further tools where {count} were asked for"
@@ -274,7 +276,7 @@ def check_extension(
 
 
 def arguments_grammar(parameters: Mapping[str, Any]) -> str:
-    """Give the grammar of `{"arguments": ...}` for a tool's parameters."""
+    """Return the grammar of `{"arguments": ...}` for a tool's parameters."""
     return msgspec.json.encode(
         {
             "type": "object",

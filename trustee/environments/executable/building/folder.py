@@ -1,12 +1,12 @@
-"""The folder of a build, from which a killed build goes on.
+"""The folder of a build, from which a killed build can be continued.
 
-build.json       what was asked for: seed, config, prompt hashes
-blueprints/      one JSON file per environment, whole or not there
-rejected.jsonl   one line per refused candidate, with stage, reason and what had been made
-report.json      the report, written anew after every candidate
+build.json       the request: seed, config, prompt hashes
+blueprints/      one JSON file per environment, complete or absent
+rejected.jsonl   one line per rejected candidate, with stage, reason and what had been made
+report.json      the report, rewritten after every candidate
 
-A place is an environment to be built, an attempt one candidate for it. Both are decided once: a
-file or a line says that it was, whatever is neither is tried again with the same seed.
+A place is an environment to be built, an attempt is one candidate for it. A file or a line records
+the result of an attempt; attempts without one are made again with the same seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trustee.types import Record
 
 
 class Recipe(Record, frozen=True):
-    """What decides every candidate; a build goes on only with the same."""
+    """Everything that determines the candidates; a build can only be continued with the same."""
 
     seed: int
     scenarios: tuple[Scenario, ...]
@@ -43,11 +43,11 @@ class Recipe(Record, frozen=True):
     tries: int
     prompts: str
     hashes: dict[str, str]
-    """Of the prompt files."""
+    """Hashes of the prompt files."""
 
 
 def make_recipe(config: BuildConfig, *, seed: int, scenario: Scenario | None) -> Recipe:
-    """Collect what decides the candidates of a build."""
+    """Return what determines the candidates of a build."""
     return Recipe(
         seed=seed,
         scenarios=config.scenarios if scenario is None else (scenario,),
@@ -60,7 +60,7 @@ def make_recipe(config: BuildConfig, *, seed: int, scenario: Scenario | None) ->
 
 
 class Folder:
-    """The files of one build, and what they say is decided."""
+    """The files of one build, and the results that they record."""
 
     def __init__(self, path: Path, recipe: Recipe, *, wanted: int) -> None:
         self.path = path
@@ -72,10 +72,10 @@ class Folder:
         self._before = BuildCost()
 
     def open(self, *, resume: bool) -> None:
-        """Make the folder, or take up what is in it.
+        """Create the folder, or read the build that is in it.
 
         Raises:
-            InputError: if it holds another build, or one and `resume` was not asked for.
+            InputError: if it contains another build, or a build and `resume` is False.
         """
         path = self.path / "build.json"
         if not path.exists():
@@ -84,7 +84,7 @@ class Folder:
             return
         if not resume:
             raise InputError(
-                f"{self.path} already holds a build; give --resume to go on with it, or another "
+                f"{self.path} already contains a build; give --resume to continue it, or another "
                 "--out"
             )
         self._check(read_file(path, Recipe))
@@ -101,18 +101,18 @@ class Folder:
         old, new = msgspec.to_builtins(before), msgspec.to_builtins(self.recipe)
         changed = sorted(key for key in new if old[key] != new[key])
         if changed:
-            shown = "; ".join(f"{key} was {old[key]!r} and is {new[key]!r}" for key in changed[:3])
+            shown = "; ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in changed[:3])
             raise InputError(
-                f"{self.path} was built otherwise: {shown}; go on with the same, or give another "
-                "--out"
+                f"{self.path} was built with other settings: {shown}; continue with the same, or "
+                "give another --out"
             )
 
     def attempts(self, place: int) -> int:
-        """Count the candidates of a place that were refused."""
+        """Return the number of rejected candidates of a place."""
         return sum(rejection.place == place for rejection in self.rejections)
 
     def knows(self, blueprint: Blueprint) -> bool:
-        """Say whether there is an environment with the same question and tools."""
+        """Return whether an accepted environment has the same question and tools."""
         return identity(blueprint) in self._questions
 
     def _keep(self, place: int, blueprint: Blueprint) -> None:
@@ -120,7 +120,7 @@ class Folder:
         self._questions.add(identity(blueprint))
 
     def accept(self, place: int, blueprint: Blueprint) -> None:
-        """Write an environment.
+        """Write an accepted environment.
 
         Raises:
             RunError: if it cannot be written.
@@ -140,7 +140,7 @@ class Folder:
         refusal: Rejected,
         material: dict[str, object],
     ) -> None:
-        """Write a refused candidate down.
+        """Write a rejected candidate.
 
         Raises:
             RunError: if it cannot be written.
@@ -163,7 +163,7 @@ class Folder:
         self.rejections.append(rejection)
 
     def report(self, cost: BuildCost) -> BuildReport:
-        """Write the report: what is on disk, and what was spent since it was opened.
+        """Write the report of what is on disk and of the cost, earlier runs included.
 
         Raises:
             RunError: if it cannot be written.
@@ -183,19 +183,19 @@ class Folder:
 
     def _unwritten(self, error: OSError) -> RunError:
         return RunError(
-            f"cannot write to {self.path}: {error.strerror}; free the disk, then continue with "
-            f"trustee build --out {self.path} --resume"
+            f"cannot write to {self.path}: {error.strerror}; free some disk space, then continue "
+            f"with trustee build --out {self.path} --resume"
         )
 
 
 def identity(blueprint: Blueprint) -> tuple[str, ...]:
-    """Give what two environments must not share: question and names of tools."""
+    """Return what two environments must not have in common: question and tool names."""
     question = " ".join(blueprint.question.casefold().split())
     return (question, *sorted(tool.name for tool in blueprint.tools))
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         file.write(data)
@@ -208,7 +208,7 @@ def read_file(path: Path, kind: Any) -> Any:
     """Read a JSON file of a build.
 
     Raises:
-        InputError: if it cannot be read or is not of its kind.
+        InputError: if it cannot be read or is not of this kind.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)

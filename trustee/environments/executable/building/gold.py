@@ -1,8 +1,7 @@
-"""Gold calls: every value in them comes from the question or from an answer that stands before.
+"""Gold calls: every value in them comes from the question or from an earlier answer.
 
-What the policy cannot know it cannot call, so an argument's value must be said in the question or
-in an answer that the part needs. Only what the schema itself offers may come from the schema:
-options, booleans and defaults.
+The policy cannot pass values that it cannot know, so an argument's value must occur in the question
+or in an answer that the part needs. Only options, booleans and defaults may come from the schema.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Arguments(Record, frozen=True):
 def check_call(
     arguments: Mapping[str, Any], tool: Tool, parts: Decomposition, number: int
 ) -> Flaw | None:
-    """Refuse arguments that do not fit, come from nowhere, or hold the answer themselves."""
+    """Return a flaw if arguments do not fit, have no known origin, or contain the answer."""
     error = check_arguments(tool, dict(arguments))
     if error is not None:
         return Flaw(kind="arguments", text=error)
@@ -67,14 +66,14 @@ def check_call(
 
 
 def is_offered(schema: Mapping[str, Any], value: Any) -> bool:
-    """Say whether a value can be read off the schema."""
+    """Return whether a value is given in the schema."""
     return (
         isinstance(value, bool) or value in schema.get("enum", ()) or value == schema.get("default")
     )
 
 
 def check_calls(calls: tuple[GoldCall, ...]) -> Flaw | None:
-    """Refuse one call for two parts: it would be paid once and asked for twice."""
+    """Return a flaw if two parts have the same call, which would be rewarded only once."""
     seen = [(call.name, sorted(call.arguments.items(), key=str)) for call in calls]
     twice = sorted({name for name, arguments in seen if seen.count((name, arguments)) > 1})
     return Flaw(kind="same_call", text=f"parts share one call of {twice}") if twice else None

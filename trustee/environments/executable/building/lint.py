@@ -1,7 +1,8 @@
-"""What is asked of a function's source before it runs anywhere: by reading alone.
+"""Static checks of a function's source, before it runs anywhere.
 
-One top-level function of the tool's name with the tool's parameters, and imports from a list of
-modules that compute. The sandbox is what holds hostile code; this finds careless code early.
+The source must be one top-level function with the tool's name and parameters, which imports only
+from a list of modules that compute. Hostile code is contained by the sandbox; these checks find
+careless code early.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MOST_CHARACTERS = 8000
 
 
 def check_source(source: str, tool: Tool) -> Flaw | None:
-    """Refuse a source that is not one plain function for a tool."""
+    """Return a flaw if a source is not one plain function for a tool."""
     if len(source) > MOST_CHARACTERS:
         return Flaw(
             kind="long_source",
@@ -46,8 +47,8 @@ def check_source(source: str, tool: Tool) -> Flaw | None:
     if not isinstance(function, ast.FunctionDef) or function.name != tool.name:
         return Flaw(
             kind="not_one_function",
-            text=f"the source must be one function {tool.name} and nothing beside it; imports "
-            "go inside",
+            text=f"the source must be one function {tool.name} and nothing else; put imports "
+            "inside it",
         )
     if function.decorator_list:
         return Flaw(kind="not_one_function", text=f"{tool.name} has a decorator")
@@ -55,7 +56,7 @@ def check_source(source: str, tool: Tool) -> Flaw | None:
 
 
 def check_signature(function: ast.FunctionDef, tool: Tool) -> Flaw | None:
-    """Refuse parameters other than the tool's; those it requires have no default."""
+    """Return a flaw if parameters differ from the tool's, or defaults from what is optional."""
     taken = function.args
     plain = [*taken.posonlyargs, *taken.args]
     has_default = {argument.arg for argument in plain[len(plain) - len(taken.defaults) :]}
@@ -81,7 +82,7 @@ def check_signature(function: ast.FunctionDef, tool: Tool) -> Flaw | None:
 
 
 def find_forbidden(function: ast.FunctionDef) -> Iterator[Flaw]:
-    """Find imports and names that no lookup needs."""
+    """Yield flaws for imports and names that no lookup needs."""
     for node in ast.walk(function):
         match node:
             case ast.Import(names=names):

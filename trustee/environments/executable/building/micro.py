@@ -1,9 +1,9 @@
 """Environments for the built-in model: it writes the question, code does the rest.
 
-The writer knows only its micro-world, so it is asked as always, for things to be read; the question
-is its own query. Scenarios: one read; two or three reads; a chain, in which the query leaves a
-place out and an earlier result tells it; and a chain beside another read. What the tools return is
-drawn from a seed, so no value can be known without a call.
+The writer only knows its micro-world, so it is asked as usual for things to read, and its query is
+the question. Scenarios: one read; two or three reads; a chain, in which the query omits a place
+that an earlier result contains; and a chain plus another read. The tools' results are drawn from a
+seed, so no value can be known without a call.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from trustee.types import Record, Role, Tool
 
 CATEGORIES = sorted({thing.category for thing in THINGS.values()})
 TRANSFORM_DRAWS = 50
-"""Draws of tools and distractors before one distractor fewer is tried."""
+"""Attempts to draw tools and distractors before one distractor fewer is tried."""
 
 
 class CandidateSpec(Record, frozen=True):
-    """What a candidate is drawn from."""
+    """The tools and aspects from which a candidate is made."""
 
     aspects: Aspects
     offered: tuple[Tool, ...]
-    """Reading tools, offered to the writer."""
+    """Reading tools that are offered to the writer."""
     further: tuple[Tool, ...]
-    """Tools of the same category that the writer does not see."""
+    """Other tools of the same category, which the writer does not see."""
 
 
 class Read(Record, frozen=True):
-    """One thing to be read."""
+    """One thing to read."""
 
     thing: str
     place: str
     told_by: int
-    """The read whose result tells the place, counted from 1; 0 where the question says it."""
+    """Number of the read whose result contains the place, from 1; 0 if the question has it."""
 
 
 def draw_candidate(
@@ -83,7 +83,7 @@ def draw_candidate(
     }[scenario]
     least = 1 if scenario.endswith("single_hop") else calls
     for attempt in count():
-        # Many tools of one category nearly always hold a reserved pair: then offer fewer.
+        # Many tools of one category almost always include a reserved pair, so offer fewer then.
         further_tools = max(distractors - attempt // TRANSFORM_DRAWS, int(reserved == "always"))
         category = rng.choice(CATEGORIES)
         tools = [tool for tool in TOOLS if tool.category == category]
@@ -106,10 +106,10 @@ def draw_candidate(
 
 
 async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
-    """Make a candidate of the micro-world; its id is still to be given.
+    """Make a candidate of the micro-world; its id is set later.
 
     Raises:
-        Rejected: at the stage that gave nothing usable.
+        Rejected: if a stage returned nothing usable.
     """
     rng = shop.rng("micro")
     distractors = rng.randint(*shop.config.distractors)
@@ -146,7 +146,7 @@ async def construct_micro(shop: Workshop, scenario: Scenario) -> tuple[Blueprint
 async def ask_writer(
     shop: Workshop, spec: CandidateSpec, scenario: Scenario
 ) -> tuple[tuple[Read, ...], str]:
-    """Have the writer name what is to be read, and word the query."""
+    """Have the writer choose what to read and write the query; return the reads and the query."""
     persona = spec.aspects.persona
 
     def check(task: WrittenTask) -> Flaw | None:
@@ -155,11 +155,13 @@ async def ask_writer(
             return Flaw(kind="task", text=reason)
         goals = [goal_of(call) for call in task.expected_calls]
         if not all(map(is_known, goals)):
-            return Flaw(kind="task", text="a place is none of the micro-world")
+            return Flaw(kind="task", text="a place is not part of the micro-world")
         reads = chain_reads(goals, scenario)
         if reads is None:
             things = [goal.thing for goal in goals]
-            return Flaw(kind="same_thing", text=f"{things} make no {scenario}; things are repeated")
+            return Flaw(
+                kind="same_thing", text=f"{things} repeat a thing and cannot form a {scenario}"
+            )
         if match_query(reads, task.query, persona=persona) is None:
             return Flaw(kind="wording", text=f"the query {task.query!r} does not ask for its calls")
         return None
@@ -179,7 +181,7 @@ async def ask_writer(
 
 
 def match_query(reads: Sequence[Read], query: str, *, persona: Persona) -> tuple[Read, ...] | None:
-    """Find the reads that a query asks for: as given, but for places that a result will tell."""
+    """Return the reads that a query asks for; only places that a result contains may differ."""
     choices = [PLACES[THINGS[r.thing].place] if r.told_by else (r.place,) for r in reads]
     for places in product(*choices):
         goals = [
@@ -195,15 +197,15 @@ def match_query(reads: Sequence[Read], query: str, *, persona: Persona) -> tuple
 
 
 def is_known(goal: Goal) -> bool:
-    """Say whether a goal's place is one of its thing's."""
+    """Return whether a goal's place exists for its thing."""
     return goal.place in PLACES[THINGS[goal.thing].place]
 
 
 def chain_reads(goals: Sequence[Goal], scenario: Scenario) -> tuple[Read, ...] | None:
-    """Decide which read tells the place of which; None where repeated things leave it open.
+    """Choose which read's result contains which place; None if repeated things make it ambiguous.
 
-    In a chain each read tells that of the next. Beside a single read, the last place is told by the
-    first thing that is read only once, so that no two results could tell it.
+    In a chain, each result contains the place of the next read. With another read, the place of the
+    last one is in the result of the first thing that is read only once, so that it is in no other.
     """
     things = [goal.thing for goal in goals]
     told = [0] * len(goals)
@@ -223,7 +225,7 @@ def chain_reads(goals: Sequence[Goal], scenario: Scenario) -> tuple[Read, ...] |
 
 
 def hide_places(reads: Sequence[Read], question: str, rng: random.Random) -> tuple[Read, ...]:
-    """Draw the places that results tell, each one that the question does not say."""
+    """Draw the places that results contain, each of which is not in the question."""
     said = {word for word in question.split() if any(word in group for group in PLACES.values())}
     hidden = []
     for read in reads:
@@ -236,7 +238,7 @@ def hide_places(reads: Sequence[Read], question: str, rng: random.Random) -> tup
 
 
 def leave_out(query: str, reads: Sequence[Read]) -> str:
-    """Take out of a query the places that a result tells."""
+    """Return a query without the places that a result contains."""
     pieces = query.split(" and ")
     for index, read in enumerate(reads):
         if read.told_by:
@@ -246,7 +248,7 @@ def leave_out(query: str, reads: Sequence[Read]) -> str:
 
 
 def divide(reads: Sequence[Read], answers: Sequence[int | str], question: str) -> Decomposition:
-    """Give the parts: an answer is the value read, and the place for the next read."""
+    """Return the parts; an answer is the value read plus, if any, the place of the next read."""
     next_place = {read.told_by: read.place for read in reads if read.told_by}
     parts = []
     for number, (read, value) in enumerate(zip(reads, answers, strict=True), 1):
@@ -265,7 +267,7 @@ def divide(reads: Sequence[Read], answers: Sequence[int | str], question: str) -
 def describe_reads(
     shop: Workshop, reads: Sequence[Read], parts: Decomposition
 ) -> tuple[dict[str, Document], tuple[GoldCall, ...]]:
-    """Stages 2 and 3 by code, one document for all reads of a thing, and the calls."""
+    """Stages 2 and 3 by code: one document for all reads of a thing, and the calls."""
     answers = [part.answer for part in parts.parts]
     finds = {read.told_by: THINGS[read.thing] for read in reads if read.told_by}
     with shop.at(BuildStage.DOCUMENTS):
@@ -318,7 +320,7 @@ def widen(
 def extend(
     spec: CandidateSpec, documents: Mapping[str, Document], rng: random.Random
 ) -> dict[str, Document]:
-    """Give the tools that no part needs: those the writer left, and the further ones."""
+    """Return the tools that no part needs: those the writer did not use, and the further ones."""
     found = {}
     for tool in (*spec.offered, *spec.further):
         if tool.name not in documents:
@@ -333,7 +335,7 @@ def write_sources(
     answers: Sequence[int | str],
     rng: random.Random,
 ) -> dict[str, str]:
-    """Stage 5 by code: tables in which only the gold calls find the answers."""
+    """Stage 5 by code: tables in which only the gold calls find their answers."""
     finds = {read.told_by: read for read in reads if read.told_by}
     sources = {}
     for name, document in documents.items():
@@ -356,7 +358,7 @@ def write_sources(
 
 
 def offer(document: Document) -> Tool:
-    """Make the tool that the policy sees, as the micro-world has it."""
+    """Return the tool that the policy sees, with the micro-world's effect and category."""
     verb, thing = document.name.split("_", 1)
     return msgspec.structs.replace(
         document.tool,
@@ -366,7 +368,7 @@ def offer(document: Document) -> Tool:
 
 
 def word_answer(reads: Sequence[Read], answers: Sequence[int | str]) -> str:
-    """Word the final answer: the facts of the reads that no other read needs."""
+    """Return the final answer: the facts of the reads that no other read needs."""
     used = {read.told_by for read in reads}
     return ", ".join(
         fact(read.thing, read.place, value)

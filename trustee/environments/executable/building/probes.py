@@ -1,7 +1,7 @@
-"""The calls that try out a tool: right ones, wrong ones and unrelated ones.
+"""Probe calls that test a tool: correct, wrong and unrelated ones.
 
-Pure: what is called is decided here from schemas and gold calls, and what comes of it is judged
-here. `verification` runs the calls in between.
+Pure: this module plans the calls from schemas and gold calls and judges their results;
+`verification` runs them in between.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from trustee.tools.values import tells_error
 from trustee.types import Record, Tool
 
 STRANGE = "zz unknown 7"
-"""A value that no lookup knows."""
+"""A value that no lookup contains."""
 SURPRISE = "surplus_option"
 """A parameter that no tool has."""
 UNRELATED_CALLS = 6
-"""Tries of each tool with values from elsewhere."""
+"""Attempted calls of each tool with values that are not meant for it."""
 SHOWN_LENGTH = 120
-"""Characters of a result that a reason repeats."""
+"""Maximum number of characters of a result in a flaw."""
 
 
 class ProbeCall(Record, frozen=True):
-    """One call and what is expected of it."""
+    """One call and its expected result."""
 
     kind: Literal["gold", "missing", "unknown", "type", "value", "echo", "unrelated"]
     name: str
     arguments: dict[str, Any]
     subject: str = ""
-    """The parameter that is wrong."""
+    """Name of the wrong parameter."""
     gold: int = 0
-    """The gold call it was made from."""
+    """Index of the gold call it was made from."""
     fails: bool = False
-    """Whether it must give an error."""
+    """Whether it must return an error."""
 
 
 def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[ProbeCall]:
-    """List the calls that try out an environment: gold calls first, in order."""
+    """Return the calls that test an environment; the gold calls come first, in order."""
     by_name = {tool.name: tool for tool in tools}
     probes = [
         ProbeCall(kind="gold", name=call.name, arguments=call.arguments, gold=number)
@@ -58,7 +58,7 @@ def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[ProbeCa
 
 
 def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[ProbeCall]:
-    """Make the wrong calls of a gold call."""
+    """Yield wrong variants of a gold call."""
     properties = tool.parameters.get("properties", {})
     required = tool.parameters.get("required", ())
     for name in required:
@@ -96,7 +96,7 @@ def _probe(
 
 
 def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
-    """Give another value of the same type."""
+    """Return another value of the same type."""
     match value:
         case bool():
             return not value
@@ -110,7 +110,7 @@ def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
 
 
 def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[ProbeCall]:
-    """Call a tool with values of the environment that are not meant for it."""
+    """Yield calls of a tool with values of the environment that are not meant for it."""
     properties = tool.parameters.get("properties", {})
     required = tool.parameters.get("required", ())
     pool = [value for call in gold for _, value in leaves({}, call.arguments)]
@@ -128,7 +128,7 @@ def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[ProbeCall]:
 
 
 def pick_value(schema: Mapping[str, Any], pool: Sequence[Any], turn: int) -> Any:
-    """Pick a value of a parameter's type, from the pool where it has one."""
+    """Return a value of a parameter's type, from the pool if it has one."""
     if "enum" in schema:
         return schema["enum"][turn % len(schema["enum"])]
     kinds = schema.get("type", "string")
@@ -154,13 +154,13 @@ def judge_probe(
     gold: Sequence[GoldCall],
     ancestors: Sequence[frozenset[int]] = (),
 ) -> Flaw | None:
-    """Say what the outcome of a call shows to be wrong.
+    """Return the flaw that the result of a call reveals, or None.
 
     Args:
         probe: the call.
-        outcome: what came of it.
+        outcome: its result.
         gold: all gold calls.
-        ancestors: by gold call, those whose answers it needs, counted from 0: they may be repeated.
+        ancestors: for each gold call, the indices of those whose answers it needs and may repeat.
     """
     shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
     if outcome.breach:
@@ -209,6 +209,6 @@ def _judge_gold(
 
 
 def find_answers(probe: ProbeCall, outcome: CallResult, gold: Sequence[GoldCall]) -> list[int]:
-    """Find the gold calls whose answers a call brought, whatever tool owes them."""
+    """Return the gold calls whose answers are in a result, whichever tool should return them."""
     seen = Observation(name=probe.name, arguments=probe.arguments, text=outcome.text, ok=outcome.ok)
     return [number for number, call in enumerate(gold) if solves(seen, call.answer)]

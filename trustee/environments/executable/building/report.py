@@ -1,7 +1,7 @@
-"""What became of the candidates: by stage, by reason, by scenario.
+"""Statistics of the candidates by stage, by reason and by scenario.
 
-Pure: counted anew from the environments and rejections on disk, so a build that was continued
-reports the same as one that ran through; only tokens and seconds are carried over.
+Pure: everything is counted from the environments and rejections on disk, so a build that was
+continued reports the same as an uninterrupted one; only tokens and seconds are carried over.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from trustee.types import Record
 
 
 class Rejection(Record, frozen=True):
-    """A candidate that was refused; a line of `rejected.jsonl`."""
+    """A rejected candidate; a line of `rejected.jsonl`."""
 
     place: int
-    """Which environment it would have been."""
+    """Index of the environment that it was made for."""
     attempt: int
     scenario: Scenario
     stage: BuildStage
     kind: str
     reason: str
     material: dict[str, object] = {}
-    """What had been made of it."""
+    """What had been made of it so far."""
 
 
 class Passage(Record, frozen=True):
-    """How many candidates a stage was given and let through."""
+    """How many candidates entered and passed a stage."""
 
     entered: int
     passed: int
 
     @property
     def share(self) -> float:
-        """The share let through; 0 where none came."""
+        """The share that passed; 0 if none entered."""
         return self.passed / self.entered if self.entered else 0.0
 
 
 class BuildCost(Record, frozen=True):
-    """What a build has cost."""
+    """The cost of a build."""
 
     tokens: int = 0
-    """Sampled by the builder."""
+    """Tokens sampled by the builder."""
     seconds: float = 0.0
     """Wall time."""
     stages: dict[BuildStage, float] = {}
-    """Seconds summed over candidates, so more than the wall time."""
+    """Seconds by stage, summed over concurrent candidates, so more than the wall time."""
 
     def plus(self, other: BuildCost) -> BuildCost:
-        """Add what another part of the build cost."""
+        """Return the sum with the cost of another part of the build."""
         stages = {s: self.stages.get(s, 0.0) + other.stages.get(s, 0.0) for s in BuildStage}
         return BuildCost(
             tokens=self.tokens + other.tokens,
@@ -68,10 +68,10 @@ class BuildReport(Record, frozen=True):
     candidates: int
     stages: dict[BuildStage, Passage]
     reasons: dict[str, int]
-    """Rejections by `stage: kind`, the most frequent first."""
+    """Number of rejections by `stage: kind`, most frequent first."""
     scenarios: dict[Scenario, Passage]
     tools: float
-    """Mean number of tools."""
+    """Mean number of tools per environment."""
     cost: BuildCost
 
 
@@ -83,7 +83,7 @@ def make_report(
     rejections: Sequence[Rejection],
     cost: BuildCost,
 ) -> BuildReport:
-    """Count what became of the candidates; `accepted` gives scenarios by place."""
+    """Return the report of a build; `accepted` has the scenarios by place."""
     refused = Counter(rejection.stage for rejection in rejections)
     left = len(accepted) + len(rejections)
     candidates = left
@@ -110,7 +110,7 @@ def make_report(
 
 
 def report_text(report: BuildReport) -> str:
-    """Write a report for people."""
+    """Return a report as text."""
     lines = [
         f"{report.accepted} of {report.wanted} environments from {report.candidates} candidates, "
         f"{report.tools:.1f} tools each",
@@ -129,6 +129,6 @@ def report_text(report: BuildReport) -> str:
         for scenario, passage in report.scenarios.items()
     ]
     if report.reasons:
-        lines += ["", "refused for"]
+        lines += ["", "rejected because of"]
         lines += [f"{count:>7}  {reason}" for reason, count in report.reasons.items()]
     return "\n".join(lines)

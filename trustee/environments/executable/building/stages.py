@@ -1,7 +1,7 @@
-"""The five stages asked of a real model, each with its own prompt, type and check.
+"""The five stages with a real model, each with its own prompt, answer type and check.
 
-The one idea: a stage sees what the stages before it gave and nothing more, and the answers of the
-parts are shown only where they are needed: to write calls and to write functions.
+A stage only sees the results of the stages before it. The answers of the parts are only shown where
+they are needed: for writing calls and for writing functions.
 Source: FTRL, arXiv 2508.08791, section 3; its prompts are not public, these are our own.
 """
 
@@ -57,14 +57,14 @@ class Served(Record, frozen=True):
 
     document: Document
     parts: tuple[int, ...]
-    """Counted from 1; empty for a tool that no part needs."""
+    """Numbers of the parts, counted from 1; empty for a tool that no part needs."""
 
 
 async def construct(shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
-    """Make a candidate in five stages; its id is still to be given.
+    """Make a candidate in five stages; its id is set later.
 
     Raises:
-        Rejected: at the stage that gave nothing usable.
+        Rejected: if a stage returned nothing usable.
     """
     with shop.at(BuildStage.DECOMPOSITION):
         parts = await decompose(shop, scenario)
@@ -100,7 +100,7 @@ def assemble(
     sources: dict[str, str],
     gold: Sequence[GoldCall],
 ) -> Blueprint:
-    """Put a blueprint together; each tool owes the answers of its calls, in their order."""
+    """Assemble a blueprint; each tool has the answers of its calls as unsolved, in their order."""
     return Blueprint(
         id="candidate",
         question=parts.question,
@@ -140,7 +140,7 @@ async def decompose(shop: Workshop, scenario: Scenario) -> Decomposition:
 
 
 def answers_of(parts: Decomposition) -> list[str]:
-    """List the answers of all parts."""
+    """Return the answers of all parts."""
     return [part.answer for part in parts.parts]
 
 
@@ -163,7 +163,7 @@ async def write_documents(shop: Workshop, parts: Decomposition) -> list[Document
 async def merge_tools(
     shop: Workshop, parts: Decomposition, documents: Sequence[Document]
 ) -> list[Served]:
-    """Stage 3: merge the tools that one tool can replace."""
+    """Stage 3: merge tools that can be replaced by a single one."""
     given = Integration(merges=())
     if len(documents) > 1:
         lines = "\n".join(
@@ -253,12 +253,12 @@ async def scale(
 
 
 def call_lines(calls: Sequence[GoldCall]) -> str:
-    """Write the arguments of calls, one a line."""
+    """Return the arguments of calls, one call per line."""
     return "\n".join(json.dumps(call.arguments) for call in calls)
 
 
 def case_lines(calls: Sequence[GoldCall]) -> str:
-    """Write calls with what their results must hold."""
+    """Return calls with what their results must contain, one call per line."""
     return "\n".join(
         f"{json.dumps(call.arguments)} -> the result must contain exactly: {call.answer}"
         for call in calls
@@ -268,7 +268,7 @@ def case_lines(calls: Sequence[GoldCall]) -> str:
 async def deploy(
     shop: Workshop, served: Sequence[Served], gold: Sequence[GoldCall]
 ) -> dict[str, str]:
-    """Stage 5: write a function for each tool, and again until it runs as its calls demand."""
+    """Stage 5: write a function for each tool, repeatedly until its calls give their answers."""
 
     async def write(entry: Served) -> tuple[str, str]:
         document, tool = entry.document, entry.document.tool
@@ -301,7 +301,7 @@ async def deploy(
 
 
 def describe_candidate(document: Document) -> dict[str, str]:
-    """Give the values that tell the last prompt about a tool."""
+    """Return the values of the deploy prompt that describe a tool."""
     schema: dict[str, Any] = document.tool.schema["function"]
     return {
         "tool": json.dumps(schema),

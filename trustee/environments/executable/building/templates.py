@@ -1,6 +1,6 @@
 """Functions of the micro-world, written by code: a table of places, checks, readable errors.
 
-What a result holds is drawn so that no answer stands anywhere but in the row of its gold call.
+Results are drawn so that each answer occurs only in the row of its gold call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRITE = """\
 
 
 def draw_extra(thing: Thing, rng: random.Random) -> Parameter | None:
-    """Draw an optional parameter for a reading tool, or none; with it another value comes."""
+    """Draw an optional parameter that changes a reading tool's result, or None."""
     if rng.random() < 0.5:
         return None
     name = "mode" if thing.kind == "hour" else "hour"
@@ -56,7 +56,7 @@ def draw_extra(thing: Thing, rng: random.Random) -> Parameter | None:
 
 
 def describe_thing(thing: Thing, *, writes: bool = False, finds: Thing | None = None) -> Document:
-    """Give the document of a tool; `finds` is the thing whose place its result tells."""
+    """Return the document of a tool; `finds` is the thing whose place its result contains."""
     verb = "set" if writes else "read"
     more = "" if finds is None else f" and the {finds.place} of the {finds.name}"
     parameters = [Parameter(name=thing.place, types=("string",), description="", required=True)]
@@ -71,7 +71,7 @@ def describe_thing(thing: Thing, *, writes: bool = False, finds: Thing | None = 
 
 
 def draw_answers(kinds: Sequence[ValueKind], rng: random.Random) -> list[int | str]:
-    """Draw a value for each kind, all different, numbers across kinds too."""
+    """Draw a value for each kind, all different, also across kinds."""
     while True:
         values = [rng.choice(VALUES[kind]) for kind in kinds]
         if len({*values}) == len(values):
@@ -79,7 +79,7 @@ def draw_answers(kinds: Sequence[ValueKind], rng: random.Random) -> list[int | s
 
 
 def spare_values(kind: ValueKind, answers: Sequence[int | str]) -> list[int | str]:
-    """List the values of a kind that are no answer."""
+    """Return the values of a kind that are not answers."""
     return [value for value in VALUES[kind] if value not in answers]
 
 
@@ -91,9 +91,9 @@ def draw_rows(
     *,
     finds: str = "",
 ) -> dict[str, dict[str, Any]]:
-    """Draw what a reading tool returns in each place; `gold` gives the rows that are fixed.
+    """Draw what a reading tool returns for each place; `gold` has the rows that are fixed.
 
-    `finds` names the kind of place that its rows tell beside the value.
+    `finds` names the kind of place that its rows contain in addition to the value.
     """
     spare = spare_values(thing.kind, answers)
     rows: dict[str, dict[str, Any]] = {}
@@ -111,7 +111,7 @@ def write_reader(
     rows: Mapping[str, Mapping[str, Any]],
     answers: Sequence[int | str],
 ) -> str:
-    """Write the function of a reading tool."""
+    """Return the source of a reading tool."""
     extra = next((p for p in document.parameters if not p.required), None)
     optional = ""
     if extra is not None:
@@ -131,7 +131,7 @@ def write_reader(
 
 
 def write_writer(document: Document, thing: Thing) -> str:
-    """Write the function of a tool that sets a value; it says no more than that it did."""
+    """Return the source of a tool that sets a value and returns only that it worked."""
     text = thing.kind in ("mode", "color")
     return WRITE.format(
         signature=document.signature,
@@ -145,5 +145,5 @@ def write_writer(document: Document, thing: Thing) -> str:
 
 
 def wrong_type(name: str, *, text: bool) -> str:
-    """Write the test for a value of the wrong type; true is no number."""
+    """Return the code of a test for a value of the wrong type; `True` is not a number."""
     return f"not isinstance({name}, str)" if text else f"type({name}) is not int"

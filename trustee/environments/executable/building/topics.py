@@ -1,4 +1,4 @@
-"""What questions are about: drawn for each candidate, so that a thousand of them differ."""
+"""Topics and angles of questions, drawn for each candidate so that a thousand of them differ."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where values stand in texts: the one rule for leaks and for the origin of arguments.
+"""Finding values in texts: the common rule for leaks and for the origin of arguments.
 
-Answers are found as the reward finds them, see `rewards.tells`; what an argument
-holds may also be said in the words that people use for numbers and dates.
+Answers are found in the same way as by the reward, see `rewards.tells`; values of arguments may
+also be written in the words that people use for numbers and dates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WORDS_OF = {number: word for word, number in NUMBER_WORDS.items()}
 
 
 def says(text: str, value: object) -> bool:
-    """Say whether somebody who reads a text knows a value."""
+    """Return whether a text contains a value, possibly in words."""
     forms = [str(value), *spoken_dates(str(value))]
     if value in WORDS_OF and not isinstance(value, bool):
         forms.append(WORDS_OF[int(str(value).split(".")[0])])
@@ -24,7 +24,7 @@ def says(text: str, value: object) -> bool:
 
 
 def spoken_dates(value: str) -> list[str]:
-    """Give the usual ways to write an ISO date; none for other values."""
+    """Return the usual ways to write an ISO date; none for other values."""
     date = DATE.fullmatch(value)
     if date is None:
         return []
@@ -38,7 +38,7 @@ def spoken_dates(value: str) -> list[str]:
 
 
 def leaves(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Give the single values inside a value, each with its part of the schema."""
+    """Yield (schema, value) for every single value inside a value."""
     match value:
         case Mapping():
             known = schema.get("properties", {})
@@ -52,9 +52,9 @@ def leaves(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Mapping[str,
 
 
 def find_leak(texts: Mapping[str, str], answers: Sequence[str]) -> str | None:
-    """Say in words which text holds which answer; None where none does."""
+    """Return which text contains which answer, in words; None if none does."""
     found = (
-        f"{where} holds the answer {answer!r}"
+        f"{where} contains the answer {answer!r}"
         for where, text in texts.items()
         for answer in answers
         if tells(text, answer)

@@ -1,7 +1,7 @@
-"""Whether an environment really runs: its calls are made in the sandbox, twice, and judged.
+"""Verifying that an environment really runs, by making its calls in the sandbox.
 
-Right calls are made with two different seeds of chance and clock; an environment whose results
-differ is refused, because its gold calls would not always give the gold answers.
+Correct calls are made with two seeds of randomness and clock. If their results differ, the
+environment is rejected, because its gold calls would not always return the gold answers.
 """
 
 from __future__ import annotations
@@ -21,15 +21,18 @@ from trustee.sandbox.calls import CallResult, Sandbox
 from trustee.types import Tool
 
 SEEDS = (11, 4242)
-"""Of the two workers."""
+"""Seeds of the two workers."""
 REPEATED = ("gold", "unrelated")
-"""Calls that are made in both; the others are wrong by their form."""
+"""Kinds of calls that are made in both workers; all others have invalid arguments."""
 
 
 async def verify_tool(
     tool: Tool, source: str, gold: Sequence[GoldCall], sandbox: Sandbox
 ) -> Flaw | None:
-    """Say what is wrong with one tool; `gold` are its own calls, none for a tool nobody needs."""
+    """Return what is wrong with one tool, or None.
+
+    `gold` has the tool's own calls; it is empty for a tool that no part needs.
+    """
     probes = [
         ProbeCall(kind="gold", name=call.name, arguments=call.arguments, gold=number)
         for number, call in enumerate(gold)
@@ -45,11 +48,11 @@ async def verify_tool(
 async def verify_blueprint(
     blueprint: Blueprint, ancestors: Sequence[frozenset[int]], sandbox: Sandbox
 ) -> Flaw | None:
-    """Say what is wrong with an environment as a whole.
+    """Return what is wrong with an environment as a whole, or None.
 
     Args:
         blueprint: the environment, with its gold calls.
-        ancestors: by gold call, those whose answers it needs, counted from 0.
+        ancestors: for each gold call, the indices of those whose answers it needs.
         sandbox: where its tools run.
     """
     leak = find_leak(
@@ -68,7 +71,7 @@ async def verify_blueprint(
         if one.text != other.text:
             return Flaw(
                 kind="not_deterministic",
-                text=f"{probe.name} gives {one.text[:80]!r} and then {other.text[:80]!r}",
+                text=f"{probe.name} returns {one.text[:80]!r} and then {other.text[:80]!r}",
             )
     return find_flaw(probes, first, blueprint.gold, ancestors)
 
@@ -87,7 +90,7 @@ def find_flaw(
     gold: Sequence[GoldCall],
     ancestors: Sequence[frozenset[int]] = (),
 ) -> Flaw | None:
-    """Give the first thing that outcomes show to be wrong."""
+    """Return the first flaw that the results reveal, or None."""
     flaws = (
         judge_probe(probe, outcome, gold, ancestors)
         for probe, outcome in zip(probes, outcomes, strict=True)
@@ -96,7 +99,7 @@ def find_flaw(
 
 
 def schema_text(tool: Tool) -> str:
-    """Give all words of a tool that the policy reads; names count as words."""
+    """Return all words of a tool that the policy reads, including those in names."""
     words = [tool.name.replace("_", " "), tool.description]
     for name, schema in tool.parameters.get("properties", {}).items():
         words += [name.replace("_", " "), str(schema.get("description", ""))]

@@ -1,7 +1,7 @@
-"""What making one candidate may use: the simulator, the sandbox, seeds, and a clock per stage.
+"""What making a candidate may use: the simulator, the sandbox, seeds, and a time limit per stage.
 
-Whatever a role answers is checked; when no try passes, the last reason becomes the reason of the
-rejection. Jobs that do not need each other are asked side by side, so the engine's batch is full.
+Every answer of a role is checked; if no attempt passes, the last flaw is the reason of the
+rejection. Independent jobs run concurrently, so that the engine's batch is full.
 """
 
 from __future__ import annotations
@@ -40,58 +40,58 @@ class BuildConfig(Record, frozen=True):
     """Prompt set: `builder` for models of 4B parameters and more; `tiny` has the built-in model
     write a question of its micro-world, and code does the other stages."""
     scenarios: Annotated[tuple[Scenario, ...], Meta(min_length=1)] = EVERY_SCENARIO
-    """Made in equal shares."""
+    """Scenarios to build, in equal shares."""
     distractors: tuple[int, int] = (2, 4)
-    """Fewest and most tools that no part needs."""
+    """Minimum and maximum number of tools that no part needs."""
     reserved: Literal["never", "always", "either"] = "never"
-    """Tiny set: whether an environment offers a pair of tools that is kept for evaluation."""
+    """Tiny set only: whether an environment has a pair of tools that is reserved for evaluation."""
     tries: Annotated[int, Meta(ge=1)] = 3
-    """Functions asked for per tool; each after the first is told what was wrong."""
+    """Maximum number of functions requested per tool; each after the first with the last error."""
     attempts: Annotated[int, Meta(ge=1)] = 20
-    """Candidates for one place before it stays empty."""
+    """Maximum number of candidates for a place, after which it stays empty."""
     parallel: Annotated[int, Meta(ge=1)] = 16
-    """Candidates under way at once."""
+    """Number of candidates made concurrently."""
     seconds: Annotated[float, Meta(gt=0)] = 600.0
-    """Longest time in one stage."""
+    """Time limit of one stage, in seconds."""
 
     def __post_init__(self) -> None:
-        """Refuse bounds that hold nothing.
+        """Refuse impossible bounds.
 
         Raises:
-            InputError: naming the key, what was given and what is allowed.
+            InputError: if `distractors` is not two numbers from 0 to 6 in ascending order.
         """
         low, high = self.distractors
         if not 0 <= low <= high <= 6:
             raise InputError(
-                f"distractors must be two numbers from 0 to 6, the second no smaller, got "
+                f"distractors must be two numbers from 0 to 6 in ascending order, got "
                 f"[{low}, {high}] (build.distractors)"
             )
 
 
 class Workshop:
-    """Makes one candidate."""
+    """The means of making one candidate."""
 
     def __init__(
         self, config: BuildConfig, *, key: str, simulator: Simulator, sandbox: Sandbox
     ) -> None:
         self.config = config
         self.key = key
-        """Decides all chance: seed, place and attempt."""
+        """Seed, place and attempt, which determine all randomness."""
         self.sandbox = sandbox
         self._simulator = simulator
         self.stage = BuildStage.DECOMPOSITION
         self.seconds: dict[BuildStage, float] = {}
-        """Spent, by stage."""
+        """Seconds spent, by stage."""
         self.material: dict[str, object] = {}
-        """What was made so far, for the record of a rejection."""
+        """What has been made so far, recorded if the candidate is rejected."""
 
     def rng(self, tag: str) -> random.Random:
-        """Give the randomness of one purpose."""
+        """Return a random generator for one purpose."""
         return random.Random(f"{self.key} {tag}")
 
     @contextmanager
     def at(self, stage: BuildStage) -> Iterator[None]:
-        """Work at a stage, for a limited time.
+        """Run the block as a stage, with a time limit.
 
         Raises:
             Rejected: if the time is up.
@@ -113,7 +113,7 @@ class Workshop:
             )
 
     def refuse(self, flaw: Flaw | None) -> None:
-        """End the candidate where something speaks against it.
+        """Reject the candidate if there is a flaw.
 
         Raises:
             Rejected: if there is a flaw.
@@ -134,7 +134,7 @@ class Workshop:
         """Ask a role until its answer passes the check.
 
         Raises:
-            Rejected: if no try gave one.
+            Rejected: if no attempt passed.
         """
         flaws: list[Flaw] = []
 
@@ -158,12 +158,12 @@ class Workshop:
             raise Rejected(self.stage, flaw) from error
 
     def fill(self, name: str, **values: str) -> str:
-        """Fill a prompt of the builder's set."""
+        """Return a filled prompt of the build's prompt set."""
         return fill_prompt(self.config.prompts, name, **values).rstrip("\n")
 
 
 async def side_by_side(jobs: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """Do jobs at once and give their results in order.
+    """Run jobs concurrently and return their results in order.
 
     Raises:
         Rejected: the first job's reason; the others are cancelled.

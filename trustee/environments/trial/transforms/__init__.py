@@ -1,4 +1,4 @@
-"""The transforms that a config may name. A new one is a struct with `draw`, and its name here."""
+"""The transforms that a config may name. A new one is a struct with `draw`, listed here."""
 
 from trustee.environments.trial.transforms.documents import Describe, Recode, Undocument
 from trustee.environments.trial.transforms.names import Opaque, Permute

@@ -1,10 +1,10 @@
-"""Making known tools unknown: what the policy sees of them is no longer what they are.
+"""Perturbations of tools: showing the policy tools that differ from the real ones.
 
-A `Transform` is a setting; drawn for one task it gives a `Perturbation`, which is plain data: the
-tools as they are shown and, for each, the face it wears over the tool beneath. A chain of
-perturbations, the innermost first, maps calls inwards and answers outwards. Nothing here has an
-effect, and a chain under which a task could not be solved is found by `prove_solvable` before
-anybody plays it.
+A `Transform` is a setting. Drawn for one task it yields a `Perturbation`, which is plain data: the
+tools as they are shown and, for each, the `ToolAlias` that maps it to a real tool. A chain of
+perturbations, innermost first, maps calls inwards (`to_real`) and answers outwards (`show`). This
+module has no side effects, and `prove_solvable` finds chains that would make a task unsolvable
+before it is played.
 """
 
 from __future__ import annotations
@@ -20,45 +20,48 @@ from trustee.types import ExpectedCall, Record, Tool, ToolCall
 
 
 class Recoding(Record, frozen=True):
-    """How the values of one argument are written differently."""
+    """How the values of one argument are written."""
 
     codes: dict[str, Any] = {}
-    """The value beneath by its shown code; empty where values are numbers."""
+    """Real value by shown code; empty if the values are numbers."""
     factor: int = 1
-    """A shown number is the number beneath times this."""
+    """A shown number is the real number times this factor."""
 
     def to_real(self, name: str, value: Any) -> tuple[Any, str]:
-        """Give the value beneath a shown one, or a sentence against it."""
+        """Return the real value of a shown one and "", or None and why it is not allowed."""
         if self.codes:
             if isinstance(value, str) and value in self.codes:
                 return self.codes[value], ""
             allowed = ", ".join(json.dumps(code, ensure_ascii=False) for code in self.codes)
             return None, f'"{name}" must be one of {allowed}, got {shorten(value)}'
+        # Anything but a number passes unchanged, and the real tool's schema refuses it.
         if isinstance(value, bool) or not isinstance(value, int | float):
             return value, ""
+        # Only multiples have a real value; rounding would hide the unit from the policy.
         if value % self.factor:
             return None, f'"{name}" must be a multiple of {self.factor}, got {shorten(value)}'
         return value // self.factor if isinstance(value, int) else value / self.factor, ""
 
     def to_shown(self, value: Any) -> Any:
-        """Give the shown value of one beneath; one without a code stays as it is."""
+        """Return the shown form of a real value; a value without a code stays as it is."""
         if self.codes:
+            # Compared like rewards, so that 5 and "5" have the same code.
             same = (c for c, inner in self.codes.items() if normalise(inner) == normalise(value))
             return next(same, value)
         return value * self.factor if isinstance(value, int | float) else value
 
 
 class ToolAlias(Record, frozen=True):
-    """What one shown tool stands for."""
+    """The real tool behind one shown tool."""
 
     inner: str
-    """Name of the tool beneath."""
+    """Name of the real tool."""
     parameters: dict[str, str] = {}
-    """Name beneath by shown name, where they differ."""
+    """Real parameter name by shown name, where they differ."""
     values: dict[str, Recoding] = {}
-    """By the parameter's name beneath."""
+    """How values are written, by the real parameter name."""
     answer: str = ""
-    """Of a dead tool: what every call brings; none reaches the tool beneath."""
+    """For a broken tool, the answer to every call, none of which reaches the real tool."""
 
 
 class Perturbation(Record, frozen=True):
@@ -66,18 +69,19 @@ class Perturbation(Record, frozen=True):
 
     kind: str
     tools: tuple[Tool, ...]
-    """As shown."""
+    """The tools as they are shown."""
     aliases: dict[str, ToolAlias]
-    """By shown name; each shown tool has one."""
+    """The alias of every shown tool, by shown name."""
 
     def to_real(self, call: ToolCall) -> ToolCall | str:
-        """Give the call beneath a shown one, or the answer that it gets without going deeper."""
+        """Return the call one level further in, or the answer if this perturbation gives one."""
         alias = self.aliases[call.name]
         if alias.answer:
             return alias.answer
         arguments: dict[str, Any] = {}
         for name, value in call.arguments.items():
             inner = alias.parameters.get(name, name)
+            # The real name of a renamed parameter is not a parameter of the shown tool.
             if inner == name and name in alias.parameters.values():
                 return json.dumps({"error": f'{call.name} does not take "{name}".'})
             if inner in alias.values:
@@ -88,7 +92,10 @@ class Perturbation(Record, frozen=True):
         return ToolCall(id=call.id, name=alias.inner, arguments=arguments)
 
     def show(self, name: str, text: str) -> str:
-        """Give what the tool shown as `name` answers: names in an error become shown ones."""
+        """Return an answer as shown by the tool `name`: real names in an error become shown ones.
+
+        Results stay as they are, because only errors name tools and parameters.
+        """
         try:
             result = json.loads(text)
         except ValueError:
@@ -98,7 +105,7 @@ class Perturbation(Record, frozen=True):
         return json.dumps(result | {"error": self._rename(name, result["error"])})
 
     def to_shown(self, call: ExpectedCall) -> ExpectedCall | None:
-        """Give the shown call that reaches one beneath; None where no living tool does."""
+        """Return the shown call that reaches a real one; None if no working tool does."""
         living = (name for name, f in self.aliases.items() if f.inner == call.name and not f.answer)
         name = next(living, None)
         if name is None:
@@ -116,8 +123,10 @@ class Perturbation(Record, frozen=True):
         )
 
     def _rename(self, name: str, text: str) -> str:
-        """Put shown names for those beneath: of tools anywhere, of parameters in quotes."""
+        """Replace real names with shown ones: of tools anywhere, of parameters only in quotes."""
         alias = self.aliases[name]
+        # If several shown tools stand for one real tool, the first that works names it, except
+        # that the tool which was called keeps its own name.
         tools = {f.inner: n for n, f in reversed(self.aliases.items()) if not f.answer}
         tools[alias.inner] = name
         parameters = {inner: outer for outer, inner in alias.parameters.items()}
@@ -126,7 +135,7 @@ class Perturbation(Record, frozen=True):
 
 
 def _replace(text: str, names: Mapping[str, str], *, mark: str) -> str:
-    """Replace all names in one pass, so that none is replaced twice."""
+    """Replace all names in one pass, so that no replacement is replaced again."""
     changed = {old: new for old, new in names.items() if old != new}
     if not changed:
         return text
@@ -136,12 +145,13 @@ def _replace(text: str, names: Mapping[str, str], *, mark: str) -> str:
 
 
 def shown_tools(tools: Sequence[Tool], chain: Sequence[Perturbation]) -> tuple[Tool, ...]:
-    """Give what the policy sees of tools under a chain of perturbations."""
+    """Return the tools as the policy sees them under a chain of perturbations."""
     return chain[-1].tools if chain else tuple(tools)
 
 
 def to_real_call(chain: Sequence[Perturbation], call: ToolCall) -> ToolCall | str:
-    """Give the innermost call of a shown one, or the shown answer if a perturbation answers."""
+    """Return the real call of a shown one, or the shown answer if a perturbation gives it."""
+    # `names` collects the call's name at each level, so that an answer can be shown on the way out.
     names: list[str] = []
     for depth in range(len(chain) - 1, -1, -1):
         names.append(call.name)
@@ -156,7 +166,7 @@ def to_real_call(chain: Sequence[Perturbation], call: ToolCall) -> ToolCall | st
 
 
 def show_answer(chain: Sequence[Perturbation], call: ToolCall, text: str) -> str:
-    """Give the shown form of what the innermost tool answered to a shown call."""
+    """Return the shown form of the real tool's answer to a shown call."""
     names: list[str] = []
     name = call.name
     for perturbation in reversed(chain):
@@ -168,7 +178,7 @@ def show_answer(chain: Sequence[Perturbation], call: ToolCall, text: str) -> str
 
 
 def to_shown_call(chain: Sequence[Perturbation], call: ExpectedCall) -> ExpectedCall | None:
-    """Give the shown call that reaches an innermost one; None where no living tool does."""
+    """Return the shown call that reaches a real call; None if no working tool does."""
     shown_call: ExpectedCall | None = call
     for perturbation in chain:
         shown_call = perturbation.to_shown(shown_call) if shown_call else None
@@ -178,10 +188,10 @@ def to_shown_call(chain: Sequence[Perturbation], call: ExpectedCall) -> Expected
 def prove_solvable(
     tools: Sequence[Tool], chain: Sequence[Perturbation], reference: Sequence[ExpectedCall]
 ) -> str | None:
-    """Replay a task's reference solution through a chain; give what is wrong, None where nothing.
+    """Replay a task's reference solution through a chain; return what is wrong, or None.
 
-    Each reference call must have a shown call that arrives as the same call, by a living tool whose
-    shown schema takes what the true one takes, or hides it on purpose.
+    Each reference call must have a shown call that arrives as the same call, through a working tool
+    whose shown schema accepts what the real one accepts, or hides it on purpose.
     """
     true = {tool.name: tool for tool in tools}
     shown = {tool.name: tool for tool in shown_tools(tools, chain)}

@@ -1,6 +1,6 @@
-"""Transforms of what is said about tools: descriptions, hidden parameters, units and codes.
+"""Transforms of the documentation of tools: descriptions, hidden parameters, units and codes.
 
-Nothing that a tool does changes; only reading about it helps less, so that trying helps more.
+The tools behave as before, but their documentation helps less, so trying them helps more.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from trustee.environments.trial.transforms.disguise import Perturbation, Recodin
 from trustee.types import ExpectedCall, Record, Tool
 
 SHORT = 4
-"""Words that a shortened description keeps."""
+"""Number of words that a shortened description keeps."""
 FACTORS = (10, 100, 1000)
-"""By how much a unit is finer than the one beneath."""
+"""Factors by which a shown unit may be finer than the real one."""
 
 
 class Describe(Record, frozen=True, tag="describe", tag_field="kind"):
-    """Spoils descriptions."""
+    """Removes, shortens or swaps descriptions."""
 
     how: Literal["none", "short", "wrong"] = "none"
-    """`none` and `short` also leave out what is said about parameters; `wrong` gives every tool the
+    """`none` and `short` also remove the descriptions of parameters; `wrong` gives every tool the
     description of another."""
 
     def draw(
@@ -37,7 +37,7 @@ class Describe(Record, frozen=True, tag="describe", tag_field="kind"):
         reference: Sequence[ExpectedCall],
         held_out: bool,
     ) -> Perturbation | None:
-        """Draw which tool says what; one tool alone cannot have the description of another."""
+        """Draw the descriptions; None if `wrong` finds no two different ones."""
         texts = [tool.description for tool in tools]
         if self.how == "wrong":
             if len(set(texts)) < 2:
@@ -68,7 +68,7 @@ class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
     """Hides a required parameter: the schema leaves it out, and a call without it fails."""
 
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    """Of the tools with a required parameter."""
+    """Probability that a tool with a required parameter hides one."""
 
     def draw(
         self,
@@ -90,10 +90,10 @@ class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
 
 
 class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
-    """Writes values differently: numbers in a finer unit, enum values as codes.
+    """Changes how values are written: numbers in a finer unit, enum values as codes.
 
-    Only calls are written so; results keep the values of the tool beneath. The schema lists codes,
-    and says nothing about units.
+    This affects calls only; results keep the real values. The schema lists the codes but does not
+    mention units.
     """
 
     units: bool = True
@@ -107,7 +107,7 @@ class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
         reference: Sequence[ExpectedCall],
         held_out: bool,
     ) -> Perturbation | None:
-        """Draw a factor or codes for each parameter that has numbers or an enum; None without."""
+        """Draw a factor or codes for each numeric or enum parameter; None if there is none."""
         shown: list[Tool] = []
         aliases: dict[str, ToolAlias] = {}
         for tool in tools:
@@ -135,7 +135,7 @@ class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
 
 
 def draw_codes(values: Sequence[Any], rng: random.Random) -> dict[str, Any]:
-    """Give each value a code: its first letters in capitals where those differ, else a number."""
+    """Return values by code: their first letters in capitals if those differ, else numbers."""
     short = [re.sub(r"\W", "", str(value))[:3].upper() for value in values]
     if len(set(short)) < len(values) or not all(short) or short == [str(v) for v in values]:
         numbers = rng.sample(range(1, len(values) + 1), len(values))
@@ -144,7 +144,7 @@ def draw_codes(values: Sequence[Any], rng: random.Random) -> dict[str, Any]:
 
 
 def show_unchanged(kind: str, tools: Sequence[Tool]) -> Perturbation:
-    """Make a perturbation under which calls and answers pass as they are."""
+    """Return a perturbation of the shown tools that passes calls and answers unchanged."""
     return Perturbation(
         kind=kind,
         tools=tuple(tools),
@@ -153,7 +153,7 @@ def show_unchanged(kind: str, tools: Sequence[Tool]) -> Perturbation:
 
 
 def _recoded_schema(part: Mapping[str, Any], recoding: Recoding) -> dict[str, Any]:
-    """Give a parameter's schema for its shown values; the bounds of a number move with its unit."""
+    """Return a parameter's schema for its shown values; a number's bounds change with its unit."""
     if recoding.codes:
         return {"type": "string", "enum": list(recoding.codes)}
     bounds = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "default")
@@ -172,7 +172,7 @@ def _without_parameter(tool: Tool, name: str) -> Tool:
 
 
 def _without_descriptions(value: Any) -> Any:
-    """Leave out what a schema says in words; a parameter may itself be called `description`."""
+    """Return a schema without descriptions and examples; a parameter may have such a name."""
     if not isinstance(value, dict):
         return value
     return {

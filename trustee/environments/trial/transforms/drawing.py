@@ -1,4 +1,4 @@
-"""Drawing the perturbations of one task, and refusing those that would make it unsolvable."""
+"""Drawing the perturbations of a task, and refusing those that would make it unsolvable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trustee.environments.trial.transforms.disguise import (
 from trustee.types import ExpectedCall, Tool
 
 TRANSFORM_DRAWS = 8
-"""Draws of one transform before it is left out of a task that it would make unsolvable."""
+"""Attempts to draw a transform before it is left out of a task it would make unsolvable."""
 
 
 def draw_chain(
@@ -26,7 +26,7 @@ def draw_chain(
     seed: int,
     held_out: bool,
 ) -> tuple[tuple[Perturbation, ...], tuple[str, ...]]:
-    """Draw each transform over those before it; give the chain, and what had to be left out."""
+    """Draw each transform over those before it; return the chain and what was left out and why."""
     chain: tuple[Perturbation, ...] = ()
     refused: list[str] = []
     for index, transform in enumerate(transforms):

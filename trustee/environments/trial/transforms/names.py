@@ -1,6 +1,7 @@
-"""Transforms of names: opaque ones, and names that tools have swapped among themselves.
+"""Transforms of names: opaque names, and names that tools swap among themselves.
 
-A share of all opaque names is kept for evaluation, as pairs of tools are: training never shows one.
+A share of all opaque names is reserved for evaluation, as are pairs of tools, and never appears in
+training.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from trustee.types import ExpectedCall, Record, Tool
 
 LETTERS = "bcdfghjklmnpqrstvwxz"
 RESERVED_NAMES_ONE_IN = 4
+"""One opaque name in this many is reserved for evaluation."""
 
 
 def is_reserved_name(name: str) -> bool:
-    """Say whether an opaque name is kept for evaluation."""
+    """Return whether an opaque name is reserved for evaluation."""
     return zlib.crc32(f"opaque {name}".encode()) % RESERVED_NAMES_ONE_IN == 0
 
 
 class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
-    """Replaces names by ones that say nothing."""
+    """Replaces names with meaningless ones."""
 
     tools: bool = True
     parameters: bool = False
@@ -62,7 +64,7 @@ class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
 
 
 class Permute(Record, frozen=True, tag="permute", tag_field="kind"):
-    """Gives every tool the name of another: names mislead, descriptions and parameters do not."""
+    """Gives every tool another tool's name; descriptions and parameters stay as they are."""
 
     def draw(
         self,
@@ -72,7 +74,7 @@ class Permute(Record, frozen=True, tag="permute", tag_field="kind"):
         reference: Sequence[ExpectedCall],
         held_out: bool,
     ) -> Perturbation | None:
-        """Draw an order in which no tool keeps its name; a single tool keeps it."""
+        """Draw a cycle in which no tool keeps its name; None for a single tool."""
         if len(tools) < 2:
             return None
         order = rng.sample([tool.name for tool in tools], len(tools))
@@ -86,7 +88,7 @@ def rename(
     names: Mapping[str, str],
     parameters: Mapping[str, Mapping[str, str]],
 ) -> Perturbation:
-    """Make the perturbation that shows tools and their parameters under new names."""
+    """Return the perturbation that shows tools and parameters under new names."""
     shown: list[Tool] = []
     aliases: dict[str, ToolAlias] = {}
     for tool in tools:
@@ -108,6 +110,6 @@ def rename(
         aliases[name] = ToolAlias(
             inner=tool.name, parameters={new: old for old, new in renamed.items()}
         )
-    # The order of tools would tell which is which.
+    # The original order would reveal which tool is which.
     shown.sort(key=lambda tool: tool.name)
     return Perturbation(kind=kind, tools=tuple(shown), aliases=aliases)

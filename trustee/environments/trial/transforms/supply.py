@@ -1,7 +1,7 @@
-"""Transforms of the supply: one tool that is silently broken, and tools that only look alike.
+"""Transforms of which tools work: one that is silently broken, and useless lookalikes.
 
-Both add tools that wear another's face and answer without reaching it. Which of two twins works is
-drawn for each task, so that only trying tells.
+Both add tools that look like an existing one but never call it. Which of the twins works is drawn
+for each task, so the only way to find out is to try.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trustee.environments.trial.transforms.disguise import Perturbation, ToolAli
 from trustee.types import ExpectedCall, Record, Tool
 
 SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
-"""What tells twins apart, words of the built-in model; where they are used up, numbers do."""
+"""Name endings of twins, which are words that the built-in model knows; then numbers are used."""
 SUFFIX = re.compile(rf"_({'|'.join(SUFFIXES)}|\d+)\Z")
 Way = Literal["error", "empty", "null"]
 BROKEN_ANSWERS: dict[Way, str] = {
@@ -27,15 +27,15 @@ BROKEN_ANSWERS: dict[Way, str] = {
     "empty": "{}",
     "null": '{"result": null}',
 }
-"""What a dead tool answers, by the way in which it is dead."""
+"""The answer of a broken tool, by the way in which it is broken."""
 
 
 class Break(Record, frozen=True, tag="break", tag_field="kind"):
-    """Breaks one tool that the task needs, and says so nowhere."""
+    """Breaks one tool that the task needs, without any indication."""
 
     how: Way = "error"
     alternative: bool = True
-    """A second tool does the same; without one, tasks that need the tool are refused."""
+    """Whether a second tool does the same; if not, tasks that need the tool are refused."""
 
     def draw(
         self,
@@ -45,7 +45,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
         reference: Sequence[ExpectedCall],
         held_out: bool,
     ) -> Perturbation | None:
-        """Draw the tool, and which of its two names is the broken one's."""
+        """Draw the tool, and which of the two twins is the broken one."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         broken = rng.choice(needed)
         aliases = {tool.name: ToolAlias(inner=tool.name) for tool in tools}
@@ -59,7 +59,7 @@ class Break(Record, frozen=True, tag="break", tag_field="kind"):
 
 
 class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
-    """Adds tools that look like a needed one and do nothing of use."""
+    """Adds useless tools that look like a needed one."""
 
     count: Annotated[int, Meta(ge=1)] = 1
     how: Way = "null"
@@ -72,7 +72,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
         reference: Sequence[ExpectedCall],
         held_out: bool,
     ) -> Perturbation | None:
-        """Draw the tool that they look like, and which name is the true one's."""
+        """Draw the tool that they look like, and which of the names is the working one."""
         needed = sorted({call.name for call in reference} or {tool.name for tool in tools})
         model = rng.choice(needed)
         twins = add_twins(tools, model, rng, count=self.count)
@@ -87,7 +87,7 @@ class Lookalikes(Record, frozen=True, tag="lookalikes", tag_field="kind"):
 def add_twins(
     tools: Sequence[Tool], name: str, rng: random.Random, *, count: int
 ) -> tuple[Tool, ...]:
-    """Give tools that differ from one only by a word behind its name."""
+    """Return tools that differ from the tool `name` only by a word at the end of the name."""
     (model,) = (tool for tool in tools if tool.name == name)
     stem = SUFFIX.sub("", name)
     taken = {tool.name for tool in tools}
