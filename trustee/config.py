@@ -61,9 +61,11 @@ class RunConfig(Record, frozen=True):
     tokens: Annotated[int, Meta(ge=1)] | None = None
     """Tokens that the policy has said in training after which the run ends; none is no limit."""
     seed: int = 0
+    """Decides the tasks, the episodes' randomness and the adapter's first weights."""
     folder: str = "runs"
     """Where run folders are made."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
+    """Newest checkpoints that stay on disk."""
     adapter: str | None = None
     """PEFT or run folder whose adapter training begins with; none begins at the base. With
     `learn.loss.kl_coef` it is also what the policy is kept near. The folder must stay there."""

@@ -27,8 +27,11 @@ class LearnConfig(Record, frozen=True):
     max_norm: Annotated[float, Meta(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of Adam's averages of gradients and of their squares."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """AdamW's, of the adapter's weights."""
     optimizer: Optimizer = "adamw8bit"
+    """AdamW with states of 8 or of 32 bits."""
     rank: Literal[8, 16, 32, 64, 128] = 32
     """LoRA rank, on all linear layers; alpha is twice the rank."""
     estimator: Estimator = "grpo"

@@ -61,6 +61,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """The vLLM engine."""
 
     device: Literal["cpu", "cuda"] = "cuda"
+    """Where model and trainer run."""
     weights: Weights = "nf4"
     """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
     context: Annotated[int, Meta(ge=64)] = 16384
@@ -74,6 +75,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     versions: int = 4
     """Policy versions that may be alive at once."""
     prefix_caching: bool = True
+    """Whether prompts that begin alike share their KV cache."""
     eager: bool = False
     """No CUDA graphs."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None

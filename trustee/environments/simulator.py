@@ -25,7 +25,9 @@ class RoleSampling(Record, frozen=True):
     """How a role speaks."""
 
     temperature: Annotated[float, Meta(ge=0)]
+    """Of the role's messages; 0 always takes the likeliest token."""
     max_tokens: Annotated[int, Meta(ge=1)]
+    """Most tokens of one message."""
 
 
 class ChatRenderer(Protocol):

@@ -34,6 +34,7 @@ class EvalConfig(Record, frozen=True):
     seed: int = 12345
     """Of the tasks and of their episodes."""
     temperature: Annotated[float, Meta(ge=0)] = 0.0
+    """Of the policy; 0 always takes the likeliest token."""
     parallel: Annotated[int, Meta(ge=1)] = 64
     """Episodes at once."""
 

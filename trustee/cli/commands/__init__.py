@@ -4,6 +4,17 @@ Each has `add`, which describes the command to the parser and names the function
 heavy is imported before that function needs it.
 """
 
-from trustee.cli.commands import build, collect, doctor, evaluate, plan, run, sft, tools, view
+from trustee.cli.commands import (
+    build,
+    collect,
+    config,
+    doctor,
+    evaluate,
+    plan,
+    run,
+    sft,
+    tools,
+    view,
+)
 
-COMMANDS = (run, evaluate, plan, doctor, build, collect, sft, view, tools)
+COMMANDS = (run, evaluate, plan, config, doctor, build, collect, sft, view, tools)

@@ -62,8 +62,11 @@ class Curriculum(Record, frozen=True):
     tools: tuple[int, int] = (1, 10)
     """Tools offered at difficulty 1 and at 100; likewise for the next three."""
     calls: tuple[int, int] = (1, 3)
+    """Calls expected at difficulty 1 and at 100."""
     turns: tuple[int, int] = (1, 2)
+    """User turns expected at difficulty 1 and at 100."""
     strictness: tuple[int, int] = (1, 5)
+    """Criteria that count at difficulty 1 and at 100."""
 
     def __post_init__(self) -> None:
         """Refuse impossible bounds.

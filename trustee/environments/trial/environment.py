@@ -79,6 +79,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
     """A world whose tools are unknown until they are tried."""
 
     inner: World = Simulated()
+    """The environment whose tools are to be tried."""
     transforms: tuple[Transform, ...] = ()
     """The first is nearest to the inner world's tools."""
     prompts: str = "simulated"
@@ -86,6 +87,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
     trial_turns: int = 6
     """Policy messages of the trial phase; the note comes on top."""
     trial_calls: int = 8
+    """Tool calls of the trial phase."""
     execution_turns: int = 10
     """Policy messages of the execution phase."""
     execution_calls: int = 6
