@@ -282,7 +282,7 @@ def measure_pass(
             )
         del hidden
         tokens.logprobs.sum().backward()
-    return live.peak
+    return int(live.peak)
 
 
 def plan_pass(
