@@ -53,6 +53,7 @@ class Whole(NamedTuple):
     """A whole run of imitation."""
 
     folder: Path
+    wanted: SftConfig
     outcome: SftResult
     events: list[Event]
 
@@ -63,9 +64,17 @@ async def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("sft_step")
     events: list[Event] = []
     file = write_lessons(folder / "shown.jsonl", 64)
-    wanted = SftConfig(epochs=2, demonstrations=8, learning_rate=1e-3, warmup=2, held_out=0.2)
+    wanted = SftConfig(
+        epochs=2,
+        demonstrations=8,
+        learning_rate=1e-3,
+        warmup=2,
+        held_out=0.2,
+        checkpoint_every=2,
+        measure_every=7,
+    )
     outcome = await run_sft(config(), wanted, file, folder / "run", emit=events.append)
-    return Whole(folder / "run", outcome, events)
+    return Whole(folder / "run", wanted, outcome, events)
 
 
 @slow
@@ -73,7 +82,7 @@ async def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.mark.timeout(400)
 async def test_sft_lowers_the_held_out_loss(whole: Whole) -> None:
     """The careless model learns to do what it is shown, also what it is shown elsewhere."""
-    folder, outcome, events = whole
+    folder, _, outcome, events = whole
     assert outcome.before is not None
     assert outcome.after is not None
     assert outcome.after < 0.85 * outcome.before, (outcome.before, outcome.after)
@@ -137,24 +146,27 @@ def stop_after(step: int) -> Emit:
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(400)
-async def test_resumed_sft_is_the_same(tmp_path: Path) -> None:
-    """Six steps, and six that were cut off after the fifth, leave equal bytes."""
-    file = write_lessons(tmp_path / "shown.jsonl", 20)
-    wanted = SftConfig(epochs=2, demonstrations=6, checkpoint_every=2, measure_every=3)
-    whole = await run_sft(config(), wanted, file, tmp_path / "a", emit=lambda event: None)
+async def test_resumed_sft_is_the_same(whole: Whole, tmp_path: Path) -> None:
+    """A run that was cut off in its ninth step and one that was not leave equal bytes."""
+    file = write_lessons(tmp_path / "shown.jsonl", 64)
+    folder = tmp_path / "run"
     with pytest.raises(BaseExceptionGroup) as caught:
-        await run_sft(config(), wanted, file, tmp_path / "b", emit=stop_after(5))
+        await run_sft(config(), whole.wanted, file, folder, emit=stop_after(9))
     assert caught.group_contains(Interrupted)
     again = await run_sft(
-        config(), wanted, file, tmp_path / "b", emit=lambda event: None, resume=True
+        config(), whole.wanted, file, folder, emit=lambda event: None, resume=True
     )
-    assert (whole.before, whole.after, whole.steps) == (again.before, again.after, again.steps)
-    names = ["metrics.jsonl", f"adapters/policy-{whole.steps:06d}/adapter_model.safetensors"]
-    for name in names:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    outcome = whole.outcome
+    assert (outcome.before, outcome.after, outcome.steps) == (
+        again.before,
+        again.after,
+        again.steps,
+    )
+    for name in ("metrics.jsonl", f"adapters/policy-{outcome.steps:06d}/adapter_model.safetensors"):
+        assert (whole.folder / name).read_bytes() == (folder / name).read_bytes()
     file.write_bytes(file.read_bytes() + b"{}\n")
     with pytest.raises(InputError, match="has changed since the run began: its sha256 was"):
-        await run_sft(config(), wanted, file, tmp_path / "b", emit=lambda event: None, resume=True)
+        await run_sft(config(), whole.wanted, file, folder, emit=lambda event: None, resume=True)
 
 
 @pytest.mark.anyio

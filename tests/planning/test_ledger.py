@@ -280,22 +280,21 @@ def measure_pass(
     ids = torch.randint(0, SIZES["vocab_size"], (1, positions))
     taken = torch.zeros(1, positions - 1, dtype=torch.bool)
     taken[0, -trained:] = True
-    peak = 0
-    for _ in range(2):
-        with LiveBytes(frozen_storages(model)) as live:
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state
-                tokens = token_logprobs(
-                    hidden[:, :-1][taken],
-                    inner.lm_head.weight,
-                    targets=ids[:, 1:][taken],
-                    chunk=chunk,
-                )
-            del hidden
-            tokens.logprobs.sum().backward()
-        peak = live.peak
-        del tokens
-    return peak
+    for parameter in trainable(model):
+        # As an earlier pass leaves it: gathered gradients are no part of a pass.
+        parameter.grad = torch.zeros_like(parameter)
+    with LiveBytes(frozen_storages(model)) as live:
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = inner.model(input_ids=ids, use_cache=False).last_hidden_state
+            tokens = token_logprobs(
+                hidden[:, :-1][taken],
+                inner.lm_head.weight,
+                targets=ids[:, 1:][taken],
+                chunk=chunk,
+            )
+        del hidden
+        tokens.logprobs.sum().backward()
+    return int(live.peak)
 
 
 def plan_pass(
