@@ -12,7 +12,7 @@ import pytest
 
 from scripts import Policy, cast, perfect, silent
 from trustee.config import Config, read_config
-from trustee.engine.script import Request
+from trustee.engine.script import Request, find_script
 from trustee.engine.scripted import ScriptedTrainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.toml"
@@ -68,6 +68,8 @@ HANDED: ScriptedTrainer = Both(silent)
 def hand_in(monkeypatch: pytest.MonkeyPatch, engine: ScriptedTrainer) -> None:
     """Have the next program with `HAND_IN` in its config open this engine."""
     monkeypatch.setattr(f"{__name__}.HANDED", engine)
+    # As if the run that a test continues had been begun in this process.
+    find_script(f"{__name__}:HANDED")
 
 
 def play_with(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> Both:

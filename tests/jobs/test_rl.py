@@ -102,17 +102,28 @@ def test_record_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_record_is_read_back(tmp_path: Path) -> None:
     """What a run says of itself is enough to continue it."""
-    record = describe_run(small_config("run.seed=7"))
+    record = describe_run(tiny_config("run.seed=7"))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert record == read_metadata(tmp_path)
 
 
 def test_record_cannot_unlock_the_sandbox(tmp_path: Path) -> None:
     """A stranger's folder may say what it likes: only the call at hand runs tools unconfined."""
-    record = describe_run(small_config("sandbox.isolation=none", "sandbox.seconds=7"))
+    record = describe_run(tiny_config("sandbox.isolation=none", "sandbox.seconds=7"))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     sandbox = read_metadata(tmp_path).config.sandbox
     assert ("auto", 7) == (sandbox.isolation, sandbox.seconds)
+
+
+def test_record_imports_no_script(check_error: ErrorCheck, tmp_path: Path) -> None:
+    """A script that only a run folder names is refused and not imported."""
+    (tmp_path / "spy.py").write_text("raise AssertionError('imported')")
+    record = describe_run(tiny_config("engine.kind=scripted", "engine.script=spy:play"))
+    path = tmp_path / "run.json"
+    path.write_bytes(msgspec.json.encode(record))
+    with pytest.raises(InputError) as caught:
+        read_metadata(tmp_path)
+    check_error(caught, path, "engine.script", "'spy:play'", "start a new run")
 
 
 @pytest.mark.parametrize("name", ["", "none", "file"])

@@ -33,6 +33,15 @@ class Request(Record, frozen=True):
 Script = Callable[[Request], str | Awaitable[str]]
 
 
+_found: set[str] = set()
+"""Scripts that a config of this process has named."""
+
+
+def was_found(name: str) -> bool:
+    """Whether a config of this process has named a script; a stored record alone names none."""
+    return name in _found
+
+
 def find_script(name: str) -> Any:
     """Import the object that `engine.script` names, from the Python path.
 
@@ -48,6 +57,7 @@ def find_script(name: str) -> Any:
         raise InputError(f"engine.script {name!r}: {error}; check PYTHONPATH") from error
     if not hasattr(found, attribute):
         raise InputError(f"engine.script {name!r}: {module} has no {attribute}")
+    _found.add(name)
     return getattr(found, attribute)
 
 

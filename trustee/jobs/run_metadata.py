@@ -11,6 +11,8 @@ import msgspec
 
 from trustee import __version__
 from trustee.config import Config, decode_stored
+from trustee.engine.script import was_found
+from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, UntrustedWorld
 from trustee.types import Record
@@ -75,8 +77,25 @@ def read_metadata(folder: Path) -> RunMetadata:
         raise UntrustedWorld(f"{path}: {error}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    check_script(path, record.config)
     if record.config.sandbox.isolation != "none":
         return record
     locked = msgspec.structs.replace(record.config.sandbox, isolation="auto")
     config = msgspec.structs.replace(record.config, sandbox=locked)
     return msgspec.structs.replace(record, config=config)
+
+
+def check_script(path: Path, config: Config) -> None:
+    """Refuse a recorded script of the scripted engine, unless this process has loaded it.
+
+    Raises:
+        InputError: because a run folder may come from a stranger, and importing runs code.
+    """
+    engine = config.engine
+    if not isinstance(engine, ScriptedConfig) or not engine.script:
+        return
+    if not was_found(engine.script):
+        raise InputError(
+            f"{path}: engine.script is {engine.script!r}, and a run folder cannot have code "
+            "imported; start a new run with your config instead"
+        )
