@@ -166,7 +166,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
             raise InputError(f"{what} names {', '.join(unknown)}; the tools are {', '.join(names)}")
     answers = [answer for own in blueprint.unsolved.values() for answer in own]
     if not answers:
-        raise InputError("unsolved holds no sub-answer, so no call can earn a reward")
+        raise InputError("unsolved holds no sub-answer, so there is nothing to bring")
     if not all(answer.strip() for answer in answers):
         raise InputError("unsolved holds an empty sub-answer")
 
