@@ -98,7 +98,7 @@ def load_world(name: str, *, folders: Sequence[Path] = ()) -> type[WorldConfig]:
         return _loaded[name]
     path, _, wanted = name.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), wanted)):
-        raise InputError(f"{name!r} is not the name of a world; give {OUTSIDE}")
+        raise InputError(f"{name!r} does not name a world outside the package; give {OUTSIDE}")
     module = import_outside(path, folders=folders)
     found = getattr(module, wanted, None)
     worlds = list(worlds_in(module))
