@@ -1,8 +1,8 @@
-"""Configuration: TOML to frozen structs, and nothing else.
+"""Configuration: from TOML to frozen structs, and nothing else.
 
-Bounds sit in the types, unknown keys are refused, errors name file and key. `--set a.b=c` edits the
-table before it is converted, so there is one validator. TOML has no null: where a key may be
-switched off, the word `none` does it, in a file as in a change.
+Bounds are part of the types, unknown keys are refused, and errors name file and key. `--set a.b=c`
+edits the table before it is converted, so there is only one validator. TOML has no null: a key
+that may be switched off takes the word `none`, in a file and in a change.
 """
 
 from __future__ import annotations
@@ -46,42 +46,42 @@ from trustee.types import Record
 
 CONFIGS = Path("configs")
 SAME = "same"
-"""What `eval_env` may be instead of a world: that of training."""
+"""Value of `eval_env` that means: the world of training."""
 
 Stored = TypeVar("Stored")
 
 
 class RunConfig(Record, frozen=True):
-    """How long, and where."""
+    """Length of the run, and its folders."""
 
     steps: Annotated[int, Meta(ge=1)] = 200
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     minutes: Annotated[float, Meta(gt=0)] | None = None
-    """Wall time of training after which the run ends; none is no limit."""
+    """Minutes of training after which the run ends; none: no limit."""
     tokens: Annotated[int, Meta(ge=1)] | None = None
-    """Tokens that the policy has said in training after which the run ends; none is no limit."""
+    """Tokens sampled by the policy in training after which the run ends; none: no limit."""
     seed: int = 0
     """Decides the tasks, the episodes' randomness and the adapter's first weights."""
     folder: str = "runs"
-    """Where run folders are made."""
+    """Folder in which run folders are created."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
     """Newest checkpoints that stay on disk."""
     adapter: str | None = None
-    """PEFT or run folder whose adapter training begins with; none begins at the base. With
-    `learn.loss.kl_coef` it is also what the policy is kept near. The folder must stay there."""
+    """PEFT or run folder of the adapter that training starts from; none starts from the base. With
+    `learn.loss.kl_coef` it is also the reference of the KL penalty. Keep the folder in place."""
 
 
 class ModelConfig(Record, frozen=True):
-    """The base: simulator, and policy where its adapter is on."""
+    """The base model: the simulator without an adapter, the policy with one."""
 
     path: str
-    """Hugging Face model folder; `tiny` is the model in the package."""
+    """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
-    """What the chat template is told as enable_thinking."""
+    """Value of enable_thinking that the chat template receives."""
 
 
 class SimulatorConfig(Record, frozen=True):
-    """How the roles speak."""
+    """How the simulator's roles sample."""
 
     writer: RoleSampling = RoleSampling(temperature=1.0, max_tokens=1024)
     user: RoleSampling = RoleSampling(temperature=0.7, max_tokens=320)
@@ -89,11 +89,11 @@ class SimulatorConfig(Record, frozen=True):
     judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
     builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
     tries: Annotated[int, Meta(ge=1)] = 3
-    """Answers asked for before an episode counts as spoiled."""
+    """Number of tries for one answer before the episode counts as spoiled."""
 
 
 class Config(Record, frozen=True):
-    """A whole run."""
+    """All settings of a run."""
 
     model: ModelConfig
     run: RunConfig = RunConfig()
@@ -109,17 +109,17 @@ class Config(Record, frozen=True):
     sft: SftConfig = SftConfig()
     eval: EvalConfig = EvalConfig()
     eval_env: World | None = None
-    """World of the held-out tasks; left out, or `same`, is that of training."""
+    """World of the held-out tasks; if left out or `same`, the world of training."""
     watch: WatchConfig = WatchConfig()
     gates: GateConfig = GateConfig()
     watchdog: WatchdogConfig = WatchdogConfig()
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
-    """Read a config file with `key.path=value` changes.
+    """Read a config file and apply `key.path=value` changes.
 
     Raises:
-        InputError: naming file, key, what was given and what is allowed.
+        InputError: naming file, key, the given value and what is allowed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -136,10 +136,10 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
 
 
 def apply_change(table: dict[str, Any], change: str) -> None:
-    """Set one key of a table from `a.b=value`; the value is TOML, or else a string such as `none`.
+    """Set one key of a table from `a.b=value`; the value is TOML, else a string such as `none`.
 
     Raises:
-        InputError: if the change has no `=` or names a value as a section.
+        InputError: if the change has no `=`, or treats a value as a section.
     """
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
@@ -158,10 +158,10 @@ def apply_change(table: dict[str, Any], change: str) -> None:
 
 
 def apply_changes(config: Config, changes: Sequence[str]) -> Config:
-    """Change keys of a finished config.
+    """Return a config with keys changed.
 
     Raises:
-        InputError: as `read_config` does.
+        InputError: as in `read_config`.
     """
     table = msgspec.to_builtins(config)
     for change in changes:
@@ -170,7 +170,7 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
 
 
 def decode_stored(data: bytes, kind: type[Stored]) -> Stored:
-    """Read a record with a config in it, such as `run.json`, without loading code for it.
+    """Read a record that holds a config, such as `run.json`, without loading code.
 
     Raises:
         UntrustedWorld: if it names a world outside the package that this process has not loaded.
@@ -189,7 +189,7 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     """Convert a table to a checked config.
 
     Raises:
-        InputError: naming the source, the key, what was given and what is allowed.
+        InputError: naming source, key, the given value and what is allowed.
     """
     if table.get("eval_env") == SAME:
         del table["eval_env"]
@@ -213,7 +213,7 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
 
 
 def drop_none(table: dict[str, Any]) -> None:
-    """Put null where the word `none` switches a key off."""
+    """Replace the word `none` by null where a key may be switched off."""
 
     def visit(section: dict[str, Any], path: str) -> None:
         off = {field.encode_name for field in fields_at(path, table) if is_optional(field.type)}
@@ -227,8 +227,8 @@ def drop_none(table: dict[str, Any]) -> None:
 
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:
-    """Add to a conversion error what was given and what is allowed."""
-    # The parts of a path come from the innermost out, one for each world that is read by itself.
+    """Return a conversion error with the given value and what is allowed added."""
+    # The parts of a path are listed innermost first, one for each separately read world.
     found = re.search(r"( - at `\$[^`]*`)+$", error)
     parts = re.findall(r"`\$\.?([^`]*)`", found.group()) if found else []
     path = ".".join(part for part in reversed(parts) if part)
@@ -252,7 +252,7 @@ def explain_conversion(error: str, table: dict[str, Any]) -> str:
 
 
 def given_at(path: str, table: Any) -> Any:
-    """Look up what was given under a path such as `env.curriculum.tools[0]`."""
+    """Return the value given at a path such as `env.curriculum.tools[0]`."""
     for part in re.findall(r"\w+", path):
         if isinstance(table, dict):
             table = table.get(part, {})
@@ -262,7 +262,7 @@ def given_at(path: str, table: Any) -> Any:
 
 
 def fields_at(path: str, table: dict[str, Any]) -> list[msgspec.structs.FieldInfo]:
-    """List the fields that a section may hold; where it may be of several kinds, of the given."""
+    """Return the fields that a section may hold; with several kinds, those of the given one."""
     kinds: list[Any] = [Config]
     at: Any = table
     for part in re.findall(r"\w+", path):
@@ -275,7 +275,7 @@ def fields_at(path: str, table: dict[str, Any]) -> list[msgspec.structs.FieldInf
 
 
 def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
-    """List the words that a key may be set to; none where it takes no fixed words."""
+    """Return the fixed words that a key may be set to; empty if it takes other values."""
     section, _, key = path.rpartition(".")
     literals = [
         option
@@ -300,7 +300,7 @@ def choices_at(path: str, table: dict[str, Any]) -> list[Any]:
 
 
 def may_be_none(path: str, table: dict[str, Any]) -> bool:
-    """Say whether a key may be switched off."""
+    """Whether a key may be switched off."""
     section, _, key = path.rpartition(".")
     return any(
         is_optional(field.type) for field in fields_at(section, table) if field.encode_name == key
@@ -308,22 +308,22 @@ def may_be_none(path: str, table: dict[str, Any]) -> bool:
 
 
 def fields_of(kinds: Sequence[Any]) -> list[msgspec.structs.FieldInfo]:
-    """List the fields of structs."""
+    """Return the fields of structs."""
     return [field for kind in kinds for field in msgspec.structs.fields(kind)]
 
 
 def options_of(kind: Any) -> tuple[Any, ...]:
-    """List the types that a field's type stands for."""
+    """Return the member types of a field's type."""
     if isinstance(kind, UnionType) or get_origin(kind) is Union:
         return tuple(option for part in get_args(kind) for option in options_of(part))
     return known_worlds() if kind is World else (kind,)
 
 
 def is_optional(kind: Any) -> bool:
-    """Say whether None is among the values of a type."""
+    """Whether a type allows None."""
     return NoneType in options_of(kind)
 
 
 def is_struct(kind: Any) -> bool:
-    """Say whether a type is a section of the config."""
+    """Whether a type is a section of the config."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

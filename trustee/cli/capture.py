@@ -1,4 +1,4 @@
-"""Keeping the screen for the user: what libraries and child processes print goes to a file."""
+"""Keep the screen readable: output of libraries and child processes goes to a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 
 
 class Screen(NamedTuple):
-    """The user's own output and error streams."""
+    """The user's original output and error streams."""
 
     out: TextIO
     err: TextIO
@@ -22,9 +22,9 @@ class Screen(NamedTuple):
 
 @contextmanager
 def divert_noise(folder: Path) -> Iterator[Screen]:
-    """Send file descriptors 1 and 2 to `engine.log` and logs to `log.jsonl`; yield the real ones.
+    """Redirect file descriptors 1 and 2 to `engine.log`, logs to `log.jsonl`; yield the originals.
 
-    Children that are started inside inherit the diversion.
+    Child processes started inside inherit the redirection.
     """
     folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -55,7 +55,7 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
 
 
 def write_logs(file: TextIO) -> None:
-    """Write structlog events and the standard library's records as JSON lines."""
+    """Write structlog events and standard library log records as JSON lines."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -10,10 +10,10 @@ import anyio
 
 
 async def until_interrupted(job: Callable[[], Any]) -> Any:
-    """Run a job; an interrupt or a polite kill cancels it.
+    """Run a job; SIGINT or SIGTERM cancels it.
 
     Raises:
-        KeyboardInterrupt: if it was interrupted.
+        KeyboardInterrupt: if it was cancelled.
     """
     interrupted = False
     result: Any = None

@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it.
+"""The command line. Heavy modules are only imported by the command that needs them.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable.
 """
@@ -16,10 +16,10 @@ from trustee.errors import TrusteeError
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="trustee",
-        description="Train a tool-calling agent on one card, in a world that its base simulates.",
+        description="Train a tool-calling agent on one GPU, in a world that its base simulates.",
     )
     parser.add_argument("--version", action="version", version=f"trustee {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command."""
+    """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
     try:
         return int(options.act(options))

@@ -1,4 +1,4 @@
-"""What the user sees while a job runs: a live panel, plain lines, or JSON events."""
+"""The display of a running job: a live panel, plain lines or JSON events."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from trustee.events import (
 
 DisplayMode = Literal["live", "lines", "json"]
 RECENT = 8
-"""Steps whose reward the panel shows."""
+"""Number of latest steps whose reward the panel shows."""
 
 
 def show_mismatch(event: StepTrained) -> str:
-    """Write the gap between engine and trainer; a dash where no sample was fresh."""
+    """Return the gap between engine and trainer as text; a dash if no sample was fresh."""
     gap = event.mismatch_abs
     return "-" if gap is None else f"{gap:.4f}"
 
 
 class ProgressDisplay:
-    """Takes events and shows them; an ordinary context manager around a job."""
+    """Receives events and shows them; a context manager around a job."""
 
     def __init__(self, out: TextIO, *, mode: DisplayMode) -> None:
         self._out = out
@@ -46,7 +46,7 @@ class ProgressDisplay:
         self._live: Live | None = None
         self._started_at = time.monotonic()
         self._before = 0.0
-        """Share that was spent when the stage began: of a resumed run."""
+        """Share of the budget already spent when the stage began; above 0 in a resumed run."""
         self._stage = ""
         self._running = 0
         self._done = 0
@@ -67,12 +67,12 @@ class ProgressDisplay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the last panel standing."""
+        """Stop the panel; its last state stays visible."""
         if self._live is not None:
             self._live.__exit__(None, None, None)
 
     def emit(self, event: Event) -> None:
-        """Take an event."""
+        """Handle an event."""
         self._count(event)
         if self._mode == "json":
             self._out.write(encode_event(event).decode() + "\n")
@@ -121,7 +121,7 @@ class ProgressDisplay:
         self._last_step = (now, self._policy_tokens, dict(event.tokens))
 
     def line(self, event: Event) -> str | None:
-        """Give an event as one line, None where it is not worth one."""
+        """Return an event as one line, or None if it is not shown."""
         match event:
             case Stage():
                 return event.name
@@ -159,7 +159,7 @@ class ProgressDisplay:
                 return None
 
     def left(self, progress: float) -> str:
-        """Estimate the time to the end of training, from its own stage alone."""
+        """Return the estimated time to the end of training, from the current stage alone."""
         progress = min(1.0, progress)
         if progress <= self._before:
             return "unknown"
@@ -167,7 +167,7 @@ class ProgressDisplay:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
     def panel(self) -> Table:
-        """Draw the panel."""
+        """Return the panel."""
         table = Table.grid(padding=(0, 2))
         last = self._recent[-1] if self._recent else None
         failed = ", ".join(f"{k} {v}" for k, v in sorted(self._failed.items())) or "none"
@@ -183,7 +183,7 @@ class ProgressDisplay:
             table.add_row("difficulty", "-" if last.difficulty is None else str(last.difficulty))
             table.add_row("tokens/s", rates)
             table.add_row("lag", f"{last.lag_mean:.1f}, at most {last.lag_max}")
-            table.add_row("mismatch", f"{show_mismatch(last)} nats a token")
+            table.add_row("mismatch", f"{show_mismatch(last)} nats per token")
             if last.anchor_correlation is not None:
                 followed = f"{last.anchor_correlation:.2f} over {last.anchor_episodes}"
                 table.add_row("judge follows proof", followed)

@@ -1,4 +1,4 @@
-"""Finding the base model and the card, before anything heavy is loaded."""
+"""Find the base model and the GPU before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
 def find_model(path: str) -> Path:
-    """Give the folder of a model: `tiny`, a folder, or a hub id that is fetched once.
+    """Return the folder of a model: `tiny`, a folder, or a hub id that is downloaded once.
 
     Raises:
-        InputError: if there is no such model, or it is not in safetensors.
+        InputError: if there is no such model, or it is not in safetensors format.
     """
     folder = TINY if path == "tiny" else Path(path)
     if not folder.is_dir():
         if path.count("/") != 1 or path.startswith((".", "/")):
             raise InputError(
-                f"model.path {path!r} is no folder; give a Hugging Face model folder, a hub id "
+                f"model.path {path!r} is not a folder; give a Hugging Face model folder, a hub id "
                 "such as Qwen/Qwen3-8B, or tiny for the model in the package"
             )
         folder = fetch_model(path)
@@ -32,7 +32,7 @@ def find_model(path: str) -> Path:
 
 
 def fetch_model(hub_id: str) -> Path:
-    """Fetch a model from the hub, or find it in the hub's cache."""
+    """Return the folder of a hub model, downloading it unless it is in the hub's cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -44,5 +44,5 @@ def fetch_model(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(WANTED_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f"model.path {hub_id!r} is no folder and cannot be fetched from the hub: {error}"
+            f"model.path {hub_id!r} is not a folder and cannot be fetched from the hub: {error}"
         ) from error

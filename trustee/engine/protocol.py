@@ -1,7 +1,7 @@
-"""The seam to whatever samples tokens: ids in, ids out.
+"""The interface to an engine that samples tokens: ids in, ids out.
 
-One engine speaks with two voices: `adapter=None` is the frozen base, the simulator; an adapter is
-one version of the policy. A request uses one of them from start to end.
+One engine serves two models: `adapter=None` is the frozen base, which is the simulator; an adapter
+is one version of the policy. A request uses the same one from start to end.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from trustee.types import Adapter, Completion, Record, Sample
 
 
 class Sampling(Record, frozen=True):
-    """How to draw one completion."""
+    """Settings for sampling one completion."""
 
     max_tokens: int
     temperature: float = 1.0
     seed: int | None = None
-    """Same seed, prompt and weights: same ids."""
+    """Seed; the same seed, prompt and weights give the same ids."""
     schema: str | None = None
-    """JSON Schema text that the completion must satisfy; simulator only, for a grammar mask makes
-    raw logprobs differ from the sampling distribution."""
+    """JSON Schema text that the completion must satisfy; simulator only, because a grammar mask
+    makes raw logprobs differ from the sampling distribution."""
     priority: int = 0
-    """Lower goes first. The simulator unblocks episodes, so it goes before the policy."""
+    """Lower values are served first. The simulator unblocks episodes, so it precedes the policy."""
 
 
 class Engine(Protocol):
-    """Anything that completes token ids. Engines are async context managers that start and stop."""
+    """An async context manager that completes token ids; it starts on entry and stops on exit."""
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in tokens."""
+        """Maximum length of prompt plus completion, in tokens."""
         ...
 
     async def generate(
@@ -40,7 +40,7 @@ class Engine(Protocol):
     ) -> Completion:
         """Complete `ids`.
 
-        Cancelling the caller aborts the request and frees its place.
+        Cancelling the caller aborts the request and frees its slot.
 
         Raises:
             ContextError: if prompt and `max_tokens` do not fit `context`.
@@ -49,19 +49,19 @@ class Engine(Protocol):
         ...
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known under its new name, beside the ones that are alive."""
+        """Make a version available under its new name, in addition to the existing ones."""
         ...
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version that no request uses any more."""
+        """Remove a version that no request uses any more."""
         ...
 
 
 class TrainingEngine(Engine, Learner, Protocol):
-    """An engine that also trains the policy it samples from, and lets itself be examined."""
+    """An engine that also trains the policy it samples from and can be examined."""
 
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
-        """Return the trainer's logprobs of a sample's sampled ids, [C] in nats."""
+        """Return the trainer's logprobs of a sample's sampled ids, [C], in nats."""
         ...
 
     async def memory(self) -> dict[str, int]:
@@ -69,5 +69,5 @@ class TrainingEngine(Engine, Learner, Protocol):
         ...
 
     def dump_stacks(self) -> None:
-        """Have every other process of the engine write its stacks to its error stream."""
+        """Make every other process of the engine write its stacks to its error stream."""
         ...

@@ -1,4 +1,4 @@
-"""What a scripted engine is asked and what it answers: a script, or improvised valid calls."""
+"""Requests and answers of a scripted engine: from a script, or improvised valid calls."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from trustee.errors import InputError
 from trustee.types import Adapter, Record
 
 LONGEST_LIST = 2
-"""Most items of an improvised list, where the schema asks for no more."""
+"""Maximum length of an improvised list, unless the schema asks for more items."""
 OFFERED = re.compile(r'^(\{"type": "function".*\})(?:<\|im_end\|>)?$', re.MULTILINE)
-"""Tools in a prompt, one on each line, as `ByteTokenizer` writes them."""
+"""Pattern of the tools in a prompt, one per line, as `ByteTokenizer` writes them."""
 WORDS = ("blue", "river", "seven", "garden", "Amara", "Lima", "note", "green")
 
 
 class Request(Record, frozen=True):
-    """What a script is asked."""
+    """The request that a script receives."""
 
     prompt: str
     adapter: Adapter | None
-    """None: a role of the simulator; else the policy."""
+    """Policy version; None for a role of the simulator."""
     sampling: Sampling
     request_id: str
 
@@ -62,11 +62,11 @@ def find_script(name: str) -> Any:
 
 
 def improvise(request: Request) -> str:
-    """Answer a schema with a random value that fits it, and anything else with a call or a word.
+    """Return a random value that fits the schema, or without a schema a call or a word.
 
     The policy makes random calls that fit the tools' schemas, with words of the last user message,
-    and stops calling after some replies.
-    An environment meets the messages of a real episode this way, without a model.
+    and stops calling after a few replies.
+    So an environment can be tried with the messages of a real episode, without a model.
     """
     rng = random.Random(f"{request.sampling.seed} {request.request_id}")
     words: list[str] = re.findall(
@@ -83,7 +83,7 @@ def improvise(request: Request) -> str:
 
 
 def draw_value(schema: Mapping[str, Any], rng: random.Random, words: Sequence[str] = ()) -> Any:
-    """Draw a value that fits the common keywords of a JSON Schema; a string is one of the words."""
+    """Return a random value that fits the common keywords of a JSON Schema; strings use `words`."""
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:

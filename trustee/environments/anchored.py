@@ -1,8 +1,8 @@
-"""A simulated world with an anchor: a share of its tasks has tools that run and a reward by proof.
+"""A simulated world with an anchor: some tasks have executable tools and a verifiable reward.
 
-The judge of the simulated world also looks at the anchor's episodes, where its verdict counts for
-nothing: how far it follows the verifiable reward says how far it can be believed elsewhere. That
-correlation is measured over a window of episodes, shown with each step, and watched by a gate.
+The judge of the simulated world also scores the anchor's episodes, where its verdict does not
+count. How far it follows the verifiable reward shows how far it can be trusted elsewhere. This
+correlation is measured over a window of episodes, reported with each step and checked by a gate.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
     """The simulated world with an anchor."""
 
     hard: Executable
-    """Where the anchor's tasks come from."""
+    """World of the anchor's tasks."""
     soft: Simulated = Simulated()
-    """Where all others come from."""
+    """World of all other tasks."""
     share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
     """Share of tasks that come from the anchor."""
     window: Annotated[int, Meta(ge=2)] = 256
-    """Episodes of the anchor over which judge and proof are compared."""
+    """Number of the latest anchor episodes over which judge and verifiable reward are compared."""
 
     def source(self, *, seed: int, held_out: bool = False) -> AnchoredSource:
-        """Make the source of both kinds of tasks."""
+        """Return the source of both kinds of tasks."""
         return AnchoredSource(
             self,
             soft=self.soft.source(seed=seed, held_out=held_out),
@@ -58,7 +58,7 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
         )
 
     def environment(self, task: Task, services: Services) -> Environment:
-        """Make the environment of one episode, of the world that its task comes from."""
+        """Return the environment of one episode, from the world of its task."""
         inner = unwrap(task)
         if task.hidden["world"] == SOFT:
             return self.soft.environment(inner, services)
@@ -86,23 +86,23 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
         return tuple(dict.fromkeys((*self.soft.prompt_sets(), *self.hard.prompt_sets())))
 
     def needs_sandbox(self) -> bool:
-        """Whether tools are code: those of the anchor are."""
+        """Whether tools are code: always true, because the anchor's tools are."""
         return True
 
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
-        """Return the solution as the world of the task knows it."""
+        """Return the solution from the world of the task."""
         return self._world_of(task).reference_calls(unwrap(task))
 
     def count_expected_calls(self, task: Task) -> int:
-        """Return the count of the world of the task."""
+        """Return the count from the world of the task."""
         return self._world_of(task).count_expected_calls(unwrap(task))
 
     def hints(self, task: Task) -> Hints:
-        """Tell what the world of the task tells."""
+        """Return the hints from the world of the task."""
         return self._world_of(task).hints(unwrap(task))
 
     def refuse_trial(self) -> str:
-        """Refuse a trial: an anchored task does not say which of its worlds a call is tried in."""
+        """Refuse a trial, because an anchored task does not say in which world a call is tried."""
         return 'kind must be a world with one kind of task inside a trial, got "anchored"'
 
     def _world_of(self, task: Task) -> World:
@@ -110,38 +110,38 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
 
 
 def wrap(task: Task, world: str) -> Task:
-    """Write into a task which world it comes from."""
+    """Return a task that also records which world it comes from."""
     return msgspec.structs.replace(task, hidden={"world": world, "hidden": task.hidden})
 
 
 def unwrap(task: Task) -> Task:
-    """Give a task as its own world made it."""
+    """Return a task as its own world created it."""
     return msgspec.structs.replace(task, hidden=task.hidden["hidden"])
 
 
 class AnchoredState(Record, frozen=True):
-    """Where a source with an anchor stands."""
+    """State of a source with an anchor."""
 
     soft: msgspec.Raw
     hard: msgspec.Raw
     drawn: int
-    """Task specs drawn of both kinds."""
+    """Number of task specs drawn, of both kinds."""
     opinions: tuple[tuple[float, float], ...]
-    """The judge's verdict and the verifiable reward of the anchor's last episodes."""
+    """Judge's verdict and verifiable reward of the anchor's latest episodes."""
 
 
 class AnchoredSource:
-    """Draws from two sources in a fixed rhythm, and compares judge and proof."""
+    """Draws from two sources in a fixed rhythm and compares judge and verifiable reward."""
 
     def __init__(self, config: Anchored, *, soft: TaskSource, hard: TaskSource) -> None:
         self._config = config
         self._sources = {SOFT: soft, HARD: hard}
         self._drawn = 0
         self._opinions: list[tuple[float, float]] = []
-        """The judge's verdict and the verifiable reward of the anchor's last episodes."""
+        """Judge's verdict and verifiable reward of the anchor's latest episodes."""
 
     def draw(self) -> TaskSpec | None:
-        """Draw the next task spec, from the anchor as often as its share says."""
+        """Return the next task spec, from the anchor as often as its share says."""
         share, index = self._config.share, self._drawn
         world = HARD if int((index + 1) * share) > int(index * share) else SOFT
         spec = self._sources[world].draw()
@@ -162,7 +162,7 @@ class AnchoredSource:
         return msgspec.structs.replace(wrap(task, world), id=spec.id)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Steer each source by its own groups; give how far the judge follows the proof."""
+        """Steer each source by its own groups; return how far the judge follows the true reward."""
         figures: dict[str, float] = {}
         for world, source in self._sources.items():
             own = [
@@ -198,13 +198,13 @@ class AnchoredSource:
 
 
 def compare(trajectory: Trajectory) -> tuple[float, float] | None:
-    """Give the judge's verdict and the verifiable reward of an anchor's episode, if it has both."""
+    """Return the judge's verdict and the verifiable reward of an anchor episode that has both."""
     judged = trajectory.outcome.judged
     return None if judged is None else (judged, trajectory.reward)
 
 
 def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Give Pearson's correlation; None where one side never varies."""
+    """Return Pearson's correlation, or None if one side never varies."""
     try:
         return correlation([judged for judged, _ in pairs], [proved for _, proved in pairs])
     except StatisticsError:
@@ -212,7 +212,7 @@ def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 class JudgedEnvironment:
-    """An episode with a verifiable reward, at which the judge also looks."""
+    """An episode with a verifiable reward that the judge also scores."""
 
     def __init__(
         self, task: Task, inner: Environment, services: Services, *, prompt_set: str
@@ -227,11 +227,11 @@ class JudgedEnvironment:
         return await self._inner.open()
 
     async def reply(self, message: Message) -> Reply:
-        """Let the inner environment answer."""
+        """Pass the message to the inner environment and return its reply."""
         return await self._inner.reply(message)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Score by proof; add what the judge would have paid."""
+        """Return the verifiable score, with the judge's reward added to the outcome."""
         score = await self._inner.score(turns, stop)
         try:
             opinion = await judge_episode(
@@ -242,7 +242,7 @@ class JudgedEnvironment:
                 prompt_set=self._prompt_set,
             )
         except SimulatorError as error:
-            # Its verdict pays nothing here: a judge without one spoils the comparison alone.
+            # The verdict pays nothing here, so a missing one only spoils the comparison.
             return msgspec.structs.replace(score, notes=score.notes | {"unjudged": str(error)})
         judged = sum(opinion.rewards.values())
         outcome = msgspec.structs.replace(score.outcome, judged=judged)
@@ -254,8 +254,8 @@ class JudgedEnvironment:
 
 
 def as_simulated(task: Task) -> Task:
-    """Give an anchor's task as the simulated world would hold it: what its judge is told."""
-    # A task that begins in the middle of an episode ends with a tool's answer.
+    """Return an anchor's task as the simulated world would hold it, for its judge."""
+    # A task that starts in the middle of an episode ends with a tool's answer.
     asked = [message.content for message in task.messages if message.role == "user"]
     told = HiddenSimulated(
         intent=asked[-1],

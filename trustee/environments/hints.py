@@ -1,7 +1,7 @@
-"""What a teacher is told of a task and the policy is not: how the task is solved.
+"""Hints: what a teacher, but not the policy, is told about the solution of a task.
 
-Every world tells its own solution (`World.hints`); here it becomes lines for the teacher's prompt,
-and the values that the teacher may not say before the conversation has.
+Every world describes its own solution (`World.hints`). A hint has lines for the teacher's prompt,
+and the values that the teacher may not use before they occur in the conversation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trustee.types import ExpectedCall, Record
 
 
 class Hints(Record, frozen=True):
-    """What a teacher is told of one task."""
+    """What a teacher is told about one task."""
 
     lines: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -23,7 +23,7 @@ class Hints(Record, frozen=True):
 
 
 def hint_calls(calls: Sequence[ExpectedCall]) -> Hints:
-    """Return hints that tell calls; their arguments are secret until they are said."""
+    """Return hints that list calls; their arguments are secret until they are said."""
     return Hints(
         lines=tuple(f"solution: {call_line(call.name, call.arguments)}" for call in calls),
         secrets=tuple(dict.fromkeys(value for call in calls for value in scalars(call.arguments))),
@@ -31,7 +31,7 @@ def hint_calls(calls: Sequence[ExpectedCall]) -> Hints:
 
 
 def scalars(value: Any) -> Iterator[str]:
-    """Yield the texts and numbers inside a JSON value, as texts."""
+    """Yield the strings and numbers inside a JSON value, as strings."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

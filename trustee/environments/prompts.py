@@ -1,8 +1,8 @@
 """Prompt files: one role, one file, filled in one pass.
 
-A prompt set is a folder `trustee/prompts/<set>/` with the same file names in each: `simulated` for
-models of 4B parameters and more, `tiny` for the built-in model. Slots are written `{{name}}`.
-Inserted text is never expanded again, so it may hold braces of any kind.
+A prompt set is a folder `trustee/prompts/<set>/`; all sets have the same file names: `simulated` is
+for models of 4B parameters and more, `tiny` for the built-in model. Slots are written `{{name}}`.
+Inserted text is never expanded again, so it may contain any braces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 @cache
 def read_prompt(prompt_set: str, name: str) -> str:
-    """Read one prompt file of the package.
+    """Return the text of one prompt file of the package.
 
     Raises:
         PromptError: if there is no such file.
@@ -32,7 +32,7 @@ def read_prompt(prompt_set: str, name: str) -> str:
 
 
 def fill_prompt(prompt_set: str, name: str, **values: str) -> str:
-    """Fill the slots of a prompt file; values that a set's wording does not use are left out.
+    """Return a prompt with its slots filled; values that its file does not use are ignored.
 
     Raises:
         PromptError: if a slot of the file has no value.
@@ -45,7 +45,7 @@ def fill_prompt(prompt_set: str, name: str, **values: str) -> str:
 
 
 def hash_prompts(prompt_set: str) -> dict[str, str]:
-    """Give the sha256 of each prompt file of a set, for the record of a run."""
+    """Return the sha256 of each prompt file of a set, for the record of a run."""
     folder = files("trustee") / "prompts" / prompt_set
     return {
         entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()

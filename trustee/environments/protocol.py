@@ -1,8 +1,8 @@
-"""What a world must offer: a source of tasks, and an environment for each episode.
+"""The interface of a world: a source of tasks, and an environment for each episode.
 
-Both work in message space: no token ids, no limits, no versions. Whatever an environment may touch
-is handed to it as `Services`. A new environment is one file with a config struct, a `WorldConfig`,
-whose two methods build these; all else that the program asks a world has a default here.
+Both work with messages: no token ids, no limits, no versions. Everything an environment may access
+is passed to it as `Services`. A new environment is one module with a config struct, a
+`WorldConfig`, whose two methods build these; all other methods of a world have defaults here.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ S = TypeVar("S", bound=Record)
 
 
 class Services:
-    """All that an environment may touch."""
+    """Everything that an environment may access."""
 
     def __init__(
         self, *, simulator: Simulator, rng: random.Random, sandbox: Sandbox | None = None
     ) -> None:
         self.simulator = simulator
         self.rng = rng
-        """Seeded from the run's seed and the episode's or task spec's id."""
+        """Random generator seeded from the run's seed and the id of the episode or task spec."""
         self.sandbox: Sandbox = sandbox or NoSandbox()
 
 
 class Opening(Record, frozen=True):
-    """What the policy sees first."""
+    """Messages and tools that the policy sees first."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
 
 
 class Reply(Record, frozen=True):
-    """What the world answers to one policy message."""
+    """The world's answer to one policy message."""
 
     messages: tuple[Message, ...]
     done: bool
 
 
 class TaskSpec(Record, frozen=True):
-    """A task before it is written: drawn in order from the source's own state, cheap, no engine."""
+    """A task before it is written: drawn in order from the source's state, without an engine."""
 
     id: str
     seed: int
@@ -69,21 +69,21 @@ class TaskSpec(Record, frozen=True):
 
 
 class DrawnState(Record, frozen=True):
-    """The state of a source that nothing but its own count of task specs decides."""
+    """State of a source that only depends on its count of task specs."""
 
     drawn: int
 
 
 def store_state(state: Record) -> msgspec.Raw:
-    """Return a source's state as JSON that only the source itself reads again."""
+    """Return a source's state as JSON that only the source itself reads."""
     return msgspec.Raw(msgspec.json.encode(state))
 
 
 def read_state(stored: msgspec.Raw, kind: type[S]) -> S:
-    """Read what `store_state` has made of a source's state.
+    """Return a source's state from what `store_state` returned.
 
     Raises:
-        InputError: if it is no state of this kind.
+        InputError: if it is not a state of this kind.
     """
     try:
         return msgspec.json.decode(stored, type=kind)
@@ -94,37 +94,37 @@ def read_state(stored: msgspec.Raw, kind: type[S]) -> S:
 
 
 class Environment(Protocol):
-    """One episode's world; used once."""
+    """The world of one episode; used once."""
 
     async def open(self) -> Opening:
-        """Give the opening messages and tools."""
+        """Return the opening messages and tools."""
         ...
 
     async def reply(self, message: Message) -> Reply:
-        """Answer one policy message. Bad and unknown calls get readable answers, no exceptions."""
+        """Answer one policy message. Bad and unknown calls get readable answers, not exceptions."""
         ...
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Judge the finished episode."""
+        """Return the score of the finished episode."""
         ...
 
     async def aclose(self) -> None:
-        """Free what the episode held. Called once, whatever happened."""
+        """Free the resources of the episode. Called exactly once, even after errors."""
         ...
 
 
 class TaskSource(Protocol):
-    """Where tasks come from, and what steers them."""
+    """Where tasks come from; it may adapt to the results of the policy."""
 
     def draw(self) -> TaskSpec | None:
-        """Draw the next task spec; None when the source is exhausted."""
+        """Return the next task spec, or None when the source is exhausted."""
         ...
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
-        """Turn a task spec into a task; several task specs are written at once.
+        """Turn a task spec into a task; several task specs are written concurrently.
 
         Raises:
-            SimulatorError: if the writer gave no valid task within its tries.
+            SimulatorError: if the writer produced no valid task in its tries.
         """
         ...
 
@@ -133,20 +133,20 @@ class TaskSource(Protocol):
         ...
 
     def state(self) -> Record:
-        """Return all that `restore` needs; a checkpoint keeps it through `store_state`."""
+        """Return everything that `restore` needs; checkpoints store it through `store_state`."""
         ...
 
     def restore(self, stored: msgspec.Raw) -> None:
         """Continue from a stored state, which `read_state` reads.
 
         Raises:
-            InputError: if it is no state of such a source.
+            InputError: if it is not a state of such a source.
         """
         ...
 
 
 class PlainEpisode:
-    """An environment that opens with its task as it is, and holds nothing to be freed."""
+    """An environment that opens with its task unchanged and has nothing to free."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -156,25 +156,25 @@ class PlainEpisode:
         return Opening(messages=self.task.messages, tools=self.task.tools)
 
     async def aclose(self) -> None:
-        """Free nothing."""
+        """Nothing to release."""
 
 
 class CountedSource:
-    """A source that remembers only how many task specs it has drawn; it never ends by itself."""
+    """A source whose state is its count of drawn task specs; it never ends by itself."""
 
     def __init__(self, *, seed: int) -> None:
         self._seed = seed
         self.drawn = 0
 
     def draw(self) -> TaskSpec | None:
-        """Draw the next task spec; None when the source is exhausted."""
+        """Return the next task spec, or None when the source is exhausted."""
         spec = self.make_spec(self.drawn)
         if spec is not None:
             self.drawn += 1
         return spec
 
     def make_spec(self, index: int) -> TaskSpec | None:
-        """Return the task spec of an index; None where the source ends before it."""
+        """Return the task spec of an index, or None if the source ends before it."""
         seed = random.Random(f"{self._seed} {index}").randrange(1 << 31)
         return TaskSpec(id=f"task-{index:06d}", seed=seed, difficulty=1)
 
@@ -192,20 +192,20 @@ class CountedSource:
 
 
 class World:
-    """The factory of an environment, and all that the program asks about it."""
+    """The factory of an environment, and the questions that the program asks about it."""
 
     __slots__ = ()
 
     def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
-        """Make the source of training tasks, or of tasks that training never makes."""
+        """Return the source of training tasks, or of tasks that training never uses."""
         raise NotImplementedError
 
     def environment(self, task: Task, services: Services) -> Environment:
-        """Make the environment of one episode."""
+        """Return the environment of one episode."""
         raise NotImplementedError
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
-        """Read all that the world is made of; return a sentence on each part that is not used.
+        """Read all parts of the world; return a sentence for each part that is not used.
 
         Raises:
             InputError: if the world cannot be played.
@@ -214,11 +214,11 @@ class World:
         return ()
 
     def judge_prompts(self) -> str | None:
-        """Return the prompt set of the judge that pays; None where no judge does."""
+        """Return the prompt set of the judge that gives the reward; None if no judge does."""
         return None
 
     def prompt_sets(self) -> tuple[str, ...]:
-        """Return the prompt sets that the world takes its words from, its main one first."""
+        """Return the prompt sets that the world uses, its main one first."""
         return ()
 
     def teacher_prompts(self) -> str:
@@ -230,30 +230,30 @@ class World:
         return False
 
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
-        """Return the calls that solve a task; none where the world does not know them."""
+        """Return the calls that solve a task; empty if the world does not know them."""
         return ()
 
     def count_expected_calls(self, task: Task) -> int:
-        """Return how many calls a task needs; 0 where the world does not know."""
+        """Return how many calls a task needs; 0 if the world does not know."""
         return len(self.reference_calls(task))
 
     def hints(self, task: Task) -> Hints:
-        """Return what a teacher is told of a task and the policy is not."""
+        """Return what a teacher, but not the policy, is told about a task."""
         return hint_calls(self.reference_calls(task))
 
     def cut_states(self, task: Task, trajectory: Trajectory) -> Sequence[Record]:
-        """Return the states of an episode from which one turn can be learnt."""
+        """Return the states of an episode from which a single turn can be learned."""
         return ()
 
     def as_judged(self, task: Task) -> Task | None:
-        """Return a task as a judge of the simulated world is told it, to be held against the truth.
+        """Return a task as a simulated world's judge sees it, to compare judge and truth.
 
-        None where the world's reward is not the truth.
+        None if the world's reward is not the truth.
         """
         return None
 
     def refuse_trial(self) -> str | None:
-        """Return what of `env.inner` is wrong if a trial wraps this world; None where it can."""
+        """Return what in `env.inner` prevents a trial from wrapping this world, or None."""
         return None
 
     def plays_script(self, *, in_trial: bool = False) -> bool:
@@ -261,16 +261,16 @@ class World:
         return False
 
     def falsify(self, *, strip_trial: bool, permute_names: bool, break_tool: bool) -> World:
-        """Return the world without what a policy of a trial may rest on.
+        """Return the world without what a policy of a trial may rely on.
 
         Raises:
             InputError: if the world has no trial phase.
         """
         raise InputError(
-            "--strip-trial, --permute-names and --break-tool ask for a world with a trial phase "
-            f"(env.kind = 'trial'), and the held-out tasks are of kind {type(self).__name__}"
+            "--strip-trial, --permute-names and --break-tool need a world with a trial phase "
+            f"(env.kind = 'trial'), but the held-out tasks are of kind {type(self).__name__}"
         )
 
 
 class WorldConfig(World, Record, frozen=True):
-    """A world that a config file describes: its fields are the keys of `[env]` beside `kind`."""
+    """A world that a config file describes: its fields are the keys of `[env]` except `kind`."""

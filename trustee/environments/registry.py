@@ -1,8 +1,9 @@
 """The worlds that a config may name: those of the package, and classes outside it.
 
 `env.kind = "package.module:Class"` loads a world from the folder of the config file, from the
-working directory or from PYTHONPATH. Loading is running code, so only what the user gives in the
-call at hand loads: a config, or `--allow-world`. A stored record finds what is loaded already.
+working directory or from PYTHONPATH. Loading runs code, so only names that the user gives in the
+current call are loaded: in a config, or with `--allow-world`. A stored record only finds worlds
+that are already loaded.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from trustee.errors import InputError, UntrustedWorld
 
 PACKAGED = Simulated | Executable | Trial | Anchored | Microworld
 OUTSIDE = "package.module:Class"
-"""How a world outside the package is named."""
+"""Form of the name of a world outside the package."""
 
 _loaded: dict[str, type[WorldConfig]] = {}
-"""Worlds outside the package by their name, as far as this process has loaded them."""
+"""Worlds outside the package that this process has loaded, by name."""
 
 FindWorld = Callable[[str], type[WorldConfig]]
 
@@ -51,10 +52,10 @@ def loader_from(*folders: Path) -> FindWorld:
 
 
 def find_loaded(name: str) -> type[WorldConfig]:
-    """Return a world outside the package that this process has loaded already.
+    """Return a world outside the package that this process has already loaded.
 
     Raises:
-        UntrustedWorld: if it has not: a record alone never loads code.
+        UntrustedWorld: if it has not, because a record alone never loads code.
     """
     if name not in _loaded:
         raise UntrustedWorld(
@@ -65,7 +66,7 @@ def find_loaded(name: str) -> type[WorldConfig]:
 
 
 def world_reader(find: FindWorld) -> Callable[[type, Any], World]:
-    """Return the hook by which msgspec reads a field of type `World`."""
+    """Return the hook with which msgspec reads a field of type `World`."""
 
     def read(kind: type, value: Any) -> World:
         if kind is not World:
@@ -80,7 +81,7 @@ def world_reader(find: FindWorld) -> Callable[[type, Any], World]:
         try:
             world: World = msgspec.convert(value, wanted, dec_hook=read)
         except msgspec.ValidationError as error:
-            # msgspec puts the path of this field behind that of the field inside.
+            # msgspec appends the path of this field to that of the inner field.
             raise ValueError(str(error)) from error
         return world
 
@@ -88,7 +89,7 @@ def world_reader(find: FindWorld) -> Callable[[type, Any], World]:
 
 
 def load_world(name: str, *, folders: Sequence[Path] = ()) -> type[WorldConfig]:
-    """Import a world outside the package, and give it its name as its kind.
+    """Import a world outside the package and use its name as its kind.
 
     Raises:
         InputError: if there is no such module or class, or the class is not a world.
@@ -97,7 +98,7 @@ def load_world(name: str, *, folders: Sequence[Path] = ()) -> type[WorldConfig]:
         return _loaded[name]
     path, _, wanted = name.partition(":")
     if not all(part.isidentifier() for part in (*path.split("."), wanted)):
-        raise InputError(f"{name!r} names no world outside the package; give {OUTSIDE}")
+        raise InputError(f"{name!r} does not name a world outside the package; give {OUTSIDE}")
     module = import_outside(path, folders=folders)
     found = getattr(module, wanted, None)
     worlds = list(worlds_in(module))
@@ -111,7 +112,7 @@ def load_world(name: str, *, folders: Sequence[Path] = ()) -> type[WorldConfig]:
             f"{name} is not a world: derive the class from "
             f"trustee.environments.protocol.WorldConfig, or name another; {allowed}"
         )
-    # A subclass carries the name, so that what is written down can be read again.
+    # A subclass carries the name, so that stored records can be read again.
     named: Any = msgspec.defstruct(
         found.__name__,
         (),
@@ -127,7 +128,7 @@ def load_world(name: str, *, folders: Sequence[Path] = ()) -> type[WorldConfig]:
 
 
 def import_outside(path: str, *, folders: Sequence[Path]) -> ModuleType:
-    """Import a module from the first of the folders that has it, else from where Python looks.
+    """Import a module from the first of the folders that has it, else from Python's path.
 
     Raises:
         InputError: if it is not there or cannot be imported.
@@ -135,7 +136,7 @@ def import_outside(path: str, *, folders: Sequence[Path]) -> ModuleType:
     top = path.partition(".")[0]
     for folder in folders:
         if (folder / top).is_dir() or (folder / f"{top}.py").is_file():
-            # It stays there, because the module may import its neighbours later.
+            # The folder stays on the path, because the module may import its neighbours later.
             if str(folder.resolve()) not in sys.path:
                 sys.path.insert(0, str(folder.resolve()))
             break

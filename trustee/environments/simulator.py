@@ -1,7 +1,7 @@
-"""Talking to the simulator: a prompt in, a typed answer out.
+"""Requests to the simulator: a prompt in, a typed answer out.
 
-The answer is JSON that a grammar enforces, decoded into its type and then checked by code; an
-answer that fails the check is asked for again with another seed, a bounded and counted number of
+The answer is JSON that a grammar enforces, decoded to its type and then checked by code. An answer
+that fails the check is requested again with another seed, a limited and counted number of
 times.
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class RoleSampling(Record, frozen=True):
-    """How a role speaks."""
+    """Sampling settings of a role."""
 
     temperature: Annotated[float, Meta(ge=0)]
     """Of the role's messages; 0 always takes the likeliest token."""
@@ -31,10 +31,10 @@ class RoleSampling(Record, frozen=True):
 
 
 class ChatRenderer(Protocol):
-    """The part of `rendering.Renderer` that a chat needs."""
+    """The part of `rendering.Renderer` that the simulator needs."""
 
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Render messages up to the place where the model speaks."""
+        """Return the ids of messages up to the point where the model speaks."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class ChatRenderer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of ids."""
+        """Return the text of ids."""
         ...
 
 
@@ -64,11 +64,11 @@ class Simulator:
         self._tries = tries
         self._requests = 0
         self.asked: Counter[str] = Counter()
-        """Requests by role."""
+        """Number of requests by role."""
         self.rejected: Counter[str] = Counter()
-        """Answers by role that code refused."""
+        """Number of answers rejected by code, by role."""
         self.tokens: Counter[str] = Counter()
-        """Sampled tokens by role."""
+        """Number of sampled tokens by role."""
 
     async def ask(
         self,
@@ -80,10 +80,10 @@ class Simulator:
         seed: int,
         check: Callable[[T], str | None] = lambda answer: None,
     ) -> T:
-        """Ask until an answer passes `check`, which gives the reason against it or None.
+        """Ask until an answer passes `check`, which returns the reason for a rejection or None.
 
         Raises:
-            SimulatorError: if no try gave a usable answer; it blames the role.
+            SimulatorError: if no try gave a usable answer; its source is the role.
         """
         role_sampling = self._sampling_by_role[role]
         ids = self._renderer.open([Message(role="user", content=prompt)], ())
@@ -92,7 +92,7 @@ class Simulator:
             self._requests += 1
             sampling = Sampling(
                 max_tokens=role_sampling.max_tokens,
-                # A refused greedy answer would come again.
+                # A rejected greedy answer would come again.
                 temperature=role_sampling.temperature
                 if attempt == 0
                 else max(role_sampling.temperature, 0.7),

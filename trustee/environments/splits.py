@@ -1,7 +1,7 @@
-"""Which combinations of tools, and which whole environments, are kept for evaluation.
+"""The split: combinations of tools and whole environments that are kept for evaluation.
 
 A fixed share of all pairs of tool names is reserved. Training never offers both tools of a reserved
-pair together; evaluation always does, so it tests combinations that training never saw.
+pair together; evaluation always does, so it tests combinations that are new to the policy.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from trustee.types import Tool
 
 
 def is_held_out(name: str, *, one_in: int) -> bool:
-    """Whether an environment with tools of its own is kept for evaluation, by its id alone."""
+    """Whether an environment with its own tools is kept for evaluation, by its id alone."""
     return zlib.crc32(name.encode()) % one_in == 0
 
 
 def is_reserved_pair(first: str, second: str, *, one_in: int) -> bool:
-    """Say whether a pair of tool names, in any order, is kept; one pair in `one_in` is."""
+    """Whether a pair of tool names, in any order, is reserved; one pair in `one_in` is."""
     low, high = sorted((first, second))
     return zlib.crc32(f"{low} {high}".encode()) % one_in == 0
 
 
 def is_reserved(tools: Sequence[Tool], *, one_in: int) -> bool:
-    """Say whether a set of tools holds a pair that is kept for evaluation."""
+    """Whether a set of tools contains a reserved pair."""
     return any(is_reserved_pair(a.name, b.name, one_in=one_in) for a, b in combinations(tools, 2))

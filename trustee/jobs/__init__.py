@@ -1,1 +1,1 @@
-"""One file per job of a command: the only place where concrete parts meet."""
+"""One module per command's job: the only place where concrete parts are put together."""

@@ -1,4 +1,4 @@
-"""The parts that jobs share, built from a config: engine, simulator, sandbox, trainer."""
+"""The parts that jobs share, built from a config: engine, simulator, sandbox and trainer."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from trustee.types import Role
 T = TypeVar("T")
 
 SHORTEST_CONTEXT = 512
-"""Ids below which no episode makes sense, whatever the card."""
+"""Shortest context in tokens that the memory ladder goes down to; no episode fits into less."""
 
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
-    """Say how the trainer is built."""
+    """Return the settings with which the trainer is built."""
     return TrainerSpec(
         folder=str(folder),
         learn=config.learn,
@@ -50,13 +50,13 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
 async def open_engine(
     config: Config, model: Path, *, emit: Emit, observer: Observer | None = None
 ) -> AsyncIterator[TrainingEngine]:
-    """Start the engine of a config: the only place where one is started.
+    """Start the engine of a config. No other function starts one.
 
     Args:
-        config: whose engine and trainer are wanted.
-        model: folder of the base.
-        emit: takes progress events.
-        observer: is told of every finished request.
+        config: the engine and trainer settings.
+        model: folder of the base model.
+        emit: receives progress events.
+        observer: is called for every finished request.
 
     Raises:
         RunError: if the engine does not start.
@@ -70,14 +70,14 @@ async def open_engine(
 async def open_watched(
     config: Config, model: Path, folder: Path, *, clock: EngineClock, emit: Emit
 ) -> AsyncIterator[Watchdog]:
-    """Start the engine under the watchdog, and guard the event loop as long as it runs.
+    """Start the engine under the watchdog, which also guards the event loop while it is open.
 
     Args:
-        config: whose engine and trainer are wanted.
-        model: folder of the base.
-        folder: where stacks go if something hangs.
-        clock: stands still while the trainer works.
-        emit: takes progress events.
+        config: the engine and trainer settings.
+        model: folder of the base model.
+        folder: where stack dumps are written if something hangs.
+        clock: clock that is stopped while the trainer works.
+        emit: receives progress events.
 
     Raises:
         RunError: if the engine does not start.
@@ -100,36 +100,36 @@ async def open_watched(
 async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Callable[[Note], None]) -> T:
     """Run a job that starts an engine; if the engine dies, run the job once more.
 
-    The job keeps on disk, or in its own variables, what it need not do again.
+    The job itself keeps, on disk or in its own variables, the work that need not be repeated.
 
     Raises:
-        EngineDied: if the engine dies a second time.
+        EngineDied: if the engine died a second time.
     """
     try:
         return await job()
     except (EngineDied, BaseExceptionGroup) as error:
         if not is_engine_death(error):
             raise
-        emit(Note(text=f"{first_leaf(error)}; it is started once more"))
+        emit(Note(text=f"{first_leaf(error)}; starting the engine again"))
     return await job()
 
 
 def first_leaf(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups."""
+    """Return the first exception inside nested groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def is_engine_death(error: BaseException) -> bool:
-    """Whether an engine's death, and nothing else, ended a job."""
+    """Whether a job ended only because the engine died."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(EngineDied)[1] is None
     return isinstance(error, EngineDied)
 
 
 def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
-    """Make the simulator."""
+    """Return the simulator of a config."""
     sampling_by_role: dict[Role, RoleSampling] = {
         Role.WRITER: config.simulator.writer,
         Role.USER: config.simulator.user,
@@ -144,10 +144,10 @@ def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simula
 
 @asynccontextmanager
 async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
-    """Open the sandbox where a world of this run needs one.
+    """Open the sandbox if a world of this run needs one.
 
     Raises:
-        InputError: if nothing on this machine can hold foreign code.
+        InputError: if this machine has no mechanism that can confine untrusted code.
     """
     if not (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
         yield NoSandbox()
@@ -157,10 +157,10 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
 
 
 def prepare_model(config: Config) -> tuple[Path, Renderer]:
-    """Find the model and prove that its template can be used.
+    """Find the model and check that its chat template is usable.
 
     Raises:
-        InputError: with the reason, before anything heavy is loaded.
+        InputError: if the model or template is unusable; raised before anything heavy is loaded.
     """
     engine = config.engine
     folder, renderer = engine.load_renderer(config.model.path, thinking=config.model.thinking)
@@ -175,12 +175,12 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
 
 
 def show_place(config: Config, model: Path) -> str:
-    """Name model and device."""
+    """Return the names of model and device for display."""
     return f"{model.name} ({config.engine.device})"
 
 
 def make_memory_ladder(config: Config) -> MemoryLadder:
-    """Make the ladder, with the config's own settings as its top."""
+    """Return the memory ladder, whose top rung is the config's own settings."""
     top = MemoryLevel(
         micro_tokens=config.learn.micro_tokens,
         activation_checkpointing=config.learn.activation_checkpointing,

@@ -1,4 +1,4 @@
-"""`trustee build`: have the base of a config make tool environments."""
+"""`trustee build`: write tool environments with the base model of a config."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ async def run_build(
     resume: bool,
     emit: Emit,
 ) -> BuildReport:
-    """Build `count` environments into a folder; an engine that dies is started once more.
+    """Build `count` environments into a folder; if the engine dies, restart it once.
 
     Raises:
-        InputError: if the folder holds another build, or this one and `resume` is False.
-        EngineDied: if the engine dies again; the build can be resumed.
+        InputError: if the folder holds another build, or it holds this one and `resume` is False.
+        EngineDied: if the engine died again; the build can be resumed.
     """
     model, renderer = prepare_model(config)
     has_begun = resume

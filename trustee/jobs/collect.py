@@ -1,4 +1,4 @@
-"""`trustee collect`: put a collection together, with whom in the policy's seat was asked for."""
+"""`trustee collect`: collect episodes played by the base, an adapter or a teacher."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ COLLECTION_FILE = "collection.json"
 
 
 class PlayerConfig(Record, frozen=True):
-    """Who plays: the base, an adapter, or a teacher."""
+    """Which policy plays: the base, an adapter or a teacher."""
 
     teacher: bool = False
-    """The base with hints, or with `url` an endpoint."""
+    """Whether a teacher plays: the base with hints, or with `url` an endpoint."""
     url: str = ""
     model: str = ""
-    """Of the endpoint."""
+    """Name of the endpoint's model."""
     adapter: str = ""
-    """PEFT or run folder."""
+    """PEFT or run folder of the adapter that plays; empty: no adapter."""
 
     def __post_init__(self) -> None:
-        """Refuse two players in one seat.
+        """Refuse contradictory options.
 
         Raises:
             InputError: naming the options.
         """
         if self.adapter and (self.teacher or self.url):
-            raise InputError("--adapter plays as the policy; leave it out, or the teacher")
+            raise InputError("--adapter sets the player; leave it out, or the teacher options")
         if self.model and not self.url:
-            raise InputError("--teacher-model names a model of --teacher-url; give that too")
+            raise InputError("--teacher-model needs --teacher-url; give --teacher-url too")
 
 
 class CollectionMetadata(Record, frozen=True):
-    """What a collection was begun with; the config is in `run.json`."""
+    """What a collection was started with; the config is in `run.json`."""
 
     player: PlayerConfig
     collect: CollectConfig
@@ -68,11 +68,11 @@ async def run_collection(
     player: PlayerConfig,
     emit: Emit,
 ) -> Counts:
-    """Play `count` tasks into a folder; what an earlier call has played there is not played again.
+    """Play `count` tasks into a folder; tasks that an earlier call finished are not repeated.
 
     Raises:
         InputError: if the folder holds something else.
-        EngineDied: if the engine dies; the same call goes on.
+        EngineDied: if the engine died; repeating the same call continues the collection.
     """
     if count < 1:
         raise InputError(f"--count must be 1 or more, got {count}")
@@ -121,7 +121,7 @@ async def run_collection(
 
 
 async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> Adapter:
-    """Have an engine speak with a trained adapter; return the version that does."""
+    """Publish a trained adapter to an engine and return its published version."""
     await engine.load_adapter(Adapter(version=1, path=trained))
     adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
     await engine.publish(adapter)
@@ -129,22 +129,22 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
 
 
 def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """Write down what a collection is begun with."""
+    """Write the record of what a collection is started with."""
     for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
         text = msgspec.json.format(msgspec.json.encode(content), indent=2)
         (folder / name).write_bytes(text)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """See that a folder is new or holds the same collection.
+    """Check that a folder is new or holds the same collection.
 
     Raises:
-        InputError: if it does not.
+        InputError: if it holds something else.
     """
     path = folder / COLLECTION_FILE
     if not path.exists():
         if (folder / "run.json").exists():
-            raise InputError(f"{folder} holds a run already; name another folder")
+            raise InputError(f"{folder} already holds a run; name another folder")
         return
     try:
         before = decode_stored(path.read_bytes(), CollectionMetadata)
@@ -153,15 +153,15 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
     for key in ("player", "collect", "config"):
         if getattr(before, key) != getattr(record, key):
             raise InputError(
-                f"{folder} was collected with another {key}; name another folder, or go on with "
-                f"what {path} says"
+                f"{folder} was collected with another {key}; name another folder, or continue with "
+                f"the settings in {path}"
             )
 
 
 def players_of(
     config: Config, player: PlayerConfig, engine: Engine, renderer: Renderer
 ) -> Callable[[Task], Player]:
-    """Give the function that seats whoever plays a task."""
+    """Return the function that chooses the player of a task."""
     if not (player.teacher or player.url):
         return lambda task: Player(engine, renderer)
     hints, prompt_set = config.env.hints, config.env.teacher_prompts()
@@ -174,7 +174,7 @@ def players_of(
 
 
 def counts_text(counts: Counts, folder: Path) -> str:
-    """Say for people what was collected and what to do next."""
+    """Return a readable summary of a collection and the command to run next."""
     lines = [f"{counts.tasks} tasks, {counts.episodes} episodes, {counts.kept} kept"]
     if counts.unwritten:
         lines.append(f"  {counts.unwritten} tasks could not be written")

@@ -1,8 +1,8 @@
-"""`trustee doctor`: try on this machine all that a run will do, and say what is wrong with it.
+"""`trustee doctor`: try every part of a run on this machine and report what is wrong.
 
-First what can be asked without loading anything, then the real engine: a prompt of the longest
-length, the largest micro-batch, a training step, a new version, and the logprobs of engine and
-trainer side by side. What was measured stands beside what was planned.
+The checks that need no model come first, then the real engine: a prompt of maximum length, the
+largest micro-batch, a training step, a new version, and a comparison of the logprobs of engine
+and trainer. Measured figures are shown next to planned ones.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from trustee.types import GIB, Adapter, Completion, Message, Record, Sample
 EmitFinding = Callable[[Finding], None]
 
 ANSWER_TOKENS = 64
-"""Tokens that are sampled after the longest prompt."""
+"""Tokens sampled after the longest prompt."""
 GROWTH_GIB = 0.1
-"""By which the peak of memory may grow in a round."""
+"""GiB by which the memory peak may grow in one round."""
 
 SAME_LOGPROBS = "try --set engine.eager=true and report it with the model's name"
-"""What to do where engine and trainer differ."""
+"""Advice when the logprobs of engine and trainer differ."""
 
 STARTING = (RuntimeError, ValueError, OSError, ImportError)
-"""What vLLM and the libraries below it raise where an engine cannot start."""
+"""Exceptions that vLLM and its libraries raise when an engine cannot start."""
 
 
 class Examination(Record, frozen=True):
@@ -63,20 +63,20 @@ class Examination(Record, frozen=True):
 
     @property
     def healthy(self) -> bool:
-        """Say whether nothing failed."""
+        """Whether no finding failed."""
         return all(finding.state != "fail" for finding in self.findings)
 
 
 async def examine(
     config: Config, *, extra: Sequence[Finding], soak: int, emit: EmitFinding
 ) -> Examination:
-    """Look at the machine, then try the real engine and do `soak` more rounds with it.
+    """Check the machine, then the real engine, followed by `soak` further rounds.
 
     Args:
-        config: what a run would be started with.
-        extra: findings about the card and the plan.
-        soak: further rounds of sampling, training and publishing.
-        emit: takes each finding as it is made.
+        config: the config that a run would be started with.
+        extra: findings about GPU and plan.
+        soak: number of further rounds of sampling, training and publishing.
+        emit: receives each finding as it is made.
     """
     findings: list[Finding] = []
 
@@ -115,13 +115,13 @@ async def examine(
 
 
 def note_death(event: Note) -> Finding:
-    """Turn the word that the engine died and is started again into a finding."""
+    """Turn the note about an engine's death and restart into a finding."""
     fix = "look at the end of engine.log; a second death fails the examination"
     return Finding(name="engine", state="warn", why=event.text, fix=fix)
 
 
 async def try_sandbox(config: Config) -> Finding:
-    """Have code in the sandbox attempt what it must not; only worlds that run code need one."""
+    """Attempt forbidden actions in the sandbox; skipped if no world of the config runs code."""
     probe = await probe_isolation(config.sandbox.isolation)
     tried = len(probe.refused) + len(probe.allowed)
     return Finding(
@@ -137,10 +137,10 @@ async def try_sandbox(config: Config) -> Finding:
 async def try_engine(
     config: Config, model: Path, renderer: Renderer, *, soak: int, find: EmitFinding
 ) -> None:
-    """Start the engine and try all that a run does with it.
+    """Start the engine and try everything that a run does with it.
 
     Raises:
-        TrusteeError: if it does not start, or cannot go on.
+        TrusteeError: if the engine does not start or cannot continue.
     """
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
@@ -165,7 +165,7 @@ async def try_engine(
 
 
 class EngineExam:
-    """An engine under examination."""
+    """An examination of one running engine."""
 
     def __init__(
         self, config: Config, engine: Watchdog, renderer: Renderer, *, folder: Path
@@ -177,10 +177,10 @@ class EngineExam:
         self._version = 0
         self._peak = 0
         self._reading = self._decoding = self._training = 0.0
-        """Tokens a second."""
+        """Tokens per second of prompt reading, sampling and training."""
 
     def attempts(self) -> tuple[Callable[[], Awaitable[Finding]], ...]:
-        """Give each thing that a run does, in the order in which it can be tried."""
+        """Return one check per activity of a run, in the order in which they can run."""
         return (
             self.sample_longest,
             self.sample_several,
@@ -193,8 +193,8 @@ class EngineExam:
         )
 
     def prompt(self, length: int) -> tuple[int, ...]:
-        """Give a prompt of a length: a real one, repeated, and in each version another one."""
-        # What was asked before is in the prefix cache and would not be read again.
+        """Return a prompt of `length` tokens: a real one, repeated, different for each version."""
+        # A repeated prompt would come from the prefix cache and not be computed.
         content = f"please set the lamp in the hall to level {self._version}"
         message = Message(role="user", content=content)
         ids = self._renderer.open((message,), ())
@@ -213,7 +213,7 @@ class EngineExam:
         )
 
     async def sample_longest(self) -> Finding:
-        """Read the longest prompt and answer it."""
+        """Compute the longest prompt and sample an answer to it."""
         context = self._config.engine.context
         tokens = min(ANSWER_TOKENS, context // 4)
         prompt = self.prompt(context - tokens)
@@ -222,11 +222,11 @@ class EngineExam:
         self._reading = len(prompt) / (time.monotonic() - started_at)
         await self.speak(prompt, adapter=None, seed=0, tokens=tokens)
         seconds = time.monotonic() - started_at
-        why = f"{context - tokens} ids read and up to {tokens} sampled in {seconds:.1f} s"
+        why = f"{context - tokens} prompt tokens and up to {tokens} new ones in {seconds:.1f} s"
         return Finding(name="longest rollout", state="ok", why=why)
 
     async def sample_several(self) -> Finding:
-        """Answer as many requests at once as a run has episodes under way."""
+        """Sample as many answers at once as a run has concurrent episodes."""
         several = min(self._config.rollout.episodes, self._config.engine.max_sequences)
         lengths: list[int] = []
         prompt = self.prompt(min(256, self._config.engine.context // 2))
@@ -244,7 +244,7 @@ class EngineExam:
         return Finding(name="decoding", state="ok", why=why)
 
     async def train_longest(self) -> Finding:
-        """Take the gradients of the largest micro-batch."""
+        """Compute the gradients of the largest micro-batch."""
         ladder = make_memory_ladder(self._config)
         started_at = time.monotonic()
         length = await dry_run_largest(self._engine, self._config.learn.loss, ladder=ladder)
@@ -256,13 +256,13 @@ class EngineExam:
                 name="longest training",
                 state="warn",
                 why=f"it fits only with {'; '.join(ladder.changes)}",
-                fix="trustee plan proposes settings; a run goes down these levels by itself",
+                fix="trustee plan proposes settings; a run reduces them this way by itself",
             )
-        why = f"{rows} x {length} ids forward and back in {seconds:.1f} s"
+        why = f"forward and backward pass over {rows} x {length} tokens in {seconds:.1f} s"
         return Finding(name="longest training", state="ok", why=why)
 
     async def publish_and_compare(self) -> Finding:
-        """Train a version, publish it, and hold the engine's logprobs against the trainer's."""
+        """Train a version, publish it and compare the logprobs of engine and trainer."""
         gaps = {"base": await self.gap(None)}
         await self.train(await self.speak_and_cut(None))
         adapter = await self.publish()
@@ -273,12 +273,12 @@ class EngineExam:
         return Finding(
             name="same logprobs",
             state="ok" if good else "fail",
-            why=f"mean |engine - trainer| in nats a token: {why}; at most {limit:g} is allowed",
+            why=f"mean |engine - trainer| in nats per token: {why}; at most {limit:g} is allowed",
             fix="" if good else SAME_LOGPROBS,
         )
 
     async def speak_and_cut(self, adapter: Adapter | None) -> Sample:
-        """Sample an answer and make a training sample of it."""
+        """Sample an answer and return it as a training sample."""
         prompt = self.prompt(min(128, self._config.engine.context // 2))
         said = await self.speak(prompt, adapter=adapter, seed=7, tokens=ANSWER_TOKENS)
         return Sample(
@@ -291,7 +291,7 @@ class EngineExam:
         )
 
     async def gap(self, adapter: Adapter | None) -> float:
-        """Give the mean difference of engine and trainer on an answer."""
+        """Return the mean gap of the logprobs of engine and trainer on an answer, in nats."""
         sample = await self.speak_and_cut(adapter)
         ours = await self._engine.trainer_logprobs(sample, adapter=adapter is not None)
         theirs = [
@@ -312,7 +312,7 @@ class EngineExam:
         )
 
     async def publish(self) -> Adapter:
-        """Publish what was trained as the next version, and retire the one before the last."""
+        """Publish the trained adapter as the next version and retire the one before the last."""
         self._version += 1
         adapter = self.adapter(self._version)
         await self._engine.publish(adapter)
@@ -321,11 +321,11 @@ class EngineExam:
         return adapter
 
     def adapter(self, version: int) -> Adapter:
-        """Name a version."""
+        """Return the adapter record of a version."""
         return Adapter(version=version, path=self._folder / f"policy-{version:06d}")
 
     async def see_effect(self) -> Finding:
-        """See that the trained version answers differently from the base."""
+        """Check that the trained version answers differently from the base."""
         gate = EffectGate(self._engine, self._renderer, patience=1)
         try:
             await gate.check(self.adapter(self._version))
@@ -334,12 +334,12 @@ class EngineExam:
                 name="adapter's effect",
                 state="warn",
                 why="one step changed no logprob of a greedy answer",
-                fix="a larger learn.learning_rate; if it stays so, the engine ignores the adapter",
+                fix="raise learn.learning_rate; if it stays so, the engine ignores the adapter",
             )
-        return Finding(name="adapter's effect", state="ok", why="one step changes what is answered")
+        return Finding(name="adapter's effect", state="ok", why="one step changes the answer")
 
     async def ask_judge(self) -> Finding:
-        """Show the judge episodes whose verdict is known."""
+        """Let the judge score episodes whose correct verdict is known."""
         simulator = make_simulator(self._config, self._engine, self._renderer)
         try:
             verdicts = await check_canaries(self._config.env, simulator, config=self._config.gates)
@@ -350,16 +350,16 @@ class EngineExam:
         return Finding(name="judge", state="ok", why=why)
 
     async def measure_memory(self) -> Finding:
-        """Give what torch holds and has held on the card."""
+        """Report the GPU memory that torch holds and its peak."""
         held = await self._engine.memory()
         if not held["peak"]:
-            return Finding(name="card memory", state="ok", why="no card, nothing to measure")
+            return Finding(name="card memory", state="ok", why="no GPU, nothing to measure")
         self._peak = max(self._peak, held["peak"])
         why = f"{held['allocated'] / GIB:.2f} GiB held, {held['peak'] / GIB:.2f} GiB at the peak"
         return Finding(name="card memory", state="ok", why=why)
 
     async def count_hours(self) -> Finding:
-        """Say how long a run takes at the speeds that were measured."""
+        """Estimate how long a run takes at the measured speeds."""
         speeds = Speeds(reading=self._reading, decoding=self._decoding, training=self._training)
         hours = measured_hours(read_workload(self._config), speeds)
         why = (
@@ -370,7 +370,7 @@ class EngineExam:
         return Finding(name="hours", state="ok", why=why)
 
     async def soak(self, number: int) -> Finding:
-        """Do one more round of it all; memory must not grow, engine and trainer must agree."""
+        """Run one more round; memory must not grow, and engine and trainer must agree."""
         before = self._peak
         await self.sample_longest()
         trained = await self.train_longest()
@@ -379,25 +379,25 @@ class EngineExam:
         await self.measure_memory()
         name, grown = f"round {number}", (self._peak - before) / GIB
         why = f"version {self._version}, mismatch {gap:.4f}, peak grown by {grown:.2f} GiB"
-        # Not gap > limit: that lets a gap pass that is no number.
+        # Not `gap > limit`, which would accept NaN.
         if not gap <= self._config.watch.mismatch:
             return Finding(name=name, state="fail", why=why, fix=SAME_LOGPROBS)
         if trained.state != "ok":
             why = f"{why}; training: {trained.why}"
             return Finding(name=name, state="warn", why=why, fix=trained.fix)
         if grown > GROWTH_GIB:
-            fix = "see with a longer --soak whether it stops growing; if not, report it"
+            fix = "try a longer --soak to see whether it stops growing; if not, report it"
             return Finding(name=name, state="warn", why=why, fix=fix)
         return Finding(name=name, state="ok", why=why)
 
 
 def finding_text(finding: Finding) -> str:
-    """Write a finding for people."""
+    """Return a finding as readable text."""
     text = f"{finding.state:<5} {finding.name:<18} {finding.why}"
     return f"{text}\n{'':<25}-> {finding.fix}" if finding.fix else text
 
 
 def examination_json(examination: Examination) -> str:
-    """Write an examination for programs."""
+    """Return an examination as JSON."""
     written = {"healthy": examination.healthy, "findings": list(examination.findings)}
     return msgspec.json.encode(written).decode()

@@ -1,4 +1,4 @@
-"""`trustee eval`: a finished run's adapter against its base, on the run's held-out tasks."""
+"""`trustee eval`: compare a finished run's adapter with its base on the held-out tasks."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from trustee.types import Adapter, Record, Task, Trajectory
 
 
 class Comparison(Record, frozen=True):
-    """Base against adapter."""
+    """Results of base and adapter on the same tasks."""
 
     adapter: Path
     base: SuccessRate
     trained: SuccessRate
     gain: Gain
     by_calls: dict[int, tuple[float, float]]
-    """Success of base and adapter by the number of expected calls."""
+    """Success of base and adapter, by number of expected calls."""
     trials: dict[str, tuple[float, float]] = {}
-    """Figures of a trial phase, of base and adapter."""
+    """Trial-phase figures of base and adapter, by name."""
 
 
 def newest_adapter(run: Path) -> Path:
-    """Find the newest adapter of a run.
+    """Return the newest adapter of a run.
 
     Raises:
-        InputError: if it has none.
+        InputError: if the run has none.
     """
     folders = sorted((run / "adapters").glob("policy-*"))
     if not folders:
@@ -60,10 +60,10 @@ def newest_adapter(run: Path) -> Path:
 
 
 def check_adapter(folder: Path) -> Path:
-    """Refuse a folder that is no PEFT adapter in safetensors.
+    """Refuse a folder that is not a PEFT adapter in safetensors format.
 
     Raises:
-        InputError: naming what is missing.
+        InputError: naming the missing file.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
@@ -72,7 +72,7 @@ def check_adapter(folder: Path) -> Path:
 
 
 def name_tasks(config: Config, run: Path) -> str:
-    """Name the file of the held-out tasks: the run's own, unless these are others."""
+    """Return the file of the held-out tasks: the run's own, or another one for other tasks."""
     recorded = read_metadata(run).config
     mine, own = ((evaluation_world(c), c.eval.seed, c.eval.tasks) for c in (config, recorded))
     if mine == own:
@@ -86,7 +86,7 @@ async def run_comparison(
 ) -> Comparison:
     """Play the held-out tasks with the base and with the adapter."""
     if not config.eval.tasks:
-        raise InputError("eval.tasks is none; give --tasks N")
+        raise InputError("eval.tasks is none, so there are no tasks to play; give --tasks N")
     folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
     if adapter is not None:
@@ -163,7 +163,7 @@ def split_by_calls(
     base: Sequence[Trajectory],
     trained: Sequence[Trajectory],
 ) -> dict[int, tuple[float, float]]:
-    """Give both shares of success for each number of expected calls."""
+    """Return the success of both policies for each number of expected calls."""
     sizes = {task.id: world.count_expected_calls(task) for task in tasks}
 
     def share(played: Sequence[Trajectory], size: int) -> float:
@@ -175,12 +175,12 @@ def split_by_calls(
 def pair_figures(
     base: dict[str, float], trained: dict[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """Put the figures of both policies side by side."""
+    """Return the figures of both policies as pairs, by name."""
     return {name: (base[name], trained[name]) for name in base.keys() & trained.keys()}
 
 
 def compare_text(comparison: Comparison) -> str:
-    """Write a comparison for people."""
+    """Return a comparison as readable text."""
     gain = comparison.gain
     lines = [
         f"base     {show_share(comparison.base)}",

@@ -1,4 +1,4 @@
-"""What a run achieves: success on the held-out tasks before and after, and the difference."""
+"""Success of a run on the held-out tasks before and after training, and the difference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HELD_OUT = "held-out-tasks.jsonl"
 
 
 class RunResult(Record, frozen=True):
-    """What a run ends with."""
+    """Final result of a run."""
 
     folder: Path
     steps: int
@@ -43,7 +43,7 @@ class RunResult(Record, frozen=True):
 
 
 def evaluation_world(config: Config) -> World:
-    """Give the world of the held-out tasks."""
+    """Return the world of the held-out tasks."""
     return config.env if config.eval_env is None else config.eval_env
 
 
@@ -56,7 +56,7 @@ def make_eval_player(
     serve: Callable[[random.Random], Services],
     clock: EngineClock,
 ) -> EpisodePlayer:
-    """Make the player that measures a policy in a world."""
+    """Return the player that measures a policy in a world."""
     return EpisodePlayer(
         make_environment=world.environment,
         serve=serve,
@@ -72,7 +72,7 @@ def make_eval_player(
 async def measure(
     config: Config, run: Run, adapter: Adapter | None, *, label: str
 ) -> tuple[Trajectory, ...]:
-    """Play the held-out tasks and keep what was played."""
+    """Play the held-out tasks and store the episodes."""
     if not config.eval.tasks:
         return ()
     kept = run.store.folder / f"held-out-{label}.jsonl"
@@ -101,10 +101,10 @@ async def measure(
 async def judge_the_judge(
     config: Config, run: Run, tasks: Sequence[Task], played: Sequence[Trajectory], *, label: str
 ) -> None:
-    """Hold the judge of training against a held-out world that knows the truth.
+    """Compare the training judge with a held-out world that knows the true result.
 
     Raises:
-        RunError: if they agree too seldom and the training is yet to come.
+        RunError: if they agree too rarely and training has not started yet.
     """
     verdicts = await compare_judge(
         tasks,
@@ -125,7 +125,7 @@ async def judge_the_judge(
 async def held_out_tasks(
     config: Config, store: Store, player: EpisodePlayer, *, name: str = HELD_OUT
 ) -> tuple[Task, ...]:
-    """Write the held-out tasks once, into a file; every policy of a run meets the same ones."""
+    """Return the held-out tasks, written once to a file so that every policy gets the same ones."""
     path = store.folder / name
     if path.exists():
         return tuple(read_lines(path, Task))
@@ -143,7 +143,7 @@ def conclude(
     *,
     seconds: float,
 ) -> RunResult:
-    """Compare before and after, and write it down."""
+    """Compare before and after, and store the result."""
     measured = bool(before and after)
     outcome = RunResult(
         folder=run.store.folder,
@@ -161,7 +161,7 @@ def conclude(
 
 
 def show_share(share: SuccessRate) -> str:
-    """Write a share with its interval."""
+    """Return a success rate with its confidence interval as text."""
     failed = f", {share.failed} failed" if share.failed else ""
     return (
         f"{share.value:.1%} (95 % interval {share.low:.1%} to {share.high:.1%}, "

@@ -1,4 +1,4 @@
-"""Putting a run together: the one place where concrete engine, world and store meet."""
+"""`trustee run`: put engine, world and store together, and train."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from trustee.sandbox.calls import NoSandbox, Sandbox
 async def run_training(
     config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
-    """Measure, train, measure again; an engine that dies is started once more.
+    """Measure, train and measure again; if the engine dies, restart it once.
 
-    With `profile` all of it is drawn into a `timeline-*.json` of the folder.
+    With `profile`, the whole run is recorded in a `timeline-*.json` of the folder.
 
     Raises:
-        EngineDied: if it dies again; the run can be resumed.
+        EngineDied: if the engine died again; the run can be resumed.
     """
     started_at = time.monotonic()
     model, renderer = prepare_model(config)
@@ -92,7 +92,7 @@ async def run_training(
 
 
 def name_timeline(folder: Path) -> Path:
-    """Name the next timeline of a run folder, which is made where it is not there yet."""
+    """Return the path of the next timeline in a run folder, creating the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"timeline-{len(list(folder.glob('timeline-*.json')))}.json"
 
@@ -108,7 +108,7 @@ def make_run(
     previous: Run | None = None,
     timeline: Timeline | None = None,
 ) -> Run:
-    """Put a run together; after a dead one, with the groups that it had finished."""
+    """Return a run built from its parts; after an engine death, with the finished groups."""
     clock = EngineClock()
     source: TaskSource = config.env.source(seed=config.run.seed)
     guarded = Watchdog(
@@ -149,7 +149,7 @@ def make_run(
 async def run_stages(
     config: Config, run: Run, *, resume: bool, previous: Run | None, started_at: float
 ) -> RunResult:
-    """Measure, train, measure again, with one engine."""
+    """Measure, train and measure again with one engine."""
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
         run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
@@ -173,7 +173,7 @@ async def run_stages(
             run.started_at = time.monotonic()
         name = f"training, {config.run.steps} steps"
         run.emit(Stage(name=name, progress=run.progress))
-        # What start-up made lives on: the collector need not look at it again, 5 % of all turns.
+        # Start-up objects live for the whole run; not scanning them saves 5 % of all turns.
         gc.freeze()
         await train(run)
     after = await measure(config, run, run.versions.current, label="after")
@@ -181,10 +181,10 @@ async def run_stages(
 
 
 async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None = None) -> None:
-    """Continue from a checkpoint: weights, optimiser, source, counts; later lines are cut off.
+    """Continue from a checkpoint: weights, optimiser, source and counts; cut off later lines.
 
-    After a dead run the task specs that it had drawn are passed over, and its finished groups are
-    kept.
+    After an engine death, the task specs that the previous run had drawn are skipped, and its
+    finished groups are kept.
     """
     await run.engine.load(path)
     run.source.restore(state.source)

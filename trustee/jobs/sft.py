@@ -1,4 +1,4 @@
-"""`trustee sft`: a file of demonstrations becomes an adapter, with which `trustee run` goes on."""
+"""`trustee sft`: train an adapter on a file of demonstrations, for `trustee run` to start from."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ SFT_FILE = "sft.json"
 
 
 class SftMetadata(Record, frozen=True):
-    """What a run of imitation was started with; the rest is in `run.json`."""
+    """What a supervised run was started with; the config is in `run.json`."""
 
     sft: SftConfig
     file: str
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file's bytes, in hex."""
 
 
 class SftResult(Record, frozen=True):
-    """What a run of imitation ends with."""
+    """Final result of a supervised run."""
 
     folder: Path
     adapter: Path
     steps: int
     demonstrations: int
-    """Trained on."""
+    """Number of demonstrations trained on."""
     held_out: int
     refused: int
     before: float | None
-    """Loss of the held-out demonstrations before, in nats a token; None where none are held out."""
+    """Held-out loss before training, in nats per token; None without held-out demonstrations."""
     after: float | None
     seconds: float
 
 
 def read_sft_metadata(folder: Path) -> SftMetadata:
-    """Read what a run of imitation was started with.
+    """Read what a supervised run was started with.
 
     Raises:
-        InputError: if the folder is none of such a run.
+        InputError: if the folder is not one of such a run.
     """
     path = folder / SFT_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=SftMetadata)
     except OSError as error:
-        raise InputError(f"{folder} is no run of trustee sft: {SFT_FILE} cannot be read") from error
+        raise InputError(f"{folder} is not a trustee sft run: {SFT_FILE} cannot be read") from error
     except msgspec.DecodeError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
 
 
 def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
-    """Describe a run of imitation for its record.
+    """Return the metadata of a supervised run.
 
     Raises:
         InputError: if the file cannot be read.
@@ -93,11 +93,11 @@ async def run_sft(
     emit: Emit,
     resume: bool = False,
 ) -> SftResult:
-    """Imitate the demonstrations of a file; on resuming, those that the run began with.
+    """Train on the demonstrations of a file; when resuming, on those that the run started with.
 
     Raises:
-        InputError: if nothing can be imitated, or what was begun has changed since.
-        EngineDied: if the engine dies; the run can be resumed.
+        InputError: if no demonstration is usable, or the file has changed since the start.
+        EngineDied: if the engine died; the run can be resumed.
     """
     started_at = time.monotonic()
     model, renderer = prepare_model(config)
@@ -146,16 +146,16 @@ async def run_sft(
 
 
 def check_unchanged(record: SftMetadata) -> None:
-    """See that the file is still the one that the run began with.
+    """Check that the file is still the one that the run started with.
 
     Raises:
-        InputError: with both hashes, if it is not.
+        InputError: if it is not; the message gives both hashes.
     """
     now = describe_sft(record.sft, Path(record.file))
     if now.sha256 != record.sha256:
         raise InputError(
-            f"{record.file} has changed since the run began: its sha256 was {record.sha256[:12]} "
-            f"and is {now.sha256[:12]}; bring the old one back, or start a new run"
+            f"{record.file} has changed since the run started: its sha256 was {record.sha256[:12]} "
+            f"and is {now.sha256[:12]}; restore the original file, or start a new run"
         )
 
 
@@ -166,10 +166,10 @@ def read_dataset(
     *,
     emit: Emit,
 ) -> SftDataset:
-    """Read what can be imitated, and tell how much of the file that is."""
+    """Read the usable demonstrations and report how much of the file they are."""
     reading = read_demonstrations(Path(record.file))
     dataset = make_dataset(reading, renderer, context=config.engine.context)
-    text = f"{len(dataset.samples)} demonstrations can be imitated"
+    text = f"{len(dataset.samples)} demonstrations are usable"
     if dataset.refused:
         text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
     emit(Note(text=text))
@@ -179,15 +179,15 @@ def read_dataset(
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
 ) -> None:
-    """Write down what the run begins with, and every row that it does not use.
+    """Write what the run starts with, and every row that it does not use.
 
     Raises:
-        InputError: if the folder holds a run already.
+        InputError: if the folder already holds a run.
     """
     folder = store.folder
     if (folder / "run.json").exists():
         raise InputError(
-            f"{folder} holds a run already; continue it with --resume {folder} or name another"
+            f"{folder} already holds a run; continue it with --resume {folder} or name another"
         )
     for name, content in (("run.json", describe_run(config)), (SFT_FILE, record)):
         text = msgspec.json.format(msgspec.json.encode(content), indent=2)
@@ -197,14 +197,14 @@ def write_sft_metadata(
 
 
 def sft_text(outcome: SftResult) -> str:
-    """Say what imitation came to, and what to do next."""
+    """Return a readable summary of the result and the command to run next."""
     lines = [
-        f"imitated {outcome.demonstrations} demonstrations in {outcome.steps} steps and "
+        f"trained on {outcome.demonstrations} demonstrations in {outcome.steps} steps and "
         f"{outcome.seconds / 60:.1f} minutes; {outcome.refused} rows were refused"
     ]
     if outcome.before is not None and outcome.after is not None:
         lines.append(
-            f"held-out loss {outcome.before:.4f} -> {outcome.after:.4f} nats a token "
+            f"held-out loss {outcome.before:.4f} -> {outcome.after:.4f} nats per token "
             f"({outcome.held_out} demonstrations)"
         )
     lines += [

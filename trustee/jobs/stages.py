@@ -1,7 +1,7 @@
-"""A run in stages: a teacher plays, its demonstrations are imitated, and then training begins.
+"""A run in stages: a teacher plays, the policy imitates it, and then RL training starts.
 
-Each stage has a folder of its own inside the run's and can be continued there, so a run that was
-interrupted in any of them goes on where it stopped.
+Each stage has its own folder inside the run's folder and can be continued there, so a run that was
+interrupted in any of them continues where it stopped.
 Source: ToolMaster, arXiv 2601.12762: imitation of trials first, reinforcement learning second.
 """
 
@@ -36,11 +36,11 @@ TEACHING, IMITATION = "teaching", "sft"
 async def run_stages_of(
     config: Config, folder: Path, *, emit: Emit, resume: bool = False, profile: bool = False
 ) -> RunResult:
-    """Train; where the config asks for a teacher, only after its demonstrations were imitated.
+    """Train; if the config asks for a teacher, first imitate the teacher's demonstrations.
 
     Raises:
-        InputError: if the world is none that the wanted teacher can play.
-        EngineDied: if the engine dies twice; the run can be resumed.
+        InputError: if the world is not one that the requested teacher can play.
+        EngineDied: if the engine died twice; the run can be resumed.
     """
     if config.collect.tasks and not config.run.adapter:
         if not resume:
@@ -56,14 +56,14 @@ async def run_stages_of(
 
 
 def write_config(config: Config, folder: Path) -> None:
-    """Write down what a run begins with, so that it can be resumed in its first stages."""
+    """Write the config at the start of a run, so that its first stages can be resumed too."""
     folder.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
     (folder / "run.json").write_bytes(text)
 
 
 async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
-    """Have the teacher play and imitate it, as far as was not done before; give the adapter."""
+    """Let the teacher play and imitate it, skipping finished parts; return the adapter's folder."""
     sft_folder = folder / IMITATION
     if (sft_folder / "outcome.json").exists():
         return find_adapter(sft_folder).absolute()
@@ -81,7 +81,7 @@ async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
         emit(Note(text=counts_text(counts, folder / TEACHING)))
     has_started = bool(find_checkpoints(sft_folder / "checkpoints"))
     if not has_started:
-        # Killed before its first step: there is nothing to continue.
+        # Stopped before its first step, so there is nothing to continue.
         (sft_folder / "run.json").unlink(missing_ok=True)
     result = await run_sft(
         config,
@@ -98,12 +98,12 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
     """Write the demonstrations of the micro-world's scripted teacher.
 
     Raises:
-        InputError: if the world is not one of trials in the micro-world.
+        InputError: if the world is not a trial world over the micro-world.
     """
     world = config.env
     if not world.plays_script():
         raise InputError(
-            "collect.teacher = 'script' plays trials in the micro-world alone: set env.kind = "
+            "collect.teacher = 'script' only plays trials in the micro-world: set env.kind = "
             "'trial' and env.inner.kind = 'microworld', or collect.teacher = 'base'"
         )
     _, renderer = prepare_model(config)

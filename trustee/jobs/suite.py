@@ -32,15 +32,15 @@ async def play_suite(
     published: bool,
     emit: Emit,
 ) -> SuiteReports:
-    """Play a suite with the base, and with an adapter if one is given; keep every episode.
+    """Play a suite with the base, and with an adapter if one is given; store every episode.
 
     Args:
-        config: whose base, prompts and limits are used.
-        file: blueprints, in any form that `read_blueprints` takes.
-        folder: where episodes and refused rows go.
-        adapter: PEFT or run folder.
-        published: compare answers as FTRL's own code does.
-        emit: takes progress events.
+        config: the base, prompts and limits.
+        file: blueprints, in any form that `read_blueprints` reads.
+        folder: where episodes and refused rows are written.
+        adapter: PEFT or run folder; None: only the base plays.
+        published: whether answers are compared as FTRL's own code does.
+        emit: receives progress events.
     """
     model, renderer = prepare_model(config)
     world = Executable(path=str(file), published=published, prompts=config.env.teacher_prompts())
@@ -83,7 +83,7 @@ async def play_suite(
 
 
 async def publish_policy(engine: Watchdog, found: Path | None, folder: Path) -> Adapter | None:
-    """Make an adapter known to the engine and return its version; None is the base."""
+    """Publish an adapter to the engine and return its version; None is the base."""
     if found is None:
         return None
     await engine.load_adapter(Adapter(version=1, path=found))

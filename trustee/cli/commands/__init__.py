@@ -1,7 +1,7 @@
-"""What the command line can do: one file per command, imported in the order that help shows.
+"""The commands of the command line: one module each, imported in the order that help shows.
 
-Each has `add`, which describes the command to the parser and names the function that acts. Nothing
-heavy is imported before that function needs it.
+Each has `add`, which registers the command with the parser and sets the function that runs it.
+Heavy modules are only imported inside that function.
 """
 
 from trustee.cli.commands import (

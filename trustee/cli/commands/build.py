@@ -1,4 +1,4 @@
-"""`trustee build`: build tool environments that really run, with the base as their author."""
+"""`trustee build`: build executable tool environments with the base as author."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
-    build = commands.add_parser("build", help="build tool environments that really run")
+    """Add the command to the parser."""
+    build = commands.add_parser("build", help="build executable tool environments")
     build.add_argument("--out", type=Path, required=True, metavar="DIR")
-    build.add_argument("--count", type=int, required=True, metavar="N", help="environments wanted")
+    build.add_argument("--count", type=int, required=True, metavar="N", help="number to build")
     build.add_argument("--config", type=Path, metavar="FILE", help="default: configs/ftrl.toml")
     build.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    build.add_argument("--scenario", choices=get_args(Scenario), help="only this one")
-    build.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    build.add_argument("--scenario", choices=get_args(Scenario), help="build only this scenario")
+    build.add_argument("--resume", action="store_true", help="continue the build in DIR")
     build.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
     add_shared(build)
     build.set_defaults(act=build_command)
 
 
 def build_command(options: argparse.Namespace) -> int:
-    """Build environments; exit code 1 where fewer came than were wanted."""
+    """Build environments; return exit code 1 if fewer than requested were built."""
     from trustee.config import read_config
     from trustee.environments.executable.building.report import report_text
     from trustee.jobs.build import run_build
@@ -71,7 +71,7 @@ def check_folder(options: argparse.Namespace, config: Config) -> None:
     """Refuse the folder of another build before anything heavy starts.
 
     Raises:
-        InputError: as `build` does.
+        InputError: as in `build`.
     """
     from trustee.environments.executable.building.folder import Folder, make_recipe
 

@@ -1,4 +1,4 @@
-"""`trustee collect`: play episodes and keep them as states, or as a teacher's demonstrations."""
+"""`trustee collect`: play episodes and store them as states or a teacher's demonstrations."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trustee.cli.commands.options import (
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     collect = commands.add_parser(
-        "collect", help="play episodes, and keep their states or a teacher's demonstrations"
+        "collect", help="play episodes and store their states or a teacher's demonstrations"
     )
     collect.add_argument("config", type=Path, metavar="CONFIG")
     collect.add_argument("--out", type=Path, required=True, metavar="DIR")
     collect.add_argument("--count", type=int, required=True, metavar="N", help="tasks to play")
     collect.add_argument("--adapter", metavar="DIR", help="play with this adapter; default: base")
     collect.add_argument(
-        "--teacher", action="store_true", help="the base plays with hints, and the best is kept"
+        "--teacher", action="store_true", help="the base plays with hints; the best is kept"
     )
     collect.add_argument(
         "--teacher-url",
@@ -43,7 +43,7 @@ def add(commands: Commands) -> None:
 
 
 def collect_command(options: argparse.Namespace) -> int:
-    """Play and keep."""
+    """Play and store episodes."""
     from trustee.config import read_config
     from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 

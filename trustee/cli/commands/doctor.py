@@ -1,4 +1,4 @@
-"""`trustee doctor`: try all that a run does on this machine."""
+"""`trustee doctor`: try every part of a run on this machine."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from trustee.cli.commands.options import (
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
-    doctor = commands.add_parser("doctor", help="try all that a run does on this machine")
+    """Add the command to the parser."""
+    doctor = commands.add_parser("doctor", help="try every part of a run on this machine")
     doctor.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="default: configs/qwen3-8b.toml with a card, else configs/tiny.toml",
+        help="default: configs/qwen3-8b.toml with a GPU, else configs/tiny.toml",
     )
     doctor.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
     doctor.add_argument(
-        "--soak", type=int, default=0, metavar="N", help="rounds to go on after the first"
+        "--soak", type=int, default=0, metavar="N", help="further rounds after the first"
     )
     add_shared(doctor)
     doctor.set_defaults(act=doctor_command)
 
 
 def doctor_command(options: argparse.Namespace) -> int:
-    """Try all that a run does; exit code 1 where something failed, and the engine's log is kept."""
+    """Run all checks; if one fails, return exit code 1 and keep the engine's log."""
     from shutil import rmtree
     from tempfile import mkdtemp
 
@@ -70,10 +70,10 @@ def doctor_command(options: argparse.Namespace) -> int:
         if options.json:
             emit(examination_json(found))
         else:
-            emit("all well" if found.healthy else "something failed; see above")
+            emit("all checks passed" if found.healthy else "something failed; see above")
         kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
         if kept:
-            to.err.write(f"what the engine said is in {folder / 'engine.log'}\n")
+            to.err.write(f"the engine's output is in {folder / 'engine.log'}\n")
     if not kept:
         rmtree(folder)
     return DONE if found.healthy else FAILED

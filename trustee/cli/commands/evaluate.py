@@ -1,4 +1,4 @@
-"""`trustee eval`: measure a run's adapter against its base, or play a suite made by others."""
+"""`trustee eval`: compare a run's adapter with its base, or play a published suite."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
-    evaluate = commands.add_parser("eval", help="measure a run's adapter against its base")
+    """Add the command to the parser."""
+    evaluate = commands.add_parser("eval", help="compare a run's adapter with its base")
     evaluate.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder; with --suite the suite's file"
+        "run", type=Path, metavar="RUN", help="run folder; with --suite, the suite's file"
     )
     evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
     evaluate.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="default: the run's newest; with --suite none"
+        "--adapter", type=Path, metavar="DIR", help="default: the run's newest; none with --suite"
     )
     evaluate.add_argument("--suite", choices=("ftrl",), help="play every environment of a file")
     evaluate.add_argument(
-        "--config", type=Path, metavar="FILE", help="of a suite; default: configs/ftrl.toml"
+        "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
     )
     evaluate.add_argument(
         "--published", action="store_true", help="compare answers exactly as FTRL's own code does"
     )
     evaluate.add_argument(
-        "--world", type=Path, metavar="CONFIG", help="held-out tasks of this config's world"
+        "--world", type=Path, metavar="CONFIG", help="play held-out tasks of this config's world"
     )
     evaluate.add_argument(
-        "--strip-trial", action="store_true", help="trials: begin with the execution phase"
+        "--strip-trial", action="store_true", help="trials: start with the execution phase"
     )
     evaluate.add_argument(
-        "--permute-names", action="store_true", help="trials: give every tool another's name"
+        "--permute-names", action="store_true", help="trials: exchange the names of the tools"
     )
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
 
 
 def eval_command(options: argparse.Namespace) -> int:
-    """Measure a run's adapter against its base, or play a suite."""
+    """Compare a run's adapter with its base, or play a suite."""
     if options.suite is not None:
         return suite_command(options)
     from trustee.config import apply_changes
@@ -69,7 +69,7 @@ def eval_command(options: argparse.Namespace) -> int:
     from trustee.jobs.run_metadata import read_metadata
 
     if options.config or options.published or options.out:
-        raise InputError("--config, --published and --out belong to --suite; a run has its own")
+        raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
     config = read_metadata(options.run).config
     if options.world is not None:
@@ -89,7 +89,7 @@ def eval_command(options: argparse.Namespace) -> int:
 
 
 def move_to(config: Config, path: Path) -> Config:
-    """Give a run's config with the held-out tasks, and the limits, of another one."""
+    """Return a run's config with the held-out tasks and limits of another config."""
     import msgspec
 
     from trustee.config import read_config
@@ -103,10 +103,10 @@ def move_to(config: Config, path: Path) -> Config:
 
 
 def falsify(config: Config, options: argparse.Namespace) -> Config:
-    """Take away what a policy of a trial world may rest on.
+    """Return the config without what a policy of a trial world may rely on.
 
     Raises:
-        InputError: if that is asked for in a world without a trial phase.
+        InputError: if the world has no trial phase.
     """
     import msgspec
 
@@ -123,25 +123,25 @@ def falsify(config: Config, options: argparse.Namespace) -> Config:
 
 
 def suite_command(options: argparse.Namespace) -> int:
-    """Play every environment of a file with the base, and with an adapter where one is given."""
+    """Play every environment of a file with the base, and with an adapter if one is given."""
     from trustee.config import read_config
     from trustee.evaluation.ftrl_suite import suite_text
     from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.suite import play_suite
 
     if options.tasks is not None:
-        raise InputError("--tasks belongs to a run; a suite is played whole")
+        raise InputError("--tasks cannot be used with --suite; a suite is played whole")
     if options.world or options.strip_trial or options.permute_names or options.break_tool:
         raise InputError(
-            "--world, --strip-trial, --permute-names and --break-tool belong to a run; a suite is "
-            "a world of its own, without trials"
+            "--world, --strip-trial, --permute-names and --break-tool cannot be used with --suite; "
+            "a suite is a world of its own, without trials"
         )
     config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     warn_unconfined(config)
     folder = options.out or name_folder(config)
     if (folder / "suite-base.jsonl").exists():
-        raise InputError(f"{folder} holds a suite's episodes already; name another with --out")
+        raise InputError(f"{folder} already holds a suite's episodes; name another with --out")
     show_job(
         options,
         folder,

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, options, how errors and results are shown."""
+"""What the commands share: exit codes, options, and the display of errors and results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Commands = Any
-"""What `argparse.ArgumentParser.add_subparsers` gives; its type has no public name."""
+"""Return type of `argparse.ArgumentParser.add_subparsers`, which has no public name."""
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done, failed, bad input, interrupted and resumable."""
 NOISE = ("engine.log", "log.jsonl")
-"""What `divert_noise` writes."""
+"""Files that `divert_noise` writes."""
 
 
 def error_code(error: TrusteeError) -> int:
-    """Give the exit code of an error."""
+    """Return the exit code of an error."""
     return BAD_INPUT if isinstance(error, InputError) else FAILED
 
 
 def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Give the one error inside nested groups, or the group where there are several kinds."""
+    """Return the only error inside nested groups, or the group if there are several kinds."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         ours, _ = error.split(TrusteeError)
@@ -44,7 +44,7 @@ def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def find_default(name: str) -> Path:
-    """Find a config of this project, in the working directory or beside the package."""
+    """Return the path of a packaged config, in the working directory or next to the package."""
     for root in (Path(), Path(__file__).parents[3]):
         path = root / "configs" / name
         if path.is_file():
@@ -53,10 +53,10 @@ def find_default(name: str) -> Path:
 
 
 def choose_device(config: Config, gpu: int | None) -> None:
-    """Check that the card is there, and show the engine only that one.
+    """Check that the GPU exists, and hide all others from the engine.
 
     Raises:
-        InputError: if it is not there, or the config wants none.
+        InputError: if it does not exist, or the config uses the CPU.
     """
     from trustee.planning.cards import require_card, use_card
 
@@ -71,7 +71,7 @@ def choose_device(config: Config, gpu: int | None) -> None:
 
 
 def choose_mode(options: argparse.Namespace) -> DisplayMode:
-    """Choose how progress is shown."""
+    """Return how progress is shown."""
     if options.json:
         return "json"
     return "live" if sys.stdout.isatty() else "lines"
@@ -84,9 +84,9 @@ def show_job(
     *,
     text: Callable[[T], str],
 ) -> T:
-    """Run a job that tells events, with its noise in `folder`, and show what came of it.
+    """Run a job that emits events, log its noise to `folder`, and show its result.
 
-    A folder that bad input alone has made is taken away again.
+    If the input was bad and the folder holds nothing else, the folder is removed again.
     """
     is_new = not folder.exists()
     try:
@@ -99,7 +99,7 @@ def show_job(
 
 
 def drop_noise(folder: Path) -> None:
-    """Remove a folder that holds nothing but the noise of a job that never began."""
+    """Remove a folder that only holds the logs of a job that never started."""
     if {path.name for path in folder.iterdir()} <= set(NOISE):
         for name in NOISE:
             (folder / name).unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def show_events(
     *,
     text: Callable[[T], str],
 ) -> T:
-    """Run a job, show its events and then its result."""
+    """Run a job and show its events, then its result."""
     import anyio
 
     from trustee.cli.capture import divert_noise
@@ -131,7 +131,7 @@ def show_events(
 
 
 def show_json(result: object) -> str:
-    """Write a result as the last event of a job."""
+    """Return a result as the last JSON event of a job."""
     import msgspec
 
     fields = msgspec.to_builtins(result, enc_hook=str, str_keys=True)
@@ -139,20 +139,20 @@ def show_json(result: object) -> str:
 
 
 def allow_unsafe(options: argparse.Namespace) -> list[str]:
-    """Give the changes of the config, with what `--unsafe-local-tools` stands for."""
+    """Return the config changes, including the one that `--unsafe-local-tools` stands for."""
     unsafe = ["sandbox.isolation='none'"] if options.unsafe_local_tools else []
     return [*options.changes, *unsafe]
 
 
 def apply_unsafe(config: Config, options: argparse.Namespace) -> Config:
-    """Let `--unsafe-local-tools` of this call unlock the sandbox of a run that goes on."""
+    """Return the config of a resumed run, unconfined if this call has `--unsafe-local-tools`."""
     from trustee.config import apply_changes
 
     return apply_changes(config, allow_unsafe(options))
 
 
 def add_allow_world(parser: argparse.ArgumentParser) -> None:
-    """Add the option by which a run's record may name a world outside the package."""
+    """Add the option that lets a run's record name a world outside the package."""
     parser.add_argument(
         "--allow-world",
         action="append",
@@ -171,7 +171,7 @@ def allow_worlds(options: argparse.Namespace) -> None:
 
 
 def warn_unconfined(config: Config) -> None:
-    """Say that nothing confines the tools of a run, where its worlds have tools with code."""
+    """Warn if the worlds have executable tools and nothing confines them."""
     from trustee.jobs.held_out import evaluation_world
 
     unconfined = config.sandbox.isolation == "none"
@@ -183,7 +183,7 @@ def warn_unconfined(config: Config) -> None:
 
 
 def print_text(text: str, *, to_errors: bool, screen: Screen) -> None:
-    """Write a closing text where it belongs."""
+    """Write a closing text to the error stream or the output."""
     stream = screen.err if to_errors else screen.out
     stream.write(text + "\n")
     stream.flush()
@@ -202,6 +202,6 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unsafe-local-tools",
         action="store_true",
-        help="run tools with code although nothing on this machine can confine them",
+        help="run executable tools even if nothing on this machine can confine them",
     )
     parser.add_argument("--json", action="store_true", help="JSON events instead of a panel")

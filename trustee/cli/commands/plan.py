@@ -1,4 +1,4 @@
-"""`trustee plan`: say whether a run fits a card, and how long it takes."""
+"""`trustee plan`: report whether a run fits a GPU and how long it takes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from trustee.cli.commands.options import DONE, FAILED, Commands, add_shared, fin
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
-    plan = commands.add_parser("plan", help="say whether a run fits a card, and how long it takes")
+    """Add the command to the parser."""
+    plan = commands.add_parser("plan", help="report whether a run fits a GPU and how long it takes")
     plan.add_argument(
         "config", type=Path, nargs="?", metavar="CONFIG", help="default: configs/qwen3-8b.toml"
     )
-    plan.add_argument("--model", metavar="NAME", help="instead of the config's model.path")
-    plan.add_argument("--vram", type=float, metavar="GIB", help="memory of the card")
+    plan.add_argument("--model", metavar="NAME", help="replaces the config's model.path")
+    plan.add_argument("--vram", type=float, metavar="GIB", help="memory of the GPU")
     plan.add_argument("--card", metavar="NAME", help="such as 'RTX 4090'; default: this machine's")
     add_shared(plan)
     plan.set_defaults(act=plan_command)
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Say whether a run fits a card; exit code 1 where it does not."""
+    """Report whether a run fits a GPU; return exit code 1 if it does not."""
     from trustee.config import read_config
     from trustee.planning.plan import run_plan
 

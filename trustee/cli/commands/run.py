@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     run = commands.add_parser("run", help="train")
     run.add_argument("--config", type=Path, metavar="FILE", help="default: configs/qwen3-8b.toml")
     run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
@@ -41,10 +41,10 @@ def add(commands: Commands) -> None:
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     run.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="begin with this adapter, or a run's newest"
+        "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
     )
     run.add_argument(
-        "--force", action="store_true", help="start although the plan says that it does not fit"
+        "--force", action="store_true", help="start even if the plan says that it does not fit"
     )
     run.add_argument(
         "--profile",
@@ -57,7 +57,7 @@ def add(commands: Commands) -> None:
 
 
 def load_config(options: argparse.Namespace) -> Config:
-    """Read the config that the options name, with their changes."""
+    """Read the config that the options name, and apply their changes."""
     from trustee.config import read_config
 
     path = options.config or find_default("qwen3-8b.toml")
@@ -70,7 +70,7 @@ def load_config(options: argparse.Namespace) -> Config:
 
 
 def set_path(key: str, path: Path) -> str:
-    """Write a change that sets a key to a path, whatever signs are in it."""
+    """Return a config change that sets a key to a path, with special characters quoted."""
     return f"{key}={json.dumps(str(path))}"
 
 
@@ -97,7 +97,7 @@ def run_command(options: argparse.Namespace) -> int:
         folder = options.out or name_folder(config)
         if (folder / "run.json").exists():
             raise InputError(
-                f"{folder} holds a run already; continue it with --resume {folder} or name another"
+                f"{folder} already holds a run; continue it with --resume {folder} or name another"
             )
     choose_device(config, options.gpu)
     warn_unconfined(config)
@@ -108,10 +108,10 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def check_plan(config: Config, gpu: int) -> None:
-    """Refuse a run that cannot fit the card as it is now.
+    """Refuse a run that does not fit the memory that is free on the GPU now.
 
     Raises:
-        InputError: with the changes that make it fit.
+        InputError: naming the changes that make it fit.
     """
     from trustee.planning.card_fit import advise, plan_on, show_holders
     from trustee.planning.cards import read_card
@@ -126,12 +126,12 @@ def check_plan(config: Config, gpu: int) -> None:
     raise InputError(
         f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
         f"free{show_holders(found)}; {advise(plan, found)}; "
-        "trustee plan says where the memory goes, --force starts it all the same"
+        "trustee plan shows where the memory goes, --force starts the run anyway"
     )
 
 
 def check_worlds(config: Config) -> None:
-    """Read all that the worlds are made of before anything heavy starts; say what is left out."""
+    """Read all parts of the worlds before anything heavy starts; report what is left out."""
     from trustee.jobs.held_out import evaluation_world
 
     for text in config.env.check(seed=config.run.seed):
@@ -141,7 +141,7 @@ def check_worlds(config: Config) -> None:
 
 
 def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
-    """Train in this process and say what came of it."""
+    """Train in this process and show the result."""
     import anyio
 
     from trustee.cli.capture import divert_noise
@@ -185,7 +185,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
 
 
 def conclude_text(outcome: RunResult) -> str:
-    """Say what a run came to, where it lies and what to do next."""
+    """Return a readable summary of a run, its folder and the command to run next."""
     from trustee.jobs.held_out import show_share
 
     lines = [f"trained {outcome.steps} steps in {outcome.seconds / 60:.1f} minutes"]

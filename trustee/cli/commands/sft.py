@@ -1,4 +1,4 @@
-"""`trustee sft`: imitate demonstrations; `trustee run --adapter` goes on from there."""
+"""`trustee sft`: imitate demonstrations; `trustee run --adapter` continues from there."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from trustee.errors import InputError
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     sft = commands.add_parser("sft", help="imitate demonstrations")
     sft.add_argument("config", type=Path, nargs="?", metavar="CONFIG")
     sft.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="JSON lines, or what collect wrote"
+        "file", type=Path, nargs="?", metavar="FILE", help="JSON lines, or a folder of collect"
     )
     sft.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     sft.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")

@@ -1,4 +1,4 @@
-"""`trustee tools`: look at tools, or import your own."""
+"""`trustee tools`: list tools, or import your own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trustee.errors import InputError
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
-    tools = commands.add_parser("tools", help="look at tools, or import your own")
+    """Add the command to the parser."""
+    tools = commands.add_parser("tools", help="list tools, or import your own")
     actions = tools.add_subparsers(dest="action", required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="list the packaged tools")
     listed.add_argument("--category", metavar="NAME")

@@ -10,7 +10,7 @@ from trustee.cli.commands.options import DONE, Commands
 
 
 def add(commands: Commands) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     view = commands.add_parser("view", help="read trajectories")
     view.add_argument("run", type=Path, metavar="RUN")
     view.add_argument(
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     )
     view.add_argument("--group", type=int, metavar="N")
     view.add_argument("--reward", metavar="R", help="such as 1, -1, '>0'")
-    view.add_argument("--failed-by", metavar="WHO", help="such as policy, user or judge")
+    view.add_argument("--failed-by", metavar="WHO", help="culprit, such as policy, user or judge")
     view.add_argument("--tool", metavar="NAME", help="episodes that called this tool")
     view.add_argument(
         "--limit", type=int, default=5, metavar="N", help="how many; default 5, 0 is all"
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
 
 
 def view_command(options: argparse.Namespace) -> int:
-    """Read trajectories."""
+    """Print trajectories."""
     from trustee.runs.view import Filter, show_trajectories
 
     wanted = Filter(

@@ -1,1 +1,1 @@
-"""FTRL: tools that really run in the sandbox, and a reward that code verifies."""
+"""FTRL: executable tools in the sandbox, and a reward that code verifies."""

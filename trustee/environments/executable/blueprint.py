@@ -1,7 +1,7 @@
-"""A tool environment as it lies on disk: a question, tools with their source, and the answers.
+"""A tool environment as stored on disk: a question, tools with their source, and the answers.
 
-One JSON file is one environment. What the tools compute is in `sources` and runs in the sandbox;
-what pays a reward, `unsolved`, `answer` and `gold`, never enters it.
+One JSON file is one environment. `sources` holds the tools' code, which runs in the sandbox;
+`unsolved`, `answer` and `gold`, which decide the reward, never enter the sandbox.
 Source: FTRL, arXiv 2508.08791, section 3.
 """
 
@@ -12,17 +12,17 @@ from typing import Any, Literal
 from trustee.types import Message, Record, Tool
 
 Scenario = Literal["single_hop", "parallel_single_hop", "multi_hop", "parallel_multi_hop"]
-"""How the parts of a question hang together: one; several that need nothing of each other; a chain;
+"""How the parts of a question depend on each other: one part; several independent ones; a chain;
 several chains that meet."""
 
 
 class GoldCall(Record, frozen=True):
-    """A call that brings one sub-answer."""
+    """A call that yields one sub-answer."""
 
     name: str
     arguments: dict[str, Any]
     answer: str
-    """What its result must hold."""
+    """Sub-answer that its result must contain."""
 
 
 class Blueprint(Record, frozen=True):
@@ -33,24 +33,24 @@ class Blueprint(Record, frozen=True):
     scenario: Scenario
     tools: tuple[Tool, ...]
     sources: dict[str, str]
-    """Python source by tool; each defines a function of the tool's name."""
+    """Python source by tool; each defines a function with the tool's name."""
     unsolved: dict[str, tuple[str, ...]]
-    """Sub-answers by the tool that must return them; a tool may owe several."""
+    """Sub-answers by the tool that must return them; a tool may have several."""
     answer: str
     gold: tuple[GoldCall, ...] = ()
-    """Calls that solve all, in order; empty where the maker of the environment gave none."""
+    """Calls that solve everything, in order; empty if the environment comes without any."""
     provenance: dict[str, Any] = {}
-    """Where it comes from: model, seed, stages, original row."""
+    """Origin of the environment: model, seed, stages, original row."""
 
 
 class TurnState(Record, frozen=True):
-    """A point of an episode in an environment, from which one turn can be learnt."""
+    """A point in an episode of an environment, from which a single turn can be learned."""
 
     blueprint: str
     """Id of the environment."""
     messages: tuple[Message, ...]
-    """What was said, from the question on; a system prompt is put before it when it is played."""
+    """Conversation from the question on; a system prompt is prepended when it is played."""
     unsolved: dict[str, tuple[str, ...]]
-    """Sub-answers that are still owed."""
+    """Sub-answers not yet returned, by tool."""
     solve_rate: float
-    """Share of the environment's sub-answers that is no longer owed."""
+    """Share of the environment's sub-answers already returned."""

@@ -1,15 +1,15 @@
-"""Reading and writing tool environments on disk: whatever cannot be used is named, the rest is.
+"""Reading and writing tool environments; unusable rows are reported, all others are used.
 
 The format is one JSON file per environment, an object with the fields of `Blueprint`:
 
     id          letters, digits, `_`, `.` and `-`; unique, and the name of the file
-    question    what is asked
+    question    the question to the agent
     scenario    single_hop, parallel_single_hop, multi_hop or parallel_multi_hop
     tools       list of {name, description, parameters, effect, category}; parameters is a JSON
                 Schema of type object, the last two may be left out
     sources     Python source by tool: exactly one for each, at most 1 MB, defining the tool's name
     unsolved    sub-answers by the tool that must return them; where one has parts joined by ", ",
-                all must be there
+                all must be present
     answer      the final answer
     gold        list of {name, arguments, answer}, may be left out
     provenance  anything, may be left out
@@ -38,9 +38,9 @@ from trustee.tools.files.rules import check_tools
 from trustee.types import Record
 
 MOST_SOURCE = 1_000_000
-"""Characters of one tool's source."""
+"""Maximum characters of one tool's source."""
 SHOWN_REASONS = 3
-"""Refused rows whose reasons an error repeats."""
+"""Number of refused rows whose reasons an error message repeats."""
 BLUEPRINT_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
 
 
@@ -48,25 +48,25 @@ class RefusedBlueprint(Record, frozen=True):
     """A row that cannot be used."""
 
     row: str
-    """File, and line where it has many."""
+    """File of the row, with its line number if the file has several."""
     reason: str
 
 
 class Loaded(Record, frozen=True):
-    """What a path holds."""
+    """Contents of a path."""
 
     blueprints: tuple[Blueprint, ...]
     refused: tuple[RefusedBlueprint, ...] = ()
     states: tuple[TurnState, ...] = ()
-    """Where the rows are published ones: the point of an episode at which each stands."""
+    """For published rows: the point of an episode that each row describes."""
 
 
 def read_blueprints(path: Path) -> Loaded:
     """Read all environments of a folder or file, in the order of names or lines.
 
     Raises:
-        InputError: if the path cannot be read or holds no usable environment; it gives the first
-            reasons.
+        InputError: if the path cannot be read or holds no usable environment; the message gives the
+            first reasons.
     """
     blueprints: dict[str, Blueprint] = {}
     refused: list[RefusedBlueprint] = []
@@ -100,10 +100,10 @@ def read_blueprints(path: Path) -> Loaded:
 
 
 def read_states(path: Path, loaded: Loaded) -> tuple[TurnState, ...]:
-    """Read states as JSON lines, or take those of published rows.
+    """Read states from JSON lines, or return those of the published rows.
 
     Raises:
-        InputError: if a line is no state, or stands in an environment that was not loaded.
+        InputError: if a line is not a state, or belongs to an environment that was not loaded.
     """
     known = {blueprint.id for blueprint in loaded.blueprints}
     states: list[TurnState] = []
@@ -113,7 +113,7 @@ def read_states(path: Path, loaded: Loaded) -> tuple[TurnState, ...]:
         except (msgspec.ValidationError, InputError) as error:
             state = InputError(str(error))
         if isinstance(state, InputError):
-            raise InputError(f"{where}: no state ({state}); write states with trustee collect")
+            raise InputError(f"{where}: not a state ({state}); write states with trustee collect")
         if state.blueprint not in known:
             raise InputError(
                 f"{where}: the environment {state.blueprint} is not among the "
@@ -126,10 +126,10 @@ def read_states(path: Path, loaded: Loaded) -> tuple[TurnState, ...]:
 
 
 def write_blueprint(blueprint: Blueprint, folder: Path) -> Path:
-    """Write an environment as a file named after its id, whole or not at all.
+    """Write an environment to a file named after its id, completely or not at all.
 
     Raises:
-        InputError: if the blueprint could not be read back.
+        InputError: if the written blueprint could not be read again.
     """
     check_blueprint(blueprint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
     """Refuse an environment that could not be played.
 
     Raises:
-        InputError: saying what is wrong.
+        InputError: naming the problem.
     """
     if BLUEPRINT_ID.fullmatch(blueprint.id) is None:
         raise InputError(f"id {blueprint.id[:80]!r}: allowed are letters, digits, _ . and -")
@@ -175,7 +175,7 @@ def check_tool_source(name: str, source: str) -> None:
     """Refuse a source that is too long, does not compile or does not define its tool.
 
     Raises:
-        InputError: saying what is wrong.
+        InputError: naming the problem.
     """
     if len(source) > MOST_SOURCE:
         raise InputError(
@@ -194,7 +194,7 @@ def check_tool_source(name: str, source: str) -> None:
 
 
 def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBlueprint, ...]) -> str:
-    """Write how many rows were refused, and why the first were."""
+    """Return how many rows were refused and why the first ones were."""
     if not refused:
         return "there are no rows at all"
     first = "; ".join(f"{one.row}: {one.reason}" for one in refused[:SHOWN_REASONS])
@@ -203,7 +203,7 @@ def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBluep
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
-    """Give each row with its place; what is no JSON object comes as an error of its own."""
+    """Yield each row with its location; a row that is not a JSON object is yielded as an error."""
     try:
         if path.suffix == ".parquet":
             yield from _read_parquet(path)
@@ -234,7 +234,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError
     try:
         rows = parquet.read_table(path).to_pylist()
     except arrow.ArrowInvalid as error:
-        raise InputError(f"{path}: no parquet file ({error})") from error
+        raise InputError(f"{path}: not a parquet file ({error})") from error
     for number, row in enumerate(rows, 1):
         yield f"{path.name}:{number}", row
 
@@ -275,7 +275,7 @@ def _read_state(row: dict[str, Any], *, where: str) -> TurnState:
 
 
 def _defined(tree: ast.Module) -> set[str]:
-    """Name what the top level of a source defines."""
+    """Return the names that the top level of a source defines."""
     defined = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -1,8 +1,8 @@
-"""FTRL's world: tool environments whose tools really run, and a reward that can be verified.
+"""FTRL's world: tool environments with executable tools and a verifiable reward.
 
-Each call runs in the sandbox, which never sees what pays. What came of it is recorded and matched
-once; the score is arithmetic on that record. One task is a whole episode, or (`unit = "turn"`) one
-policy message from a state that an earlier episode went through.
+Each call runs in the sandbox, which never sees what decides the reward. Its result is recorded and
+matched once; the score is computed from that record. One task is a whole episode, or
+(`unit = "turn"`) one policy message from a state that an earlier episode went through.
 Source: FTRL, arXiv 2508.08791.
 """
 
@@ -78,33 +78,33 @@ from trustee.types import (
 )
 
 FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
-"""What the sandbox says of a call that raised; FTRL tells the error without its class."""
+"""Sandbox message of a call that raised; FTRL reports the error without its class."""
 
 
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
-    """The world of environments that run."""
+    """Settings of the world of executable environments."""
 
     path: str
     """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
     variant: Variant = "f1"
-    """What calls are paid by."""
+    """Rule by which calls are paid."""
     published: bool = False
-    """Run, compare and pay exactly as FTRL does, holes included."""
+    """Whether to run, compare and pay exactly as FTRL does, loopholes included."""
     unit: Unit = "episode"
-    """Of training; tasks for evaluation are always whole episodes."""
+    """Unit of training; evaluation always plays whole episodes."""
     states: str | None = None
     """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
-    takes the rows of `path`."""
+    uses the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
-    """One environment in this many is kept for evaluation; 1 keeps all."""
+    """One environment in this many is reserved for evaluation; 1 reserves all."""
     prompts: str = "simulated"
-    """Prompt set with the policy's system prompt; a published episode has none."""
+    """Prompt set of the policy's system prompt; a published episode has none."""
 
     def source(self, *, seed: int, held_out: bool = False) -> ExecutableSource:
-        """Load the environments and make the source of those for training, or of the others.
+        """Load the environments and return the source of those for training or for evaluation.
 
         Raises:
-            InputError: if the path holds none of the wanted half.
+            InputError: if the path has no environments of that kind.
         """
         loaded = read_blueprints(Path(self.path))
         blueprints = {
@@ -116,7 +116,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
             raise InputError(
                 f"{self.path}: none of its {len(loaded.blueprints)} environments is "
                 f"{'kept for evaluation' if held_out else 'left for training'} with "
-                f"env.reserve_one_in = {self.reserve_one_in}; give more, or change it"
+                f"env.reserve_one_in = {self.reserve_one_in}; add environments or change it"
             )
         if self.unit == "episode" or held_out:
             states = tuple(open_state(b, published=self.published) for b in blueprints.values())
@@ -133,11 +133,11 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         )
 
     def environment(self, task: Task, services: Services) -> ExecutableEnvironment:
-        """Make the environment of one episode."""
+        """Return the environment of one episode."""
         return ExecutableEnvironment(task, services, config=self)
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
-        """Read the environments; say which rows are refused and why."""
+        """Read the environments and return which rows are refused and why."""
         refused = self.source(seed=seed, held_out=held_out).refused
         if not refused:
             return ()
@@ -148,29 +148,29 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         return (self.prompts,)
 
     def needs_sandbox(self) -> bool:
-        """Whether tools are code: always here."""
+        """Whether tools are code: always true here."""
         return True
 
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
-        """Return the gold calls, or a call without arguments of each tool that owes an answer."""
+        """Return the gold calls, or a call without arguments for each missing sub-answer."""
         return calls_of(msgspec.convert(task.hidden, HiddenExecutable))
 
     def count_expected_calls(self, task: Task) -> int:
-        """Return how many sub-answers are owed."""
+        """Return the number of sub-answers to find."""
         return count_unsolved(task.hidden["unsolved"])
 
     def hints(self, task: Task) -> Hints:
-        """Tell the solution with what each call returns, and the final answer."""
+        """Return hints with the solution, what each call returns, and the final answer."""
         hidden = msgspec.convert(task.hidden, HiddenExecutable)
         return hints_of(hidden, self._blueprint_of(hidden).gold)
 
     def cut_states(self, task: Task, trajectory: Trajectory) -> tuple[TurnState, ...]:
-        """Return the state at the beginning and one after each turn that was answered."""
+        """Return the state at the beginning and after each turn that was answered."""
         blueprint = self._blueprint_of(msgspec.convert(task.hidden, HiddenExecutable))
         return states_of(trajectory, blueprint, published=self.published)
 
     def refuse_trial(self) -> str | None:
-        """Refuse single turns: a trial plays whole episodes."""
+        """Refuse single turns, because a trial plays whole episodes."""
         wrong = f'unit must be "episode" inside a trial, got "{self.unit}"'
         return None if self.unit == "episode" else wrong
 
@@ -179,7 +179,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
 
 
 class ExecutableSource(CountedSource):
-    """Deals out environments or states, shuffled anew in each epoch; those kept are dealt once."""
+    """Deals environments or states, reshuffled each epoch; those for evaluation are dealt once."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class ExecutableSource(CountedSource):
         self._held_out = held_out
 
     def make_spec(self, index: int) -> TaskSpec | None:
-        """Return a task spec; None when all that is kept for evaluation was drawn."""
+        """Return a task spec, or None when every environment for evaluation was drawn."""
         epoch, place = divmod(index, len(self._states))
         if self._held_out and epoch:
             return None
@@ -215,7 +215,7 @@ class ExecutableSource(CountedSource):
         )
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
-        """Make a task of a state, by code."""
+        """Build a task from a state, without a model."""
         config = self._config
         state = self._states[spec.data["state"]]
         blueprint = self._blueprints[state.blueprint]
@@ -244,7 +244,7 @@ class ExecutableSource(CountedSource):
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Stay as it is; give the means of what a step's episodes solved."""
+        """Keep the source unchanged; return the mean solve rates of a step's episodes."""
         facts = [t.outcome.solve for group in groups for t in group.valid if t.outcome.solve]
         if not facts:
             return {}
@@ -256,7 +256,7 @@ class ExecutableSource(CountedSource):
 
 
 class ExecutableEnvironment:
-    """One episode, or one turn, in an environment that runs."""
+    """One episode, or one turn, in an executable environment."""
 
     def __init__(self, task: Task, services: Services, *, config: Executable) -> None:
         self._task = task
@@ -270,7 +270,7 @@ class ExecutableEnvironment:
         self._readable = 0
 
     async def open(self) -> Opening:
-        """Borrow a worker, and give the opening messages and tools."""
+        """Reserve a sandbox worker, and return the opening messages and tools."""
         lent = self._services.sandbox.open(
             self._hidden.sources, seed=self._hidden.seed, published=self._config.published
         )
@@ -278,7 +278,7 @@ class ExecutableEnvironment:
         return Opening(messages=self._task.messages, tools=self._task.tools)
 
     async def reply(self, message: Message) -> Reply:
-        """Run the calls in their order; a message without any ends the episode."""
+        """Run the calls in order; a message without calls ends the episode."""
         replies = tuple([await self._answer(call) for call in message.calls])
         played_on = bool(message.calls)
         if self._config.published:
@@ -318,7 +318,7 @@ class ExecutableEnvironment:
         return outcome.text if plain else _error_text(outcome.text)
 
     def _refuse(self, call: ToolCall) -> CallResult | None:
-        """Answer a call that cannot be run at all; a published episode runs whatever it can."""
+        """Return the error of a call that cannot run; published mode only refuses unknown tools."""
         if self._config.published:
             known = call.name in self._hidden.sources
             text = f"an error occured when call {call.name}: {call.name!r}"
@@ -327,7 +327,7 @@ class ExecutableEnvironment:
         return None if error is None else CallResult(text=error, ok=False)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Pay what was recorded; see `matching.pay_turn` and `matching.pay_episode`."""
+        """Return the reward of the recorded calls; see `matching.pay_turn` and `pay_episode`."""
         config, hidden = self._config, self._hidden
         solved = sum(called.solved is not None for called in self._called)
         calls = self._readable if config.published else len(self._called)
@@ -375,7 +375,7 @@ class ExecutableEnvironment:
         )
 
     def _describe(self, *, success: bool) -> dict[str, Any]:
-        """Return for readers which environment this was, and who failed where it was not solved."""
+        """Return which environment this was and, if it was not solved, who failed, for readers."""
         failed_by = Role.TOOL if any(called.breach for called in self._called) else Role.POLICY
         return {
             "blueprint": self._hidden.blueprint,
@@ -384,12 +384,12 @@ class ExecutableEnvironment:
         }
 
     async def aclose(self) -> None:
-        """Give the worker back."""
+        """Return the worker to the pool."""
         await self._held.aclose()
 
 
 def as_published(name: str, outcome: CallResult) -> CallResult:
-    """Word what went wrong as FTRL does, for error texts can match too."""
+    """Return an error worded as FTRL does, because error texts can match sub-answers too."""
     if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
         return outcome
     text = f"an error occured when call {name}: {failed[1]}"

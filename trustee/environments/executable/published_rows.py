@@ -1,18 +1,18 @@
 """Rows in the form in which FTRL's environments were published, as blueprints and states.
 
-| key | what it holds |
+| key | contents |
 |---|---|
-| `messages` | what was said; one user message where the row is a beginning |
+| `messages` | the conversation; one user message if the row starts an episode |
 | `tools` | text of a JSON list of OpenAI schemas |
 | `codes` | text of a JSON object: Python source by tool |
-| `unsolved_set` | text of a JSON object: sub-answers still owed, by tool |
-| `solve_rate` | share of the sub-answers that is no longer owed |
+| `unsolved_set` | text of a JSON object: sub-answers not yet found, by tool |
+| `solve_rate` | share of the sub-answers already found |
 | `data_source` | `self/` and the scenario |
 | `split` | `train` or `test` |
 | `answer` | the final answer, or null |
 
-Texts may also stand as the JSON that they hold. A row in the middle of an episode is a state; its
-blueprint is the one of the row that begins the episode.
+Instead of a text, a row may hold the JSON itself. A row in the middle of an episode is a state; its
+blueprint comes from the row that begins the episode.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from trustee.errors import InputError
 from trustee.types import Message
 
 ROW_KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
-"""What every row must have, and what tells it from a blueprint."""
+"""Keys that every row must have, and that distinguish it from a blueprint."""
 ASK = "Question:"
-"""Stands before the question in a row's first message."""
+"""Text before the question in a row's first message."""
 
 
 def is_published(row: Mapping[str, Any]) -> bool:
-    """Say whether a JSON object is a published row, whole or not."""
+    """Whether a JSON object is a published row, complete or not."""
     return "codes" in row or "unsolved_set" in row
 
 
 def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprint, TurnState]:
-    """Read a row as its environment and as the state that it stands in.
+    """Read a row as its environment and the state that it describes.
 
-    In the middle of an episode the blueprint owes only what the row still owes.
+    For a row in the middle of an episode, the blueprint's `unsolved` is what the row has left.
 
     Raises:
         InputError: naming the key, what was given and what is expected.
@@ -62,7 +62,7 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
     rate = row.get("solve_rate") or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise InputError(f"solve_rate must be a number from 0 to 1, got {rate!r}")
-    # `||` keeps a question that ends like another's code apart from it.
+    # `||` separates the two, so that no question can run into the code of another.
     name = hashlib.sha256(f"{prompt}||{json.dumps(sources, sort_keys=True)}".encode()).hexdigest()
     scenario = str(row["data_source"]).removeprefix("self/")
     try:
@@ -88,7 +88,7 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
 
 
 def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
-    """Read a value that may stand as the text of its JSON."""
+    """Read a value that may be given as its JSON text."""
     value = row[key]
     try:
         if isinstance(value, str):
@@ -101,10 +101,10 @@ def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
 def _read_tool(schema: dict[str, Any]) -> dict[str, Any]:
     function = schema.get("function", schema)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InputError(f"tools: {str(schema)[:80]} is no function schema with a name")
+        raise InputError(f"tools: {str(schema)[:80]} is not a function schema with a name")
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
     if not isinstance(parameters, dict):
-        raise InputError(f"tools: the parameters of {function['name']} are no JSON Schema")
+        raise InputError(f"tools: the parameters of {function['name']} are not a JSON Schema")
     description = str(function.get("description") or "")
     return {"name": function["name"], "description": description, "parameters": parameters}
 
@@ -122,7 +122,7 @@ def _read_message(value: dict[str, Any], index: int) -> Message:
             Message,
         )
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"messages[{index}]: no message of a chat ({error})") from error
+        raise InputError(f"messages[{index}]: not a chat message ({error})") from error
 
 
 def _read_call(call: dict[str, Any]) -> dict[str, Any]:

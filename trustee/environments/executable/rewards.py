@@ -1,16 +1,16 @@
-"""Which sub-answers the results of calls brought, and what that pays: pure, nothing is executed.
+"""Matching of call results with sub-answers, and the rewards: pure functions, nothing is executed.
 
-The one idea: a result is held against the sub-answers that its tool still owes, and removes at most
-one. `published` compares and pays exactly as FTRL's own code does. The default closes its holes:
+A result is compared with the sub-answers that its tool still has to return and removes at most
+one. `published` compares and pays exactly as FTRL's own code does. The default closes loopholes:
 
-| hole | published | default |
+| loophole | published | default |
 |---|---|---|
-| an error text that holds the sub-answer | counts | only results of calls that ran well count |
+| an error text that contains the sub-answer | counts | only results of successful calls count |
 | a result that repeats an argument | counts | a sub-answer among the call's arguments does not |
 | "1" in "17", "art" in "party" | counts | whole words, and whole numbers by their value |
-| an empty sub-answer | always there | never there |
-| a call that nobody can read beside good ones | is not counted | is a call that brought nothing |
-| several good calls in one turn | up to 2, and n where recall pays | 1 at most, see `PAYMENTS` |
+| an empty sub-answer | always found | never found |
+| an unreadable call next to good ones | is ignored | counts as a call that found nothing |
+| several good calls in one turn | up to 2, or n with recall | at most 1, see `PAYMENTS` |
 
 Source: FTRL, arXiv 2508.08791; sections 3 and 4 for the rewards, its evaluation for the figures.
 """
@@ -24,17 +24,17 @@ from typing import Any, Literal
 from trustee.types import BadCall, Message, Record
 
 Variant = Literal["f1", "precision", "recall", "product"]
-"""What a turn with calls is paid by; `f1` is FTRL's choice, the others are its ablation."""
+"""Reward rule for a turn with calls; `f1` is FTRL's choice, the others are its ablations."""
 
 Unsolved = Mapping[str, Sequence[str]]
-"""Sub-answers still to be brought, by the tool that must bring them."""
+"""Sub-answers still to be returned, by the tool that must return them."""
 
 EMPTY = -0.5
-"""Pays an answer without a word."""
+"""Reward of an answer with neither text nor call."""
 UNREADABLE = -0.3
-"""Pays a turn whose every call cannot be read."""
+"""Reward of a turn in which no call can be read."""
 WRONG = 0.5
-"""Pays an answer that is not the right one after everything was brought."""
+"""Reward of a wrong answer after all sub-answers were returned."""
 
 PUBLISHED: dict[Variant, Callable[[int, int, int], float]] = {
     "f1": lambda q, p, t: 2 * q / (p + 1),
@@ -42,7 +42,7 @@ PUBLISHED: dict[Variant, Callable[[int, int, int], float]] = {
     "recall": lambda q, p, t: float(q),
     "product": lambda q, p, t: q * q / p,
 }
-"""Reward of p calls that brought q of the t sub-answers that were owed."""
+"""Reward of p calls that found q of the t sub-answers still missing."""
 
 PAYMENTS: dict[Variant, Callable[[int, int, int], float]] = {
     "f1": lambda q, p, t: 2 * q / (p + max(q, 1)),
@@ -50,15 +50,15 @@ PAYMENTS: dict[Variant, Callable[[int, int, int], float]] = {
     "recall": lambda q, p, t: q / max(t, 1),
     "product": lambda q, p, t: q * q / (p * max(t, 1)),
 }
-"""As `PUBLISHED`, never above 1 because q is at most p and at most t.
+"""Like `PUBLISHED`, but never above 1, because q is at most p and at most t.
 
-FTRL's f1 is a mean of precision q/p and of completeness, with one sub-answer due in a turn. Here as
-many are due as were brought, and at least one: equal to FTRL's where q is 0 or 1, and 1 for any
-number of calls that each bring one.
+FTRL's f1 is a mean of precision q/p and completeness, with one sub-answer expected per turn. Here
+as many are expected as were found, and at least one: the same as FTRL's if q is 0 or 1, and 1 for
+any number of calls that each find one.
 """
 
 _TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts that put no space between words
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts without spaces between words
     r"|(?:(?<!\w)[-\u2212])?[0-9]+(?:\.[0-9]+)?"
     r"|[^\W\d]\w*|\d+"
 )
@@ -67,26 +67,26 @@ _CALL_MARKS = ("<tool_call>", "</tool_call>", "<tool_parsed_response>")
 
 
 class Observation(Record, frozen=True):
-    """What came of one call."""
+    """Result of one call."""
 
     name: str
     arguments: dict[str, Any]
     text: str
     ok: bool
-    """Whether the call ran well; an error is an observation too."""
+    """Whether the call succeeded; an error is an observation too."""
 
 
 class Match(Record, frozen=True):
-    """What one observation brought."""
+    """Sub-answer found by one observation."""
 
     found: str | None
-    """The sub-answer; None where it brought none that was owed."""
+    """The sub-answer; None if the observation contained none that was missing."""
     unsolved: dict[str, tuple[str, ...]]
-    """What is owed from here on."""
+    """Sub-answers still missing afterwards."""
 
 
 class SolveRates(Record, frozen=True):
-    """The figures of a whole episode."""
+    """Solve rates of a whole episode."""
 
     precision: float
     recall: float
@@ -94,7 +94,7 @@ class SolveRates(Record, frozen=True):
 
 
 def match(observation: Observation, unsolved: Unsolved, *, published: bool = False) -> Match:
-    """Remove the first sub-answer that the observation holds from what its tool owes."""
+    """Return the first missing sub-answer that the observation holds, and what is left."""
     answers = tuple(unsolved.get(observation.name, ()))
     for index, answer in enumerate(answers):
         if solves(observation, answer, published=published):
@@ -105,7 +105,7 @@ def match(observation: Observation, unsolved: Unsolved, *, published: bool = Fal
 
 
 def solves(observation: Observation, answer: str, *, published: bool = False) -> bool:
-    """Say whether a call's result holds a sub-answer, and holds it by its own merit."""
+    """Whether a call's result contains a sub-answer that its own arguments do not contain."""
     if published:
         return holds_as_published(observation.text, answer)
     if not observation.ok or not tells(observation.text, answer):
@@ -115,19 +115,19 @@ def solves(observation: Observation, answer: str, *, published: bool = False) ->
 
 
 def holds_as_published(text: str, answer: str) -> bool:
-    """Say whether FTRL finds an answer: each of its `, `-parts stands somewhere in the text.
+    """Whether FTRL finds an answer: each of its `, `-parts occurs somewhere in the text.
 
-    Neither case nor commas count; `12` stands in `3123`, and nothing stands in everything.
+    Case and commas are ignored; `12` occurs in `3123`, and an empty part occurs everywhere.
     """
     plain = _plain(text)
     return all(_plain(part) in plain for part in answer.split(", "))
 
 
 def tells(text: str, answer: str) -> bool:
-    """Say whether each `, `-part of an answer stands in the text in whole words and numbers.
+    """Whether each `, `-part of an answer occurs in the text as whole words and numbers.
 
-    Neither case nor punctuation counts, and numbers are compared by value: `1,234` is `1234.0`. A
-    part without a letter or digit must stand there as it is.
+    Case and punctuation are ignored, and numbers are compared by value: `1,234` equals `1234.0`. A
+    part without a letter or digit must occur exactly as it is.
     """
     words = _words(text)
     parts = [part.strip() for part in answer.split(", ")]
@@ -135,7 +135,7 @@ def tells(text: str, answer: str) -> bool:
 
 
 def count_unsolved(unsolved: Unsolved) -> int:
-    """Count the sub-answers that are owed."""
+    """Return the number of missing sub-answers."""
     return sum(map(len, unsolved.values()))
 
 
@@ -148,18 +148,18 @@ def pay_turn(
     variant: Variant = "f1",
     published: bool = False,
 ) -> float:
-    """Give the reward of one policy message, FTRL's step.
+    """Return the reward of one policy message, which is FTRL's step.
 
-    Calls: by `variant`. No calls: -0.5 where nothing is said, -0.3 where every call is unreadable,
-    1/(1 + t) for the right answer, 0.5 for another once nothing is owed, else 0.
+    With calls: by `variant`. Without: -0.5 for an empty message, -0.3 if no call is readable,
+    1/(1 + t) for the right answer, 0.5 for a wrong one when no sub-answer is missing, else 0.
 
     Args:
-        message: What the policy said.
-        solved: Sub-answers that its calls brought.
-        unsolved: What was owed before it.
-        answer: The final answer; None where none is known.
-        variant: What pays calls.
-        published: Exactly as FTRL.
+        message: Message of the policy.
+        solved: Number of sub-answers that its calls found.
+        unsolved: Sub-answers missing before the message.
+        answer: Final answer; None if unknown.
+        variant: Reward rule for calls.
+        published: Whether to pay exactly as FTRL does.
     """
     readable = sum(not isinstance(call, BadCall) for call in message.calls)
     left = count_unsolved(unsolved)
@@ -187,23 +187,23 @@ def pay_episode(
     variant: Variant = "f1",
     published: bool = False,
 ) -> dict[str, float]:
-    """Give the reward of a whole episode in parts: what its calls brought, and the answer.
+    """Return the parts of a whole episode's reward: for its calls and for its answer.
 
-    Half of F = 2q/(p + n) is for the calls, the other half for the right answer at the end: so 1 is
-    all n sub-answers with not one call too many and the right answer, and an answer out of the
-    policy's own head pays nothing. Other variants put q/p, q/n or their product for F. Without a
-    readable call the parts are those of a single turn that brought nothing: -0.5 for silence, -0.3
-    where there were calls but none could be read, else 0.
+    One half of F = 2q/(p + n) is for the calls, the other for the right final answer. A reward of 1
+    means all n sub-answers without a superfluous call, and the right answer; an answer that is not
+    based on calls pays nothing. Other variants replace F by q/p, q/n or their product. Without a
+    readable call the parts are those of one turn that found nothing: -0.5 for an empty message,
+    -0.3 if there were only unreadable calls, else 0.
 
     Args:
-        message: The answer that ended the episode; None where a limit ended it.
-        solved: q, sub-answers brought.
-        readable: Calls that could be read.
-        unreadable: The others; p counts both, and in the published mode only the former.
-        needed: n, sub-answers owed at the start.
-        answer: The final answer.
-        variant: What pays calls.
-        published: How texts are compared.
+        message: Answer that ended the episode; None if a limit ended it.
+        solved: q, number of sub-answers found.
+        readable: Number of readable calls.
+        unreadable: Number of unreadable calls; p counts both, in published mode only readable ones.
+        needed: n, number of sub-answers at the start.
+        answer: Final answer; None if unknown.
+        variant: Reward rule for calls.
+        published: Whether texts are compared exactly as FTRL does.
     """
     if not readable:
         silent = message is not None and not message.content
@@ -221,14 +221,14 @@ def pay_episode(
 
 
 def is_right(message: Message, answer: str | None, *, published: bool = False) -> bool:
-    """Say whether a message without calls gives the final answer."""
+    """Whether a message without calls gives the final answer."""
     return answer is not None and _answers(message.content, answer, published=published)
 
 
 def solve(*, solved: int, calls: int, needed: int) -> SolveRates:
-    """Give Solve-P, Solve-R and Solve-F1 of an episode.
+    """Return Solve-P, Solve-R and Solve-F1 of an episode.
 
-    Without a call Solve-P is 1: report it only beside the number of calls.
+    Without calls Solve-P is 1, so report it only together with the number of calls.
     """
     return SolveRates(
         precision=solved / calls if calls else 1.0,
@@ -246,13 +246,13 @@ def _plain(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Split into words in lower case and numbers written in one way."""
+    """Return the words in lower case and the numbers in one notation."""
     tokens = _TOKEN.findall(_THOUSANDS.sub("", text.casefold()))
     return [_number(token) if token[-1:].isdigit() else token for token in tokens]
 
 
 def _number(token: str) -> str:
-    """Write a number without zeros that say nothing; a word that ends in a digit stays."""
+    """Return a number without redundant zeros; a word that ends in a digit is unchanged."""
     digits = token.lstrip("-\u2212")
     if not digits[0].isdigit():
         return token
@@ -266,12 +266,12 @@ def _has(words: Sequence[str], text: str, part: str) -> bool:
     wanted = _words(part)
     if not wanted:
         return part in text
-    # Marks around each word make a search in one text a search for whole words.
+    # Spaces around both texts turn a substring search into a search for whole words.
     return f" {' '.join(wanted)} " in f" {' '.join(words)} "
 
 
 def _spoken(value: Any) -> list[str]:
-    """List the texts and numbers of an argument; true, false and null tell nothing."""
+    """Return the texts and numbers of an argument; true, false and null are left out."""
     if isinstance(value, Mapping):
         return [text for key, own in value.items() for text in (str(key), *_spoken(own))]
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What only the world knows of an executable task, and how it tells a task's solution."""
+"""Hidden data of an executable task, and hints that tell its solution."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from trustee.tools.values import call_line
 from trustee.types import ExpectedCall, Record
 
 Unit = Literal["episode", "turn"]
-"""What one task is: an episode up to its limits, or one policy message from a state."""
+"""Unit of a task: an episode up to its limits, or one policy message from a state."""
 
 
 class HiddenExecutable(Record, frozen=True):
-    """What only the world knows of a task."""
+    """Data of a task that only the world sees."""
 
     blueprint: str
     scenario: str
     sources: dict[str, str]
     unsolved: dict[str, tuple[str, ...]]
-    """What is owed when the task begins."""
+    """Sub-answers missing when the task begins, by tool."""
     answer: str
     unit: Unit
     seed: int
-    """Of the tools' randomness and clock; equal for all members of a group."""
+    """Seed of the tools' randomness and clock; equal for all members of a group."""
     gold: tuple[ExpectedCall, ...] = ()
-    """Calls that solve all; none where the environment's maker gave none."""
+    """Calls that solve everything; empty if the environment comes without any."""
 
 
 @lru_cache(maxsize=2)
 def blueprints_by_id(path: Path) -> dict[str, Blueprint]:
-    """Read environments by their id; kept, because every task of a collection asks for its own."""
+    """Return environments by id; cached, because every task of a collection looks up its own."""
     return {blueprint.id: blueprint for blueprint in read_blueprints(path).blueprints}
 
 
 def calls_of(hidden: HiddenExecutable) -> tuple[ExpectedCall, ...]:
-    """Return the gold calls, or a call without arguments for each sub-answer that a tool owes."""
+    """Return the gold calls, or a call without arguments for each missing sub-answer of a tool."""
     return hidden.gold or tuple(
         ExpectedCall(name=name, arguments={})
         for name, answers in hidden.unsolved.items()
@@ -48,7 +48,7 @@ def calls_of(hidden: HiddenExecutable) -> tuple[ExpectedCall, ...]:
 
 
 def hints_of(hidden: HiddenExecutable, gold: tuple[GoldCall, ...]) -> Hints:
-    """Tell the calls that bring the sub-answers, or without gold the sub-answers by tool.
+    """Return hints with the calls that find the sub-answers, or else the sub-answers by tool.
 
     The question paraphrases the arguments of such calls, so they are not secret.
     """

@@ -1,7 +1,7 @@
-"""The states that an episode of an environment went through: its beginning, and each turn's end.
+"""States of an episode in an environment: its beginning and the end of each turn.
 
-A state is a task of its own for learning one turn at a time. It is made of the trajectory alone;
-nothing runs again.
+A state is a task of its own for learning one turn at a time. It is derived from the trajectory
+alone; nothing is executed again.
 Source: FTRL, arXiv 2508.08791, its collection of trajectories.
 """
 
@@ -15,7 +15,7 @@ from trustee.types import Message, Trajectory
 
 
 def open_state(blueprint: Blueprint, *, published: bool = False) -> TurnState:
-    """Give the state at the beginning; `published` takes the wording of the published row."""
+    """Return the state at the beginning; `published` uses the wording of the published row."""
     prompt = str(blueprint.provenance.get("prompt", "")) if published else ""
     question = Message(role="user", content=prompt or blueprint.question)
     return TurnState(
@@ -26,9 +26,9 @@ def open_state(blueprint: Blueprint, *, published: bool = False) -> TurnState:
 def states_of(
     trajectory: Trajectory, blueprint: Blueprint, *, published: bool = False
 ) -> tuple[TurnState, ...]:
-    """Give the state at the beginning and one after every turn whose calls were answered.
+    """Return the state at the beginning and after every turn whose calls were answered.
 
-    The turn that gives the answer is left out: there is nothing to do after it.
+    The turn with the final answer is left out, because there is nothing to do after it.
     """
     facts = trajectory.outcome.solve
     solved = {
@@ -59,7 +59,7 @@ def states_of(
 def _without(
     unsolved: Mapping[str, tuple[str, ...]], name: str, answer: str
 ) -> dict[str, tuple[str, ...]]:
-    """Remove one sub-answer from what a tool owes."""
+    """Return what is missing after a tool has returned one sub-answer."""
     own = list(unsolved[name])
     own.remove(answer)
     return {**unsolved, name: tuple(own)}

@@ -1,1 +1,1 @@
-"""The true micro-world: tools that really work and an oracle, for measuring the built-in model."""
+"""The real micro-world: working tools and an oracle, for evaluating the built-in model."""

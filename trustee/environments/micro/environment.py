@@ -1,7 +1,7 @@
-"""The true micro-world: its tools really run, its user is scripted, an oracle scores.
+"""The real micro-world: working tools, a scripted user and an oracle that scores.
 
-Training never sees it. A policy that was trained in the simulated micro-world is measured here, on
-tasks whose tools are combined as training never combined them.
+It is never used in training. A policy trained in the simulated micro-world is evaluated here, on
+tasks with combinations of tools that training never used.
 """
 
 from __future__ import annotations
@@ -49,30 +49,30 @@ from trustee.types import (
 
 
 class HiddenGoals(Record, frozen=True):
-    """What only the world knows of a task."""
+    """Data of a task that only the world sees."""
 
     goals: tuple[Goal, ...]
     persona: Persona
     told: int
-    """Goals that the first query names."""
+    """Number of goals that the first query names."""
     seed: int
-    """Of the world's first values."""
+    """Seed of the world's initial values."""
 
 
 class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
-    """The scripted micro-world and its oracle."""
+    """Settings of the scripted micro-world with its oracle."""
 
     difficulty: int = 60
-    """Of its tasks; aspects below are drawn softly."""
+    """Difficulty of the tasks; aspects below it are drawn softly."""
     curriculum: Curriculum = Curriculum(tools=(2, 4), soft=1.0)
-    """The bounds of the aspects; tools start at two, for a reserved pair has two."""
+    """Bounds of the aspects; tools start at two, because a reserved pair has two."""
 
     def source(self, *, seed: int, held_out: bool = False) -> MicroworldSource:
-        """Make the source of tasks."""
+        """Return the source of tasks."""
         return MicroworldSource(self, seed=seed, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> MicroworldEnvironment:
-        """Make the environment of one episode."""
+        """Return the environment of one episode."""
         return MicroworldEnvironment(task)
 
     def prompt_sets(self) -> tuple[str, ...]:
@@ -84,11 +84,11 @@ class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
         return tuple(goal.call for goal in msgspec.convert(task.hidden, HiddenGoals).goals)
 
     def plays_script(self, *, in_trial: bool = False) -> bool:
-        """Whether the script knows the tasks: it plays trials alone."""
+        """Whether the scripted teacher knows the tasks: it only plays trials."""
         return in_trial
 
     def as_judged(self, task: Task) -> Task:
-        """Return a task as the simulated world would hold it: what its judge is told of a wish."""
+        """Return a task as the simulated world would hold it, with the intent its judge sees."""
         hidden = msgspec.convert(task.hidden, HiddenGoals)
         told = HiddenSimulated(
             intent=write_intent(hidden.goals),
@@ -100,7 +100,7 @@ class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
 
 
 class MicroworldSource(CountedSource):
-    """Draws tasks by script."""
+    """Generates tasks by script."""
 
     def __init__(self, config: Microworld, *, seed: int, held_out: bool) -> None:
         super().__init__(seed=seed)
@@ -117,7 +117,7 @@ class MicroworldSource(CountedSource):
         )
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
-        """Make a task by script."""
+        """Generate a task by script."""
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
         tools = sample_tools(rng, max(2, aspects.tools), reserved=self._held_out)
@@ -138,7 +138,7 @@ class MicroworldSource(CountedSource):
 
 
 class MicroworldEnvironment(PlainEpisode):
-    """One episode in the true world."""
+    """One episode in the real micro-world."""
 
     def __init__(self, task: Task) -> None:
         hidden = msgspec.convert(task.hidden, HiddenGoals)
@@ -151,7 +151,7 @@ class MicroworldEnvironment(PlainEpisode):
         self._malformed = 0
 
     async def reply(self, message: Message) -> Reply:
-        """Run calls; answer text as the user."""
+        """Run calls, or answer text as the user."""
         if message.calls:
             replies = tuple(self._answer_call(call) for call in message.calls)
             return Reply(messages=replies, done=False)
@@ -175,7 +175,7 @@ class MicroworldEnvironment(PlainEpisode):
         return result
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Score by the truth: every goal reached, nothing else written, a true report."""
+        """Score by the true state: all goals reached, nothing else written, and a true report."""
         expected = [goal.call for goal in self._goals]
         writes = frozenset(tool.name for tool in self.task.tools if tool.effect == "write")
         facts = gather_facts(self._executed, expected, malformed=self._malformed, writes=writes)

@@ -1,4 +1,4 @@
-"""Tasks of the micro-world, their opening, and the oracle that knows the truth."""
+"""Tasks of the micro-world, their opening messages, and the oracle that knows the true state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trustee.types import Message, Record, Tool, Turn
 PROMPT_SET = "tiny"
 
 RESERVED_ONE_IN = 6
-"""Of the 28 pairs of tools in a category, about five are kept for evaluation."""
+"""One pair of tools in this many is reserved for evaluation; about 5 of 28 per category."""
 
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
@@ -43,7 +43,7 @@ class TaskPlan(Record, frozen=True):
     hidden: tuple[str, ...]
     """Arguments of the first goal that the first query leaves out."""
     told: int
-    """Goals that the first query names."""
+    """Number of goals that the first query names."""
     query: str
 
 
@@ -60,7 +60,7 @@ def sample_tools(
 
 
 def draw_aspects(rng: random.Random) -> Aspects:
-    """Draw aspects over their whole range, with the weight on small numbers."""
+    """Draw aspects from their whole range, favouring small numbers."""
     calls = rng.choice((1, 1, 1, 2, 2, 3))
     return Aspects(
         tools=rng.randint(1, 4),
@@ -74,14 +74,14 @@ def draw_aspects(rng: random.Random) -> Aspects:
 
 
 def draw_goal(rng: random.Random, tool: Tool) -> Goal:
-    """Draw a goal that a tool reaches."""
+    """Draw a goal that a tool can reach."""
     thing = THINGS[tool.name.split("_", 1)[1]]
     value = rng.choice(VALUES[thing.kind]) if tool.effect == "write" else None
     return Goal(thing=thing.name, place=rng.choice(PLACES[thing.place]), value=value)
 
 
 def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> TaskPlan:
-    """Make a task from tools and aspects: goals on different things or places."""
+    """Return a task for tools and aspects, with goals on different things or places."""
     goals: list[Goal] = []
     order = rng.sample(list(tools), len(tools))
     while len(goals) < aspects.calls:
@@ -101,13 +101,13 @@ def plan_task(rng: random.Random, tools: Sequence[Tool], aspects: Aspects) -> Ta
 
 
 def opening_messages(guidance: str, query: str) -> tuple[Message, Message]:
-    """Give what the policy sees first."""
+    """Return the messages that the policy sees first."""
     system = fill_prompt(PROMPT_SET, f"agent_{guidance}")
     return Message(role="system", content=system), Message(role="user", content=query)
 
 
 class Truth(Record, frozen=True):
-    """What a faultless judge says."""
+    """Verdict of a faultless judge."""
 
     evidence: str
     criteria: dict[Criterion, bool]
@@ -116,14 +116,14 @@ class Truth(Record, frozen=True):
 def judge_truly(
     opening: Sequence[Message], turns: Sequence[Turn], executed: Sequence[Executed], facts: Facts
 ) -> Truth:
-    """Judge an episode of the micro-world by its wording and its facts."""
+    """Judge an episode of the micro-world by its messages and its facts."""
     told = " ".join(
         message.content
         for message in (*opening, *(reply for turn in turns for reply in turn.replies))
         if message.role == "user"
     ).split()
     said = said_facts([turn.message for turn in turns])
-    # The last of equal calls tells what is so now.
+    # Of equal calls, the last one shows the current state.
     answered = [(entry.call, json.loads(entry.result)) for entry in reversed(executed) if entry.ok]
     parts, fulfilled, invented = [], True, False
     for wanted, made in zip(facts.expected, facts.made, strict=True):

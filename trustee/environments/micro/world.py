@@ -1,8 +1,8 @@
-"""The micro-world of the built-in model: 64 stateful tools in 8 categories, whose truth is known.
+"""The micro-world of the built-in model: 64 stateful tools in 8 categories with a known truth.
 
-Each category has four things that stand in places; a thing has one value. `set_lamp` writes it,
-`read_lamp` reads it. Goals, facts and questions have fixed wordings, so the world can play every
-role by itself, which makes lessons, and can score everybody, which makes the oracle.
+Each category has four things in several places; a thing has one value per place. `set_lamp` writes
+it, `read_lamp` reads it. Goals, facts and questions have fixed wordings, so the world can play all
+roles itself, which yields training examples, and score all of them, which makes it an oracle.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Thing(Record, frozen=True):
 
     name: str
     place: str
-    """The argument that names the place."""
+    """Name of the argument for the place."""
     kind: ValueKind
     category: str
 
@@ -83,7 +83,7 @@ TOOLS: tuple[Tool, ...] = tuple(
 
 
 class Goal(Record, frozen=True):
-    """One piece of an intent; `value` is None where something is to be read."""
+    """One part of an intent; `value` is None if something is to be read."""
 
     thing: str
     place: str
@@ -91,7 +91,7 @@ class Goal(Record, frozen=True):
 
     @property
     def call(self) -> ExpectedCall:
-        """The call that reaches it."""
+        """The call that reaches the goal."""
         thing = THINGS[self.thing]
         arguments: dict[str, Any] = {thing.place: self.place}
         if self.value is None:
@@ -102,36 +102,36 @@ class Goal(Record, frozen=True):
 
     @property
     def text(self) -> str:
-        """The wording inside an intent."""
+        """The wording of the goal inside an intent."""
         if self.value is None:
             return f"read {self.thing} {self.place}"
         return f"set {self.thing} {self.place} {THINGS[self.thing].kind} {self.value}"
 
 
 def goal_of(call: ExpectedCall) -> Goal:
-    """Give the goal that a call reaches."""
+    """Return the goal that a call reaches."""
     thing = THINGS[call.name.split("_", 1)[1]]
     place, value = call.arguments[thing.place], call.arguments.get(thing.kind)
     return Goal(thing=thing.name, place=place, value=value)
 
 
 def fact(thing: str, place: str, value: object) -> str:
-    """Give the wording of what is so, used in reports and as a key and value of the state."""
+    """Return the wording of a fact, used in reports and as a key and value of the state."""
     return f"{thing} {place} {THINGS[thing].kind} {value}"
 
 
 def state_key(thing: str, place: str) -> str:
-    """Name a field of the state."""
+    """Return the key of a state field."""
     return f"{thing} {place}"
 
 
 def write_intent(goals: Sequence[Goal]) -> str:
-    """Join goals to an intent."""
+    """Return goals joined to an intent."""
     return " ; ".join(goal.text for goal in goals)
 
 
 def hide(goal: Goal, ambiguity: Ambiguity, rng: random.Random) -> tuple[str, ...]:
-    """Choose the arguments that the first query leaves out."""
+    """Return a random choice of arguments that the first query leaves out."""
     thing = THINGS[goal.thing]
     if ambiguity == "clear":
         return ()
@@ -145,7 +145,7 @@ def hide(goal: Goal, ambiguity: Ambiguity, rng: random.Random) -> tuple[str, ...
 
 
 def ask_for(goals: Sequence[Goal], persona: Persona, hidden: Sequence[str] = ()) -> str:
-    """Word a query for goals; `hidden` arguments of the first are left out."""
+    """Return a query for goals, without the `hidden` arguments of the first."""
     parts = []
     for index, goal in enumerate(goals):
         thing = THINGS[goal.thing]
@@ -169,25 +169,25 @@ def ask_for(goals: Sequence[Goal], persona: Persona, hidden: Sequence[str] = ())
 
 
 def question(arguments: Sequence[str]) -> str:
-    """Word the agent's question for missing arguments."""
+    """Return the agent's question for missing arguments."""
     return " and ".join(f"which {name}" for name in arguments) + " ?"
 
 
 def answer(goal: Goal, arguments: Sequence[str]) -> str:
-    """Word the user's answer to a question for arguments of a goal."""
+    """Return the user's answer to a question for arguments of a goal."""
     known = goal.call.arguments
     return " and ".join(f"{name} {known[name]}" for name in arguments if name in known)
 
 
 class MicroWorld:
-    """The true world of one episode: values by place, first drawn from a seed, then as written."""
+    """The real world of one episode: values by place, initially drawn from a seed."""
 
     def __init__(self, *, seed: int) -> None:
         self._seed = seed
         self.written: dict[str, int | str] = {}
 
     def value(self, thing: str, place: str) -> int | str:
-        """Give the true value now."""
+        """Return the current true value."""
         key = state_key(thing, place)
         if key in self.written:
             return self.written[key]
@@ -197,7 +197,7 @@ class MicroWorld:
     def call(
         self, name: str, arguments: Mapping[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Run a call whose arguments fit its schema; give the result and the changed fields."""
+        """Run a call whose arguments fit its schema; return the result and the changed fields."""
         verb, thing_name = name.split("_", 1)
         thing = THINGS[thing_name]
         place = str(arguments[thing.place])
@@ -208,21 +208,21 @@ class MicroWorld:
 
 
 class ScriptedUser:
-    """The user of one episode, who knows the goals and tells them piece by piece."""
+    """The user of one episode, who knows the goals and reveals them one after the other."""
 
     def __init__(self, goals: Sequence[Goal], *, persona: Persona, told: int) -> None:
         self._goals = goals
         self._persona = persona
         self._told = told
-        """Goals that the queries so far have named."""
+        """Number of goals named by the queries so far."""
 
     @property
     def still_open(self) -> str:
-        """The goals that no query has named."""
+        """The goals that no query has named yet."""
         return write_intent(self._goals[self._told :]) or "nothing"
 
     def reply(self, text: str) -> tuple[str, bool]:
-        """Answer the agent's text; True ends the dialogue."""
+        """Return the answer to the agent's text, and True if it ends the dialogue."""
         asked = [
             word for word in text.replace("?", " ").split() if word in PLACES or word in VALUES
         ]
@@ -238,7 +238,7 @@ class ScriptedUser:
 
 
 def said_facts(messages: Sequence[Message]) -> dict[str, str]:
-    """Collect what an agent reported: the last value it gave for each thing and place."""
+    """Return the facts an agent reported: the last value it gave for each thing and place."""
     said: dict[str, str] = {}
     for message in messages:
         words = message.content.replace(";", " ").replace(",", " ").split()

@@ -1,9 +1,9 @@
-"""ToolMaster's world: try unknown tools first, note what was learnt, then do the task.
+"""ToolMaster's world: try unknown tools first, note what was learned, then do the task.
 
-Wraps any other world. Its tools are shown perturbed; calls of the trial phase go to a copy of the
-inner environment whose effects never reach the execution phase, which starts fresh. Both phases are
-one trajectory, and the inner world scores the execution phase alone.
-Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not public, these are ours.
+It wraps any other world. Its tools are shown perturbed; calls of the trial phase go to a copy of
+the inner environment whose effects never reach the execution phase, which starts fresh. Both phases
+form one trajectory, and the inner world only scores the execution phase.
+Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not public, so these differ.
 """
 
 from __future__ import annotations
@@ -60,44 +60,44 @@ from trustee.types import (
 )
 
 TRANSFORM_DRAWS = 200
-"""Draws of an inner task before the split of tools by category is given up."""
+"""Maximum draws of an inner task whose tools fit the split by category."""
 
 
 class HiddenTrial(Record, frozen=True):
-    """What only the world knows of a task."""
+    """Data of a task that only the world sees."""
 
     inner: Task
     chain: tuple[Perturbation, ...]
-    """The innermost first."""
+    """Perturbations of the tools, the innermost first."""
     calls: int
-    """That the reference solution needs."""
+    """Number of calls that the reference solution needs."""
     refused: tuple[str, ...] = ()
-    """Transforms that were drawn and left out, with the reason."""
+    """Transforms that were drawn but not applied, with the reason."""
 
 
 class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
-    """A world whose tools are unknown until they are tried."""
+    """Settings of a world whose tools are unknown until they are tried."""
 
     inner: World = Simulated()
     """The environment whose tools are to be tried."""
     transforms: tuple[Transform, ...] = ()
-    """The first is nearest to the inner world's tools."""
+    """Transforms of the tools; the first is nearest to the inner world."""
     prompts: str = "simulated"
     """Prompt set: `simulated` for 4B models and larger, `tiny` for the built-in one."""
     trial_turns: int = 6
-    """Policy messages of the trial phase; the note comes on top."""
+    """Policy messages of the trial phase, not counting the note."""
     trial_calls: int = 8
     """Tool calls of the trial phase."""
     execution_turns: int = 10
     """Policy messages of the execution phase."""
     execution_calls: int = 6
-    """A task whose reference solution has more calls is given as many as that."""
+    """Calls of the execution phase; raised to the length of a longer reference solution."""
     unseen: tuple[str, ...] = ()
-    """Categories of tools kept for evaluation: training never has a task with one of them."""
+    """Categories of tools kept for evaluation; no training task has a tool of these."""
     strip_trial: bool = False
-    """Begins with the execution phase, to measure what the trial is worth."""
+    """Whether to start with the execution phase, to measure the benefit of the trial."""
     format_weight: Share = 0.1
-    """What is taken off where the trial made no call, or its note names no tool: half for each."""
+    """Penalty for a malformed trial: half if no tool was tried, half if the note names none."""
 
     def __post_init__(self) -> None:
         """Refuse an empty budget, and an inner world without episodes.
@@ -120,12 +120,12 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
                 )
 
     def source(self, *, seed: int, held_out: bool = False) -> TrialSource:
-        """Make the source of training tasks, or of tasks whose tools training never shows."""
+        """Return the source of training tasks, or of tasks with tools that training never shows."""
         inner = self.inner.source(seed=seed, held_out=held_out)
         return TrialSource(self, inner, held_out=held_out)
 
     def environment(self, task: Task, services: Services) -> TrialEnvironment:
-        """Make the environment of one episode."""
+        """Return the environment of one episode."""
         return TrialEnvironment(self, task, services)
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
         return self.inner.check(seed=seed, held_out=held_out)
 
     def judge_prompts(self) -> str | None:
-        """Return what the inner world does, because it scores the execution."""
+        """Return the inner world's judge prompts, because the inner world scores the execution."""
         return self.inner.judge_prompts()
 
     def prompt_sets(self) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
         return self.inner.needs_sandbox()
 
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
-        """Return the inner solution as it is done with the shown tools."""
+        """Return the inner solution expressed with the shown tools."""
         hidden = msgspec.convert(task.hidden, HiddenTrial)
         calls = self.inner.reference_calls(hidden.inner)
         shown = (to_shown_call(hidden.chain, call) for call in calls)
@@ -156,10 +156,10 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
         return self.inner.count_expected_calls(msgspec.convert(task.hidden, HiddenTrial).inner)
 
     def hints(self, task: Task) -> Hints:
-        """Tell the solution as it is done with the shown tools, and what each of them really is."""
+        """Return hints with the solution in terms of the shown tools, and what each really is."""
         hidden = msgspec.convert(task.hidden, HiddenTrial)
         told = self.inner.hints(hidden.inner)
-        # Where the inner world tells calls and nothing else, they can be told as shown.
+        # If the inner hints consist of calls only, they can be told in terms of the shown tools.
         if told == hint_calls(self.inner.reference_calls(hidden.inner)):
             told = hint_calls(self.reference_calls(task))
         truths = tell_truths(task.tools, hidden.inner.tools, hidden.chain)
@@ -188,7 +188,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
 
 
 class TrialSource:
-    """The inner source, with the tools of its tasks in perturbation."""
+    """The inner source, with the tools of its tasks perturbed."""
 
     def __init__(self, config: Trial, inner: TaskSource, *, held_out: bool) -> None:
         self._config = config
@@ -196,7 +196,7 @@ class TrialSource:
         self._held_out = held_out
 
     def draw(self) -> TaskSpec | None:
-        """Draw the inner source's next task spec."""
+        """Return the inner source's next task spec."""
         return self._inner.draw()
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
@@ -220,7 +220,7 @@ class TrialSource:
         )
 
     async def _write_inner(self, spec: TaskSpec, services: Services) -> Task:
-        """Write inner tasks until one has its tools on the right side of the split."""
+        """Return the first inner task whose tools are on the right side of the split."""
         seeds = random.Random(spec.seed)
         for _ in range(TRANSFORM_DRAWS):
             inner = await self._inner.write(spec, services)
@@ -235,7 +235,7 @@ class TrialSource:
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Let the inner source learn, and count how the trial phase is used."""
+        """Let the inner source learn, and return figures on the use of the trial phase."""
         valid = [trajectory for group in groups for trajectory in group.valid]
         return self._inner.observe(groups) | figures_of(valid)
 
@@ -249,7 +249,7 @@ class TrialSource:
 
 
 def first_messages(config: Trial, inner: Task, *, calls: int) -> tuple[Message, ...]:
-    """Give the inner task's messages with the first phase's wording around the query."""
+    """Return the inner task's messages with the first phase's instructions around the query."""
     *before, query = inner.messages
     if config.strip_trial:
         return (*before, execution_message(config, inner, calls=calls))
@@ -264,7 +264,7 @@ def first_messages(config: Trial, inner: Task, *, calls: int) -> tuple[Message, 
 
 
 def execution_message(config: Trial, inner: Task, *, calls: int) -> Message:
-    """Give the message that opens the execution phase."""
+    """Return the message that opens the execution phase."""
     content = fill_prompt(
         config.prompts,
         "agent_execution",
@@ -275,7 +275,7 @@ def execution_message(config: Trial, inner: Task, *, calls: int) -> Message:
 
 
 class TrialEnvironment:
-    """One episode: a copy of the inner world to try things in, then a fresh one."""
+    """One episode: a copy of the inner world for trying tools, then a fresh one."""
 
     def __init__(self, config: Trial, task: Task, services: Services) -> None:
         self._config = config
@@ -288,16 +288,16 @@ class TrialEnvironment:
         self._turns = config.trial_turns
         self._calls = config.trial_calls
         self._held: Environment | None = None
-        """The world that is open; one at a time, for a world may hold what is scarce."""
+        """The open inner world; only one at a time, because a world may hold scarce resources."""
         self._ran_out = False
         self._note = ""
         self._phases: list[Phase] = []
         self._attempts: list[Attempt] = []
         self._played: dict[int, tuple[Message, tuple[Message, ...]]] = {}
-        """By turn of the whole episode: what the inner world heard and answered in execution."""
+        """By turn of the whole episode: the inner world's input and output in execution."""
 
     async def open(self) -> Opening:
-        """Give the opening of the trial phase, or of execution where the trial is stripped."""
+        """Return the opening of the trial phase, or of execution if the trial is stripped."""
         if self._phase is Phase.TRIAL:
             self._held = self._copy
             await self._copy.open()
@@ -315,7 +315,7 @@ class TrialEnvironment:
         await self._world.open()
 
     async def reply(self, message: Message) -> Reply:
-        """Answer in the phase that the episode is in."""
+        """Answer a message according to the current phase."""
         phase = self._phase
         if phase is Phase.EXECUTION:
             self._phases.append(phase)
@@ -335,7 +335,7 @@ class TrialEnvironment:
         return Reply(messages=(*refusals, opening), done=False)
 
     async def _try(self, message: Message) -> Reply:
-        """Answer calls from the copy; ask for the note when the budget is used up."""
+        """Answer calls from the copy, and ask for the note when the budget is used up."""
         _, reply, shown = await self._run(self._copy, message)
         self._turns -= 1
         if reply.done or self._turns == 0 or self._calls == 0:
@@ -359,7 +359,7 @@ class TrialEnvironment:
     async def _run(
         self, world: Environment, message: Message
     ) -> tuple[Message, Reply, tuple[Message, ...]]:
-        """Make a message's calls: give what the world heard, its reply, what the policy sees."""
+        """Run a message's calls; return the world's input, its reply, and what the policy sees."""
         answers: dict[str, str] = {}
         passed: list[Call] = []
         for call in message.calls:
@@ -382,7 +382,7 @@ class TrialEnvironment:
         return heard, reply, tuple(shown)
 
     def _to_real(self, call: Call) -> Call | str:
-        """Give the inner call of a shown one, or its answer where it is not to reach the world."""
+        """Return the inner call of a shown one, or its answer if it must not reach the world."""
         if self._calls == 0:
             return _error("no calls are left")
         self._calls -= 1
@@ -410,7 +410,7 @@ class TrialEnvironment:
         )
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Have the inner world score the execution phase; take off what the trial lacks."""
+        """Let the inner world score the execution phase, and subtract the penalty of the trial."""
         entered = self._held is self._world
         executed = []
         for index, turn in enumerate(turns):
@@ -435,7 +435,7 @@ class TrialEnvironment:
         return Score(rewards=rewards, outcome=outcome, notes=inner.notes)
 
     async def aclose(self) -> None:
-        """Free the world that is open."""
+        """Close the inner world if one is open."""
         held, self._held = self._held, None
         if held is not None:
             await held.aclose()

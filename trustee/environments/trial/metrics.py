@@ -1,6 +1,6 @@
-"""What the calls of an episode with a trial phase were good for, and figures over many episodes.
+"""Labels for the calls of an episode with a trial phase, and figures over many episodes.
 
-A call's label follows from what was known when it was made, never from what somebody thinks of it.
+A call's label only depends on what was known when it was made, never on a judgement about it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trustee.types import Attempt, Label, Phase, Trajectory
 
 
 def brings_nothing(answer: str) -> bool:
-    """Say whether a tool's answer is empty, an error, or holds nothing but empty values."""
+    """Whether a tool's answer is empty, an error, or contains only empty values."""
     try:
         result = json.loads(answer)
     except ValueError:
@@ -25,7 +25,7 @@ def brings_nothing(answer: str) -> bool:
 
 
 def label_attempts(attempts: Sequence[Attempt]) -> tuple[Label, ...]:
-    """Label each call of an episode."""
+    """Return the label of each call of an episode."""
     made: set[tuple[Phase, str]] = set()
     learnt: set[tuple[str, str]] = set()
     labels: list[Label] = []
@@ -47,9 +47,9 @@ def label_attempts(attempts: Sequence[Attempt]) -> tuple[Label, ...]:
 
 
 def figures_of(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Give the figures of episodes with a trial phase; none where there are no such episodes.
+    """Return the figures of episodes with a trial phase; empty if there are none.
 
-    `success_after_error` is the share of successes among episodes in which a call failed.
+    `success_after_error` is the share of successes among episodes with a failed call.
     """
     played = [(t.success, t.outcome.trial) for t in trajectories if t.outcome.trial is not None]
     if not played:
