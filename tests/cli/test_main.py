@@ -575,7 +575,7 @@ def test_run_on_a_card_that_is_too_full(
         figures,
     )
     command, _, rest = advice.partition("; ")
-    assert "trustee plan says where the memory goes, --force starts it all the same" == rest
+    assert "trustee plan shows where the memory goes, --force starts the run anyway" == rest
     assert ([], False) == (started, folder.exists())
     changes = re.findall(r"--set (\S+)", command)
     assert changes[0].startswith("model.path=")
@@ -796,7 +796,7 @@ def test_doctor_says_that_all_is_well(
     assert DONE == main(["doctor", "--soak", "3", "--unsafe-local-tools"])
     captured = capfd.readouterr()
     assert "" == captured.err
-    lines = [NO_CARD, "ok    disk               50 GiB", "all well"]
+    lines = [NO_CARD, "ok    disk               50 GiB", "all checks passed"]
     assert lines == captured.out.splitlines()
     assert [(read_config(Path(TINY), ["sandbox.isolation=none"]), 3)] == asked
     assert [] == list(scratch.iterdir())
@@ -831,7 +831,7 @@ def test_doctor_keeps_the_words_of_an_engine_that_failed(
     captured = capfd.readouterr()
     (log,) = scratch.glob("*/engine.log")
     assert "CUDA error: out of memory" == log.read_text()
-    assert f"what the engine said is in {log}\n" == captured.err
+    assert f"the engine's output is in {log}\n" == captured.err
     assert "something failed; see above" == captured.out.splitlines()[-1]
 
 

@@ -395,7 +395,7 @@ def test_panel_after_steps(clock: Clock) -> None:
         "difficulty": "40",
         "tokens/s": "policy 3  user 20  tool 0  judge 2",
         "lag": "0.5, at most 1",
-        "mismatch": "0.0031 nats a token",
+        "mismatch": "0.0031 nats per token",
         "time left": "0:30",
     } == rows_of(shown)
 
@@ -406,7 +406,7 @@ def test_panel_of_a_bare_step() -> None:
     shown = ProgressDisplay(StringIO(), mode="json")
     shown.emit(replace(STEP, mismatch_abs=None, difficulty=None))
     rows = rows_of(shown)
-    assert ("-", "- nats a token") == (rows["difficulty"], rows["mismatch"])
+    assert ("-", "- nats per token") == (rows["difficulty"], rows["mismatch"])
 
 
 @pytest.mark.usefixtures("clock")

@@ -60,7 +60,7 @@ def test_relative_folder_goes_before_the_hub(
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("path", ["none", "./none", "/no/where", "../none", "a/b/c"])
 def test_missing_folder(check_error: ErrorCheck, path: str) -> None:
-    """What is no folder and no hub id is answered with what is allowed; nothing is fetched."""
+    """What is not a folder and no hub id is answered with what is allowed; nothing is fetched."""
     check_error(refuse(path), "model.path", repr(path))
 
 
@@ -81,7 +81,7 @@ def test_hub_id_without_a_network() -> None:
     """A hub id that cannot be fetched and is not cached is refused by name."""
     told = refuse("owner/no-such-model")
     assert told.startswith(
-        "model.path 'owner/no-such-model' is no folder and cannot be fetched from the hub: "
+        "model.path 'owner/no-such-model' is not a folder and cannot be fetched from the hub: "
     )
 
 
@@ -90,7 +90,9 @@ def test_hub_id_without_a_network() -> None:
 def test_hub_id_that_can_be_none(path: str) -> None:
     """A mistyped folder with one slash is refused in the same words, with the hub's reason."""
     told = refuse(path)
-    assert told.startswith(f"model.path {path!r} is no folder and cannot be fetched from the hub: ")
+    assert told.startswith(
+        f"model.path {path!r} is not a folder and cannot be fetched from the hub: "
+    )
 
 
 def test_hub_id_in_the_cache(hub: Path) -> None:

@@ -158,10 +158,10 @@ async def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {
         "model": str(BASE),
         "template": "prefixes stay, marks cannot be forged, a call is read back (hermes)",
-        "same logprobs": "mean |engine - trainer| in nats a token: base 0.0000, adapter 0.0000; "
+        "same logprobs": "mean |engine - trainer| in nats per token: base 0.0000, adapter 0.0000; "
         "at most 0.05 is allowed",
         "judge": "3 of 26 bad episodes accepted, 0 of 8 good ones refused",
-        "card memory": "no card, nothing to measure",
+        "card memory": "no GPU, nothing to measure",
     }.items() <= {finding.name: finding.why for finding in found.findings}.items()
 
 
@@ -285,7 +285,7 @@ async def test_engine_that_dies_on_the_way(
     names = [finding.name for finding in found.findings]
     assert [*BEFORE[:-1], *once * attempts] == names
     *warned, failed = [finding for finding in found.findings if finding.state != "ok"]
-    assert ["it died; it is started once more"] * (attempts - 1) == [one.why for one in warned]
+    assert ["it died; starting the engine again"] * (attempts - 1) == [one.why for one in warned]
     assert ("engine", "fail", str(error)) == (failed.name, failed.state, failed.why)
     assert attempts == engine.stopped
 
@@ -308,7 +308,7 @@ async def test_trainer_that_sees_other_logprobs(
     engine.gaps = gaps
     found = await examined(monkeypatch, engine)
     assert {"same logprobs": "fail"} == unwell(found)
-    why = f"mean |engine - trainer| in nats a token: {text}; at most 0.05 is allowed"
+    why = f"mean |engine - trainer| in nats per token: {text}; at most 0.05 is allowed"
     assert why == named(found, "same logprobs").why
     assert [*BEFORE, *TRIED] == [finding.name for finding in found.findings], "the rest is tried"
 
@@ -517,7 +517,7 @@ async def test_model_that_is_not_there(
     found = await examined(monkeypatch, engine, config=config, real_model=True)
     assert ["system", "card", "model"] == [finding.name for finding in found.findings]
     assert ({"model": "fail"}, []) == (unwell(found), engine.opened)
-    assert named(found, "model").why.startswith(f"model.path '{tmp_path / name}' is no folder; ")
+    assert named(found, "model").why.startswith(f"model.path '{tmp_path / name}' is not a folder; ")
 
 
 async def test_template_that_cannot_be_used(

@@ -92,7 +92,7 @@ async def test_an_engine_killed_in_mid_episode_is_started_once_more(
     kill_at(monkeypatch, "generate", twelfth_turn_of_the_trained)
     events, steps = await run(short_config("rollout.max_off_policy_steps=0"), tmp_path)
     assert 2 == steps
-    assert "the engine died; its last words are in engine.log; it is started once more" in said(
+    assert "the engine died; its last output is in engine.log; starting the engine again" in said(
         events
     )
     assert "continuing after step 1" in said(events)

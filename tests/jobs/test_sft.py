@@ -113,7 +113,7 @@ async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: P
     started = msgspec.structs.replace(spec, start=start, reference=True)
     near = MicroRequest(samples=(sample,), loss=LossConfig(kind="nll", kl_coef=1.0), normaliser=1.0)
     async with VllmEngine(config().engine, started) as engine:
-        imitated = await engine.trainer_logprobs(sample, adapter=True)
+        trained on = await engine.trainer_logprobs(sample, adapter=True)
         bare = await engine.trainer_logprobs(sample, adapter=False)
         first = await engine.accumulate(near)
         await engine.finish(FinishRequest(learning_rate=1e-3, max_norm=1.0))
@@ -122,7 +122,7 @@ async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: P
         await engine.load_adapter(Adapter(version=1, path=whole.outcome.adapter))
         again = await engine.trainer_logprobs(sample, adapter=True)
         third = await engine.accumulate(near)
-    assert imitated == again
+    assert trained on == again
     assert sum(imitated) > sum(bare)
     assert -sum(imitated) == pytest.approx(first.loss, rel=1e-2)
     assert (0.0, 0.0) == (first.kl_sum, third.kl_sum)
@@ -165,7 +165,7 @@ async def test_resumed_sft_is_the_same(whole: Whole, tmp_path: Path) -> None:
     for name in ("metrics.jsonl", f"adapters/policy-{outcome.steps:06d}/adapter_model.safetensors"):
         assert (whole.folder / name).read_bytes() == (folder / name).read_bytes()
     file.write_bytes(file.read_bytes() + b"{}\n")
-    with pytest.raises(InputError, match="has changed since the run began: its sha256 was"):
+    with pytest.raises(InputError, match="has changed since the run started: its sha256 was"):
         await run_sft(config(), whole.wanted, file, folder, emit=lambda event: None, resume=True)
 
 
@@ -174,14 +174,14 @@ async def test_run_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     """A folder with a run is named with the way to go on."""
     (tmp_path / "run.json").write_text("{}")
     file = write_lessons(tmp_path / "shown.jsonl", 4)
-    with pytest.raises(InputError, match="holds a run already; continue it with --resume"):
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
         await run_sft(config(), SftConfig(), file, tmp_path, emit=lambda event: None)
 
 
 @pytest.mark.anyio
 async def test_folder_without_sft_cannot_be_resumed(tmp_path: Path) -> None:
     """Resuming needs what the run was begun with."""
-    with pytest.raises(InputError, match=r"is no run of trustee sft: sft\.json cannot"):
+    with pytest.raises(InputError, match=r"is not a trustee sft run: sft\.json cannot"):
         await run_sft(
             config(), SftConfig(), tmp_path, tmp_path, emit=lambda event: None, resume=True
         )
@@ -201,8 +201,8 @@ def test_outcome_for_people() -> None:
         seconds=90,
     )
     assert (
-        "imitated 51 demonstrations in 14 steps and 1.5 minutes; 1 rows were refused\n"
-        "held-out loss 0.5000 -> 0.2500 nats a token (13 demonstrations)\n"
+        "trained on 51 demonstrations in 14 steps and 1.5 minutes; 1 rows were refused\n"
+        "held-out loss 0.5000 -> 0.2500 nats per token (13 demonstrations)\n"
         "adapter  runs/a/adapters/policy-000014\n"
         "next  trustee run --adapter runs/a"
     ) == sft_text(outcome)

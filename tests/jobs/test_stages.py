@@ -150,7 +150,7 @@ async def test_failed_lessons_are_filtered(tmp_path: Path) -> None:
 async def test_script_plays_trials_of_the_micro_world_alone(tmp_path: Path) -> None:
     """Another world is refused before anything is written."""
     config = read_config(CONFIGS / "tiny.toml", ["collect.teacher=script"])
-    with pytest.raises(InputError, match=r"collect\.teacher = 'script' plays trials"):
+    with pytest.raises(InputError, match=r"collect\.teacher = 'script' only plays trials"):
         await stages.play_script(config, tmp_path / "none", emit=emit)
     assert not (tmp_path / "none").exists()
     assert msgspec.structs.asdict(config.collect)["teacher"] == "script"

@@ -184,7 +184,7 @@ def test_model_that_cannot_be_planned(monkeypatch: pytest.MonkeyPatch, tmp_path:
     config = read_config(CONFIGS / "qwen3-8b.toml", [f"model.path={path}"])
     _, plan = look(monkeypatch, card(), config)
     assert "fail" == plan.state
-    assert plan.why.startswith(f"model.path '{path}' is no folder; give a Hugging Face model")
+    assert plan.why.startswith(f"model.path '{path}' is not a folder; give a Hugging Face model")
 
 
 def test_plan_needs_no_download(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,7 +265,7 @@ async def test_folder_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A training run is not collected into."""
     play_with(monkeypatch, perfect)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="holds a run already; name another folder"):
+    with pytest.raises(InputError, match="already holds a run; name another folder"):
         await run(tmp_path)
 
 
@@ -331,7 +331,7 @@ async def test_environments_that_run_give_states(
     ("fields", "message"),
     [
         ({"adapter": "a", "teacher": True}, "leave it out, or the teacher"),
-        ({"model": "m"}, "names a model of --teacher-url; give that too"),
+        ({"model": "m"}, "--teacher-model needs --teacher-url; give --teacher-url too"),
     ],
 )
 def test_refused_players(fields: dict[str, Any], message: str) -> None:

@@ -134,7 +134,7 @@ def test_demonstrations_are_imitated(
     lines = succeed(capfd, "sft", TINY, file, "--out", out, *CHANGES)
     assert f"next  trustee run --adapter {out}" == lines[-1]
     assert f"adapter  {out / 'adapters' / 'policy-000002'}" == lines[-2]
-    assert lines[-3].startswith("imitated 4 demonstrations in 2 steps and ")
+    assert lines[-3].startswith("trained on 4 demonstrations in 2 steps and ")
     assert lines[-3].endswith(" minutes; 1 rows were refused")
     assert ["step    1 of 2", "step    2 of 2"] == [
         line[:14] for line in lines if line.startswith("step ")

@@ -220,12 +220,12 @@ def test_states_are_read(tmp_path: Path) -> None:
     assert (state,) == read_states(path, Loaded(blueprints=(GOOD,)))
     with pytest.raises(InputError, match="the environment keys-0 is not among the 1"):
         read_states(path, Loaded(blueprints=(make_blueprint(1),)))
-    with pytest.raises(InputError, match=r"states.jsonl:1: no state"):
+    with pytest.raises(InputError, match=r"states.jsonl:1: not a state"):
         read_states(write_lines(path, ["{}"]), Loaded(blueprints=(GOOD,)))
-    with pytest.raises(InputError, match=r"states.jsonl:1: no state \(not JSON"):
+    with pytest.raises(InputError, match=r"states.jsonl:1: not a state \(not JSON"):
         read_states(write_lines(path, ["{"]), Loaded(blueprints=(GOOD,)))
     path.write_text("")
-    with pytest.raises(InputError, match="no states"):
+    with pytest.raises(InputError, match="not a states"):
         read_states(path, Loaded(blueprints=(GOOD,)))
 
 
