@@ -92,6 +92,6 @@ def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
     raise RunError(
         f"in {reading.differing} of {reading.total} messages the parser found other calls than "
         f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
-        "be scored for what it did not write, so check that the parser reads the model's call format "
+        "be scored for what it did not write, so check that the call format read is the model's "
         f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
     )

@@ -201,5 +201,6 @@ def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
             f"{found:.2f} with what the tools proved, and gates.correlation asks for "
             f"{config.correlation:g}: judge and truth diverge, so the simulated tasks would teach "
             "the policy to please the judge; compare outcome.judged with the rewards in "
-            "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more proof"
+            "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
+            "proof"
         )
