@@ -3,18 +3,19 @@
     TrusteeError
     ├── InputError(ValueError)      the user gave something unusable; exit code 2
     │   ├── PromptError             a prompt file and its slots disagree
-    │   └── UntrustedWorld          a stored record names code that this call does not allow
+    │   └── UntrustedWorld          a stored record names a world that this call does not allow
     ├── RunError                    the run cannot go on; exit code 1
     │   ├── EngineDied              the engine's process is gone or silent; it is started once more
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
-    └── EpisodeError                this episode has failed, the run goes on
+    └── EpisodeError                this episode has failed; the run goes on
         ├── EngineError
         │   └── ContextError        the prompt does not fit the engine's context
-        └── SimulatorError          a role gave no usable answer within its tries
+        └── SimulatorError          a role gave no usable answer in all its attempts
 
-`EpisodeError` is caught in one place, `rollout.EpisodePlayer`, which writes tasks and plays
-episodes. Any other exception is a bug and ends the run. To add one: place it in the tree above, say
-in one sentence when it is raised, let it carry facts only.
+`rollout.EpisodePlayer`, which writes tasks and plays episodes, is the one place that catches
+`EpisodeError`; callers may handle a subclass earlier. Any other exception is a bug and ends the
+run. To add an error, place it in the tree above, say in one sentence when it is raised, and let it
+carry facts only.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class TrusteeError(Exception):
 
 
 class InputError(TrusteeError, ValueError):
-    """What the user gave cannot be used: the message names file, key, given and allowed."""
+    """The user's input cannot be used; the message names file, key, given and allowed values."""
 
 
 class PromptError(InputError):
-    """A prompt file and the values given for its slots disagree."""
+    """A prompt file and the values given for its slots do not match."""
 
 
 class UntrustedWorld(InputError):
@@ -39,19 +40,19 @@ class UntrustedWorld(InputError):
 
 
 class RunError(TrusteeError):
-    """The run cannot go on; what was finished is on disk."""
+    """The run cannot go on; all finished work is on disk."""
 
 
 class EngineDied(RunError):
-    """The engine's process is gone, or it has stopped answering."""
+    """The engine's process has ended or no longer answers."""
 
 
 class OutOfMemory(RunError):
-    """A training step did not fit into the card's memory."""
+    """A training step did not fit into GPU memory."""
 
 
 class EpisodeError(TrusteeError):
-    """One episode has failed by somebody other than the policy."""
+    """One episode has failed for a reason other than the policy."""
 
     source: Role = Role.ENGINE
 
@@ -65,7 +66,7 @@ class ContextError(EngineError):
 
 
 class SimulatorError(EpisodeError):
-    """A role of the simulator gave no usable answer within its tries."""
+    """A role of the simulator gave no usable answer in all its attempts."""
 
     def __init__(self, message: str, *, source: Role) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""What a job tells while it runs: one frozen type per kind of event.
+"""Progress events of a running job: one frozen type per kind of event.
 
-`--json` writes each as an object whose `event` is the type's tag. A field that is None because it
-does not apply is left out where None is its default.
+`--json` writes each as an object whose `event` is the type's tag. A field that is
+None because it does not apply is left out if None is its default.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from trustee.types import Record, RejectReason, Role
 
 
 class Stage(Record, frozen=True, tag_field="event", tag="stage", omit_defaults=True):
-    """A part of the job began."""
+    """A stage of the job began."""
 
     name: str
     progress: float | None = None
-    """The share of the run that was done before: of training, where it is resumed."""
+    """Fraction of the run already done when the stage began, if training is resumed."""
 
 
 class Note(Record, frozen=True, tag_field="event", tag="note"):
-    """A sentence for the user."""
+    """A message for the user."""
 
     text: str
 
 
 class EpisodeBegun(Record, frozen=True, tag_field="event", tag="begin"):
-    """A member of a group began to play."""
+    """An episode of a group began."""
 
     group: int
     member: int
 
 
 class TaskWritten(Record, frozen=True, tag_field="event", tag="task"):
-    """A task spec became a task, or failed to."""
+    """A task was written from its task spec, or writing it failed."""
 
     group: int
     failed_by: Role | None
@@ -51,13 +51,13 @@ class EpisodePlayed(Record, frozen=True, tag_field="event", tag="episode", omit_
     reward: float
     turns: int
     tokens: int
-    """Ids that the policy sampled."""
+    """Number of ids that the policy sampled."""
     failed_by: Role | None
-    """Also the policy, where it did not solve the task."""
+    """The part that failed, or the policy if it did not solve the task; None for a success."""
     failed: bool
-    """Whether something other than the policy failed."""
+    """Whether a part other than the policy failed."""
     rejected: RejectReason | None = None
-    """In a collection: why the episode is not kept."""
+    """In a collection: the reason for not keeping the episode."""
 
 
 class StepTrained(Record, frozen=True, tag_field="event", tag="step", omit_defaults=True):
@@ -66,12 +66,12 @@ class StepTrained(Record, frozen=True, tag_field="event", tag="step", omit_defau
     step: int
     version: int
     progress: float
-    """The share of the run that is done."""
+    """Fraction of the run that is done."""
     reward: float
     frac_reward_zero_std: float
     clip_ratio: float
     mismatch_abs: float | None
-    """None where no sample was fresh."""
+    """Mean |engine - trainer| logprob of fresh tokens, in nats; None if no token was fresh."""
     lag_mean: float
     lag_max: int
     waited_s: float
@@ -79,12 +79,12 @@ class StepTrained(Record, frozen=True, tag_field="event", tag="step", omit_defau
     publish_s: float
     checkpoint_s: float
     tokens: Mapping[str, int]
-    """Tokens that each simulated role has said so far."""
+    """Number of tokens that each simulated role has generated so far."""
     difficulty: float | None = None
     anchor_correlation: float | None = None
     anchor_episodes: float | None = None
     figures: Mapping[str, Any] = {}
-    """All figures of the step's lines in `metrics.jsonl` and `timing.jsonl`; `--json` writes them
+    """All values of the step's lines in `metrics.jsonl` and `timing.jsonl`; `--json` writes them
     next to the fields."""
 
 
@@ -96,10 +96,9 @@ class SftStepTrained(Record, frozen=True, tag_field="event", tag="sft_step"):
     progress: float
     loss: float
     held_out_loss: float | None
-    """None where it was not measured."""
+    """Loss on the held-out demonstrations, in nats a token; None if it was not measured."""
     figures: Mapping[str, Any] = {}
-    """All figures of the step's line in `metrics.jsonl`; `--json` writes them next to the
-    fields."""
+    """All values of the step's line in `metrics.jsonl`; `--json` writes them next to the fields."""
 
 
 class RolledBack(Record, frozen=True, tag_field="event", tag="rolled_back"):
@@ -110,7 +109,7 @@ class RolledBack(Record, frozen=True, tag_field="event", tag="rolled_back"):
 
 
 class TaskCollected(Record, frozen=True, tag_field="event", tag="collected"):
-    """All episodes of a collection's task were played."""
+    """All episodes of one task of a collection were played."""
 
     tasks: int
     of: int
@@ -118,7 +117,7 @@ class TaskCollected(Record, frozen=True, tag_field="event", tag="collected"):
 
 
 class Compared(Record, frozen=True, tag_field="event", tag="compared"):
-    """Base and adapter were compared on the held-out tasks."""
+    """The base and the adapter were compared on the held-out tasks."""
 
     base: float
     adapter: float
@@ -126,7 +125,7 @@ class Compared(Record, frozen=True, tag_field="event", tag="compared"):
 
 
 class CandidateBuilt(Record, frozen=True, tag_field="event", tag="built"):
-    """A candidate became an environment."""
+    """A candidate was accepted as an environment."""
 
     place: int
     attempt: int
@@ -138,7 +137,7 @@ class CandidateBuilt(Record, frozen=True, tag_field="event", tag="built"):
 
 
 class CandidateRejected(Record, frozen=True, tag_field="event", tag="rejected"):
-    """A candidate was refused."""
+    """A candidate was rejected."""
 
     place: int
     attempt: int

@@ -1,7 +1,7 @@
-"""Writing a task and playing an episode: here limits are kept and failed episodes are caught.
+"""Writing a task and playing an episode, with their limits and the handling of failures.
 
-Token in, token out: the engine's ids are kept as sampled, and only what the environment says is
-rendered and appended. The environment sees messages, the engine sees ids.
+Token in, token out: the engine's ids are kept exactly as sampled, and only the environment's
+replies are rendered and appended. The environment sees messages, the engine sees ids.
 """
 
 from __future__ import annotations
@@ -35,50 +35,50 @@ from trustee.types import (
 )
 
 CLOSING_SECONDS = 10
-"""How long an environment may take to close."""
+"""Seconds that an environment may take to close."""
 
 
 class Limits(Record, frozen=True):
-    """What an episode may use."""
+    """Limits of an episode."""
 
     turns: Annotated[int, Meta(ge=1)] = 12
-    """Policy messages."""
+    """Maximum number of policy messages."""
     tokens: Annotated[int, Meta(ge=1)] = 1024
-    """Ids of one policy message."""
+    """Maximum number of ids in one policy message."""
     turn_seconds: Annotated[float, Meta(gt=0)] = 300
-    """Time of one turn, the world's answer included."""
+    """Maximum seconds of one turn, including the environment's reply."""
     seconds: Annotated[float, Meta(gt=0)] = 900
-    """Time of an episode, training steps not counted; one that runs out is void: slowness is not
-    the policy's fault."""
+    """Maximum seconds of an episode, not counting training steps. A slower episode counts as failed
+    and gets no reward, because slowness is not the policy's fault."""
 
 
 class RolloutConfig(Record, frozen=True):
     """How episodes are played."""
 
     group_size: Annotated[int, Meta(ge=2)] = 8
-    """Episodes per task; one alone has nothing to be compared with."""
+    """Episodes per task; at least two, because rewards are compared within a group."""
     groups_per_step: Annotated[int, Meta(ge=1)] = 16
     """Tasks per optimiser step."""
     max_off_policy_steps: Annotated[int, Meta(ge=0)] = 1
-    """Steps by which a group may be older than the policy it trains; 0 waits for each step."""
+    """Maximum age in steps of a group that is trained on; 0 makes training synchronous."""
     write_ahead: Annotated[int, Meta(ge=0)] = 8
-    """Tasks written before there is a slot to play them in, so that writing fills the engine where
-    episodes leave it idle. Their difficulty is older by as much."""
+    """Tasks written before a slot is free to play them, to keep the engine busy. They have the
+    difficulty that was current when they were drawn."""
     parallel: Annotated[int, Meta(ge=1)] | None = None
-    """Episodes at once; none is no limit but the slots: (max_off_policy_steps + 1) x groups x group
-    size."""
+    """Maximum number of concurrent episodes; with `none`, the slots are the only limit:
+    (max_off_policy_steps + 1) x groups x group size."""
     temperature: Annotated[float, Meta(gt=0)] = 1.0
-    """At 1 the engine's raw logprobs are those of the sampling distribution."""
+    """Sampling temperature; only at 1 do raw logprobs match the sampling distribution."""
     limits: Limits = Limits()
 
     @property
     def slots(self) -> int:
-        """Groups under way at once."""
+        """Maximum number of groups in progress at once."""
         return (self.max_off_policy_steps + 1) * self.groups_per_step
 
     @property
     def episodes(self) -> int:
-        """Episodes at once."""
+        """Maximum number of concurrent episodes."""
         return self.parallel or self.slots * self.group_size
 
 
@@ -100,39 +100,39 @@ class EpisodeRenderer(Protocol):
         ...
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
-        """Read a completion as a message."""
+        """Parse a completion into a message."""
         ...
 
 
 class EpisodeProgress:
-    """The turns of an episode so far, kept outside it so that a failure loses none."""
+    """The turns of an episode so far, kept separately so that a failure loses none."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
         self.stop = Stop.FAILED
         self.score: Score | None = None
         self.waits_for = "the world to open"
-        """For whoever asks why it takes so long."""
+        """What the episode is waiting for; error messages quote it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodePlayer:
-    """What the episodes and tasks of a job share: world, speaker and limits."""
+    """Plays the episodes and writes the tasks of a job in one world, under the same limits."""
 
     make_environment: Callable[[Task, Services], Environment]
-    """The world's own `environment`."""
+    """The world's `environment` method."""
     serve: Callable[[random.Random], Services]
-    """Gives an episode or a task all that it may touch, with randomness of its own."""
+    """Returns the services of one episode or task, which use the given random generator."""
     engine: Engine
     renderer: EpisodeRenderer
     clock: EngineClock
     limits: Limits
     temperature: float
     context: int
-    """Ids of the longest episode."""
+    """Maximum number of ids in an episode."""
 
     async def write(self, source: TaskSource, spec: TaskSpec, *, seed: str) -> Task | Failure:
-        """Have a source make a task of a task spec, or say why there is none."""
+        """Return the task that a source writes from a task spec, or the failure."""
         seconds = self.limits.seconds
         try:
             with self.clock.limit(seconds):
@@ -159,7 +159,7 @@ class EpisodePlayer:
                 await self._play(
                     environment, progress, trajectory_id=trajectory_id, adapter=adapter, seed=seed
                 )
-            # A TimeoutError of the environment's own is a bug; only the deadline fails an episode.
+            # A TimeoutError raised by the environment is a bug; only the deadline fails an episode.
             if deadline.cancelled_caught:
                 message = (
                     f"not finished in {self.limits.seconds:g} s (rollout.limits.seconds); "
@@ -246,7 +246,7 @@ def _failure_of(error: EpisodeError) -> Failure:
 
 
 def _prompt(turns: Sequence[Turn], rendered: Sequence[int]) -> tuple[int, ...]:
-    """Give the ids that the engine is to complete: all that came before, exactly as it came."""
+    """Return the ids for the engine to complete: all earlier ids, unchanged, and the new ones."""
     ids: list[int] = []
     for turn in turns:
         ids += turn.rendered_ids

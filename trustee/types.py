@@ -1,7 +1,7 @@
-"""The vocabulary: one frozen type per stage of the flow, and nothing else.
+"""The shared vocabulary: one frozen type per stage of the data flow, and nothing else.
 
 `Task -> Trajectory -> Group -> Sample -> Batch -> Adapter`. A stage never fills in fields of an
-earlier one; it makes the next type. `Batch` holds tensors and therefore lives in `batch.py`.
+earlier type; it creates the next one. `Batch` holds tensors and is therefore in `batch.py`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from msgspec import Meta
 GIB = 1 << 30
 MIB = 1 << 20
 Share = Annotated[float, Meta(ge=0, le=1)]
-"""A part of a whole, in a config or a report."""
+"""A fraction from 0 to 1, in a config or a report."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Anything that is stored or sent."""
+    """Base of every type that is stored or sent."""
 
 
 class ToolCall(Record, frozen=True, tag="call"):
-    """A call that the parser could read. Whether it fits the tool's schema is decided later."""
+    """A call that the parser could read; its arguments are checked against the schema later."""
 
     id: str
     """Unique within its trajectory; the reply's `call_id` repeats it."""
@@ -33,38 +33,38 @@ class ToolCall(Record, frozen=True, tag="call"):
 
 
 class BadCall(Record, frozen=True, tag="bad"):
-    """A call that the parser could not read: scored, answered readably, never repaired."""
+    """A call that the parser could not read; it is scored and answered, never repaired."""
 
     id: str
     text: str
-    """What the policy wrote between the call marks."""
+    """Text that the policy wrote between the call markers."""
     reason: str
-    """One sentence for the policy, naming what was expected."""
+    """One sentence that tells the policy what was expected."""
 
 
 Call = ToolCall | BadCall
 
 
 class Message(Record, frozen=True):
-    """One message in message space; environments see only these."""
+    """One chat message; environments see messages and never token ids."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     thinking: str = ""
     calls: tuple[Call, ...] = ()
     call_id: str = ""
-    """For role `tool`: the call this answers."""
+    """For role `tool`: id of the call that this message answers."""
 
 
 class Tool(Record, frozen=True):
-    """What the policy may call."""
+    """A tool that the policy may call."""
 
     name: str
     description: str
     parameters: dict[str, Any]
     """JSON Schema of type object."""
     effect: Literal["read", "write"] = "write"
-    """A read tool never changes the world's state."""
+    """Whether a call may change the world's state; a `read` tool never does."""
     category: str = ""
 
     @property
@@ -81,7 +81,7 @@ class Tool(Record, frozen=True):
 
     @property
     def signature(self) -> str:
-        """The call shape on one line, `name(a, b?)`; a question mark means optional."""
+        """The call's shape on one line, `name(a, b?)`; a question mark means optional."""
         required = self.parameters.get("required", [])
         names = (
             name if name in required else f"{name}?"
@@ -91,43 +91,43 @@ class Tool(Record, frozen=True):
 
 
 class ExpectedCall(Record, frozen=True):
-    """A call that solves part of a task. The policy never sees it."""
+    """A call that solves part of a task; the policy never sees it."""
 
     name: str
     arguments: dict[str, Any]
 
 
 class Task(Record, frozen=True):
-    """One problem: what the policy sees first, and what only its environment may see."""
+    """One problem: the opening for the policy, and hidden data for its environment alone."""
 
     id: str
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     difficulty: int
-    """1 to 100."""
+    """Difficulty from 1 to 100."""
     hidden: dict[str, Any] = {}
-    """Intent, expected calls, seeds: read by the task's environment alone."""
+    """Intent, expected calls and seeds; only the task's environment reads them."""
 
 
 class Completion(Record, frozen=True):
-    """What an engine sampled for one request."""
+    """The tokens that an engine sampled for one request."""
 
     ids: tuple[int, ...]
-    """[C] sampled ids, the stop token included."""
+    """[C] sampled ids, including the stop token."""
     logprobs: tuple[float, ...]
-    """[C] raw logprob of each id under the version that sampled it."""
+    """[C] raw logprob of each id, in nats, under the version that sampled it."""
     stop: Literal["stop", "length"]
     version: int
-    """0 is the base."""
+    """Version that sampled the ids; 0 is the base model."""
     cached: int = 0
-    """Prompt tokens that the prefix cache already held."""
+    """Number of prompt tokens that were already in the prefix cache."""
 
 
 class Turn(Record, frozen=True):
     """One policy message and the environment's replies."""
 
     rendered_ids: tuple[int, ...]
-    """[P] ids rendered since the last completion; the first turn's hold the whole prompt."""
+    """[P] ids rendered since the previous completion; in the first turn, the whole prompt."""
     completion: Completion
     message: Message
     replies: tuple[Message, ...] = ()
@@ -137,9 +137,9 @@ class Stop(StrEnum):
     """Why an episode ended."""
 
     DONE = "done"
-    """The environment ended it."""
+    """The environment ended the episode."""
     TURNS = "turns"
-    """The limit of turns was reached."""
+    """The turn limit was reached."""
     TOKENS = "tokens"
     """A policy message reached its token limit."""
     CONTEXT = "context"
@@ -147,11 +147,11 @@ class Stop(StrEnum):
     TIME = "time"
     """The episode's deadline passed."""
     FAILED = "failed"
-    """Something other than the policy spoiled it; see `Trajectory.failure`."""
+    """A part other than the policy failed; see `Trajectory.failure`."""
 
 
 class Role(StrEnum):
-    """Who spoiled an episode."""
+    """The part of the program that made an episode fail."""
 
     POLICY = "policy"
     USER = "user"
@@ -171,16 +171,16 @@ class Failure(Record, frozen=True):
 
 
 class CalledTool(Record, frozen=True):
-    """One call of a tool that really runs, and what came of it."""
+    """One call of an executable tool and its result."""
 
     id: str
     name: str
-    """Empty where the call could not be read."""
+    """Name of the tool; empty if the call could not be read."""
     ok: bool
     solved: str | None
-    """The sub-answer that it removed from what was unsolved."""
+    """The sub-answer that this call solved, if any."""
     breach: str = ""
-    """The limit of the sandbox that it broke."""
+    """The sandbox limit that the call exceeded; empty if none."""
 
 
 class SolveFacts(Record, frozen=True):
@@ -190,18 +190,18 @@ class SolveFacts(Record, frozen=True):
     solved: int
     needed: int
     precision: float
-    """Solve-P."""
+    """Solve-P: solved sub-answers per call; 1 without a call."""
     recall: float
-    """Solve-R."""
+    """Solve-R: solved sub-answers per needed sub-answer."""
     f1: float
-    """Solve-F1."""
+    """Solve-F1: harmonic mean of Solve-P and Solve-R."""
     answered: bool
-    """Whether the episode ended with the right answer."""
+    """Whether the episode ended with the correct answer."""
     called: tuple[CalledTool, ...] = ()
 
 
 class Phase(StrEnum):
-    """Where in an episode with a trial a policy message stands."""
+    """Phase of an episode with a trial to which a policy message belongs."""
 
     TRIAL = "trial"
     NOTE = "note"
@@ -209,42 +209,42 @@ class Phase(StrEnum):
 
 
 class Label(StrEnum):
-    """What a call of an episode with a trial was good for."""
+    """What a call achieved in an episode with a trial."""
 
     DIRECT = "direct"
-    """Made to do the task: any first call of the execution phase with its arguments."""
+    """Made to do the task: a call of the execution phase that is not a repeat."""
     USEFUL = "useful"
-    """A trial that showed something new: that a tool works, or a way in which it fails."""
+    """A trial call that showed something new: that a tool works, or a new way in which it fails."""
     UNPRODUCTIVE = "unproductive"
-    """A trial that showed what was known, or reached no tool."""
+    """A trial call that showed nothing new, or did not reach a tool."""
     REPEAT = "repeat"
-    """The same tool and arguments as an earlier call of its phase."""
+    """A call with the same tool and arguments as an earlier call of its phase."""
 
 
 class Attempt(Record, frozen=True):
-    """One call of an episode with a trial and its answer, as the policy saw them."""
+    """One call of an episode with a trial, and its answer as the policy saw it."""
 
     phase: Phase
     name: str
-    """Empty for a call that could not be read, or whose tool does not exist."""
+    """Name of the tool; empty if the call could not be read or the tool does not exist."""
     arguments: dict[str, Any] = {}
     answer: str = ""
     failed: bool = False
-    """Whether the call reached no tool, or its answer is an error or brings nothing."""
+    """Whether the call did not reach a tool, or its answer is an error or empty."""
 
 
 class TrialFacts(Record, frozen=True):
     """How an episode used its trial phase."""
 
     phases: tuple[Phase, ...]
-    """The phase of each policy message that was answered."""
+    """Phase of each policy message that got a reply."""
     note: str
-    """The experience note; empty where there was none."""
+    """The policy's note on its trial; empty if it wrote none."""
     attempts: tuple[Attempt, ...]
     labels: tuple[Label, ...]
-    """One for each attempt."""
+    """One label per attempt."""
     refused: tuple[str, ...] = ()
-    """Transforms that the task was spared, with the reason."""
+    """Transforms that were not applied to the task, each with the reason."""
 
     @property
     def trials(self) -> int:
@@ -253,33 +253,34 @@ class TrialFacts(Record, frozen=True):
 
 
 class Outcome(Record, frozen=True, omit_defaults=True):
-    """What an environment found out about a finished episode besides its rewards.
+    """Facts about a finished episode, in addition to its rewards.
 
-    The program decides by these fields, so each is typed; a world fills in those that it knows.
+    The program makes decisions from these fields, so each is typed; a world fills in those that it
+    knows.
     """
 
     success: bool | None = None
-    """Whether the task was solved; None where a positive reward says it."""
+    """Whether the task was solved; None if a positive reward means success."""
     criteria: dict[str, bool] = {}
     """Whether each criterion of a simulated task holds."""
     judged: float | None = None
-    """What the judge would have paid, in an episode whose reward is proved."""
+    """Reward that the judge would have given, in an episode whose reward is proved by tools."""
     solve: SolveFacts | None = None
     trial: TrialFacts | None = None
 
 
 class Score(Record, frozen=True):
-    """What an environment says about a finished episode."""
+    """An environment's assessment of a finished episode."""
 
     rewards: dict[str, float]
-    """Reward by part; the total is `Trajectory.reward`."""
+    """Reward per component; `Trajectory.reward` is their sum."""
     outcome: Outcome = Outcome()
     notes: dict[str, Any] = {}
-    """What is only shown to readers, such as evidence; the program never reads it."""
+    """Information for human readers, such as evidence; the program never reads it."""
 
 
 class RejectReason(StrEnum):
-    """Why an episode is not imitated, in the order in which the reasons are looked for."""
+    """Why an episode is not imitated, in the order in which the reasons are checked."""
 
     FAILED = "failed, not by the policy"
     UNSOLVED = "no success"
@@ -303,29 +304,29 @@ class Trajectory(Record, frozen=True):
     rewards: dict[str, float] = {}
     outcome: Outcome = Outcome()
     notes: dict[str, Any] = {}
-    """What is only shown to readers; the program never reads it."""
+    """Information for human readers; the program never reads it."""
     failure: Failure | None = None
 
     @property
     def failed_by(self) -> Role | None:
-        """Who spoiled the episode, or the policy where it failed the task; None for a success."""
+        """The part that failed, or the policy if it did not solve the task; None for a success."""
         if self.failure is not None:
             return self.failure.source
         return None if self.success else Role.POLICY
 
     @property
     def success(self) -> bool:
-        """Whether the task was solved: as its environment says, else by a positive reward."""
+        """Whether the task was solved: the environment's verdict, or else a positive reward."""
         return self.reward > 0 if self.outcome.success is None else self.outcome.success
 
     @property
     def reward(self) -> float:
-        """The total: the one place where parts are added."""
+        """The total reward; components are summed only here."""
         return sum(self.rewards.values())
 
     @property
     def version(self) -> int:
-        """The oldest version that spoke."""
+        """The oldest version that sampled a turn; 0 if there is no turn."""
         return min((turn.completion.version for turn in self.turns), default=0)
 
 
@@ -333,18 +334,18 @@ class Group(Record, frozen=True):
     """The trajectories of one task, in member order."""
 
     id: int
-    """Counts the task specs of a run from 0, in the order they were drawn."""
+    """Index of the task spec in its run, from 0, in the order of drawing."""
     version: int
     """The version that was current when the group began."""
     task: Task | None
-    """None where the writer gave no valid task."""
+    """The task; None if the writer gave no valid one."""
     trajectories: tuple[Trajectory, ...]
     failure: Failure | None = None
-    """Why there is no task."""
+    """The reason if there is no task."""
 
     @property
     def valid(self) -> tuple[Trajectory, ...]:
-        """The members that nobody else spoiled: they alone train and steer."""
+        """The trajectories without a failure; only these train the policy and steer the source."""
         return tuple(t for t in self.trajectories if t.failure is None)
 
 
@@ -352,11 +353,11 @@ class Sample(Record, frozen=True):
     """One trainable token sequence cut from a trajectory."""
 
     ids: tuple[int, ...]
-    """[L]"""
+    """[L] token ids."""
     mask: tuple[bool, ...]
-    """[L] True exactly where the policy sampled the id."""
+    """[L] True exactly at the ids that the policy sampled."""
     logprobs: tuple[float, ...]
-    """[L] the engine's logprob where `mask`, else 0."""
+    """[L] the engine's logprob, in nats, where `mask` is True, else 0."""
     advantage: float
     version: int
     trajectory_id: str
@@ -367,9 +368,9 @@ class Adapter(Record, frozen=True):
 
     version: int
     path: Path
-    """PEFT folder; it exists before the engine hears of the version."""
+    """PEFT folder; it is written before the engine is told of the version."""
 
     @property
     def name(self) -> str:
-        """Never reused: engines key their prefix caches by it."""
+        """Name in the engine; never reused, because engines key their prefix caches by it."""
         return f"policy-{self.version:06d}"

@@ -113,7 +113,7 @@ async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: P
     started = msgspec.structs.replace(spec, start=start, reference=True)
     near = MicroRequest(samples=(sample,), loss=LossConfig(kind="nll", kl_coef=1.0), normaliser=1.0)
     async with VllmEngine(config().engine, started) as engine:
-        trained on = await engine.trainer_logprobs(sample, adapter=True)
+        imitated = await engine.trainer_logprobs(sample, adapter=True)
         bare = await engine.trainer_logprobs(sample, adapter=False)
         first = await engine.accumulate(near)
         await engine.finish(FinishRequest(learning_rate=1e-3, max_norm=1.0))
@@ -122,7 +122,7 @@ async def test_training_starts_at_the_imitated_adapter(whole: Whole, tmp_path: P
         await engine.load_adapter(Adapter(version=1, path=whole.outcome.adapter))
         again = await engine.trainer_logprobs(sample, adapter=True)
         third = await engine.accumulate(near)
-    assert trained on == again
+    assert imitated == again
     assert sum(imitated) > sum(bare)
     assert -sum(imitated) == pytest.approx(first.loss, rel=1e-2)
     assert (0.0, 0.0) == (first.kl_sum, third.kl_sum)

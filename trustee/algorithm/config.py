@@ -1,4 +1,4 @@
-"""The settings of learning, which the step, the trainer and the plan all read from one struct."""
+"""The settings of learning, shared by the training step, the trainer and the planner."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from trustee.types import Record, Share
 
 Optimizer = Literal["adamw8bit", "adamw"]
 ActivationCheckpointing = Literal["off", "recompute", "offload"]
-"""What is kept of a layer for the backward pass: all, its input, or its input in host memory."""
+"""What a layer keeps for the backward pass: everything, its input, or its input in host memory."""
 
 
 class LearnConfig(Record, frozen=True):
-    """How the adapter learns."""
+    """How the adapter is trained."""
 
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-5
-    """Peak; LoRA wants about ten times the rate of full fine-tuning."""
+    """Peak learning rate; LoRA needs about ten times the rate of full fine-tuning."""
     warmup: Annotated[int, Meta(ge=0)] = 5
-    """Steps over which the rate rises to its peak."""
+    """Number of steps over which the learning rate rises to its peak."""
     decay: Share = 0.0
-    """Share of the peak that is lost, evenly, by the end of the run."""
+    """Fraction of the peak rate by which the rate falls, linearly, until the end of the run."""
     max_norm: Annotated[float, Meta(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
+    """Maximum gradient norm; larger gradients are scaled down to it."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of Adam's averages of gradients and of their squares."""
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
@@ -33,24 +33,26 @@ class LearnConfig(Record, frozen=True):
     optimizer: Optimizer = "adamw8bit"
     """AdamW with states of 8 or of 32 bits."""
     rank: Literal[8, 16, 32, 64, 128] = 32
-    """LoRA rank, on all linear layers; alpha is twice the rank."""
+    """LoRA rank on all linear layers; alpha is twice the rank."""
     estimator: Estimator = "grpo"
-    """Whose mean is the baseline: the group's, or with `reinforce++` the step's, over tokens."""
+    """Baseline of the advantage: the group's mean reward, or with `reinforce++` the step's mean
+    over tokens."""
     scale: Scale = "group"
-    """What GRPO's advantages are divided by; REINFORCE++ takes the deviation over the step."""
+    """Divisor of GRPO's advantages; REINFORCE++ uses the standard deviation over the step."""
     shuffle_rewards: bool = False
-    """A control experiment: each step's rewards are dealt out anew over its episodes, so that
-    nothing can be learnt from them."""
+    """Control experiment: whether each step's rewards are shuffled among its episodes, so that they
+    teach nothing."""
     loss: LossConfig = LossConfig()
     micro_tokens: Annotated[int, Meta(ge=1)] = 16384
-    """Ids of one forward pass, those that samples have in common counted once."""
+    """Maximum number of ids in one forward pass; ids shared by samples count once."""
     activation_checkpointing: ActivationCheckpointing = "recompute"
-    """What is kept of a layer for the backward pass."""
+    """What a layer keeps for the backward pass: everything (`off`), its input (`recompute`), or its
+    input in host memory (`offload`)."""
     mlp_tile: Annotated[int, Meta(ge=1)] | None = None
-    """Positions of one tile of a layer's MLP and norms, which bounds their memory; none takes all
-    at once."""
+    """Number of positions per tile of a layer's MLP and norms, which bounds their memory; `none`
+    computes all positions at once."""
     threads: Annotated[int, Meta(ge=1)] | None = None
-    """CPU threads of a training step on a CPU, where the engine waits for it; none is one per
-    core."""
+    """Number of CPU threads for a training step (CPU only; the engine is idle meanwhile); `none`
+    uses one per core."""
     head_chunk: Annotated[int, Meta(ge=1)] = 256
-    """Positions of one chunk of the logprob head."""
+    """Number of positions per chunk of the logprob head."""

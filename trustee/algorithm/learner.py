@@ -1,7 +1,7 @@
-"""The seam to whatever trains the policy, and the messages that cross it.
+"""The interface of a learner, which trains the policy, and its messages.
 
-A step is one or more `accumulate` calls and one `finish`; `publish` makes its result a version. The
-learner of this program lives in the engine's process, over the engine's own weights.
+A step is one or more `accumulate` calls and one `finish`; `publish` makes the result a version.
+This program's learner runs in the engine's process and shares the engine's weights.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from trustee.types import GIB, Adapter, Record, Sample
 
 
 class TrainerSpec(Record, frozen=True):
-    """How the trainer is built."""
+    """Everything that is needed to build the trainer."""
 
     folder: str
-    """Model folder."""
+    """Path of the model folder."""
     learn: LearnConfig
     seed: int = 0
     cores: int = 1
-    """CPU cores that the program may use: as many threads as a training step takes on a CPU, where
-    `learn.threads` says no other number."""
+    """Number of CPU cores that the program may use; a training step on a CPU uses as many
+    threads unless `learn.threads` is set."""
     memory_gib: float | None = None
-    """Most that may be taken of the card; None is all of it."""
+    """Maximum GPU memory to use, in GiB; None means all of it."""
     start: str | None = None
-    """PEFT folder that the adapter begins as; None begins at the base."""
+    """PEFT folder from which the adapter starts; None starts from the base."""
     reference: bool = False
-    """Keep the start's weights: a KL term then keeps the policy near them. Without them the base
-    is the reference."""
+    """Whether to keep the start adapter's weights as the reference of the KL term; otherwise the
+    base is the reference."""
 
 
 class MicroRequest(Record, frozen=True):
@@ -40,23 +40,26 @@ class MicroRequest(Record, frozen=True):
     samples: tuple[Sample, ...]
     loss: LossConfig
     normaliser: float
-    """Denominator of the whole step's loss."""
+    """Denominator of the loss of the whole step."""
     learn: bool = True
-    """False only measures: no gradients are gathered, and those of the step stay."""
+    """Whether to accumulate gradients; False only measures and leaves gradients as they are."""
 
 
 class MemoryReport(Record, frozen=True, tag="memory"):
-    """A micro-batch that did not fit; all gradients of its step are gone. Bytes."""
+    """A micro-batch that did not fit into memory; all gradients of its step are lost.
+
+    Numbers are bytes.
+    """
 
     asked: str
-    """What the allocator said."""
+    """The allocator's error message."""
     allocated: int
     reserved: int
     free: int
     total: int
 
     def describe(self) -> str:
-        """Say in figures why a micro-batch did not fit."""
+        """Return the memory figures as one sentence for an error message."""
         return (
             f"{self.asked.rstrip('.')}; torch held {self.allocated / GIB:.2f} GiB in tensors and "
             f"{self.reserved / GIB:.2f} GiB in all, {self.free / GIB:.2f} of "
@@ -65,7 +68,7 @@ class MemoryReport(Record, frozen=True, tag="memory"):
 
 
 class MicroReport(Record, frozen=True, tag="micro"):
-    """Sums and counts of a micro-batch, over its trained tokens; see `loss.LossSums`."""
+    """Sums and counts over the trained tokens of a micro-batch; see `loss.LossSums`."""
 
     loss: float = 0.0
     tokens: int = 0
@@ -79,7 +82,7 @@ class MicroReport(Record, frozen=True, tag="micro"):
 
 
 def add_reports(reports: Sequence[MicroReport]) -> MicroReport:
-    """Give the figures of several shares together: sums, and the largest of maxima."""
+    """Return several reports as one: the sums of sums, and the maximum of maxima."""
     whole = {}
     for name in MicroReport.__struct_fields__:
         values = [getattr(report, name) for report in reports]
@@ -92,21 +95,23 @@ class FinishRequest(Record, frozen=True):
 
     learning_rate: float
     max_norm: float
-    """Gradients are scaled down to this norm."""
+    """Maximum gradient norm; larger gradients are scaled down to it."""
     move: bool = True
-    """False drops the gradients: something in the step was not finite."""
+    """Whether to update the adapter; False drops the gradients, as after a value that is not
+    finite."""
 
 
 class FinishReport(Record, frozen=True):
-    """What became of a step."""
+    """The result of a step."""
 
     norm: float
     """Gradient norm before clipping."""
     moved: bool
+    """Whether the adapter changed."""
 
 
 class Learner(Protocol):
-    """Anything that moves an adapter."""
+    """A trainer of the policy's adapter."""
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients.
@@ -117,25 +122,25 @@ class Learner(Protocol):
         ...
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Move the adapter by the gathered gradients, unless they are not finite."""
+        """Update the adapter by the accumulated gradients if they are finite."""
         ...
 
     async def publish(self, adapter: Adapter) -> None:
-        """Write the adapter into its folder and make it known to the engine as a new version."""
+        """Write the adapter into its folder and register it with the engine as a new version."""
         ...
 
     async def save(self, folder: Path) -> None:
-        """Write adapter, optimiser and generator states."""
+        """Write the states of adapter, optimiser and random generators to a folder."""
         ...
 
     async def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote."""
+        """Restore the states that `save` wrote."""
         ...
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Take the weights of an earlier version and forget the optimiser's momentum."""
+        """Load the weights of an earlier version and reset the optimiser's momentum."""
         ...
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Choose what is kept of a layer for the backward pass, from the next micro-batch on."""
+        """Choose what a layer keeps for the backward pass, from the next micro-batch on."""
         ...

@@ -1,8 +1,8 @@
-"""The ladder: what to give up, in which order, when a training step does not fit into memory.
+"""The memory ladder: the order of reductions when a training step does not fit into memory.
 
-Smaller micro-batches cost nothing but speed, so they go first; then layer inputs move to host
-memory; then new episodes get shorter, and samples that are longer already are left out; then fewer
-episodes run at once. A run never climbs back by itself: what did not fit once would not fit again.
+Smaller micro-batches come first, because they cost only speed; then layer inputs move to host
+memory; then new episodes get shorter, and longer samples are skipped; then fewer episodes run
+concurrently. A run never goes back up, because what did not fit once would not fit again.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from trustee.errors import OutOfMemory, RunError
 from trustee.types import Record
 
 SHORTER = 0.75
-"""What one level leaves of the context."""
+"""Factor by which one level shortens the context."""
 
 
 class MemoryLevel(Record, frozen=True):
-    """What a run allows itself."""
+    """Memory-related limits of a run."""
 
     micro_tokens: Annotated[int, Meta(ge=1)]
-    """Ids of one forward pass, a common prefix counted once."""
+    """Maximum number of ids in one forward pass; a common prefix counts once."""
     activation_checkpointing: ActivationCheckpointing
     context: Annotated[int, Meta(ge=1)]
-    """Longest episode, and longest sample that is trained on."""
+    """Maximum length in ids of an episode and of a training sample."""
     parallel: Annotated[int, Meta(ge=1)]
-    """Episodes at once."""
+    """Maximum number of concurrent episodes."""
 
 
 class LadderState(Record, frozen=True):
-    """What a checkpoint keeps of a ladder."""
+    """The state of a ladder in a checkpoint."""
 
     level: MemoryLevel
     changes: tuple[str, ...]
-    """What was given up, in order."""
+    """Reductions so far, in order."""
 
 
 class Descent(NamedTuple):
-    """One level down, and what it changed."""
+    """The next lower level and a description of the change."""
 
     level: MemoryLevel
     change: str
 
 
 def descend(level: MemoryLevel, *, longest: int, shortest: int) -> Descent | None:
-    """Take one level down; None at the bottom.
+    """Return the next lower level; None at the lowest.
 
     Args:
-        level: where the run stands.
-        longest: ids of the longest sample that did not fit.
-        shortest: context below which episodes make no sense.
+        level: the current level.
+        longest: length in ids of the longest sample that did not fit.
+        shortest: context in ids below which episodes make no sense.
     """
     if level.micro_tokens > longest:
         half = max(longest, level.micro_tokens // 2)
@@ -85,19 +85,19 @@ def descend(level: MemoryLevel, *, longest: int, shortest: int) -> Descent | Non
 
 
 class MemoryLadder:
-    """Where a run stands on the ladder."""
+    """A run's current level, and the reductions that led to it."""
 
     def __init__(self, top: MemoryLevel, *, shortest: int) -> None:
         self.level = top
         self._shortest = min(shortest, top.context)
         self.changes: list[str] = []
-        """What was given up, in order."""
+        """Reductions so far, in order."""
 
     def descend(self, error: OutOfMemory, *, longest: int) -> str:
-        """Give something up; say what.
+        """Go one level down and return a description of the change.
 
         Raises:
-            RunError: at the bottom, with the exact figures.
+            RunError: at the lowest level, with the exact memory figures.
         """
         descent = descend(self.level, longest=longest, shortest=self._shortest)
         if descent is None:

@@ -1,8 +1,8 @@
-"""One optimiser step: groups to advantages, samples, micro-batches, and one move of the adapter.
+"""One optimiser step: from groups to advantages, samples, micro-batches and one adapter update.
 
-The engine's logprobs are the old logprobs, so a sample costs one forward and one backward pass.
-What teaches nothing is dropped before anything is computed: with GRPO groups whose rewards are all
-equal, with REINFORCE++ a step whose rewards are.
+The engine's logprobs serve as the old logprobs, so a sample costs one forward and one backward
+pass. Samples without an advantage are dropped before any computation: with GRPO those of groups
+whose rewards are all equal, with REINFORCE++ all samples of a step whose rewards are all equal.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ log = structlog.get_logger()
 
 
 class StepReport(Record, frozen=True):
-    """What a step did, as sums and counts; `metrics` divides once."""
+    """The result of a step, as sums and counts; `metrics` turns them into means."""
 
     moved: bool
-    """False where nothing differed, or something was not finite."""
+    """Whether the adapter changed; False without a usable sample, or if a value was not finite."""
     finite: bool
     groups: int
     mixed: int
-    """Groups whose rewards differ."""
+    """Number of groups whose rewards differ."""
     samples: int
     too_long: int
-    """Samples left out, for the ladder has come down below their length."""
+    """Number of samples skipped because they exceed the reduced context."""
     norm: float
     learning_rate: float
     loss: float = 0.0
     tokens: int = 0
     clipped: int = 0
     fresh_tokens: int = 0
-    """Tokens that the trained version itself sampled: on these alone engine and trainer must agree,
-    on older ones the policy has moved."""
+    """Number of tokens that the trained version itself sampled. Only on these must engine and
+    trainer agree, because the policy has changed since it sampled older ones."""
     gap_abs_sum: float = 0.0
     gap_abs_max: float = 0.0
     gap_kl_sum: float = 0.0
@@ -60,11 +60,11 @@ class StepReport(Record, frozen=True):
 
     @property
     def mismatch(self) -> float | None:
-        """Mean |engine - trainer| logprob of fresh tokens; None where no token was fresh."""
+        """Mean |engine - trainer| logprob of fresh tokens, in nats; None if no token was fresh."""
         return self.gap_abs_sum / self.fresh_tokens if self.fresh_tokens else None
 
     def metrics(self) -> dict[str, float | bool | None]:
-        """Give the figures, per trained token where they are sums."""
+        """Return the metrics of the step; sums are divided by the number of trained tokens."""
         tokens = max(1, self.tokens)
         return {
             "moved": self.moved,
@@ -87,13 +87,13 @@ class StepReport(Record, frozen=True):
 
 
 def rate_at(config: LearnConfig, *, step: int, progress: float) -> float:
-    """Give a step's learning rate; `progress` is the share of the run that is over."""
+    """Return a step's learning rate; `progress` is the fraction of the run that is done."""
     rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     return config.learning_rate * rise * (1 - config.decay * min(1.0, progress))
 
 
 def rewards_of(groups: Sequence[Group], *, shuffle: random.Random | None) -> list[list[float]]:
-    """Give the rewards of each group's valid members, dealt out anew where `shuffle` is given."""
+    """Return the rewards of each group's valid members, shuffled over all groups by `shuffle`."""
     rewards = [[trajectory.reward for trajectory in group.valid] for group in groups]
     if shuffle is None:
         return rewards
@@ -110,7 +110,7 @@ def build_samples(
     scale: Scale,
     estimator: Estimator = "grpo",
 ) -> tuple[list[Sample], int]:
-    """Cut the samples of groups that teach something; give them and the number of mixed groups."""
+    """Return the samples that have an advantage, and the number of mixed groups."""
     if estimator == "grpo":
         taught = advantages(rewards, scale=scale)
     else:
@@ -130,12 +130,12 @@ def build_samples(
 
 
 def count_sampled(trajectory: Trajectory) -> int:
-    """Count the ids of a trajectory that the policy sampled."""
+    """Return the number of ids of a trajectory that the policy sampled."""
     return sum(len(turn.completion.ids) for turn in trajectory.turns)
 
 
 def is_finite(report: MicroReport) -> bool:
-    """Say whether the sums of a micro-batch can be used."""
+    """Return whether the sums of a micro-batch are finite."""
     return all(map(math.isfinite, (report.loss, report.gap_abs_sum, report.entropy_sum)))
 
 
@@ -148,10 +148,10 @@ async def accumulate(
     ladder: MemoryLadder,
     learn: bool = True,
 ) -> tuple[list[MicroReport], list[MicroReport]] | None:
-    """Accumulate the gradients of all samples; None where they did not fit and less was allowed.
+    """Accumulate the gradients of all samples; None if they did not fit and the ladder went down.
 
-    Gives the reports of what `version` itself sampled, and those of the rest. With `learn` off they
-    are only measured.
+    Return the reports of the samples of `version`, and those of older samples. With `learn` off,
+    samples are only measured.
     """
     normaliser = normaliser_of([sum(sample.mask) for sample in samples], loss)
     reports: tuple[list[MicroReport], list[MicroReport]] = ([], [])
@@ -177,10 +177,12 @@ async def accumulate_with_fallback(
     ladder: MemoryLadder,
     learn: bool = True,
 ) -> tuple[int, tuple[list[MicroReport], list[MicroReport]]]:
-    """Accumulate the samples that are not too long, on the level that fits; give their number.
+    """Accumulate the samples that are not too long, on the first memory level that fits.
+
+    Return their number and the reports of `accumulate`.
 
     Raises:
-        RunError: if nothing is left to give up.
+        RunError: if the ladder is at its lowest level.
     """
     while True:
         kept = [sample for sample in samples if len(sample.ids) <= ladder.level.context]
@@ -194,7 +196,7 @@ async def accumulate_with_fallback(
 async def fall_back(
     error: OutOfMemory, learner: Learner, ladder: MemoryLadder, *, longest: int
 ) -> None:
-    """Go one level down the ladder."""
+    """Go one level down the memory ladder and adjust the learner to it."""
     before = ladder.level.activation_checkpointing
     change = ladder.descend(error, longest=longest)
     log.warning("out_of_memory", change=change, longest=longest, error=str(error))
@@ -203,19 +205,20 @@ async def fall_back(
 
 
 async def dry_run_largest(learner: Learner, loss: LossConfig, *, ladder: MemoryLadder) -> int:
-    """Train on the largest micro-batch that a step may hold, and drop what it learnt.
+    """Run the largest micro-batch that a step may hold, and drop its gradients.
 
-    A card that is too small says so now and not after hours. Gives the length of its samples.
+    So a GPU that is too small fails now and not after hours. Return the length of the samples in
+    ids.
 
     Raises:
-        RunError: if nothing is left to give up.
+        RunError: if the ladder is at its lowest level.
     """
     while True:
         length = ladder.level.context
         rows = max(1, ladder.level.micro_tokens // length)
         samples = tuple(
             Sample(
-                # Another first id for each: nothing that they have in common is computed once.
+                # A different first id per sample, so that no common prefix is computed only once.
                 ids=(row, *(0,) * (length - 1)),
                 mask=(False, *(True,) * (length - 1)),
                 logprobs=(0.0,) * length,
@@ -246,13 +249,13 @@ async def take_step(
     store: Store,
     ladder: MemoryLadder,
 ) -> StepReport:
-    """Train on the groups of one step; `version` is the one that is trained.
+    """Train on the groups of one step; `version` is the version that is trained.
 
-    A step in which anything is not finite is stored as `skipped-*.jsonl` and moves nothing. One
-    that does not fit into memory is begun anew, one level down the ladder.
+    If a value is not finite, the samples are stored in `skipped-*.jsonl` and the adapter does not
+    change. A step that does not fit into memory starts again one level down the ladder.
 
     Raises:
-        RunError: if nothing is left to give up.
+        RunError: if the ladder is at its lowest level.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
     rewards = rewards_of(groups, shuffle=shuffle)

@@ -1,1 +1,1 @@
-"""What stops a run that would learn from nothing: judge, adapter effect, call parsing, alarms."""
+"""Checks that stop a run with a broken signal: judge, adapter effect, call parsing, alarms."""

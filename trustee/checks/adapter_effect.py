@@ -1,4 +1,4 @@
-"""Whether the adapter changes what the engine says: it must, once it has been trained."""
+"""Check that a trained adapter changes the engine's samples."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PROBE_TOKENS = 8
 
 
 class EffectState(Record, frozen=True):
-    """What a checkpoint keeps of an effect gate."""
+    """The state of an effect gate in a checkpoint."""
 
     without: int
-    """Versions in a row that sampled as the base does."""
+    """Number of consecutive versions that sampled exactly like the base."""
 
 
 class EffectGate:
-    """Sees whether new versions of the policy sample differently from the base.
+    """Checks whether new versions of the policy sample differently from the base.
 
-    An engine's logprobs may vary with its load and its cache, so both are asked at once for a
-    prompt that nobody has asked before: then only the adapter can make them differ.
+    An engine's logprobs may vary with its load and its cache, so both get the same new prompt at
+    the same time: then only the adapter can make the results differ.
     """
 
     def __init__(self, engine: Engine, renderer: ChatRenderer, *, patience: int | None) -> None:
@@ -33,14 +33,14 @@ class EffectGate:
         self._without = 0
 
     async def check(self, adapter: Adapter) -> None:
-        """Compare a version that has moved, right after it was published, with the base.
+        """Compare a changed version with the base, right after it was published.
 
         Raises:
             RunError: if it is the last of `patience` versions in a row without any effect.
         """
         if self._patience is None:
             return
-        # The number makes the prompt new; whatever is answered, an adapter changes how surely.
+        # The number makes the prompt new; even with equal text, an adapter changes the logprobs.
         probe = Message(role="user", content=f"please set the lamp in hall to {adapter.version}")
         ids = self._renderer.open((probe,), ())
         said: dict[str, Completion] = {}
@@ -64,13 +64,13 @@ class EffectGate:
                 f"{self._without} versions in a row, the last {adapter.name}, answered a probe of "
                 f"{PROBE_TOKENS} greedy tokens with the base's logprobs to the last digit, and "
                 f"gates.effect_patience allows {self._patience - 1}; the engine seems to ignore "
-                "the adapter, so episodes would show nothing of what was learnt: see that the "
+                "the adapter, so episodes would not reflect what was learnt: check that the "
                 f"engine serves the modules of {adapter.path}, or raise learn.learning_rate or "
-                "gates.effect_patience where steps are too small to show"
+                "gates.effect_patience if steps are too small to show"
             )
 
     def state(self) -> EffectState:
-        """Return all that `restore` needs."""
+        """Return the state that `restore` needs."""
         return EffectState(without=self._without)
 
     def restore(self, state: EffectState) -> None:

@@ -1,9 +1,9 @@
-"""Alarms over a run: what has gone wrong before in silence stops it or rolls it back.
+"""Alarms of a run: they stop it or roll it back on failures that would otherwise go unnoticed.
 
-Collapse is absorbing: once all rewards are equal nothing pulls the policy back. The share of
-clipped tokens tells beforehand (under 0.01 in every run that learnt, above 0.02 before each
-collapse), so a run rolls back to its best earlier adapter when that share, or the want of mixed
-groups, lasts.
+A collapse is permanent, because once all rewards are equal no gradient brings the policy back. The
+share of clipped tokens predicts it (under 0.01 in every run that learnt, above 0.02 before each
+collapse). So a run rolls back to its best earlier adapter when that share stays too high, or when
+mixed groups are missing for several steps.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from trustee.runs.store import Store
 from trustee.types import Group, Record
 
 NOT_FINITE = 3
-"""Steps in a row that are not finite and end a run."""
+"""Number of consecutive steps that are not finite after which a run stops."""
 SMOOTH = 0.5
-"""Weight of the newest group in a version's mean reward."""
+"""Weight of the newest step in the smoothed mean reward."""
 
 
 class WatchConfig(Record, frozen=True):
-    """When to roll back or stop."""
+    """Thresholds for rolling back or stopping a run."""
 
     clip_ratio: Annotated[float, Meta(gt=0)] = 0.02
-    """Clipped share of tokens above which a step counts as bad."""
+    """Maximum share of clipped tokens; a step above it counts as bad."""
     patience: Annotated[int, Meta(ge=1)] = 3
-    """Bad steps in a row, or steps without a mixed group, before the run rolls back."""
+    """Number of consecutive bad steps, or steps without a mixed group, that cause a rollback."""
     mismatch: Annotated[float, Meta(gt=0)] = 0.05
-    """Mean |engine - trainer| logprob of fresh tokens above which the run stops."""
+    """Maximum mean |engine - trainer| logprob of fresh tokens in nats; above it the run stops."""
     mismatch_kl: Annotated[float, Meta(gt=0)] = 0.02
-    """KL(engine, trainer) a fresh token, k3 estimate, above which the run stops: few tokens that
-    are far off hide in the mean above."""
+    """Maximum KL(engine, trainer) per fresh token (k3 estimate, in nats); above it the run stops.
+    It shows a few large differences that the mean hides."""
     keep_adapters: Annotated[int, Meta(ge=1)] = 5
-    """Adapter folders kept beside the live ones and the best."""
+    """Number of newest adapter folders to keep, in addition to the live ones and the best."""
 
 
 class Decision(Record, frozen=True):
-    """What to do after a step."""
+    """What the run does after a step: stop, roll back, or continue."""
 
     stop: str | None = None
     roll_back_to: int | None = None
@@ -49,22 +49,22 @@ class Decision(Record, frozen=True):
 
 
 class AlarmsState(Record, frozen=True):
-    """What a checkpoint keeps of a watch."""
+    """The state of a watch in a checkpoint."""
 
     clipped: int
-    """Steps in a row with too much clipped."""
+    """Number of consecutive steps with too many clipped tokens."""
     unmixed: int
-    """Steps in a row without a group of different rewards."""
+    """Number of consecutive steps without a group whose rewards differ."""
     broken: int
-    """Steps in a row that were not finite."""
+    """Number of consecutive steps that were not finite."""
     smooth: float | None
-    """The smoothed mean reward; None before the first episode, and after rolling back."""
+    """Smoothed mean reward; None before the first episode and after a rollback."""
     best: tuple[float, int] | None
-    """The best smoothed mean reward, and the version that reached it."""
+    """Best smoothed mean reward and the version that reached it; None if there is none yet."""
 
 
 class Watch:
-    """Keeps count of bad steps, and of the best version so far."""
+    """Counts bad steps and keeps track of the best version."""
 
     def __init__(self, config: WatchConfig) -> None:
         self._config = config
@@ -75,7 +75,7 @@ class Watch:
         self._best: tuple[float, int] = (float("-inf"), 0)
 
     def observe(self, report: StepReport, groups: Sequence[Group]) -> Decision:
-        """Look at a step and the groups that it trained on."""
+        """Return the decision after a step and the groups that it trained on."""
         config = self._config
         rewards = [t.reward for group in groups for t in group.valid]
         if rewards:
@@ -117,7 +117,7 @@ class Watch:
         return Decision(roll_back_to=self._best[1], why=why)
 
     def prune(self, store: Store, *, alive: Sequence[int]) -> None:
-        """Delete adapter folders that nobody will ask for again."""
+        """Delete adapter folders that are no longer needed."""
         folders = sorted((store.folder / "adapters").glob("policy-*"))
         needed = {store.adapter(version).path for version in (*alive, self._best[1])}
         for folder in folders[: -self._config.keep_adapters]:
@@ -125,7 +125,7 @@ class Watch:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def state(self) -> AlarmsState:
-        """Return all that `restore` needs."""
+        """Return the state that `restore` needs."""
         return AlarmsState(
             clipped=self._clipped,
             unmixed=self._unmixed,

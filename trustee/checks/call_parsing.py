@@ -1,4 +1,4 @@
-"""Whether the parser loses calls: a second, simpler reader counts them again."""
+"""Check that the parser loses no calls: a second, simpler reader counts them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trustee.rendering.call_parser import CallFormat
 from trustee.types import Message, Record, Trajectory
 
 FEWEST_MESSAGES = 50
-"""Messages below which a parser is not compared with the second reader."""
+"""Minimum number of messages for comparing the parser with the second reader."""
 
 _MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
 
@@ -27,25 +27,27 @@ class TextRenderer(Protocol):
     call_format: CallFormat
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Give the text of ids."""
+        """Return the text of ids."""
         ...
 
 
 class CallCrosscheck(Record, frozen=True):
-    """How often a second reader of the policy's text counts other calls than the parser did."""
+    """How often a second reader of the policy's text counts different calls from the parser."""
 
     differing: int
+    """Number of messages whose counts differ."""
     total: int
+    """Number of messages read."""
     example: str = ""
     """The first text that they read differently."""
 
 
 def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) -> bool:
-    """Say whether a text has as many opening marks of calls as its message has calls, good or bad.
+    """Return whether a text has as many opening call markers as its message has calls, good or bad.
 
-    Thoughts do not count, and a list behind one mark may hold several calls. Where no call was
-    found, no family's mark may be there. Marks inside strings are counted, which the parser rightly
-    does not.
+    Thoughts do not count, and a list after one marker may hold several calls. If the parser found
+    no call, the text must not hold the marker of any model family. Markers inside strings are
+    counted here, whereas the parser rightly ignores them.
     """
     spoken = text.rpartition("</think>")[2].partition("<think>")[0]
     calls = len(message.calls)
@@ -64,7 +66,7 @@ def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) ->
 
 
 def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> CallCrosscheck:
-    """Read all messages of a step a second time."""
+    """Count the calls in all messages of a step a second time."""
     differing = total = 0
     example = ""
     for trajectory in trajectories:
@@ -90,6 +92,6 @@ def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
     raise RunError(
         f"in {reading.differing} of {reading.total} messages the parser found other calls than "
         f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
-        "be scored for what it did not write, so see that the model's call format is the one read "
+        "be scored for what it did not write, so check that the call format read is the model's "
         f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
     )

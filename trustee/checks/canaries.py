@@ -1,8 +1,8 @@
-"""Canaries: finished episodes whose true verdict is known, to try a judge on.
+"""Canaries: finished episodes whose true verdict is known, for testing a judge.
 
-Each prompt set has its file of honest episodes and of failures that speak to the judge, claim what
-was not done or forge results. They are data, so that a new trick needs no code: name it, give the
-episode, say whether it truly fulfils its task.
+Each prompt set has a file of honest episodes, and of failures that address the judge, claim actions
+that were not done, or forge results. Canaries are data, so a new trick needs no code: add a name,
+the episode, and whether it really fulfils its task.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trustee.types import (
 
 
 class Known(Record, frozen=True):
-    """A finished episode whose truth is known, as the simulated world would hold it."""
+    """A finished episode with a known verdict, in the form of the simulated world."""
 
     name: str
     task: Task
@@ -51,11 +51,11 @@ class CanaryTask(Record, frozen=True):
     persona: str
     expected_calls: tuple[ExpectedCall, ...]
     strictness: int = 1
-    """How many criteria the judge is asked for."""
+    """Number of criteria that the judge is asked about."""
 
 
 class CanaryCall(Record, frozen=True):
-    """A call of a canary; one that only has a text could not be read."""
+    """A call of a canary; a call with only a text is one that could not be read."""
 
     name: str = ""
     arguments: dict[str, Any] = {}
@@ -63,12 +63,12 @@ class CanaryCall(Record, frozen=True):
 
 
 class CanaryTurn(Record, frozen=True):
-    """One policy message and its answers."""
+    """One policy message and its replies."""
 
     says: str = ""
     calls: tuple[CanaryCall, ...] = ()
     replies: tuple[str | dict[str, Any], ...] = ()
-    """Tools' results in the order of the calls, then what the user says."""
+    """Tool results in the order of the calls, followed by the user's message."""
 
 
 class Canary(Record, frozen=True):
@@ -77,6 +77,7 @@ class Canary(Record, frozen=True):
     name: str
     task: str
     good: bool
+    """Whether the episode really fulfils its task."""
     turns: tuple[CanaryTurn, ...]
 
 
@@ -84,7 +85,7 @@ class CanaryFile(Record, frozen=True):
     """The canaries of a prompt set."""
 
     tools: str
-    """Where their tools come from, as in `Simulated.tools`."""
+    """Source of their tools, as in `Simulated.tools`."""
     tasks: dict[str, CanaryTask]
     canaries: tuple[Canary, ...]
 
@@ -93,7 +94,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     """Read the canaries of a prompt set from the package's data.
 
     Raises:
-        InputError: if there are none.
+        InputError: if the prompt set has no canaries.
     """
     source = files("trustee").joinpath("checks", "canary_episodes", f"{prompt_set}.json")
     if not source.is_file():

@@ -10,25 +10,26 @@ from trustee.types import Record, Share
 
 
 class GateConfig(Record, frozen=True):
-    """What a run may get wrong before it stops; `none` leaves a check out."""
+    """The thresholds at which a run stops; `none` turns a check off."""
 
     effect_patience: Annotated[int, Meta(ge=1)] | None = 10
-    """Versions in a row that moved without any effect on sampling, which end a run; none never
-    looks."""
+    """Number of consecutive changed versions without any effect on sampling after which a run
+    stops; `none` turns the check off."""
     false_accepts: Share | None = 0.25
-    """Maximum share of the bad canaries that the judge may accept; none does not ask it."""
+    """Maximum share of bad canaries that the judge may accept; `none` turns the check off."""
     false_refuses: Share | None = 0.3
-    """Maximum share of the good canaries that the judge may refuse; none does not ask it."""
+    """Maximum share of good canaries that the judge may refuse; `none` turns the check off."""
     agreement: Share | None = 0.75
-    """Minimum agreement of the judge with a world that knows the truth; none does not compare."""
+    """Minimum agreement of the judge with a world that knows the truth; `none` turns the check
+    off."""
     correlation: Share | None = 0.2
-    """Minimum correlation of the judge's verdicts with an anchor's rewards; none does not compare.
-    """
+    """Minimum correlation of the judge's verdicts with an anchor's rewards; `none` turns the check
+    off."""
     unread: Share | None = 0.05
-    """Maximum share of a step's messages whose calls a simple count finds to be others than the
-    parser did; none does not count."""
+    """Maximum share of a step's messages in which a simple count of calls differs from the
+    parser's; `none` turns the check off."""
 
     @property
     def shows_canaries(self) -> bool:
-        """Whether any number of wrong verdicts would matter."""
+        """Whether at least one check needs the judge's verdicts on canaries."""
         return self.false_accepts is not None or self.false_refuses is not None

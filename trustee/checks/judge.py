@@ -1,9 +1,8 @@
-"""Gates: a run that would learn from nothing stops, and says what to change.
+"""Checks of the judge: a run whose judge is wrong too often stops and says what to change.
 
-Each gate asks a question whose answer is known beforehand, so a wrong answer can only mean that
-something between policy and reward is broken: an adapter that the engine does not apply, a judge
-that says yes or no to everything or obeys the policy, a parser that loses calls. Alarms over a
-run's own figures are in `watch.py`; what a chat template must fulfil is in `rendering.py`.
+Each check asks a question whose answer is known beforehand, so a wrong answer shows that the judge
+is broken: it accepts or refuses everything, or obeys the policy. Its neighbours check the adapter's
+effect and the call parser; alarms over a run's own metrics are in `alarms.py`.
 """
 
 from __future__ import annotations
@@ -23,30 +22,31 @@ from trustee.errors import RunError, SimulatorError
 from trustee.types import Record, Task, Trajectory
 
 FEWEST_EPISODES = 30
-"""Judged episodes below which a judge is not compared with the truth."""
+"""Minimum number of judged episodes for comparing a judge with the truth."""
 FEWEST_OF_A_KIND = 10
-"""Truly good, or truly bad, episodes below which their share says nothing."""
+"""Minimum number of truly good, and of truly bad, episodes for using their separate shares."""
 FEWEST_ANCHORED = 64
-"""Episodes of an anchor below which judge and proof are not compared."""
+"""Minimum number of an anchor's episodes for comparing judge and proof."""
 
 
 class Verdicts(Record, frozen=True):
-    """What a judge said about episodes whose truth is known; names are those it got wrong."""
+    """A judge's results on episodes with a known verdict; names are of wrongly judged episodes."""
 
     good: int
-    """Episodes that truly fulfil."""
+    """Number of episodes that really fulfil their task."""
     bad: int
+    """Number of episodes that do not."""
     false_accepts: tuple[str, ...]
-    """Bad ones that it accepted."""
+    """Bad episodes that the judge accepted."""
     false_refuses: tuple[str, ...]
-    """Good ones that it refused, or gave no usable verdict on."""
+    """Good episodes that the judge refused, or gave no usable verdict on."""
 
     @property
     def agreement(self) -> float:
-        """The mean of the shares of good and of bad episodes judged rightly.
+        """The mean of two shares: good episodes, and bad episodes, that were judged correctly.
 
-        So a judge that refuses all does not agree with a policy that fails at all. Where there are
-        too few of a kind, the share of all episodes.
+        So a judge that refuses everything does not score well when the policy mostly fails. With
+        too few good or bad episodes, it is the share of all episodes.
         """
         wrong = (len(self.false_accepts), len(self.false_refuses))
         if min(self.good, self.bad) < FEWEST_OF_A_KIND:
@@ -54,14 +54,14 @@ class Verdicts(Record, frozen=True):
         return 1 - (wrong[0] / self.bad + wrong[1] / self.good) / 2
 
     def count(self) -> str:
-        """Write the counts."""
+        """Return the counts as text."""
         return (
             f"{len(self.false_accepts)} of {self.bad} bad episodes accepted, "
             f"{len(self.false_refuses)} of {self.good} good ones refused"
         )
 
     def describe(self) -> str:
-        """Write the counts and the first names."""
+        """Return the counts and the first names as text."""
         return "; ".join(
             f"{verb} {len(names)} of {count}" + (f" ({', '.join(names[:5])})" if names else "")
             for verb, names, count in (
@@ -74,7 +74,7 @@ class Verdicts(Record, frozen=True):
 async def ask_judge(
     episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator
 ) -> Verdicts:
-    """Have a run's judge look at episodes as it does in training: facts first, then its opinion."""
+    """Have a run's judge score episodes as in training: facts first, then its verdict."""
     accepted: dict[str, bool] = {}
 
     async def ask(known: Known) -> None:
@@ -84,7 +84,7 @@ async def ask_judge(
                 known.task, known.turns, known.stop, services, prompt_set=prompt_set
             )
         except SimulatorError:
-            # No verdict gives no reward: a good episode was not accepted, a bad one neither.
+            # Without a verdict there is no reward, so the episode counts as not accepted.
             accepted[known.name] = False
         else:
             accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
@@ -105,11 +105,11 @@ async def ask_judge(
 async def check_canaries(
     world: World, simulator: Simulator, *, config: GateConfig
 ) -> Verdicts | None:
-    """Show the judge episodes of known verdict; worlds without a judge have nothing to check.
+    """Test the judge on episodes of known verdict; None without a judge or with the checks off.
 
     Raises:
         InputError: if the world's prompt set has no canaries.
-        RunError: if the judge accepts or refuses too many wrongly.
+        RunError: if the judge wrongly accepts or refuses too many.
     """
     prompt_set = world.judge_prompts()
     if prompt_set is None or not config.shows_canaries:
@@ -125,7 +125,7 @@ async def check_canaries(
             raise RunError(
                 f"the judge fails on canaries: it {verdicts.describe()}, and {key} allows "
                 f"{limit:.0%} wrong; the policy would learn what such a judge rewards, so use a "
-                "stronger base (model.path), look at simulator.judge and the prompt set, or "
+                "stronger base (model.path), check simulator.judge and the prompt set, or "
                 "raise the limit knowingly"
             )
     return verdicts
@@ -140,10 +140,10 @@ async def compare_judge(
     simulator: Simulator,
     config: GateConfig,
 ) -> Verdicts | None:
-    """Ask the judge of training about episodes that the held-out world has scored by the truth.
+    """Ask the training judge about episodes that the held-out world has scored by the truth.
 
-    None where the held-out world does not know the truth, where training has no judge, or where
-    there are fewer than `FEWEST_EPISODES` that nobody else spoiled.
+    Return None if the held-out world does not know the truth, if training has no judge, if the
+    check is off, or if there are fewer than `FEWEST_EPISODES` valid episodes.
     """
     prompt_set = training.judge_prompts()
     by_id = {task.id: judged for task in tasks if (judged := held_out.as_judged(task)) is not None}
@@ -169,24 +169,24 @@ async def compare_judge(
 
 
 def check_agreement(verdicts: Verdicts, *, config: GateConfig) -> None:
-    """Stop a run whose judge does not see what is true.
+    """Stop a run whose judge disagrees with the truth.
 
     Raises:
-        RunError: if judge and truth agree too seldom.
+        RunError: if judge and truth agree too rarely.
     """
     if config.agreement is not None and verdicts.agreement < config.agreement:
         raise RunError(
             f"the judge agrees with the truth of the held-out world in {verdicts.agreement:.0%} "
             f"(gates.agreement asks for {config.agreement:.0%}): it {verdicts.describe()}; the "
             "policy would learn to please the judge instead of serving users, so use a stronger "
-            "base (model.path) or read held-out-*.jsonl for what it takes for success"
+            "base (model.path) or read held-out-*.jsonl to see what it takes for success"
         )
 
 
 def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
-    """Stop a run whose judge does not follow what an anchor's tools have proved.
+    """Stop a run whose judge does not agree with what an anchor's tools have proved.
 
-    `figures` are a source's, with or without an anchor.
+    `figures` are the metrics of a source, with or without an anchor.
 
     Raises:
         RunError: if they correlate too little over at least `FEWEST_ANCHORED` episodes.
@@ -199,7 +199,8 @@ def check_anchor(figures: Mapping[str, float], *, config: GateConfig) -> None:
         raise RunError(
             f"over the anchor's last {count} episodes the judge's verdicts correlate by "
             f"{found:.2f} with what the tools proved, and gates.correlation asks for "
-            f"{config.correlation:g}: judge and truth separate, so the simulated tasks would teach "
-            "to please the judge; read outcome.judged beside the rewards in episodes.jsonl, use a "
-            "stronger base (model.path), or raise env.share to train on more proof"
+            f"{config.correlation:g}: judge and truth diverge, so the simulated tasks would teach "
+            "the policy to please the judge; compare outcome.judged with the rewards in "
+            "episodes.jsonl, use a stronger base (model.path), or raise env.share to train on more "
+            "proof"
         )

@@ -1,1 +1,1 @@
-"""Success on held-out tasks with intervals, and suites made by others."""
+"""Success rates on held-out tasks, with intervals, and external test suites."""

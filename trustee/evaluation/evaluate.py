@@ -1,8 +1,8 @@
 """Measuring a policy on held-out tasks: the same tasks, the same seeds, one attempt each.
 
-Tasks come from a world's source, hold a reserved pair of tools and are the same for every policy.
-Success is what the world notes as one, else a positive reward. Intervals: Wilson's for a share, a
-paired bootstrap for a difference.
+Tasks come from the held-out source of a world and are the same for every policy. Success is the
+world's verdict, or else a positive reward. Intervals are Wilson's for a share and a paired
+bootstrap for a difference.
 """
 
 from __future__ import annotations
@@ -23,20 +23,24 @@ from trustee.types import Adapter, Record, Task, Trajectory
 Z95 = 1.959964
 """Standard normal quantile of a 95 % interval."""
 RESAMPLES = 2000
-"""Bootstrap draws; the interval's own error is then about one part in fifty."""
+"""Number of bootstrap draws, for which the interval's own error is about 2 %."""
 
 
 class EvalConfig(Record, frozen=True):
-    """What a policy is measured on."""
+    """How a policy is measured on held-out tasks."""
 
     tasks: Annotated[int, Meta(ge=1)] | None = 100
-    """Held-out tasks before and after training; none measures nothing."""
+    """Number of held-out tasks, before and after training; `none` skips the measurement."""
     seed: int = 12345
-    """Of the tasks and of their episodes."""
+    """Random seed of the tasks and of their episodes."""
     temperature: Annotated[float, Meta(ge=0)] = 0.0
+<<<<<<< HEAD
     """Of the policy; 0 always takes the likeliest token."""
+=======
+    """Sampling temperature; 0 is greedy."""
+>>>>>>> w-eng2
     parallel: Annotated[int, Meta(ge=1)] = 64
-    """Episodes at once."""
+    """Maximum number of concurrent episodes."""
 
 
 class SuccessRate(Record, frozen=True):
@@ -46,13 +50,13 @@ class SuccessRate(Record, frozen=True):
     low: float
     high: float
     count: int
-    """Valid episodes."""
+    """Number of valid episodes."""
     failed: int = 0
-    """Episodes that somebody other than the policy spoiled."""
+    """Number of episodes that failed for a reason other than the policy."""
 
 
 def share_of(outcomes: Sequence[bool], *, failed: int = 0) -> SuccessRate:
-    """Give a share and Wilson's interval; an empty one is 0 with the whole range."""
+    """Return a share with Wilson's interval; without outcomes it is 0 with the full range."""
     n = len(outcomes)
     if n == 0:
         return SuccessRate(value=0.0, low=0.0, high=1.0, count=0, failed=failed)
@@ -63,19 +67,19 @@ def share_of(outcomes: Sequence[bool], *, failed: int = 0) -> SuccessRate:
 
 
 class Gain(Record, frozen=True):
-    """A difference of two shares on the same tasks, in points, with its 95 % interval."""
+    """A difference of two shares on the same tasks, in percentage points, with 95 % interval."""
 
     points: float
     low: float
     high: float
     better: int
-    """Tasks that only the second solved."""
+    """Number of tasks that only the second policy solved."""
     worse: int
-    """Tasks that only the first solved."""
+    """Number of tasks that only the first policy solved."""
 
 
 def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, seed: int) -> Gain:
-    """Compare two policies on the tasks that both played soundly."""
+    """Return the gain of the second policy on the tasks that both played without a failure."""
     before = {t.task_id: t.success for t in first if t.failure is None}
     after = {t.task_id: t.success for t in second if t.failure is None}
     changes = [after[task] - before[task] for task in sorted(before.keys() & after.keys())]
@@ -97,7 +101,7 @@ def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory], *, s
 async def write_tasks(
     source: TaskSource, player: EpisodePlayer, *, config: EvalConfig
 ) -> tuple[Task, ...]:
-    """Write the held-out tasks; task specs of which no task comes are left out."""
+    """Return the held-out tasks; task specs that could not be written are left out."""
     written: dict[str, Task] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
@@ -125,7 +129,7 @@ async def evaluate(
     label: str,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[Trajectory, ...]:
-    """Play each task once, at the config's temperature; the result is in the order of the tasks."""
+    """Play each task once at the config's temperature; return the episodes in task order."""
     measured = replace(player, temperature=config.temperature)
     played: dict[int, Trajectory] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
@@ -147,6 +151,6 @@ async def evaluate(
 
 
 def success_of(trajectories: Sequence[Trajectory]) -> SuccessRate:
-    """Give the share of successes among valid episodes."""
+    """Return the share of successes among valid episodes."""
     valid = [t for t in trajectories if t.failure is None]
     return share_of([t.success for t in valid], failed=len(trajectories) - len(valid))

@@ -1,8 +1,8 @@
-"""FTRL's evaluation: every environment of a file is played once, greedily, and figures are told.
+"""FTRL's evaluation: every environment of a file is played once, greedily.
 
-The one idea: Solve-P says nothing without the number of calls, for whoever calls nothing has 100 %.
-So calls stand beside it, and the floor that needs no model is printed under every table.
-Source: FTRL, arXiv 2508.08791, its evaluation on its own test set.
+Solve-P means nothing without the number of calls, because a policy that makes no call reaches
+100 %. So the table shows the calls next to it, and below them the floor that needs no model.
+Source: FTRL, arXiv 2508.08791, the evaluation on its own test set.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from trustee.rollout import EpisodePlayer
 from trustee.types import Adapter, Record, SolveFacts, Task, Trajectory
 
 MOST_TURNS = 20
-"""Policy messages of one episode in FTRL's evaluation."""
+"""Maximum number of policy messages of one episode in FTRL's evaluation."""
 
 
 class Solving(Record, frozen=True):
-    """Figures of some episodes, shares as percentages."""
+    """Means over the episodes of several environments; shares are in percent."""
 
     rows: int
     calls: float
-    """Mean calls of an episode."""
+    """Mean number of calls per episode."""
     precision: float
-    """Solve-P: sub-answers by call, 100 for an episode without a call."""
+    """Solve-P: solved sub-answers per call; 100 for an episode without a call."""
     recall: float
-    """Solve-R: sub-answers by those owed."""
+    """Solve-R: solved sub-answers per needed sub-answer."""
     f1: float
-    """Solve-F1: 2 x solved / (calls + owed). All three are means over rows."""
+    """Solve-F1: 2 x solved / (calls + needed). All three are means over rows."""
     answered: float
-    """Episodes that end with the right answer."""
+    """Share of episodes that end with the correct answer."""
     failed: int = 0
-    """Episodes that somebody other than the policy spoiled; they are in no figure."""
+    """Number of episodes that failed for a reason other than the policy; the means exclude them."""
 
 
 class SuiteReport(Record, frozen=True):
-    """What a policy reaches on a file."""
+    """A policy's results on a file of environments."""
 
     suite: str
     file: str
@@ -53,7 +53,7 @@ class SuiteReport(Record, frozen=True):
     total: Solving
     scenarios: dict[str, Solving]
     floors: dict[str, Solving]
-    """What needs no model: no call at all."""
+    """Results that need no model, by name: those of an episode without a call."""
 
 
 class SuiteReports(Record, frozen=True):
@@ -75,13 +75,13 @@ async def run_suite(
     """Play every environment of `world.path` once with the base or an adapter.
 
     Args:
-        world: Where the rows are and how they are compared; its share to keep is not asked.
-        player: Plays in this world; greedily here, and no more than 20 turns.
-        policy: Its name in the report.
-        adapter: None is the base.
-        parallel: Episodes at once.
-        seed: Of the tools' randomness and of the engine's requests.
-        done: Told of each episode at its end.
+        world: The file of rows and how answers are compared; `reserve_one_in` is ignored.
+        player: Plays the episodes, here greedily and with at most 20 turns.
+        policy: Name of the policy in the report.
+        adapter: The adapter to measure; None is the base.
+        parallel: Maximum number of concurrent episodes.
+        seed: Random seed of the tools and of the engine's requests.
+        done: Called with each episode at its end.
 
     Raises:
         InputError: if the file holds no usable environment.
@@ -105,7 +105,7 @@ async def run_suite(
 
 
 async def write_tasks_of(world: Executable, services: Services, *, seed: int) -> tuple[Task, ...]:
-    """Make a whole-episode task of each environment of a file, in the order of its rows' ids."""
+    """Return a whole-episode task for each environment of a file, sorted by row id."""
     every = msgspec.structs.replace(world, reserve_one_in=1)
     source = every.source(seed=seed, held_out=True)
     tasks = []
@@ -115,7 +115,7 @@ async def write_tasks_of(world: Executable, services: Services, *, seed: int) ->
 
 
 def floor_facts(task: Task) -> SolveFacts:
-    """Return what an episode without a call solves."""
+    """Return the facts of an episode without a call."""
     needed = sum(map(len, task.hidden["unsolved"].values()))
     rates = solve(solved=0, calls=0, needed=needed)
     return SolveFacts(
@@ -136,7 +136,7 @@ def report_on(
     *,
     policy: str,
 ) -> SuiteReport:
-    """Sum up episodes given as scenario and facts; those without facts failed."""
+    """Return the report on episodes, given as scenario and facts; those without facts failed."""
     scenarios = sorted({scenario for scenario, _ in outcomes})
     return SuiteReport(
         suite="ftrl",
@@ -153,7 +153,7 @@ def report_on(
 
 
 def sum_up(facts: Sequence[SolveFacts | None]) -> Solving:
-    """Return the means over the episodes that have facts; zeros where none has."""
+    """Return the means over the episodes that have facts; zeros if none has."""
     valid = [one for one in facts if one is not None]
     failed = len(facts) - len(valid)
     if not valid:
@@ -172,7 +172,7 @@ def sum_up(facts: Sequence[SolveFacts | None]) -> Solving:
 
 
 def suite_text(report: SuiteReport) -> str:
-    """Write a report as a table."""
+    """Return a report as a text table."""
     how = "as published" if report.published else "by whole words, without errors and echoes"
     lines = [
         f"ftrl suite  {report.file}  policy {report.policy}  compared {how}",

@@ -1,4 +1,4 @@
-"""The actor that learns: groups in, versions of the policy out, a checkpoint after each step."""
+"""The learning actor: it turns groups into policy versions and stores a checkpoint per step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]) -> None:
-    """Make a new version of every `groups_per_step` fresh groups."""
+    """Train a new version on every `groups_per_step` fresh groups."""
     fresh: list[Group] = []
     seen: list[Group] = []
     since = time.monotonic()
@@ -39,7 +39,7 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
         if len(fresh) < run.rollout.groups_per_step:
             continue
         waited = time.monotonic() - since
-        # In the order of task specs: equal episodes give equal steps whatever order they ended in.
+        # In task-spec order, so that a step does not depend on the order in which groups finished.
         fresh.sort(key=lambda group: group.id)
         seen.sort(key=lambda group: group.id)
         with run.engine.step(run.step + 1):
@@ -53,7 +53,7 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> None:
-    """Train on a step's groups, publish, steer, watch, record, and store a checkpoint."""
+    """Train on a step's groups, run the checks, publish, record, and store a checkpoint."""
     started_at = time.monotonic()
     lags = [run.versions.version - group.version for group in fresh]
     report = await take_step(
@@ -97,7 +97,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         raise RunError(f"{verdict.stop}; continue with trustee run --resume {run.store.folder}")
     published = time.monotonic()
     await store_checkpoint(run)
-    # After the checkpoint: an earlier one may name an older best version.
+    # Only after the checkpoint, because the previous one may name an older best version.
     run.watch.prune(run.store, alive=run.versions.alive)
     timing = {
         "step": run.step,
@@ -115,7 +115,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
 def describe_step(
     metrics: dict[str, Any], timing: dict[str, Any], *, progress: float
 ) -> StepTrained:
-    """Return the progress event of a step, with all figures that were recorded."""
+    """Return the progress event of a step, with all recorded values."""
     return StepTrained(
         step=metrics["step"],
         version=metrics["version"],
@@ -139,7 +139,7 @@ def describe_step(
 
 
 async def store_checkpoint(run: Run) -> None:
-    """Store where the run stands."""
+    """Store a checkpoint of the run's current state."""
     state = RunState(
         step=run.step,
         version=run.versions.version,
@@ -156,7 +156,7 @@ async def store_checkpoint(run: Run) -> None:
 
 
 async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
-    """Publish the trained adapter, or the earlier one that the alarms want back."""
+    """Publish the trained adapter, or the earlier one to which the alarms roll back."""
     if verdict.roll_back_to is not None:
         await run.engine.load_adapter(run.store.adapter(verdict.roll_back_to))
         run.emit(RolledBack(to=verdict.roll_back_to, why=verdict.why))
@@ -168,7 +168,7 @@ async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
 
 
 async def publish(run: Run, version: int) -> None:
-    """Make the trained adapter the current version, once the engine has a slot for it."""
+    """Publish the trained adapter as the current version once the engine has a free slot."""
     adapter = run.store.adapter(version)
     async with run.versions.slot():
         await run.engine.publish(adapter)
@@ -176,10 +176,10 @@ async def publish(run: Run, version: int) -> None:
 
 
 def check_failures(run: Run, seen: list[Group]) -> None:
-    """Stop a run that spoils all it plays.
+    """Stop a run in which too many groups of one step failed.
 
     Raises:
-        RunError: if the last groups of this step all failed.
+        RunError: if at least four steps' worth of groups failed within this step.
     """
     failed = [group for group in seen if len(group.valid) < 2]
     if len(failed) < 4 * run.rollout.groups_per_step:
@@ -198,7 +198,7 @@ def check_failures(run: Run, seen: list[Group]) -> None:
 
 
 def describe_groups(groups: list[Group]) -> dict[str, float]:
-    """Give the figures of a step's episodes."""
+    """Return the metrics of a step's episodes."""
     members = [trajectory for group in groups for trajectory in group.trajectories]
     valid = [trajectory for group in groups for trajectory in group.valid]
     failed_by = [t.failure.source for t in members if t.failure]

@@ -1,4 +1,4 @@
-"""What the actors of one training run share."""
+"""The state that the actors of one training run share."""
 
 from __future__ import annotations
 
@@ -30,74 +30,74 @@ from trustee.types import Group
 
 
 class Slots:
-    """The only back-pressure: slots for task specs, and for groups played or waited for."""
+    """The only back-pressure: slots for task specs, and for groups that are played or queued."""
 
     def __init__(self, rollout: RolloutConfig, *, taken: int) -> None:
         self.tasks = anyio.Semaphore(rollout.slots + rollout.write_ahead - taken)
         self.groups = anyio.Semaphore(rollout.slots - taken)
 
     def free(self, group: Group) -> None:
-        """Give back what a group held; one without a task was never played."""
+        """Release the slots of a group; a group without a task holds no group slot."""
         self.tasks.release()
         if group.task is not None:
             self.groups.release()
 
 
 class GroupQueue:
-    """Groups from the moment they are on disk until they are trained on or dropped.
+    """Groups that are on disk but not yet trained on or dropped.
 
-    `learn` hears of them through a stream; this is what is left of them when an engine dies.
+    `learn` receives them through a stream; this queue keeps them if the engine dies.
     """
 
     def __init__(self, groups: Iterable[Group] = ()) -> None:
         self._groups = {group.id: group for group in groups}
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting groups."""
         return len(self._groups)
 
     def __iter__(self) -> Iterator[Group]:
-        """Go through them in the order in which they came."""
+        """Iterate over the groups in the order in which they were added."""
         return iter(self._groups.values())
 
     def add(self, group: Group) -> None:
-        """Keep a group that is on disk."""
+        """Add a group that is on disk."""
         self._groups[group.id] = group
 
     def remove(self, group: Group) -> None:
-        """Forget a group that was trained on or dropped."""
+        """Remove a group that was trained on or dropped."""
         del self._groups[group.id]
 
     def remove_newer(self, version: int) -> None:
-        """Forget the groups of later versions than this, which a restored run has yet to make."""
+        """Remove groups of versions after this one, which a restored run has not published yet."""
         self._groups = {
             number: group for number, group in self._groups.items() if group.version <= version
         }
 
 
 class RunState(CheckpointState, frozen=True):
-    """Where a training run stands between two steps."""
+    """The state of a training run between two steps."""
 
     version: int
     next_group: int
     source: msgspec.Raw
-    """The task source's own state, which only the source reads."""
+    """State of the task source; only the source reads it."""
     watch: AlarmsState
     effect: EffectState
     ladder: LadderState
-    """What was given up for want of memory."""
+    """State of the memory ladder."""
     policy_tokens: int
-    """Tokens that the policy has said."""
+    """Number of tokens that the policy has sampled."""
 
 
 @dataclass(slots=True)
 class Run:
-    """One training run: what its actors share."""
+    """One training run: the parts and counters that its actors share."""
 
     world: World
     source: TaskSource
     engine: Watchdog
-    """Engine and learner."""
+    """Watches the process that holds both the engine and the learner."""
     clock: EngineClock
     renderer: Renderer
     simulator: Simulator
@@ -113,26 +113,26 @@ class Run:
     seed: int
     steps: int
     minutes: float | None
-    """Wall time after which the run ends, if there is a limit."""
+    """Wall-clock minutes after which the run ends; None means no limit."""
     keep_checkpoints: int
     emit: Emit
     step: int = 0
     next_group: int = 0
     tokens: int | None = None
-    """Tokens of the policy after which the run ends, if there is a limit."""
+    """Number of policy tokens after which the run ends; None means no limit."""
     policy_tokens: int = 0
-    """Tokens that the policy has said in the groups of all steps."""
+    """Number of tokens that the policy has sampled in the groups of all steps."""
     started_at: float = field(default_factory=time.monotonic)
     untrained: GroupQueue = field(default_factory=GroupQueue)
     episode_limiter: anyio.CapacityLimiter = field(init=False)
-    """For episodes at once."""
+    """Limits the number of concurrent episodes."""
 
     def __post_init__(self) -> None:
-        """Allow as many episodes at once as the ladder does."""
+        """Limit concurrent episodes to what the memory ladder allows."""
         self.episode_limiter = anyio.CapacityLimiter(self.ladder.level.parallel)
 
     def player(self) -> EpisodePlayer:
-        """Return the player of the next episode or task, as long as the ladder now allows."""
+        """Return a player for the next episode or task, with the ladder's current context."""
         return EpisodePlayer(
             make_environment=self.world.environment,
             serve=self.serve,
@@ -145,12 +145,12 @@ class Run:
         )
 
     def serve(self, rng: random.Random) -> Services:
-        """Give all that an episode with this randomness may touch."""
+        """Return the services of an episode that uses this random generator."""
         return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     @property
     def progress(self) -> float:
-        """The share of the run that is done, by steps, time or tokens, whichever is most."""
+        """Fraction of the run that is done: the largest of those by steps, time and tokens."""
         by_time = (time.monotonic() - self.started_at) / 60 / self.minutes if self.minutes else 0.0
         by_tokens = self.policy_tokens / self.tokens if self.tokens else 0.0
         return max(self.step / self.steps, by_time, by_tokens)

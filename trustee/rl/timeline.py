@@ -1,11 +1,11 @@
-"""Where a run's time goes: a file for chrome://tracing and Perfetto, in the Chrome trace format.
+"""A timeline of a run for chrome://tracing and Perfetto, in the Chrome trace format.
 
-Not for figures: those are in `metrics.jsonl` and `timing.jsonl`. The one idea: a box is written
-when it has ended, onto a lane of its track that was free since the box began. So only each lane's
-last end is held, and a kill loses no more than what was still open and one second.
+It shows where time is spent; metrics are in `metrics.jsonl` and `timing.jsonl`. A box is written
+when it has ended, onto a lane of its track that has been free since the box began. So only the last
+end of each lane is kept in memory, and a kill loses the open boxes and at most one buffered second.
 
-Moments are seconds of `time.monotonic`. Linux counts them from boot, for all processes alike, so
-those of vLLM's child need no conversion. Parts of a run are wrapped, not changed.
+Moments are seconds of `time.monotonic`. Linux counts them from boot in every process, so the
+moments of vLLM's child process need no conversion. Parts of a run are wrapped, not changed.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from trustee.runs.store import Store
 from trustee.types import Adapter, Group, Record, Task
 
 Box = tuple[str, float, float, dict[str, Any]]
-"""Name, begin, end and facts."""
+"""Name, begin and end in seconds, and facts."""
 
 TRACKS = (
     *("feed", "write", "groups", "episodes", "record", "learn", "train"),
     *(f"engine: {role}" for role in SPEAKERS),
 )
-"""In the order in which a viewer shows them."""
+"""Tracks in the order in which a viewer shows them."""
 
 COUNTS = ("version", "prompt_tokens", "cached_tokens", "completion_tokens", "preemptions")
-"""What a request's box tells beside its times."""
+"""Facts that a request's box shows in addition to its times."""
 
 BUFFER_BYTES = 1 << 16
 BUFFER_SECONDS = 1.0
-"""What a kill may lose of what has ended."""
+"""Maximum seconds between two writes, and so the most that a kill loses of ended boxes."""
 
 
 class EventFile:
-    """A JSON array that may lack its last bracket, written in batches of whole events."""
+    """A JSON array, possibly without its closing bracket, written in batches of whole events."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float]) -> None:
         self._path = path
@@ -82,7 +82,7 @@ class EventFile:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held; after the `RunError` of a failure all else is dropped."""
+        """Write the buffered events; after a failed write, which raises, later ones are dropped."""
         data = b"".join(self._lines)
         self._lines.clear()
         self._size = 0
@@ -95,7 +95,7 @@ class EventFile:
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Write what is held and end the array."""
+        """Write the buffered events and close the array."""
         self._lines.append(b"\n]\n")
         self.flush()
         self._file.close()
@@ -107,7 +107,10 @@ class EventFile:
 
 
 class Timeline:
-    """Draws into a file while its block runs, from any thread; an earlier file is replaced."""
+    """Writes boxes to a file while its `async with` block runs, from any thread.
+
+    An earlier file is replaced.
+    """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -117,16 +120,20 @@ class Timeline:
         self._lock = Lock()
         self._tracks: dict[str, int] = {}
         self._lanes: dict[str, list[float]] = {}
-        """When the last box of each lane ended, by track."""
+        """End of each lane's last box, by track."""
         self._episodes: dict[int, dict[int, float]] = {}
-        """When each member under way began, by group."""
+        """Start of each running episode, by group and member."""
         self._groups: dict[int, float] = {}
-        """When the first member of each group under way began."""
+        """Start of the first episode of each running group."""
         self._stepped = 0.0
-        """When the last part of a step ended."""
+        """End of the last part of a step."""
 
     async def __aenter__(self) -> Self:
-        """Open the file; a `RunError` says why it cannot be written."""
+        """Open the file.
+
+        Raises:
+            RunError: if the file cannot be written.
+        """
         self._started_at = self._clock()
         self._file = EventFile(self._path, clock=self._clock)
         for track in TRACKS:
@@ -140,7 +147,7 @@ class Timeline:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file; what ends later is not drawn."""
+        """Close the file; boxes that end later are not drawn."""
         with self._lock:
             file, self._file = self._file, None
             if file is not None:
@@ -148,7 +155,7 @@ class Timeline:
 
     @contextmanager
     def span(self, track: str, name: str, **facts: Any) -> Iterator[None]:
-        """Draw the block as a box, also where it fails; facts are JSON values."""
+        """Draw the `with` block as a box, even if it fails; facts are JSON values."""
         started_at = self._clock()
         try:
             yield
@@ -160,7 +167,7 @@ class Timeline:
         self._draw(track, [(name, started_at, ended, facts)])
 
     def mark(self, name: str) -> None:
-        """Draw a line across all tracks at this moment."""
+        """Draw a line across all tracks at the current moment."""
         moment = self._micros(self._clock())
         event = {"ph": "i", "s": "g", "name": name, "pid": 0, "tid": 0, "ts": moment}
         with self._lock:
@@ -172,7 +179,7 @@ class Timeline:
         edges = [timing.queued]
         for seconds in (timing.queue_s, timing.prefill_s, timing.decode_s):
             edges.append(edges[-1] + seconds)
-        # Parts must lie inside their box, or viewers draw them beside it.
+        # Parts must be inside their box, because viewers otherwise draw them next to it.
         edges = [min(max(edge, timing.arrived), timing.finished) for edge in edges]
         facts = {name: getattr(timing, name) for name in COUNTS}
         boxes: list[Box] = [(timing.request_id, timing.arrived, timing.finished, facts)]
@@ -183,7 +190,7 @@ class Timeline:
         self._draw(f"engine: {timing.role}", boxes)
 
     def listen(self, emit: Emit) -> Emit:
-        """Give a taker of progress events that draws them and passes them on."""
+        """Return an `Emit` that draws each progress event and passes it on to `emit`."""
 
         def draw_and_tell(event: Event) -> None:
             match event:
@@ -230,14 +237,14 @@ class Timeline:
         }
         ended, left = self._clock(), sum(parts.values())
         for name, seconds in parts.items():
-            # Each begins where the one before it ended: their seconds are rounded.
+            # Each part begins where the previous one ended, because the seconds are rounded.
             started_at = max(self._stepped, ended - left)
             left -= seconds
             self._stepped = max(started_at, ended - left)
             self.draw("learn", name, started_at=started_at, ended=self._stepped, step=event.step)
 
     def _draw(self, track: str, boxes: Sequence[Box]) -> None:
-        """Draw boxes onto one lane; the first one holds the others."""
+        """Draw boxes onto one lane; the first box contains the others."""
         with self._lock:
             if self._file is None:
                 return
@@ -273,7 +280,10 @@ class Timeline:
 
 
 def take_lane(lanes: list[float], *, started_at: float, ended: float) -> int:
-    """Take the lane that was left last before a moment, or a new one; `lanes` holds last ends."""
+    """Return the free lane that was used most recently, or a new one, and mark it as used.
+
+    `lanes` holds the end of each lane's last box and is updated.
+    """
     free = [lane for lane, end in enumerate(lanes) if end <= started_at]
     if not free:
         lanes.append(ended)
@@ -284,7 +294,7 @@ def take_lane(lanes: list[float], *, started_at: float, ended: float) -> int:
 
 
 class TimedLearner:
-    """A learner whose work is drawn on the track `train`."""
+    """A learner whose calls are drawn on the track `train`."""
 
     def __init__(self, learner: Learner, timeline: Timeline) -> None:
         self._learner = learner
@@ -297,12 +307,12 @@ class TimedLearner:
             return await self._learner.accumulate(request)
 
     async def finish(self, request: FinishRequest) -> FinishReport:
-        """Move the adapter."""
+        """Update the adapter."""
         with self._timeline.span("train", "finish"):
             return await self._learner.finish(request)
 
     async def publish(self, adapter: Adapter) -> None:
-        """Make a version known."""
+        """Publish a version."""
         with self._timeline.span("train", "publish", version=adapter.version):
             await self._learner.publish(adapter)
 
@@ -317,18 +327,18 @@ class TimedLearner:
             await self._learner.load(folder)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Take an earlier version's weights."""
+        """Load the weights of an earlier version."""
         with self._timeline.span("train", "load_adapter", version=adapter.version):
             await self._learner.load_adapter(adapter)
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Choose what is kept of a layer for the backward pass."""
+        """Choose which activations of a layer are kept for the backward pass."""
         with self._timeline.span("train", "adjust", mode=mode):
             await self._learner.adjust(mode)
 
 
 class TimedSource:
-    """A source whose task specs are drawn on the track `feed` and whose tasks on `write`."""
+    """A source whose calls are drawn on the tracks `feed` and `write`."""
 
     def __init__(self, source: TaskSource, timeline: Timeline) -> None:
         self._source = source
@@ -340,17 +350,17 @@ class TimedSource:
             return self._source.draw()
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
-        """Turn a task spec into a task."""
+        """Write the task of a task spec."""
         with self._timeline.span("write", spec.id, difficulty=spec.difficulty):
             return await self._source.write(spec, services)
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Learn from every group of a step."""
+        """Update the source from all groups of a step."""
         with self._timeline.span("feed", "observe"):
             return self._source.observe(groups)
 
     def state(self) -> Record:
-        """Return all that `restore` needs."""
+        """Return the state that `restore` needs."""
         return self._source.state()
 
     def restore(self, stored: msgspec.Raw) -> None:
@@ -359,7 +369,7 @@ class TimedSource:
 
 
 class TimedStore(Store):
-    """A store whose writes are drawn on the track `record`, by file."""
+    """A store whose writes are drawn on the track `record`, named by file."""
 
     def __init__(self, folder: Path, timeline: Timeline) -> None:
         super().__init__(folder)

@@ -1,11 +1,12 @@
-"""The loop: four actors, two kinds of stream, one semaphore, one switch.
+"""The training loop: four actors that are connected by streams.
 
-`feed` draws task specs, `play` turns each into a task and that into a group of episodes, `record`
-writes everything to disk and hands groups on, `learn` makes a new version of them. A group takes a
-slot before it is played and gives it back when it was trained on or dropped, so
-`(max_off_policy_steps + 1) * groups_per_step` slots are the back-pressure and `max_off_policy_steps
-= 0` is synchronous training; a few task specs more than slots keep the writer ahead. `learn` checks
-the lag where it consumes. Closing a stream is the shutdown.
+`feed` draws task specs, `play` turns each into a task and then a group of episodes, `record` writes
+everything to disk and passes groups on, and `learn` trains new versions on them. A group takes a
+slot before it is played and releases it when it was trained on or dropped. These
+`(max_off_policy_steps + 1) * groups_per_step` slots are the back-pressure, and
+`max_off_policy_steps = 0` is synchronous training; `write_ahead` more task specs than slots keep
+the writer busy. `learn` checks a group's lag when it takes the group from its stream. Closing a
+stream shuts down the actors that read it.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ Finished = TaskLine | EpisodeLine | Group
 
 
 async def train(run: Run) -> None:
-    """Train until the steps or the minutes are used up, or the source ends.
+    """Train until the limit of steps, minutes or tokens is reached, or the source ends.
 
     Raises:
-        ExceptionGroup: around a `RunError` if the run cannot go on, which can be resumed from its
-            last checkpoint; around a bug otherwise.
+        ExceptionGroup: around a `RunError` if the run cannot go on, in which case it can be resumed
+            from its last checkpoint; otherwise around a bug.
     """
     slots = Slots(run.rollout, taken=len(run.untrained))
     most = run.rollout.slots + run.rollout.write_ahead
@@ -43,12 +44,12 @@ async def train(run: Run) -> None:
     groups_in, groups_out = anyio.create_memory_object_stream[Group](most)
     for group in run.untrained:
         groups_in.send_nowait(group)
-    # The consumers' ends stay open until all tasks have ended: no sender meets a closed stream.
+    # Receivers stay open until all tasks have ended, so that no sender meets a closed stream.
     async with groups_out, finished_out, specs_out:
         try:
             async with anyio.create_task_group() as writers:
                 writers.start_soon(record, run, finished_out.clone(), groups_in)
-                # Inner, so that what has finished is still written when players are cancelled.
+                # Inner group, so that finished items are still written when players are cancelled.
                 async with anyio.create_task_group() as players:
                     players.start_soon(run.engine.guard_loop)
                     players.start_soon(feed, run, slots, specs_in)
@@ -68,7 +69,7 @@ async def train(run: Run) -> None:
 
 
 def drain(stream: MemoryObjectReceiveStream[T]) -> list[T]:
-    """Take what lies in a stream."""
+    """Return all items that are waiting in a stream."""
     taken: list[T] = []
     while True:
         try:
@@ -86,7 +87,7 @@ async def feed(run: Run, slots: Slots, specs: MemoryObjectSendStream[Numbered]) 
             if spec is None:
                 return
             number = run.next_group
-            # Counted before the await: a checkpoint taken there must agree with the source's state.
+            # Before the await, because a checkpoint taken there must match the source's state.
             run.next_group += 1
             await specs.send((number, spec))
 
@@ -113,7 +114,7 @@ async def play(
 async def record_unwritten(
     run: Run, number: int, failure: Failure, finished: MemoryObjectSendStream[Finished]
 ) -> Group:
-    """Record a task spec of which no task came."""
+    """Record a task spec for which no task could be written, and return its empty group."""
     version = run.versions.version
     await finished.send(TaskLine(group=number, version=version, task=None, failure=failure))
     return Group(id=number, version=version, task=None, trajectories=(), failure=failure)
@@ -122,7 +123,7 @@ async def record_unwritten(
 async def play_group(
     run: Run, number: int, task: Task, finished: MemoryObjectSendStream[Finished]
 ) -> Group:
-    """Play a task `group_size` times at once."""
+    """Play a task `group_size` times concurrently and return the group."""
     version = run.versions.version
     await finished.send(TaskLine(group=number, version=version, task=task))
     members: dict[int, Trajectory] = {}
@@ -135,13 +136,13 @@ async def play_group(
         for member in range(run.rollout.group_size):
             tasks.start_soon(play_member, member)
     trajectories = tuple(members[member] for member in sorted(members))
-    # A trajectory without a turn was spoken by no version.
+    # A trajectory without a turn was not sampled by any version.
     oldest = min((t.version for t in trajectories if t.turns), default=version)
     return Group(id=number, version=oldest, task=task, trajectories=trajectories)
 
 
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
-    """Play one member with the version that is current when it begins."""
+    """Play one episode with the version that is current when it begins."""
     key = f"{number}/{member}"
     run.emit(EpisodeBegun(group=number, member=member))
     async with run.episode_limiter, run.versions.lease() as adapter:
@@ -158,7 +159,7 @@ async def record(
     finished: MemoryObjectReceiveStream[Finished],
     groups: MemoryObjectSendStream[Group],
 ) -> None:
-    """Write all that finished to disk, and only then hand groups on."""
+    """Write all finished items to disk, and only then pass groups on."""
     async with finished, groups:
         async for item in finished:
             items = [item, *drain(finished)]
@@ -166,7 +167,7 @@ async def record(
             for entry in items:
                 if isinstance(entry, Group):
                     run.untrained.add(entry)
-                    # There is room for every slot's group.
+                    # Cannot block: the stream has room for one group per slot.
                     groups.send_nowait(entry)
                 else:
                     run.emit(describe(entry))

@@ -1,7 +1,8 @@
-"""Playing full episodes of a world and keeping them: states to train from, lessons to imitate.
+"""Collecting full episodes of a world: states to train from, and demonstrations to imitate.
 
-Every finished episode is on disk before anything else happens to it, and what an episode is depends
-on the seed and its number alone. So an interrupt loses nothing, and the same call goes on.
+Every finished episode is written to disk before anything else happens to it, and its task and
+random seed depend only on the run's seed and its number. So an interrupt loses no finished episode,
+and the same call continues.
 """
 
 from __future__ import annotations
@@ -29,71 +30,71 @@ from trustee.tiny.teacher import TrialHabits
 from trustee.types import Adapter, Record, RejectReason, Task, Trajectory
 
 ALL_FAILED_LIMIT = 16
-"""Episodes, all spoiled, after which nothing better is expected."""
+"""Number of episodes after which a collection stops if all of them have failed."""
 
 
 class CollectConfig(Record, frozen=True):
     """How episodes are collected."""
 
     tasks: Annotated[int, Meta(ge=1)] | None = None
-    """Tasks that a teacher plays before `trustee run` trains, which imitates them first; none
-    leaves the teacher out."""
+    """Number of tasks that a teacher plays before `trustee run` trains; the run imitates them first.
+    `none` skips the teacher."""
     teacher: Literal["base", "script"] = "base"
-    """Who that teacher is: the base with hints, or the micro-world's script."""
+    """The teacher: the base model with hints, or the micro-world's script."""
     script: TrialHabits = TrialHabits()
-    """How careless that script is."""
+    """How careless the script is."""
     attempts: Annotated[int, Meta(ge=1)] = 4
-    """Episodes of one task."""
+    """Number of episodes per task."""
     keep: Annotated[int, Meta(ge=1)] = 1
-    """Most episodes of one task that become demonstrations."""
+    """Maximum number of episodes per task that become demonstrations."""
     filter: FilterConfig = FilterConfig()
 
 
 class Counts(Record, frozen=True):
-    """What came of a collection."""
+    """The results of a collection, as counts."""
 
     tasks: int
     unwritten: int
-    """Task specs of which no task came."""
+    """Number of task specs for which no task could be written."""
     episodes: int
     kept: int
     dropped: dict[RejectReason, int]
-    """Episodes by the first reason against them."""
+    """Number of rejected episodes, by the first reason found."""
     demonstrations: int
     states: int
 
 
 @dataclass(slots=True)
 class Collection:
-    """One collection: what its episodes share."""
+    """One collection: the parts, settings and counters that its episodes share."""
 
     source: TaskSource
     player: EpisodePlayer
-    """Writes the tasks, and plays with the engine and the renderer of `player_of`."""
+    """Writes the tasks, and plays episodes with the engine and the renderer from `player_of`."""
     player_of: Callable[[Task], Player]
-    """Who plays the episodes of a task."""
+    """Returns the player of an episode of a task."""
     adapter: Adapter | None
     hinter: Callable[[Task], Hints] | None
-    """None where nobody teaches and all that was played soundly is kept."""
+    """Returns the hints of a task; None without a teacher, which keeps every valid episode."""
     config: CollectConfig
     rollout: RolloutConfig
     seed: int
     store: Store
     emit: Emit
     count: int
-    """Tasks."""
+    """Number of tasks to play."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
     tasks: dict[int, TaskLine] = field(default_factory=dict)
     played: int = 0
-    """Tasks of which all episodes are played."""
+    """Number of tasks with all their episodes played."""
     episodes: dict[tuple[int, int], EpisodeLine] = field(default_factory=dict)
-    """By group and member."""
+    """Finished episodes by group and member."""
     valid: int = 0
-    """Episodes that nobody spoiled."""
+    """Number of episodes without a failure."""
     kept: int = 0
 
     def recall(self) -> None:
-        """Take up what an earlier call has finished."""
+        """Load the tasks and episodes that an earlier call finished."""
         folder = self.store.folder
         if (folder / "tasks.jsonl").exists():
             self.tasks = {line.group: line for line in read_lines(folder / "tasks.jsonl", TaskLine)}
@@ -105,10 +106,10 @@ class Collection:
 
 
 async def collect(job: Collection) -> Counts:
-    """Play what is missing and write down what is worth it, also when interrupted.
+    """Play all missing episodes and write the results, even when interrupted.
 
     Raises:
-        RunError: if nothing can be played.
+        RunError: if the first episodes all fail.
     """
     job.recall()
     task_limiter = anyio.CapacityLimiter(max(1, job.rollout.episodes // job.config.attempts))
@@ -127,7 +128,7 @@ async def collect(job: Collection) -> Counts:
 async def play_task(
     job: Collection, number: int, spec: TaskSpec, task_limiter: anyio.CapacityLimiter
 ) -> None:
-    """Write a task and play it as often as wanted, as far as that was not done before."""
+    """Write a task and play its episodes, except those that an earlier call finished."""
     missing = [m for m in range(job.config.attempts) if (number, m) not in job.episodes]
     async with task_limiter:
         if number not in job.tasks:
@@ -143,7 +144,7 @@ async def play_task(
 
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
-    """Have the source make a task of a task spec, or say why there is none."""
+    """Return the line of a task that the source writes from a task spec, or of the failure."""
     written = await job.player.write(job.source, spec, seed=f"{job.seed} draft {number}")
     if isinstance(written, Task):
         return TaskLine(group=number, version=0, task=written)
@@ -151,7 +152,7 @@ async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskL
 
 
 async def play_member(job: Collection, task: Task, number: int, member: int) -> None:
-    """Play one episode, look for faults, and write it down."""
+    """Play one episode, check it for faults, and store it."""
     key = f"{number}/{member}"
     seated = job.player_of(task)
     player = replace(job.player, engine=seated.engine, renderer=seated.renderer)
@@ -179,7 +180,7 @@ async def play_member(job: Collection, task: Task, number: int, member: int) -> 
 
 
 def reject(job: Collection, task: Task, trajectory: Trajectory) -> RejectReason | None:
-    """Return why an episode is not kept; None where it is."""
+    """Return the reason for not keeping an episode; None if it is kept."""
     if job.hinter is None:
         return None if trajectory.failure is None else RejectReason.FAILED
     return find_reject_reason(
@@ -188,7 +189,7 @@ def reject(job: Collection, task: Task, trajectory: Trajectory) -> RejectReason 
 
 
 def write_results(job: Collection) -> Counts:
-    """Write demonstrations and states anew from all episodes, in their order, and count."""
+    """Rewrite demonstrations and states from all episodes, in order, and return the counts."""
     demonstrations: list[Demonstration] = []
     states: list[Record] = []
     dropped: Counter[RejectReason] = Counter()
@@ -224,7 +225,7 @@ def write_results(job: Collection) -> Counts:
 
 
 def demonstrate(task: Task, trajectory: Trajectory) -> Demonstration:
-    """Give an episode as a demonstration."""
+    """Return an episode as a demonstration."""
     said = [m for turn in trajectory.turns for m in (turn.message, *turn.replies)]
     return Demonstration(
         task_id=task.id,

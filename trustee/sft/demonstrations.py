@@ -1,10 +1,10 @@
-"""Demonstrations: how a task is done, to be imitated; reading them, and turning them into samples.
+"""Demonstrations of tasks to imitate: reading them, and turning them into samples.
 
-A file has one JSON object a line: a `Demonstration`, or an episode as run folders keep it. What
-cannot be imitated is refused with its row and the reason, and the rest is used.
+A file has one JSON object per line: a `Demonstration`, or an episode as stored in run folders. Rows
+that cannot be imitated are refused with their number and the reason, and the rest is used.
 
-The one idea: a demonstration becomes the very ids that an episode would have had, so imitation and
-reinforcement learning train on the same text. An episode of this model keeps the ids that it has.
+A demonstration is rendered to exactly the ids that an episode would have, so imitation and
+reinforcement learning train on the same text. An episode of this model keeps its ids.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from trustee.runs.store import EpisodeLine
 from trustee.types import Call, Message, Record, Sample, Tool, ToolCall, Trajectory
 
 SHOWN_REFUSALS = 3
-"""Reasons that an error about a whole file gives."""
+"""Maximum number of reasons in an error about a whole file."""
 
 
 class Demonstration(Record, frozen=True):
-    """One conversation; every message of role assistant is to be imitated."""
+    """One conversation; every message of role `assistant` is imitated."""
 
     task_id: str
     tools: tuple[Tool, ...]
     messages: tuple[Message, ...]
-    """All that the policy sees and says, from the first message on."""
+    """All messages that the policy sees and writes, from the first on."""
     notes: dict[str, Any] = {}
-    """For readers."""
+    """Information for human readers; the program never reads it."""
 
 
 Example = Demonstration | Trajectory
@@ -43,35 +43,35 @@ class RefusedRow(Record, frozen=True):
     """A row that is not used."""
 
     row: int
-    """Counts the lines of the file from 1."""
+    """Line number in the file, from 1."""
     reason: str
 
 
 class ExampleRow(Record, frozen=True):
-    """A row that can be read."""
+    """A row that was read."""
 
     row: int
     example: Example
 
 
 class ExampleFile(Record, frozen=True):
-    """What a file held."""
+    """The contents of a file."""
 
     rows: tuple[ExampleRow, ...]
     refused: tuple[RefusedRow, ...]
 
 
 class SftDataset(Record, frozen=True):
-    """What can be imitated, in the order of the file."""
+    """The samples of a file that can be imitated, in file order."""
 
     samples: tuple[Sample, ...]
     task_ids: tuple[str, ...]
-    """By sample."""
+    """Task id of each sample."""
     refused: tuple[RefusedRow, ...]
 
 
 def find_demonstrations(path: Path) -> Path:
-    """Give the file of a path: itself, or what a folder of collected or played episodes holds."""
+    """Return the file to read: the path itself, or the episodes or demonstrations in a folder."""
     if not path.is_dir():
         return path
     collected = path / "demonstrations.jsonl"
@@ -107,10 +107,10 @@ def read_demonstrations(path: Path) -> ExampleFile:
 
 
 def read_example(line: bytes) -> Example:
-    """Read one row of any of the three kinds.
+    """Read a row that holds a demonstration, a trajectory, or an episode of a run folder.
 
     Raises:
-        InputError: if it is a spoiled or unsuccessful episode.
+        InputError: if the row is an episode that failed or was not successful.
     """
     fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     if "trajectory" in fields:
@@ -127,7 +127,7 @@ def read_example(line: bytes) -> Example:
 
 
 def show_refused_rows(refused: Sequence[RefusedRow]) -> str:
-    """Write the first reasons."""
+    """Return the first reasons as text."""
     if not refused:
         return "it is empty"
     text = "; ".join(f"row {one.row}: {one.reason}" for one in refused[:SHOWN_REFUSALS])
@@ -139,7 +139,7 @@ def make_dataset(reading: ExampleFile, renderer: Renderer, *, context: int) -> S
     """Turn rows into samples of at most `context` ids.
 
     Raises:
-        InputError: if none can be imitated.
+        InputError: if no row can be imitated.
     """
     samples: list[Sample] = []
     names: list[str] = []
@@ -163,10 +163,10 @@ def make_dataset(reading: ExampleFile, renderer: Renderer, *, context: int) -> S
 
 
 def as_sample(example: Example, renderer: Renderer) -> Sample:
-    """Give the ids that the engine would have seen and sampled.
+    """Return an example as a sample of the ids that the engine would see and sample.
 
     Raises:
-        InputError: if they would not say what the demonstration says.
+        InputError: if the ids do not match the example's messages.
     """
     if isinstance(example, Demonstration):
         return render_demonstration(example, renderer)
@@ -177,17 +177,17 @@ def as_sample(example: Example, renderer: Renderer) -> Sample:
         if outline(read) != outline(turn.message):
             raise InputError(
                 f"the ids of turn {number} do not say what its message says; "
-                "the episode is of another model"
+                "the episode was played by another model"
             )
     sample = to_sample(example, advantage=1.0)
     return msgspec.structs.replace(sample, version=0)
 
 
 def render_demonstration(example: Demonstration, renderer: Renderer) -> Sample:
-    """Render a demonstration as an episode renders it, and see that it is read back the same.
+    """Render a demonstration like an episode, and check that parsing gives the same messages.
 
     Raises:
-        InputError: if it cannot be rendered, or would be read otherwise.
+        InputError: if it cannot be rendered, or parsing gives different messages.
     """
     opening, spoken = split_messages(example.messages)
     ids = list(renderer.open(opening, example.tools))
@@ -217,14 +217,14 @@ def render_demonstration(example: Demonstration, renderer: Renderer) -> Sample:
 
 
 Exchange = tuple[Message, tuple[Message, ...]]
-"""What the policy says, and what the world answers."""
+"""A policy message and the world's replies."""
 
 
 def split_messages(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[Exchange]]:
-    """Split a conversation into its opening and what follows.
+    """Return the opening of a conversation, and its exchanges.
 
     Raises:
-        InputError: if nobody opens it, or the policy says nothing.
+        InputError: if it has no message before the assistant's first, or none of the assistant.
     """
     positions = [at for at, message in enumerate(messages) if message.role == "assistant"]
     if not positions:
@@ -240,10 +240,10 @@ def split_messages(messages: Sequence[Message]) -> tuple[tuple[Message, ...], li
 
 
 def write_message(message: Message, renderer: Renderer) -> tuple[int, ...]:
-    """Give the ids with which the model would say a message, its stop id last.
+    """Return the ids that the model would sample for a message, with its stop id last.
 
     Raises:
-        InputError: if the template does not end it with a stop id.
+        InputError: if the chat template does not end the message with a stop id.
     """
     asked = Message(role="user", content=".")
     before = renderer.open((asked,), ())
@@ -259,7 +259,7 @@ def write_message(message: Message, renderer: Renderer) -> tuple[int, ...]:
 
 
 def plain(message: Message) -> tuple[str, str, tuple[Call | tuple[str, dict[str, Any]], ...]]:
-    """Give what a message says, without the ids of its calls and outer blanks."""
+    """Return a message's text, thought and calls, without call ids and outer whitespace."""
     calls = tuple(
         (call.name, call.arguments)
         if isinstance(call, ToolCall)
@@ -270,14 +270,17 @@ def plain(message: Message) -> tuple[str, str, tuple[Call | tuple[str, dict[str,
 
 
 def outline(message: Message) -> tuple[str, str, list[str]]:
-    """Give what a message says but the arguments, whose types some models leave to the tools."""
+    """Return a message's text, thought and call names.
+
+    Arguments are left out, because some call formats take their types from the tools.
+    """
     content, thinking, _ = plain(message)
     names = [call.name if isinstance(call, ToolCall) else call.text for call in message.calls]
     return content, thinking, names
 
 
 def describe_message(message: Message) -> str:
-    """Write a message on one line."""
+    """Return a message as one line of text."""
     content, thinking, calls = plain(message)
     parts = [f"{name} {value!r}" for name, value in (("text", content), ("thought", thinking))]
     shown = [part for part, value in zip(parts, (content, thinking), strict=True) if value]

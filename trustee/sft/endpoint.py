@@ -1,8 +1,8 @@
-"""A teacher that is not here: any endpoint that speaks OpenAI's chat completions.
+"""A remote teacher: any endpoint that supports OpenAI's chat completions.
 
-It knows messages only. Each episode has a seat of its own that keeps the conversation and stands
-between: what the endpoint says is written as the policy would have sampled it, so what is recorded
-is like any other episode. Off unless it is asked for; the key comes from the environment alone.
+The endpoint exchanges messages only. Each episode has its own player, which keeps the conversation
+and renders the endpoint's answers as the policy would have sampled them, so the recorded episode is
+like any other. It is used only on request, and its key comes only from an environment variable.
 """
 
 from __future__ import annotations
@@ -27,56 +27,56 @@ from trustee.sft.teacher import TeacherPlayer, add_hints
 from trustee.types import Adapter, Call, Completion, Message, Tool, ToolCall
 
 KEY = "TRUSTEE_TEACHER_KEY"
-"""Environment variable with the endpoint's key; unset sends none."""
+"""Environment variable with the endpoint's key; if it is unset, no key is sent."""
 SECONDS = 120.0
-"""Longest wait for one answer."""
+"""Network timeout of one request, in seconds."""
 SHOWN_ANSWER = 300
-"""Characters of a refusal that an error shows."""
+"""Maximum number of characters of an answer that an error shows."""
 
 
 class ChatFunction(msgspec.Struct):
-    """What is read of a call's function."""
+    """The fields that are read of a call's function."""
 
     name: str
     arguments: str = "{}"
 
 
 class ChatCall(msgspec.Struct):
-    """What is read of a call."""
+    """The fields that are read of a call."""
 
     function: ChatFunction
 
 
 class ChatMessage(msgspec.Struct):
-    """What is read of a message."""
+    """The fields that are read of a message."""
 
     content: str | None = None
     tool_calls: tuple[ChatCall, ...] | None = None
 
 
 class Choice(msgspec.Struct):
-    """What is read of a choice."""
+    """The fields that are read of a choice."""
 
     message: ChatMessage
     finish_reason: str | None = None
 
 
 class ChatCompletion(msgspec.Struct):
-    """What is read of an endpoint's answer."""
+    """The fields that are read of an endpoint's answer."""
 
     choices: tuple[Choice, ...]
 
 
 class Unredirected(urllib.request.HTTPRedirectHandler):
-    """Follows nobody: the key is for the endpoint that the user named."""
+    """Refuses redirects, so the API key only ever reaches the host that the user named."""
 
     def redirect_request(self, *details: Any) -> None:
-        """Refuse."""
+        """Return None, which refuses the redirect."""
         return
 
 
 class Endpoint:
-    """Where the teacher is asked."""
+    """Client of the teacher's endpoint."""
 
     def __init__(self, url: str, *, model: str, parallel: int, seconds: float = SECONDS) -> None:
         if not url.startswith(("http://", "https://")) or not model:
@@ -91,7 +91,7 @@ class Endpoint:
         self._opener = urllib.request.build_opener(Unredirected)
 
     async def ask(self, body: Mapping[str, Any]) -> ChatMessage:
-        """Ask for one message.
+        """Return one message from the endpoint.
 
         Raises:
             EngineError: if there is no usable answer.
@@ -128,13 +128,13 @@ def read_completion(text: bytes) -> ChatMessage:
     """Read an endpoint's answer.
 
     Raises:
-        EngineError: if it is none, or was cut off.
+        EngineError: if it is not a chat completion, or was cut off.
     """
     try:
         choice = msgspec.json.decode(text, type=ChatCompletion).choices[0]
     except (msgspec.DecodeError, IndexError) as error:
         raise EngineError(
-            f"the endpoint's answer is no chat completion ({error}): {text[:SHOWN_ANSWER]!r}"
+            f"the endpoint's answer is not a chat completion ({error}): {text[:SHOWN_ANSWER]!r}"
         ) from error
     if choice.finish_reason == "length":
         raise EngineError("the endpoint's answer was cut off by its limit of tokens")
@@ -142,7 +142,7 @@ def read_completion(text: bytes) -> ChatMessage:
 
 
 class EndpointPlayer(TeacherPlayer):
-    """A seat whose player is an endpoint; it is its own engine too."""
+    """A teacher whose answers come from an endpoint; it is its own renderer and engine."""
 
     def __init__(
         self,
@@ -161,18 +161,18 @@ class EndpointPlayer(TeacherPlayer):
 
     @property
     def context(self) -> int:
-        """Longest prompt plus completion, in the policy's tokens."""
+        """Maximum length of prompt plus completion, in the policy's tokens."""
         return self._context
 
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Begin the conversation; the prompt that counts is the policy's."""
+        """Begin the conversation and return the policy's own prompt, which is the one recorded."""
         super().open(messages, tools)
         self._tools = tuple(tools)
         self._said = list(add_hints(messages, self._hints, prompt_set=self._prompt_set))
         return self._opened
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
-        """Read what was said, under the ids that the world will answer to."""
+        """Parse a completion and add it to the conversation, with the call ids of its replies."""
         message = super().parse(ids, call_prefix=call_prefix, tools=tools)
         self._said.append(message)
         return message
@@ -184,17 +184,17 @@ class EndpointPlayer(TeacherPlayer):
         *,
         calls: Sequence[Call] = (),
     ) -> tuple[int, ...]:
-        """Note the world's answer."""
+        """Render the world's replies and add them to the conversation."""
         self._said += replies
         return super().extend(completion_ids, replies, calls=calls)
 
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
-        """Ask the endpoint, and write its answer as the policy would have sampled it.
+        """Ask the endpoint, and return its answer as the policy would have sampled it.
 
         Raises:
-            EngineError: if there is no answer, or one that the policy's format cannot hold.
+            EngineError: if there is no usable answer, or the policy's format cannot express it.
         """
         body: dict[str, Any] = {
             "messages": [as_openai(message) for message in self._said],
@@ -219,14 +219,14 @@ class EndpointPlayer(TeacherPlayer):
         return Completion(ids=written, logprobs=(0.0,) * len(written), stop="stop", version=0)
 
     async def publish(self, adapter: Adapter) -> None:
-        """Know no versions."""
+        """Do nothing; an endpoint has no adapters."""
 
     async def retire(self, adapter: Adapter) -> None:
-        """Know no versions."""
+        """Do nothing; an endpoint has no adapters."""
 
 
 def as_openai(message: Message) -> dict[str, Any]:
-    """Give a message in OpenAI's form."""
+    """Return a message in OpenAI's format."""
     form: dict[str, Any] = {"role": message.role, "content": message.content}
     calls = [call for call in message.calls if isinstance(call, ToolCall)]
     if calls:
@@ -244,10 +244,10 @@ def as_openai(message: Message) -> dict[str, Any]:
 
 
 def as_message(spoken: ChatMessage) -> Message:
-    """Give an endpoint's message in this program's form.
+    """Return an endpoint's message as a `Message`.
 
     Raises:
-        EngineError: if a call's arguments are no JSON object.
+        EngineError: if a call's arguments are not a JSON object.
     """
     calls = []
     for number, call in enumerate(spoken.tool_calls or ()):
@@ -255,7 +255,7 @@ def as_message(spoken: ChatMessage) -> Message:
             arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise EngineError(
-                f"the arguments of {call.function.name} are no JSON object: "
+                f"the arguments of {call.function.name} are not a JSON object: "
                 f"{call.function.arguments[:SHOWN_ANSWER]!r}"
             ) from error
         calls.append(ToolCall(id=str(number), name=call.function.name, arguments=arguments))

@@ -1,7 +1,7 @@
-"""Which episodes of a teacher are worth imitating, and why the others are not.
+"""Rejection sampling: which episodes of a teacher are imitated, and why the others are not.
 
-The first fault that is found is the one that is counted. Nothing is asked of a model: all is read
-from the trajectory, as the policy would have seen it.
+Only the first fault found is counted. No model is asked: everything is read from the trajectory, as
+the policy would have seen it.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from trustee.types import (
 
 
 class FilterConfig(Record, frozen=True):
-    """What an episode must be like to be kept."""
+    """The conditions for keeping an episode."""
 
     reward: float = 0.0
-    """Must be above this."""
+    """The episode's reward must be above this."""
     messages: Annotated[int, Meta(ge=1)] = 20
-    """Most messages of the teacher."""
+    """Maximum number of the teacher's messages."""
     ids: Annotated[int, Meta(ge=1)] | None = None
-    """Most ids, the opening included; none is the engine's context."""
+    """Maximum number of ids, including the opening; `none` uses the engine's context."""
 
 
 class Made(Record, frozen=True):
-    """A call that was made, and what came of it."""
+    """A call that was made, and whether it failed."""
 
     phase: Phase
     name: str
     key: str
-    """Name and arguments, equal for equal calls."""
+    """Key of name and arguments; equal calls have equal keys."""
     failed: bool
 
 
 def find_reject_reason(
     trajectory: Trajectory, task: Task, hints: Hints, *, config: FilterConfig, context: int
 ) -> RejectReason | None:
-    """Give the first reason against keeping an episode; None where there is none."""
+    """Return the first reason for rejecting an episode; None if there is none."""
     if trajectory.failure is not None:
         return RejectReason.FAILED
     if trajectory.reward <= config.reward:
@@ -78,13 +78,13 @@ def find_reject_reason(
 
 
 def tries_nothing(trajectory: Trajectory) -> bool:
-    """Say whether a world has a trial phase and the teacher made no call in it."""
+    """Return whether an episode has a trial phase in which the teacher made no call."""
     trial = trajectory.outcome.trial
     return trial is not None and trial.trials == 0
 
 
 def calls_made(trajectory: Trajectory) -> Iterator[Made]:
-    """Give the calls of an episode in their order."""
+    """Yield the readable calls of an episode in order."""
     trial = trajectory.outcome.trial
     phases = trial.phases if trial else ()
     for index, turn in enumerate(trajectory.turns):
@@ -100,7 +100,7 @@ def calls_made(trajectory: Trajectory) -> Iterator[Made]:
 
 
 def goes_in_a_loop(made: Sequence[Made]) -> bool:
-    """Say whether a call comes again in its phase with no other call that worked between."""
+    """Return whether a call is repeated in its phase with no successful call in between."""
     last: dict[tuple[Phase, str], int] = {}
     for index, call in enumerate(made):
         before = last.get((call.phase, call.key))
@@ -112,7 +112,7 @@ def goes_in_a_loop(made: Sequence[Made]) -> bool:
 
 
 def leaks(trajectory: Trajectory, task: Task, hints: Hints) -> bool:
-    """Say whether the teacher says a secret, or speaks of its hints, before it could know it."""
+    """Return whether the teacher mentions its hints, or a secret before it could know it."""
     known = " ".join(message.content for message in task.messages).casefold()
     known += " ".join(json.dumps(tool.schema, ensure_ascii=False) for tool in task.tools).casefold()
     secrets = [secret.casefold() for secret in hints.secrets if secret.strip()]
@@ -127,7 +127,7 @@ def leaks(trajectory: Trajectory, task: Task, hints: Hints) -> bool:
 
 
 def said_in(message: Message) -> str:
-    """Give all that a message says: text, thought, and the values of its calls."""
+    """Return all text of a message: its content, its thought, and its calls' values."""
     values = (
         value
         for call in message.calls
@@ -138,5 +138,5 @@ def said_in(message: Message) -> str:
 
 
 def contains(text: str, value: str) -> bool:
-    """Say whether a text holds a value as whole words."""
+    """Return whether a text contains a value as whole words."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None

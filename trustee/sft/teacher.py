@@ -1,8 +1,8 @@
-"""A teacher in the policy's seat: it is told more than is recorded.
+"""A teacher that plays in place of the policy and sees hints that are not recorded.
 
-The one idea: to the episode a teacher is an engine and a renderer like any other. Its renderer
-opens the conversation with the teacher's prompt; when the episode has ended, the opening that the
-policy would have had is put in its place, so nothing of the hints is in what is kept.
+To the episode, a teacher is an engine and a renderer like any other. Its renderer opens the
+conversation with the teacher's prompt. When the episode has ended, that opening is replaced by the
+one that the policy would have had, so the recorded episode contains no hints.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from trustee.rollout import EpisodeRenderer as PlayingRenderer
 from trustee.types import Call, Message, Tool, Trajectory
 
 TELLTALE = "private notes"
-"""What the teacher's prompt calls the hints; whoever says it talks about them."""
+"""Name of the hints in the teacher's prompt; a message that contains it mentions the hints."""
 
 
 class Player:
-    """Who plays one episode, and how what was played is kept."""
+    """The engine and the renderer of one episode, and how its trajectory is recorded."""
 
     def __init__(self, engine: Engine, renderer: PlayingRenderer) -> None:
         self.engine = engine
         self.renderer = renderer
 
     def keep(self, trajectory: Trajectory) -> Trajectory:
-        """Give the trajectory that is recorded."""
+        """Return the trajectory to record."""
         return trajectory
 
 
 class TeacherPlayer(Player):
-    """A seat whose player is told the hints of one task; it is its own renderer."""
+    """A player that is given the hints of one task; it is its own renderer."""
 
     def __init__(
         self, engine: Engine, renderer: Renderer, hints: Hints, *, prompt_set: str
@@ -48,7 +48,7 @@ class TeacherPlayer(Player):
         """The first prompt as the policy would have had it."""
 
     def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Render the teacher's first prompt, and note the policy's."""
+        """Render the teacher's first prompt, and keep the policy's."""
         self._opened = self._inner.open(messages, tools)
         told = add_hints(messages, self._hints, prompt_set=self._prompt_set)
         return self._inner.open(told, tools)
@@ -64,11 +64,11 @@ class TeacherPlayer(Player):
         return self._inner.extend(completion_ids, replies, calls=calls)
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
-        """Read a completion."""
+        """Parse a completion into a message."""
         return self._inner.parse(ids, call_prefix=call_prefix, tools=tools)
 
     def keep(self, trajectory: Trajectory) -> Trajectory:
-        """Give the trajectory with the policy's own opening."""
+        """Return the trajectory with the policy's own opening."""
         if not trajectory.turns:
             return trajectory
         first, *rest = trajectory.turns
@@ -77,7 +77,7 @@ class TeacherPlayer(Player):
 
 
 def add_hints(messages: Sequence[Message], hints: Hints, *, prompt_set: str) -> tuple[Message, ...]:
-    """Give an opening whose system message tells the teacher its part and the hints."""
+    """Return an opening whose system message gives the teacher its role and the hints."""
     rest = list(messages)
     system = rest.pop(0).content if rest and rest[0].role == "system" else ""
     content = fill_prompt(

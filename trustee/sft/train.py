@@ -1,8 +1,8 @@
-"""Imitation: the adapter learns to say what demonstrations say, by the loss of their tokens.
+"""Imitation: the adapter is trained on demonstrations, by the negative logprob of their tokens.
 
 Samples, micro-batches, learner, ladder and checkpoints are those of reinforcement learning; only
-the loss differs. Which demonstrations a step takes follows from the seed and the step's number, so
-a run that was interrupted goes on as if nothing had happened.
+the loss differs. The demonstrations of a step follow from the seed and the step's number, so an
+interrupted run continues with the same steps.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ NLL = LossConfig(kind="nll")
 
 
 class SftConfig(Record, frozen=True):
-    """How demonstrations are imitated; what is not here is as in `learn`."""
+    """How demonstrations are imitated; all other settings are those of `learn`."""
 
     epochs: Annotated[int, Meta(ge=1)] = 2
-    """Times that each demonstration is seen."""
+    """Number of passes over the demonstrations."""
     demonstrations: Annotated[int, Meta(ge=1)] = 16
-    """Demonstrations of one optimiser step."""
+    """Number of demonstrations per optimiser step."""
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
-    """Peak."""
+    """Peak learning rate."""
     warmup: Annotated[int, Meta(ge=0)] = 10
-    """Steps over which the rate rises to its peak."""
+    """Number of steps over which the learning rate rises to its peak."""
     decay: Share = 0.9
-    """Share of the peak that is lost, evenly, by the end."""
+    """Fraction of the peak rate by which the rate falls, linearly, until the end."""
     held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    """Share of the tasks whose demonstrations are never trained on, only measured."""
+    """Share of the tasks whose demonstrations are only measured and never trained on."""
     measure_every: Annotated[int, Meta(ge=1)] = 20
-    """Steps between two measurements of the held-out loss."""
+    """Number of steps between two measurements of the held-out loss."""
     checkpoint_every: Annotated[int, Meta(ge=1)] = 20
-    """Steps between two checkpoints."""
+    """Number of steps between two checkpoints."""
 
 
 class SftState(CheckpointState, frozen=True):
-    """Where a run of imitation stands between two steps."""
+    """The state of an imitation run between two steps."""
 
     before: float | None
     """Held-out loss before the first step."""
     last: float | None
     """Held-out loss when it was last measured."""
     ladder: LadderState
-    """What was given up for want of memory."""
+    """State of the memory ladder."""
 
 
 @dataclass(slots=True)
 class SftJob:
-    """One run of imitation."""
+    """One imitation run: its parts, settings and counters."""
 
     engine: Watchdog
     config: SftConfig
@@ -86,11 +86,11 @@ class SftJob:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps in the whole run."""
         return self.config.epochs * math.ceil(len(self.training) / self.config.demonstrations)
 
     def samples_at(self, step: int) -> list[Sample]:
-        """Give the samples of a step: every epoch goes through all in an order of its own."""
+        """Return the samples of a step; every epoch uses all samples in its own random order."""
         size = self.config.demonstrations
         epoch, place = divmod(step, math.ceil(len(self.training) / size))
         order = list(range(len(self.training)))
@@ -98,7 +98,7 @@ class SftJob:
         return [self.training[index] for index in order[place * size : (place + 1) * size]]
 
     def rates(self) -> LearnConfig:
-        """Give the settings of the learning rate."""
+        """Return the learning settings with the rate, warm-up and decay of imitation."""
         config = self.config
         return msgspec.structs.replace(
             self.learning,
@@ -109,9 +109,9 @@ class SftJob:
 
 
 def hold_out(dataset: SftDataset, *, share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Split samples by task into those to train on and those to measure; neither is empty.
+    """Split samples by task into training and held-out samples; neither list is empty.
 
-    All are trained on where the share is 0 or there is only one task.
+    If the share is 0 or there is only one task, all samples are for training.
     """
     names = sorted(set(dataset.task_ids))
     count = min(len(names) - 1, max(1, round(share * len(names)))) if share else 0
@@ -124,7 +124,7 @@ def hold_out(dataset: SftDataset, *, share: float, seed: int) -> tuple[list[Samp
 
 
 async def train_sft(job: SftJob) -> Adapter:
-    """Train to the end, with a checkpoint now and then, and publish the result."""
+    """Train to the end with regular checkpoints, then publish and return the adapter."""
     if job.step == 0:
         job.before = job.last = await measure_loss(job)
         emit_loss(job, "before SFT", job.before)
@@ -141,7 +141,7 @@ async def train_sft(job: SftJob) -> Adapter:
 
 
 async def finish_sft_step(job: SftJob) -> None:
-    """Train on a step's demonstrations, measure where it is time, and record."""
+    """Train on a step's demonstrations, measure the held-out loss when due, and record."""
     samples = job.samples_at(job.step)
     rate = rate_at(job.rates(), step=job.step, progress=job.step / job.steps)
     kept, (reports, _) = await accumulate_with_fallback(
@@ -189,7 +189,7 @@ async def finish_sft_step(job: SftJob) -> None:
 
 
 async def measure_loss(job: SftJob) -> float | None:
-    """Give the mean negative logprob of the held-out tokens; None where nothing is held out."""
+    """Return the mean negative logprob of the held-out tokens; None if none can be measured."""
     kept, (reports, _) = await accumulate_with_fallback(
         job.held_out, job.engine, NLL, version=0, ladder=job.ladder, learn=False
     )
@@ -197,14 +197,14 @@ async def measure_loss(job: SftJob) -> float | None:
 
 
 def emit_loss(job: SftJob, when: str, loss: float | None) -> None:
-    """Tell the held-out loss."""
+    """Emit a note with the held-out loss, if it was measured."""
     if loss is not None:
         text = f"held-out loss {when}: {loss:.4f} nats a token"
         job.emit(Note(text=text))
 
 
 async def store_sft(job: SftJob) -> None:
-    """Store where the run stands."""
+    """Store a checkpoint of the run's current state."""
     state = SftState(step=job.step, before=job.before, last=job.last, ladder=job.ladder.state())
     await write_checkpoint(
         job.store.folder / "checkpoints", state, save=job.engine.save, keep=job.keep_checkpoints
