@@ -131,7 +131,8 @@ def test_trial_and_evaluation_take_such_worlds() -> None:
         ),
         (
             "env.kind=a:b:c",
-            "env.kind: 'a:b:c' does not name a world outside the package; give package.module:Class; "
+            "env.kind: 'a:b:c' does not name a world outside the package; give "
+            "package.module:Class; "
             "given 'a:b:c'",
         ),
         (

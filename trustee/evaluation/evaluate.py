@@ -34,11 +34,7 @@ class EvalConfig(Record, frozen=True):
     seed: int = 12345
     """Random seed of the tasks and of their episodes."""
     temperature: Annotated[float, Meta(ge=0)] = 0.0
-<<<<<<< HEAD
-    """Of the policy; 0 always takes the likeliest token."""
-=======
     """Sampling temperature; 0 is greedy."""
->>>>>>> w-eng2
     parallel: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of concurrent episodes."""
 
