@@ -103,7 +103,7 @@ def test_prompt_set_without_canaries(check_error: ErrorCheck) -> None:
         caught,
         "env.prompts",
         "'mine'",
-        "trustee/data/canaries/mine.json",
+        "trustee/checks/canary_episodes/mine.json",
         "gates.false_accepts",
         "gates.false_refuses",
     )

@@ -171,12 +171,12 @@ async def test_endpoint_plays_an_episode(monkeypatch: pytest.MonkeyPatch) -> Non
         ((401, {}, b"bad key secret-key"), "refused: 401 Unauthorized: bad key ..."),
         ((500, {}, b"x" * 900), "refused: 500 Internal Server Error: " + "x" * 300),
         ((302, {"Location": "http://127.0.0.1:1/"}, b""), "refused: 302 Found"),
-        ((200, {}, b"hello"), "is no chat completion"),
-        ((200, {}, {"choices": []}), "is no chat completion"),
+        ((200, {}, b"hello"), "is not a chat completion"),
+        ((200, {}, {"choices": []}), "is not a chat completion"),
         (choice({"content": "so"}, "length"), "was cut off by its limit of tokens"),
         (
             choice({"tool_calls": [{"function": {"name": "look", "arguments": "[1]"}}]}),
-            "the arguments of look are no JSON object: '[1]'",
+            "the arguments of look are not a JSON object: '[1]'",
         ),
         (
             choice({"content": "<tool_call>{}</tool_call>"}),

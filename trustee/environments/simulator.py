@@ -25,7 +25,7 @@ class RoleSampling(Record, frozen=True):
     """Sampling settings of a role."""
 
     temperature: Annotated[float, Meta(ge=0)]
-    """Of the role's messages; 0 always takes the likeliest token."""
+    """Sampling temperature of the role; 0 is greedy."""
     max_tokens: Annotated[int, Meta(ge=1)]
     """Most tokens of one message."""
 

@@ -124,7 +124,7 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
 
 
 def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
-    """Give all that is left of the card to the KV cache."""
+    """Return the budget with all that is left of the GPU as KV cache."""
     spare = usable - make_ledger(shape, budget).peak
     added = max(0, spare) // KV_STEP * KV_STEP
     return budget.change({"engine.kv_bytes": budget.engine.kv_bytes + added})
@@ -170,7 +170,7 @@ def _prune(
 
 
 def cache_bytes(shape: ModelShape, budget: Budget, *, tokens: int) -> int:
-    """Give the bytes of a KV cache for so many tokens, in proposed steps."""
+    """Return the bytes of a KV cache for so many tokens, in proposed steps."""
     blocks = -(-tokens // budget.block) + 1
     needed = blocks * budget.block * kv_token_bytes(shape)
     return -(-needed // FINE_STEP) * FINE_STEP

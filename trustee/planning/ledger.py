@@ -86,7 +86,7 @@ class Ledger(Record, frozen=True):
         return self.total("always") + self.transient + self.slack
 
     def sizes(self) -> dict[str, int]:
-        """Give bytes by entry, fragmentation last."""
+        """Return bytes by entry, fragmentation last."""
         return {entry.name: entry.bytes for entry in self.entries} | {"fragmentation": self.slack}
 
 
@@ -103,7 +103,7 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
 
 
 def base_bytes(shape: ModelShape, *, weights: Weights) -> int:
-    """Give the bytes of the frozen base."""
+    """Return the bytes of the frozen base."""
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
@@ -348,7 +348,7 @@ def count_engine_step(shape: ModelShape, budget: Budget) -> int:
 
 
 def kv_token_bytes(shape: ModelShape) -> int:
-    """Give the bytes of one token's keys and values in bf16."""
+    """Return the bytes of one token's keys and values in bf16."""
     return 2 * 2 * shape.layers * shape.key
 
 

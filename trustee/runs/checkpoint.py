@@ -94,7 +94,7 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Say whether every file of a checkpoint is as its manifest says."""
+    """Whether every file of a checkpoint is as its manifest says."""
     try:
         manifest = msgspec.json.decode(
             (path / "manifest.json").read_bytes(), type=CheckpointManifest

@@ -37,8 +37,8 @@ class CollectConfig(Record, frozen=True):
     """How episodes are collected."""
 
     tasks: Annotated[int, Meta(ge=1)] | None = None
-    """Number of tasks that a teacher plays before `trustee run` trains; the run imitates them first.
-    `none` skips the teacher."""
+    """Number of tasks that a teacher plays before `trustee run` trains, for the run to imitate
+    first; `none` skips the teacher."""
     teacher: Literal["base", "script"] = "base"
     """The teacher: the base model with hints, or the micro-world's script."""
     script: TrialHabits = TrialHabits()

@@ -121,7 +121,7 @@ class Trainer:
         set_checkpointing(self.model, mode=mode)
 
     def forward(self, batch: Batch) -> TokenLogprobs:
-        """Give logprobs and entropies [N] of a batch's trained ids, in the order of the tree.
+        """Return logprobs and entropies [N] of a batch's trained ids, in the order of the tree.
 
         The whole forward runs under bf16 autocast, so that the fp32 adapter is rounded as the
         engine's bf16 copy of it is.
@@ -203,7 +203,7 @@ class Trainer:
     def _measure(
         self, micro: MicroRequest, samples: Sequence[Sample]
     ) -> tuple[MicroReport, torch.Tensor]:
-        """Give the figures and the loss of samples of a micro-batch."""
+        """Return the figures and the loss of samples of a micro-batch."""
         batch = collate(samples, block=self.block)
         reference_BL = None
         if micro.loss.kl_coef:
@@ -273,13 +273,13 @@ class Trainer:
         return held_adapters(self._worker)
 
     def _describe_adapter(self) -> dict[str, Any]:
-        """Give the adapter's PEFT config."""
+        """Return the adapter's PEFT config."""
         config: dict[str, Any] = self.model.peft_config["default"].to_dict()
         config["target_modules"] = sorted(config["target_modules"])
         return config
 
     def tensors(self) -> Tensors:
-        """Give the adapter in host memory, named as in a PEFT file.
+        """Return the adapter in host memory, named as in a PEFT file.
 
         PEFT's own function has every quantised layer of the base tell its state.
         """
@@ -339,7 +339,7 @@ class Trainer:
         set_peft_model_state_dict(self.model, tensors)
 
     def logprobs(self, request: bytes, adapter: bool) -> list[float]:
-        """Give the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""
+        """Return the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""
         batch = collate([msgspec.msgpack.decode(request, type=Sample)])
         with torch.no_grad():
             if adapter:
@@ -359,7 +359,7 @@ class Trainer:
         return digest.hexdigest()
 
     def memory(self) -> dict[str, int]:
-        """Give the bytes that torch holds on the card; zeros on a CPU."""
+        """Return the bytes that torch holds on the card; zeros on a CPU."""
         if self.device.type != "cuda":
             return {"allocated": 0, "peak": 0}
         return {
