@@ -100,7 +100,8 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     if not source.is_file():
         raise InputError(
             f"there are no canaries for the prompt set {prompt_set!r} (env.prompts): a judge with "
-            f"other prompts needs episodes of known verdict in trustee/checks/canary_episodes/{prompt_set}"
+            "other prompts needs episodes of known verdict in "
+            f"trustee/checks/canary_episodes/{prompt_set}"
             '.json, or gates.false_accepts and gates.false_refuses = "none" to go without'
         )
     file = msgspec.json.decode(source.read_bytes(), type=CanaryFile)

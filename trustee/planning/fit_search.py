@@ -20,7 +20,7 @@ from trustee.planning.shapes import ModelShape
 from trustee.types import GIB, MIB
 
 SECTIONS = ("engine", "learn")
-"""Of a budget and of the config that it is of."""
+"""Sections that a budget shares with the config it was read from."""
 
 KV_STEP = 128 * MIB
 """Cache sizes are proposed in these steps."""
@@ -36,7 +36,7 @@ class Lever(NamedTuple):
     """Settings that are lowered together; one that is low enough already stays."""
 
     key: str
-    """Of the config."""
+    """The config key."""
     value: Any
 
     def pull(self, budget: Budget) -> Budget:
