@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from golden_errors import ErrorCheck
+from trustee.environments import registry
 
 LEFT_OUT = pytest.StashKey[int]()
 # As in the engine: small tensors gain nothing from more, and threads of several workers wait for
@@ -37,6 +38,12 @@ def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
     if "tmp_path" in request.fixturenames:
         names_by_path = {str(request.getfixturevalue("tmp_path")): "{tmp_path}"} | names_by_path
     return ErrorCheck(request.node.nodeid, names_by_path)
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test see the worlds outside the package that another test has loaded."""
+    monkeypatch.setattr(registry, "_loaded", {})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -162,7 +162,7 @@ def test_wrong_type(
     ("change", "bound"),
     [
         ("run.steps=0", "`int` >= 1"),
-        ("run.minutes=-1", "`float` >= 0.0"),
+        ("run.minutes=-1", "`float` > 0.0"),
         ("run.keep_checkpoints=0", "`int` >= 1"),
         ("rollout.group_size=1", "`int` >= 2"),
         ("rollout.groups_per_step=0", "`int` >= 1"),

@@ -67,7 +67,7 @@ def test_card_that_is_not_there(
     check_error(
         refuse(capsys, "run", "--gpu", "0"),
         "CUDA device 0",
-        "no CUDA driver or no card",
+        "no CUDA driver or no GPU",
         "configs/tiny.toml",
     )
 

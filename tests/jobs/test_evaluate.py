@@ -164,7 +164,7 @@ async def test_comparison_without_tasks(check_error: ErrorCheck, tmp_path: Path)
         await run_comparison(
             small_config("eval.tasks=none"), tmp_path, adapter=None, emit=lambda event: None
         )
-    check_error(caught, "eval.tasks is 0", "--tasks")
+    check_error(caught, "eval.tasks is none", "--tasks")
 
 
 @pytest.mark.anyio

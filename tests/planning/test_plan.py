@@ -481,7 +481,7 @@ def test_no_card_in_this_machine(check_error: ErrorCheck, monkeypatch: pytest.Mo
     monkeypatch.setattr(cards, "read_card", lambda index: None)
     with pytest.raises(InputError) as caught:
         run()
-    check_error(caught, "no card", "--card", "--vram")
+    check_error(caught, "no GPU", "--card", "--vram")
 
 
 def test_changes_are_written_as_the_config_reads_them() -> None:
