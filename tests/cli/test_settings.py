@@ -84,7 +84,7 @@ def test_what_is_listed() -> None:
         key="rollout.group_size",
         default=8,
         allowed="int >= 2",
-        meaning="Episodes per task; one alone has nothing to be compared with.",
+        meaning="Episodes per task; at least two, because rewards are compared within a group.",
     ) == find("rollout.group_size")
     assert find("model.path").required
     assert "cpu | cuda" == find("engine.device").allowed
@@ -92,7 +92,7 @@ def test_what_is_listed() -> None:
     assert "int >= 1 | none" == find("learn.mlp_tile").allowed
     assert "environment | none" == find("eval_env").allowed
     assert "simulated | executable | trial | anchored | microworld" == find("env.kind").allowed
-    assert "executable: The world of environments that run" in find("env.kind").meaning
+    assert "executable: Settings of the world of executable environments" in find("env.kind").meaning
     assert ["engine.script"] == [s.key for s in list_settings("engine") if s.kind == "scripted"]
 
 
@@ -150,13 +150,13 @@ def test_text() -> None:
     chosen = (find("run.steps"), find("run.minutes"), find("env.states", kind="executable"))
     assert (
         "run.steps = 200  [int >= 1]\n"
-        "    Optimiser steps.\n"
+        "    Number of optimiser steps.\n"
         "run.minutes = none  [float > 0 | none]\n"
-        "    Wall time of training after which the run ends; none is no limit.\n"
+        "    Minutes of training after which the run ends; none: no limit.\n"
         "\n"
         "env.states = none  [str | none]  (kind executable)\n"
         "    For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; "
-        "none takes\n"
+        "none uses\n"
         "    the rows of `path`."
     ) == settings_text(chosen)
     assert "env.inner = simulated  [environment]" in settings_text(
