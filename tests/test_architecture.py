@@ -41,8 +41,6 @@ ONLY_VLLM = {
     "trainer.vllm_layers",
 }
 LONG = {
-    "engine.vllm": 410,
-    "jobs.doctor": 410,
     "rendering.renderer": 430,
     "environments.simulated.roles": 480,
     "environments.trial.environment": 450,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Any
 
-from trustee.types import Record, Role
+from trustee.types import Adapter, Record, Role
 
 SPEAKERS = (Role.POLICY, Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE)
 
@@ -48,3 +50,24 @@ class RequestTiming(Record, frozen=True):
 
 Observer = Callable[[RequestTiming], None]
 """Is told of every finished request."""
+
+
+def read_timing(
+    output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
+) -> RequestTiming:
+    """Return vLLM's times of a finished request; its child process also uses `time.monotonic`."""
+    measured = output.metrics
+    return RequestTiming(
+        request_id=request_id,
+        version=0 if adapter is None else adapter.version,
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        completion_tokens=len(output.outputs[0].token_ids),
+        arrived=arrived,
+        queued=measured.queued_ts,
+        queue_s=measured.scheduled_ts - measured.queued_ts,
+        prefill_s=measured.first_token_ts - measured.scheduled_ts,
+        decode_s=measured.last_token_ts - measured.first_token_ts,
+        finished=time.monotonic(),
+        preemptions=measured.num_preemptions,
+    )

@@ -36,7 +36,7 @@ from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import Sampling, TrainingEngine
-from trustee.engine.timing import Observer, RequestTiming
+from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.rendering.renderer import Renderer
@@ -381,24 +381,3 @@ class VllmEngine:
     async def reset_prefix_cache(self) -> None:
         """Discard all cached prefixes."""
         await self._llm.reset_prefix_cache()
-
-
-def read_timing(
-    output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
-) -> RequestTiming:
-    """Return vLLM's times of a finished request; its child process also uses `time.monotonic`."""
-    measured = output.metrics
-    return RequestTiming(
-        request_id=request_id,
-        version=0 if adapter is None else adapter.version,
-        prompt_tokens=len(output.prompt_token_ids),
-        cached_tokens=output.num_cached_tokens or 0,
-        completion_tokens=len(output.outputs[0].token_ids),
-        arrived=arrived,
-        queued=measured.queued_ts,
-        queue_s=measured.scheduled_ts - measured.queued_ts,
-        prefill_s=measured.first_token_ts - measured.scheduled_ts,
-        decode_s=measured.last_token_ts - measured.first_token_ts,
-        finished=time.monotonic(),
-        preemptions=measured.num_preemptions,
-    )
