@@ -93,8 +93,6 @@ def test_what_is_listed() -> None:
     assert "environment | none" == find("eval_env").allowed
     assert "simulated | executable | trial | anchored | microworld" == find("env.kind").allowed
     assert "executable: Settings of the world of" in find("env.kind").meaning
-        "executable: Settings of the world of executable environments" in find("env.kind").meaning
-    )
     assert ["engine.script"] == [s.key for s in list_settings("engine") if s.kind == "scripted"]
 
 

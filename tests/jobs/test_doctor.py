@@ -25,7 +25,7 @@ from trustee.engine.scripted import STOP, ScriptedConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.environments.micro.environment import Microworld
 from trustee.errors import EngineDied, EngineError, InputError, OutOfMemory, RunError
-from trustee.jobs import doctor
+from trustee.jobs import doctor, engine_exam
 from trustee.jobs.assemble import SHORTEST_CONTEXT, prepare_model, trainer_spec
 from trustee.jobs.doctor import Examination, examination_json, examine, finding_text
 from trustee.planning.hours import Hours, Range, Speeds, Workload
@@ -191,7 +191,7 @@ async def test_hours_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPat
         measured.append((work, speeds))
         return Hours(rollout=Range(low=1.0, high=2.0), training=Range(low=0.25, high=0.5))
 
-    monkeypatch.setattr(doctor, "measured_hours", count)
+    monkeypatch.setattr(engine_exam, "measured_hours", count)
     engine, config = Patient(), small_config()
     found = await examined(monkeypatch, engine, config=config)
     ((work, speeds),) = measured

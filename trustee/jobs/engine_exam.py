@@ -17,10 +17,7 @@ from trustee.config import Config
 from trustee.engine.protocol import Sampling
 from trustee.engine.watchdog import Watchdog
 from trustee.errors import RunError
-from trustee.jobs.assemble import (
-    make_memory_ladder,
-    make_simulator,
-)
+from trustee.jobs.assemble import make_memory_ladder, make_simulator
 from trustee.planning.hours import Speeds, measured_hours
 from trustee.planning.machine import Finding
 from trustee.planning.plan import read_workload, show_range
@@ -29,12 +26,8 @@ from trustee.types import GIB, Adapter, Completion, Message, Sample
 
 ANSWER_TOKENS = 64
 """Tokens sampled after the longest prompt."""
-
-
 GROWTH_GIB = 0.1
 """GiB by which the memory peak may grow in one round."""
-
-
 SAME_LOGPROBS = "try --set engine.eager=true and report it with the model's name"
 """Advice when the logprobs of engine and trainer differ."""
 
