@@ -86,7 +86,7 @@ def test_messages_with_calls() -> None:
         ({"messages": []}, "the first must be of role"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "the first must be of role"),
         ({"messages": [{"role": "robot"}]}, r"messages\[0\]: not a chat message"),
-        ({"messages": [{"role": "user", "tool_calls": [{}]}]}, r"messages\[0\]: not a chat message"),
+        ({"messages": [{"role": "user", "tool_calls": [{}]}]}, r"messages\[0\]: not a chat"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]: not a chat message"),
         ({"messages": 3}, "messages: Expected `array`"),
         ({"tools": "["}, "tools: Input data was truncated"),
