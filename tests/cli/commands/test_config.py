@@ -26,12 +26,8 @@ def test_a_section_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["config", "run", "--json"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [setting.key for setting in list_settings("run")] == [line["key"] for line in lines]
-    assert {
-        "key": "run.steps",
-        "default": 200,
-        "allowed": "int >= 1",
-        "meaning": "Optimiser steps.",
-    } == lines[0]
+    assert "optimiser steps" in lines[0].pop("meaning")
+    assert {"key": "run.steps", "default": 200, "allowed": "int >= 1"} == lines[0]
 
 
 def test_unknown_section(capsys: pytest.CaptureFixture[str]) -> None:
