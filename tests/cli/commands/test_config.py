@@ -30,7 +30,7 @@ def test_a_section_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "key": "run.steps",
         "default": 200,
         "allowed": "int >= 1",
-        "meaning": "Optimiser steps.",
+        "meaning": "Number of optimiser steps.",
     } == lines[0]
 
 

@@ -214,7 +214,11 @@ def test_adapter_of_another_rank(
     started = never_start(monkeypatch)
     folder = write_adapter(tmp_path / "adapter", rank=64)
     check_error(
-        refuse(capfd, *command(file, "--adapter", folder, "--out", tmp_path / "out")),
+        refuse(
+            capfd,
+            *("eval", file, "--suite", "ftrl", "--config", FTRL),
+            *("--adapter", folder, "--out", tmp_path / "out"),
+        ),
         folder,
         "rank 64",
         "learn.rank is 16",

@@ -225,7 +225,7 @@ def test_states_are_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"states.jsonl:1: not a state \(not JSON"):
         read_states(write_lines(path, ["{"]), Loaded(blueprints=(GOOD,)))
     path.write_text("")
-    with pytest.raises(InputError, match="not a states"):
+    with pytest.raises(InputError, match="no states"):
         read_states(path, Loaded(blueprints=(GOOD,)))
 
 
