@@ -6,7 +6,7 @@ BIN := .venv/bin
 # Without bytecode on disk every start of the engine compiles its libraries anew, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 CONFIG ?= configs/tiny.toml
-PARALLEL := -n auto --maxprocesses 4 --dist loadgroup
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
 help: ## Show these lines.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from golden_errors import ErrorCheck
+from sharing_out import KeepTogether
 from trustee.environments import registry
 
 LEFT_OUT = pytest.StashKey[int]()
@@ -44,6 +46,11 @@ def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test see the worlds outside the package that another test has loaded."""
     monkeypatch.setattr(registry, "_loaded", {})
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:
+    """Share out tests by what they have in common, not by whole files."""
+    return KeepTogether(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -46,12 +46,7 @@ from trustee.types import (
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(weights, marks=pytest.mark.xdist_group(weights)) for weights in ("bf16", "nf4")
-    ],
-)
+@pytest.fixture(scope="module", params=["bf16", "nf4"])
 async def bench(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Bench]:

@@ -77,7 +77,6 @@ async def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(folder / "run", wanted, outcome, events)
 
 
-@pytest.mark.xdist_group("sft")
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(400)
@@ -100,7 +99,6 @@ async def test_sft_lowers_the_held_out_loss(whole: Whole) -> None:
     assert 14 == sum(isinstance(event, SftStepTrained) for event in events)
 
 
-@pytest.mark.xdist_group("sft")
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(300)
@@ -145,7 +143,6 @@ def stop_after(step: int) -> Emit:
     return listen
 
 
-@pytest.mark.xdist_group("sft")
 @slow
 @pytest.mark.anyio
 @pytest.mark.timeout(400)

@@ -42,10 +42,6 @@ SEARCH = Tool(
 )
 
 
-all_words = pytest.mark.xdist_group("all words")
-"""Loading all words of a model takes seconds; one worker does it for all such tests."""
-
-
 class Models:
     """Renderers over real tokenizers and templates, each loaded once.
 
@@ -332,7 +328,6 @@ def play(renderer: Renderer, scripted: Sequence[str]) -> tuple[list[int], list[i
     return ids, mask
 
 
-@all_words
 @pytest.mark.parametrize("template", RUNS)
 def test_golden_rollouts_have_equal_ids_and_masks(models: Models, template: str) -> None:
     """With TRL's schemas and thinking on, prompts, completions and masks are TRL's."""
@@ -347,7 +342,6 @@ def test_golden_rollouts_have_equal_ids_and_masks(models: Models, template: str)
         assert row["tool_mask"] == mask
 
 
-@all_words
 def test_golden_rollouts_differ_only_as_listed(models: Models) -> None:
     """The differences found, row by row, are exactly those of the written list."""
     listed = {
@@ -474,7 +468,6 @@ def test_contents_forge_no_marks(models: Models, template: str) -> None:
     check()
 
 
-@all_words
 def test_forged_turn_is_ordinary_text(models: Models) -> None:
     """A tool's answer that spells a new turn stays inside its own."""
     renderer = models.load("qwen3", words=None)
@@ -497,7 +490,6 @@ def test_forged_turn_is_ordinary_text(models: Models) -> None:
     ]
 
 
-@all_words
 def test_forged_schemas_and_calls_are_ordinary_text(models: Models) -> None:
     """Marks in tools and in the arguments of earlier calls are no marks either."""
     renderer = models.load("qwen2_5", words=None)

@@ -15,7 +15,7 @@ from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("hostile")]
+pytestmark = pytest.mark.anyio
 
 ATTACKS = read_attacks()
 
