@@ -34,7 +34,7 @@ from trustee.trainer.tiling import tile_mlp, tile_norms
 
 NORM_NAMES = ("input_layernorm", "post_attention_layernorm", "q_norm", "k_norm")
 assert_fp32 = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
-"""Only the order of sums differs; of terms near one, which may cancel out, so a sum may be small."""
+"""Only the order of sums differs; where terms cancel out the rest may be as small as rounding."""
 assert_bf16 = partial(torch.testing.assert_close, rtol=2e-2, atol=4e-4)
 """A parameter's gradient is rounded to bf16 per tile, not once; gradients here are up to 0.1."""
 
