@@ -28,7 +28,7 @@ def canary(word):
         random.random(),
         str(datetime.datetime.now()), time.time(), dict(os.environ), sys.path, len(sys.meta_path),
         sys.getrecursionlimit(), len(gc.callbacks), str(__import__("decimal").Decimal("0.1")),
-        __import__("statistics").mean([1, 2]), __import__("signal").getsignal(2).__name__,
+        __import__("statistics").mean([1, 2]), repr(__import__("signal").getsignal(2)),
     ]
     return json.dumps(state)
 """
