@@ -75,7 +75,7 @@ from trustee.types import (
     Turn,
 )
 
-TRANSFORM_DRAWS = 200
+TOOL_SET_DRAWS = 200
 """Attempts to draw a tool set of one size before a smaller size is tried."""
 
 
@@ -184,7 +184,7 @@ class SimulatedSource(CountedSource):
         """Sample tools with or without a reserved pair; fewer tools if no larger set is found."""
         one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
         for size in range(max(count, least), least - 1, -1):
-            for _ in range(TRANSFORM_DRAWS):
+            for _ in range(TOOL_SET_DRAWS):
                 tools = self._repository.sample(rng, min(size, len(self._repository.tools)))
                 if is_reserved(tools, one_in=one_in) == self._held_out:
                     return tools

@@ -59,7 +59,7 @@ from trustee.types import (
     Turn,
 )
 
-TRANSFORM_DRAWS = 200
+INNER_TASK_DRAWS = 200
 """Maximum draws of an inner task whose tools fit the split by category."""
 
 
@@ -222,7 +222,7 @@ class TrialSource:
     async def _write_inner(self, spec: TaskSpec, services: Services) -> Task:
         """Return the first inner task whose tools are on the right side of the split."""
         seeds = random.Random(spec.seed)
-        for _ in range(TRANSFORM_DRAWS):
+        for _ in range(INNER_TASK_DRAWS):
             inner = await self._inner.write(spec, services)
             kept = any(tool.category in self._config.unseen for tool in inner.tools)
             if not self._config.unseen or kept == self._held_out:
@@ -230,7 +230,7 @@ class TrialSource:
             spec = msgspec.structs.replace(spec, seed=seeds.randrange(1 << 31))
         raise InputError(
             f"no task {'with' if self._held_out else 'without'} tools of env.unseen = "
-            f"{list(self._config.unseen)} in {TRANSFORM_DRAWS} draws; the last had categories "
+            f"{list(self._config.unseen)} in {INNER_TASK_DRAWS} draws; the last had categories "
             f"{sorted({tool.category for tool in inner.tools})}"
         )
 

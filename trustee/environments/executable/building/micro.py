@@ -48,7 +48,7 @@ from trustee.environments.splits import is_reserved
 from trustee.types import Record, Role, Tool
 
 CATEGORIES = sorted({thing.category for thing in THINGS.values()})
-TRANSFORM_DRAWS = 50
+DISTRACTOR_DRAWS = 50
 """Attempts to draw tools and distractors before one distractor fewer is tried."""
 
 
@@ -84,7 +84,7 @@ def draw_candidate(
     least = 1 if scenario.endswith("single_hop") else calls
     for attempt in count():
         # Many tools of one category almost always include a reserved pair, so offer fewer then.
-        further_tools = max(distractors - attempt // TRANSFORM_DRAWS, int(reserved == "always"))
+        further_tools = max(distractors - attempt // DISTRACTOR_DRAWS, int(reserved == "always"))
         category = rng.choice(CATEGORIES)
         tools = [tool for tool in TOOLS if tool.category == category]
         reads = rng.sample([t for t in tools if t.effect == "read"], rng.randint(least, calls))
