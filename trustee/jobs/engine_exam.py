@@ -136,7 +136,7 @@ class EngineExam:
         adapter = await self.publish()
         gaps["adapter"] = await self.gap(adapter)
         limit = self._config.watch.mismatch
-        why = ", ".join(f"{voice} {gap:.4f}" for voice, gap in gaps.items())
+        why = ", ".join(f"{label} {gap:.4f}" for label, gap in gaps.items())
         good = all(gap <= limit for gap in gaps.values())
         return Finding(
             name="same logprobs",

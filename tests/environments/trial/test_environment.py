@@ -23,8 +23,8 @@ from trustee.environments.trial.environment import (
     Trial,
     TrialEnvironment,
 )
-from trustee.environments.trial.transforms.disguise import to_shown_call
 from trustee.environments.trial.transforms.names import Opaque
+from trustee.environments.trial.transforms.perturbation import to_shown_call
 from trustee.environments.trial.transforms.supply import Break, Lookalikes
 from trustee.errors import InputError
 from trustee.tiny.teacher import TrialHabits, play_demonstration

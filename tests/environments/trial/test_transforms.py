@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from trustee.environments.micro.tasks import draw_goal
 from trustee.environments.micro.world import TOOLS, MicroWorld
 from trustee.environments.trial.transforms import Transform
-from trustee.environments.trial.transforms.disguise import (
+from trustee.environments.trial.transforms.documents import (
+    Describe,
+    Recode,
+    Undocument,
+    draw_codes,
+)
+from trustee.environments.trial.transforms.drawing import draw_chain
+from trustee.environments.trial.transforms.names import Opaque, Permute, is_reserved_name
+from trustee.environments.trial.transforms.perturbation import (
     Perturbation,
     Recoding,
     ToolAlias,
@@ -25,14 +33,6 @@ from trustee.environments.trial.transforms.disguise import (
     to_real_call,
     to_shown_call,
 )
-from trustee.environments.trial.transforms.documents import (
-    Describe,
-    Recode,
-    Undocument,
-    draw_codes,
-)
-from trustee.environments.trial.transforms.drawing import draw_chain
-from trustee.environments.trial.transforms.names import Opaque, Permute, is_reserved_name
 from trustee.environments.trial.transforms.supply import (
     BROKEN_ANSWERS,
     SUFFIXES,

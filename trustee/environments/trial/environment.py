@@ -29,7 +29,9 @@ from trustee.environments.protocol import (
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
 from trustee.environments.trial.transforms import Transform
-from trustee.environments.trial.transforms.disguise import (
+from trustee.environments.trial.transforms.drawing import draw_chain
+from trustee.environments.trial.transforms.names import Permute
+from trustee.environments.trial.transforms.perturbation import (
     Perturbation,
     show_answer,
     shown_tools,
@@ -37,8 +39,6 @@ from trustee.environments.trial.transforms.disguise import (
     to_real_call,
     to_shown_call,
 )
-from trustee.environments.trial.transforms.drawing import draw_chain
-from trustee.environments.trial.transforms.names import Permute
 from trustee.environments.trial.transforms.supply import Break
 from trustee.errors import InputError
 from trustee.tools.arguments import check_name

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.trial.transforms.disguise import Perturbation, Recoding, ToolAlias
+from trustee.environments.trial.transforms.perturbation import Perturbation, Recoding, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 SHORT = 4

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from trustee.environments.trial.transforms import Transform
-from trustee.environments.trial.transforms.disguise import (
+from trustee.environments.trial.transforms.perturbation import (
     Perturbation,
     prove_solvable,
     shown_tools,

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from trustee.environments.trial.transforms.disguise import Perturbation, ToolAlias
+from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 LETTERS = "bcdfghjklmnpqrstvwxz"

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.trial.transforms.disguise import Perturbation, ToolAlias
+from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
 from trustee.types import ExpectedCall, Record, Tool
 
 SUFFIXES = ("alpha", "bravo", "delta", "echo", "tango", "zulu")
