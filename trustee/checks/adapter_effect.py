@@ -45,11 +45,11 @@ class EffectGate:
         ids = self._renderer.open((probe,), ())
         said: dict[str, Completion] = {}
 
-        async def ask(name: str, adapter: Adapter | None) -> None:
+        async def ask(name: str, asked: Adapter | None) -> None:
             said[name] = await self._engine.generate(
                 ids,
                 Sampling(max_tokens=PROBE_TOKENS, temperature=0.0),
-                adapter=adapter,
+                adapter=asked,
                 request_id=f"probe-{adapter.version}-{name}",
             )
 
