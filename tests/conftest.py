@@ -11,6 +11,7 @@ import pytest
 
 from golden_errors import ErrorCheck
 from sharing_out import KeepTogether
+from trustee.engine import script
 from trustee.environments import registry
 
 LEFT_OUT = pytest.StashKey[int]()
@@ -44,8 +45,9 @@ def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test see the worlds outside the package that another test has loaded."""
+    """Let no test see the worlds and scripts that another test has loaded."""
     monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(script, "_found", set())
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:

@@ -11,7 +11,7 @@ import pytest
 
 from command_line import refuse
 from dice import Dice
-from scripted_program import small_config
+from scripted_program import tiny_config
 from trustee.cli.main import main
 from trustee.config import Config, apply_changes, decode_stored, read_config
 from trustee.environments import registry
@@ -232,6 +232,6 @@ def test_an_allowed_world_must_be_there(
 
 def test_worlds_of_the_package_need_no_leave(tmp_path: Path) -> None:
     """A record that names them is read by itself."""
-    record = describe_run(small_config())
+    record = describe_run(tiny_config())
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert record == read_metadata(tmp_path)

@@ -271,7 +271,7 @@ def test_world_of_another_config(
         raise InputError("seen")
 
     monkeypatch.setattr(evaluate, "run_comparison", run_comparison)
-    before, other = small_config(), read_config(Path(FTRL))
+    before, other = tiny_config(), read_config(Path(FTRL))
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(before)))
     assert "seen" == refuse(capfd, "eval", tmp_path, "--world", FTRL, "--tasks", "7")
     (config,) = asked
@@ -288,7 +288,7 @@ def test_trials_are_asked_of_a_world_without_any(
     check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """There is no trial phase to strip from a world that has none."""
-    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(small_config())))
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(tiny_config())))
     check_error(
         refuse(capfd, "eval", tmp_path, "--strip-trial"), "--strip-trial", "env.kind", "Microworld"
     )
