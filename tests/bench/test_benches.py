@@ -59,6 +59,7 @@ def timed(seconds: float, *, tokens: int = 100) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_overhead_line_has_every_level(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such check: pariti" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_family_that_is_too_slow_is_killed(tmp_path: Path) -> None:
     """What was made before the deadline counts, the rest failed, and no process is left."""
     code = (

@@ -328,6 +328,7 @@ def play(renderer: Renderer, scripted: Sequence[str]) -> tuple[list[int], list[i
     return ids, mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", RUNS)
 def test_golden_rollouts_have_equal_ids_and_masks(models: Models, template: str) -> None:
     """With TRL's schemas and thinking on, prompts, completions and masks are TRL's."""
@@ -342,6 +343,7 @@ def test_golden_rollouts_have_equal_ids_and_masks(models: Models, template: str)
         assert row["tool_mask"] == mask
 
 
+@pytest.mark.slow
 def test_golden_rollouts_differ_only_as_listed(models: Models) -> None:
     """The differences found, row by row, are exactly those of the written list."""
     listed = {

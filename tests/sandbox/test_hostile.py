@@ -15,7 +15,7 @@ from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ATTACKS = read_attacks()
 
