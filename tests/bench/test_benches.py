@@ -25,6 +25,8 @@ from trustee.types import BadCall, Completion, Message, Role, Stop, ToolCall, Tu
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "tiny.toml"
 
+pytestmark = pytest.mark.slow
+
 
 def load_bench(path: str) -> ModuleType:
     """Import a bench, which stands outside of all packages."""

@@ -21,6 +21,8 @@ from trustee.types import Failure, Outcome, Role, SolveFacts, Stop, Trajectory
 ROOT = Path(__file__).parents[2]
 KEYS = ROOT / "tests" / "data" / "ftrl" / "keys.jsonl"
 
+pytestmark = pytest.mark.slow
+
 
 def load_bench(name: str) -> ModuleType:
     """Import a bench, which stands outside of all packages."""

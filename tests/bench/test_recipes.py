@@ -19,6 +19,8 @@ from trustee.errors import InputError  # noqa: E402
 
 TINY = ROOT / "configs" / "toolmaster-tiny.toml"
 
+pytestmark = pytest.mark.slow
+
 
 def test_other_world_is_dead_in_another_way(tmp_path: Path) -> None:
     """The changed config breaks the same tools, and nothing else differs."""

@@ -10,6 +10,8 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "bench" / "sandbox.py"
 
+pytestmark = pytest.mark.slow
+
 
 def test_bench_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A small round counts its calls and finds nothing wrong and nothing left."""
