@@ -17,7 +17,7 @@ from trustee.sandbox.host import LONGEST_ARGUMENTS, LONGEST_SOURCE, ProcessSandb
 from trustee.sandbox.isolation import Lock
 from trustee.sandbox.process import WorkerProcess, start_process
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ADD = {"add": "def add(a, b):\n    return a + b"}
 LOOP = {"loop": "def loop():\n    import threading\n    threading.Event().wait()"}
