@@ -198,11 +198,11 @@ class World:
 
     def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
         """Return the source of training tasks, or of tasks that training never uses."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define source")
 
     def environment(self, task: Task, services: Services) -> Environment:
         """Return the environment of one episode."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not define environment")
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Read all parts of the world; return a sentence for each part that is not used.
