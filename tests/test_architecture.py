@@ -15,7 +15,7 @@ PACKAGE = ROOT / "trustee"
 
 ORDER = (
     ("types",),
-    ("errors", "events"),
+    ("errors", "events", "decoding"),
     ("rendering", "tools", "sandbox", "runs"),
     ("algorithm",),
     ("trainer",),
@@ -47,7 +47,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 25
+MOST_ENTRIES = 26
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
