@@ -39,6 +39,7 @@ from trustee.trainer.memory import Heap, cap_memory, ran_out
 from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
 from trustee.trainer.quantised_cache import write_cache
 from trustee.trainer.reference import keep_reference, swapped
+from trustee.trainer.shared_model import restart_adapter
 from trustee.trainer.shared_weights import (
     held_adapters,
     install_adapter,
@@ -329,8 +330,14 @@ class Trainer:
         self.optimizer.load_state_dict(whole)
 
     def load_adapter(self, folder: str) -> None:
-        """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
-        self._take(folder)
+        """Take an adapter's weights and forget the optimiser's momentum: a roll-back.
+
+        Without a folder the adapter starts anew, so that it changes nothing.
+        """
+        if folder:
+            self._take(folder)
+        else:
+            restart_adapter(self.model, seed=self.spec.seed)
         self.optimizer = make_optimizer(self.spec.learn, self.params)
 
     def _take(self, folder: str) -> None:
