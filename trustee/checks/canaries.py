@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulated.tool_sets import find_tools
@@ -104,7 +105,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
             f"trustee/checks/canary_episodes/{prompt_set}"
             '.json, or gates.false_accepts and gates.false_refuses = "none" to go without'
         )
-    file = msgspec.json.decode(source.read_bytes(), type=CanaryFile)
+    file = decode_json(source.read_bytes(), CanaryFile, error=InputError)
     offered = find_tools(file.tools).tools
     by_name = {tool.name: tool for tool in offered}
     return tuple(

@@ -24,6 +24,7 @@ from jinja2 import Environment as Jinja
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from trustee.decoding import decode_json
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, teach
 from trustee.types import BadCall, Message
 
@@ -179,7 +180,8 @@ def answers_right(model: Any, pen: Pen, lesson: Lesson) -> bool:
         )
     text = pen.tokenizer.decode(out[0, ids.shape[1] :].tolist())
     try:
-        got, want = json.loads(text), json.loads(said.removesuffix("<|im_end|>"))
+        got = decode_json(text, error=ValueError)
+        want = decode_json(said.removesuffix("<|im_end|>"), error=ValueError)
     except ValueError:
         return False
     if lesson.role == "writer":

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.types import BadCall, Call, Tool
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _validator(schema: bytes) -> Any:
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
-    parsed = msgspec.json.decode(schema)
+    parsed = decode_json(schema, error=ValueError)
     if _MERGING & parsed.keys() and "additionalProperties" not in parsed:
         parsed = {"unevaluatedProperties": False, **parsed}
     return Draft202012Validator(parsed, format_checker=_format_checker(), registry=Registry())

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from trustee.decoding import decode_json
+
 LARGEST = 1 << 1000
 
 
@@ -18,7 +20,7 @@ def is_error(result: Any) -> bool:
 def tells_error(content: str) -> bool:
     """Whether a tool's message is an object with an error."""
     try:
-        return is_error(json.loads(content))
+        return is_error(decode_json(content, error=ValueError))
     except ValueError:
         return False
 

@@ -142,13 +142,13 @@ JSON_REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         '{"name": \n "f" 1}',
-        "not JSON, line 2 column 6: Expecting ',' delimiter; give one JSON document, or one"
-        " JSON object per line",
+        "not JSON: JSON is malformed: expected ',' or '}' (line 2 column 6); give one JSON"
+        " document, or one JSON object per line",
     ),
     (
         '{"name": "f"}\n{"name": }',
-        "not JSON, line 2 column 10: Expecting value; give one JSON document, or one JSON"
-        " object per line",
+        "line 2: not JSON: JSON is malformed: invalid character (byte 9); give one JSON document,"
+        " or one JSON object per line",
     ),
     ({"tools": {"f": 1}}, 'tools must be a list of tools, got {"f": 1}'),
     (
@@ -185,7 +185,7 @@ def test_import_refuses_unreadable_files(tmp_path: Path) -> None:
     absent = tmp_path / "absent.json"
     assert [refusal(absent), refusal(tmp_path)] == [
         f"{absent}: cannot be read (No such file or directory); give a JSON, JSONL or Python file",
-        f"{tmp_path}: cannot be read (Is a directory); give a JSON, JSONL or Python file",
+        f"{tmp_path}: is a folder, not a file; give a JSON, JSONL or Python file",
     ]
 
 
@@ -193,7 +193,7 @@ def test_import_refuses_other_encodings(tmp_path: Path) -> None:
     """A file that is not UTF-8 is refused with the first wrong byte."""
     path = tmp_path / "tools.json"
     path.write_bytes(b'[{"name": "\xe4"}]')
-    assert refusal(path) == f"{path}: not UTF-8 text, byte 11 is 0xe4; save the file as UTF-8"
+    assert refusal(path) == f"{path}: is not UTF-8 (byte 11); save the file as UTF-8"
 
 
 ANY_JSON = st.recursive(

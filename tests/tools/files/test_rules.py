@@ -106,7 +106,8 @@ REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         '[{"name": "f", "parameters": {"type": "object", "maxProperties": NaN}}]',
-        '[0] "f".parameters: contains NaN or Infinity; only finite numbers are allowed',
+        "not JSON: JSON is malformed: invalid character (byte 65); give one JSON document, or one"
+        " JSON object per line",
     ),
 ]
 

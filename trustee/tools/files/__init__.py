@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trustee.decoding import decode_json, decode_text, read_file
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
 from trustee.tools.files.openapi import read_operations
 from trustee.tools.files.python import read_functions
 from trustee.tools.files.rules import Found, check_effect, check_tools, guess_effect
 from trustee.types import Tool
+
+MOST_TOOL_BYTES = 64 << 20
+"""Size of the largest file of tools."""
 
 
 def import_tools(path: Path) -> tuple[Tool, ...]:
@@ -31,12 +35,11 @@ def import_tools(path: Path) -> tuple[Tool, ...]:
     Raises:
         InputError: if the file cannot be read, or a tool in it is not usable.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a JSON, JSONL or Python file"
-        ) from error
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{path}: {why}; give a JSON, JSONL or Python file"),
+        most=MOST_TOOL_BYTES,
+    )
     found = list(read_tools(data, source=str(path)))
     if not found:
         raise InputError(
@@ -60,40 +63,37 @@ def read_tools(data: bytes, *, source: str) -> Iterator[Found]:
     Raises:
         InputError: if the bytes or a tool in them cannot be read.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: not UTF-8 text, byte {error.start} is {data[error.start]:#04x};"
-            " save the file as UTF-8"
-        ) from error
+    text = decode_text(
+        data, error=lambda why: InputError(f"{source}: {why}; save the file as UTF-8")
+    )
     if not text.lstrip().startswith(("{", "[")):
         return read_functions(text, source=source)
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise _not_json(source, error) from error
+        document = decode_json(text, error=_NotJson)
+    except _NotJson as error:
+        if "trailing characters" not in str(error):
+            raise _refuse_text(source, error) from error
         return _read_lines(text, source=source)
     if isinstance(document, dict) and ("openapi" in document or "swagger" in document):
         return read_operations(document, source=source)
     return _read_document(document, source=source)
 
 
-def _not_json(source: str, error: json.JSONDecodeError, *, line: int = 0) -> InputError:
-    return InputError(
-        f"{source}: not JSON, line {line or error.lineno} column {error.colno}: {error.msg};"
-        " give one JSON document, or one JSON object per line"
-    )
+class _NotJson(ValueError):
+    """A text is no JSON document."""
+
+
+def _refuse_text(source: str, error: _NotJson) -> InputError:
+    return InputError(f"{source}: {error}; give one JSON document, or one JSON object per line")
 
 
 def _read_lines(text: str, *, source: str) -> Iterator[Found]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _not_json(source, error, line=number) from error
+                entry = decode_json(line, error=_NotJson)
+            except _NotJson as error:
+                raise _refuse_text(f"{source}: line {number}", error) from error
             where = f"{source}: line {number}"
             yield where, _read_entry(entry, where=where)
 
