@@ -64,8 +64,7 @@ async def write_checkpoint(
         (partial / "state.json").write_bytes(msgspec.json.encode(state))
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            files[str(path.relative_to(partial))] = (len(data), hashlib.sha256(data).hexdigest())
+            files[str(path.relative_to(partial))] = hash_file(path)
             _sync(path)
         (partial / "manifest.json").write_bytes(
             msgspec.json.encode(CheckpointManifest(files=files))

@@ -88,7 +88,7 @@ def test_environments_as_lines(tmp_path: Path) -> None:
 BAD: list[tuple[Any, str]] = [
     ("{", "not JSON"),
     ("[1]", "Expected `object`, got `array`"),
-    ('{"a": ' * 5000, "not JSON"),
+    ('{"a": ' * 5000, "nested deeper"),
     ('{"id": "\\ud800"}', "not JSON"),
     (without("question"), "missing required field `question`"),
     (plain(extra=1), "unknown field `extra`"),

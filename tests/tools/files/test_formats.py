@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tool_documents import BARE, OPENAI, PETSTORE, refusal, write
+from tool_documents import BARE, OPENAI, PETSTORE, left_out, refusal, write
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.tools.files import dump_tools, import_tools
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 PROPERTIES = st.sampled_from(
@@ -145,26 +146,16 @@ JSON_REFUSALS: list[tuple[Any, str]] = [
         "not JSON: JSON is malformed: expected ',' or '}' (line 2 column 6); give one JSON"
         " document, or one JSON object per line",
     ),
-    (
-        '{"name": "f"}\n{"name": }',
-        "line 2: not JSON: JSON is malformed: invalid character (byte 9); give one JSON document,"
-        " or one JSON object per line",
-    ),
     ({"tools": {"f": 1}}, 'tools must be a list of tools, got {"f": 1}'),
     (
-        [BARE, 5],
-        '[1]: not a tool, got 5; a tool is {"type": "function", "function": {…}} or'
+        [5],
+        '[0]: not a tool, got 5; a tool is {"type": "function", "function": {…}} or'
         ' {"name": …, "parameters": {…}}',
     ),
     (
         {"tools": [{"type": "web_search"}]},
         'tools[0]: not a tool, got {"type": "web_search"}; a tool is'
         ' {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}',
-    ),
-    (
-        '{"name": "f"}\n[1]',
-        'line 2: not a tool, got [1]; a tool is {"type": "function", "function": {…}} or'
-        ' {"name": …, "parameters": {…}}',
     ),
     ([{"name": 5}], "[0].name: must be a string, got 5"),
     ([{"name": "f", "description": ["x"]}], '[0].description: must be a string, got ["x"]'),
@@ -178,6 +169,56 @@ def test_import_refuses_json(tmp_path: Path, content: Any, message: str) -> None
     """Unusable JSON names the file, the position, what was given and what is allowed."""
     path = write(tmp_path, content)
     assert refusal(path) == f"{path}: {message}"
+
+
+def test_import_leaves_out_bad_entries(tmp_path: Path) -> None:
+    """A bad entry of a list, or a bad line, is named with its reason; the rest is used."""
+    a_tool = '; a tool is {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}'
+    path = write(tmp_path, [5, BARE, {"name": "f", "x-effect": "rw"}])
+    assert left_out(path) == [
+        f"{path}: [0]: not a tool, got 5{a_tool}",
+        f'{path}: [2].x-effect: must be "read" or "write", got "rw"',
+    ]
+    path = write(tmp_path, '{"name": "f"}\n{"name": }\n[1]\n{"name": "g"}')
+    assert left_out(path) == [
+        f"{path}: line 2: not JSON: JSON is malformed: invalid character (byte 9); give one JSON"
+        " document, or one JSON object per line",
+        f"{path}: line 3: not a tool, got [1]{a_tool}",
+    ]
+    assert [tool.name for tool in import_tools(path)] == ["f", "g"]
+
+
+def test_import_refuses_a_file_without_a_good_entry(tmp_path: Path) -> None:
+    """Where nothing is left, the first reason is the refusal, and the others are counted."""
+    path = write(tmp_path, [{"name": 5}, 5, 6])
+    assert refusal(path) == (
+        f"{path}: [0].name: must be a string, got 5; 2 more cannot be used, and nothing is left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("only", "skip", "names"),
+    [
+        (("get_*",), (), ["get_a", "get_b"]),
+        ((), ("*_b", "[[]2]"), ["get_a"]),
+        (("get_?", "put_a"), ("get_b",), ["get_a", "put_a"]),
+    ],
+)
+def test_import_chooses_tools(
+    tmp_path: Path, only: tuple[str, ...], skip: tuple[str, ...], names: list[str]
+) -> None:
+    """Patterns choose tools by name, or by their place in the file."""
+    path = write(tmp_path, [{"name": name} for name in ("get_a", "get_b", "put_a")])
+    tools = import_tools(path, Selection(only=only, skip=skip))
+    assert [tool.name for tool in tools] == names
+
+
+def test_import_refuses_a_choice_of_nothing(tmp_path: Path) -> None:
+    """Patterns that leave nothing are named."""
+    path = write(tmp_path, [BARE])
+    with pytest.raises(InputError) as caught:
+        import_tools(path, Selection(only=("gte_*",), skip=("x",)))
+    assert str(caught.value) == f"{path}: no tool is left by --only 'gte_*' --skip 'x'"
 
 
 def test_import_refuses_unreadable_files(tmp_path: Path) -> None:
