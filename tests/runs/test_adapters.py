@@ -127,7 +127,7 @@ def test_refused_adapters(tmp_path: Path) -> None:
         ),
         (
             lambda a: (a / "adapter_config.json").write_text('{"bias": ' + "[" * 100_000),
-            "adapter_config.json cannot be read: is nested too deeply",
+            "adapter_config.json cannot be read: is nested deeper than 100 levels",
         ),
         (
             lambda a: (a / "adapter_config.json").write_bytes(b'{"r": "\xff"}'),

@@ -170,7 +170,7 @@ def read_adapter(folder: Path) -> AdapterFile:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a PEFT adapter: {name} is missing")
-    config = _read_json(folder / CONFIG, PeftConfig)
+    config = read_part(folder / CONFIG, PeftConfig)
     if config.peft_type.upper() != "LORA":
         raise InputError(
             f"{folder} is an adapter of type {config.peft_type}; only LoRA adapters can be trained "
@@ -187,12 +187,18 @@ def read_adapter(folder: Path) -> AdapterFile:
         rank=config.r,
         scale=config.scale,
         base=config.base_model_name_or_path or "",
-        fingerprint=_read_json(folder / BASE, BaseMark).fingerprint if marked else "",
+        fingerprint=read_part(folder / BASE, BaseMark).fingerprint if marked else "",
         shapes={name: stored.shape for name, stored in read_header(folder / WEIGHTS).items()},
     )
 
 
-def _read_json(path: Path, kind: type[T]) -> T:
+def read_part(path: Path, kind: type[T]) -> T:
+    """Read a JSON file of an adapter's folder.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+
     def refuse(why: str) -> InputError:
         return InputError(f"{path} cannot be read: {why}")
 

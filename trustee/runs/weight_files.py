@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trustee.decoding import decode_json
+from trustee.decoding import decode_json, open_file
 from trustee.errors import InputError
 
 PIECE = 1 << 24
@@ -46,12 +46,9 @@ def read_header(path: Path) -> dict[str, Stored]:
         return InputError(f"{path} is not a readable safetensors file: {why}")
 
     try:
-        if not path.is_file():
-            raise refuse("it is not an ordinary file")
-        with safe_open(path, framework="np"):
-            pass
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+        with open_file(path, error=refuse) as file:
+            with safe_open(path, framework="np"):
+                size = int.from_bytes(file.read(8), "little")
             data = file.read(size)
     except SafetensorError as error:
         raise refuse(f"{error}; it may be half a download or copy") from error
