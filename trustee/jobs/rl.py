@@ -7,6 +7,8 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
