@@ -327,7 +327,7 @@ class ExecutableEnvironment:
         return None if error is None else CallResult(text=error, ok=False)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Return the reward of the recorded calls; see `matching.pay_turn` and `pay_episode`."""
+        """Return the reward of the recorded calls; see `rewards.pay_turn` and `pay_episode`."""
         config, hidden = self._config, self._hidden
         solved = sum(called.solved is not None for called in self._called)
         calls = self._readable if config.published else len(self._called)
