@@ -20,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from trustee.environments.executable.echoes import repeats
 from trustee.environments.executable.matching import (
     holds_as_published,
     plain_as_published,
     tells,
 )
+from trustee.tools.values import tells_error
 from trustee.types import BadCall, Message, Record
 
 Variant = Literal["f1", "precision", "recall", "product"]
@@ -103,13 +105,12 @@ def match(observation: Observation, unsolved: Unsolved, *, published: bool = Fal
 
 
 def solves(observation: Observation, answer: str, *, published: bool = False) -> bool:
-    """Whether a call's result contains a sub-answer that its own arguments do not contain."""
+    """Whether a call's result tells a sub-answer that its own arguments do not tell."""
     if published:
         return holds_as_published(observation.text, answer)
-    if not observation.ok or not tells(observation.text, answer):
+    if not observation.ok or tells_error(observation.text):
         return False
-    said = [text for value in observation.arguments.values() for text in _spoken(value)]
-    return not tells(" ".join(said), answer)
+    return tells(observation.text, answer) and not repeats(observation.arguments, answer)
 
 
 def count_unsolved(unsolved: Unsolved) -> int:
@@ -219,12 +220,3 @@ def _answers(said: str, answer: str, *, published: bool) -> bool:
     return (
         plain_as_published(answer) in plain_as_published(said) if published else tells(said, answer)
     )
-
-
-def _spoken(value: Any) -> list[str]:
-    """Return the texts and numbers of an argument; true, false and null are left out."""
-    if isinstance(value, Mapping):
-        return [text for key, own in value.items() for text in (str(key), *_spoken(own))]
-    if isinstance(value, list | tuple):
-        return [text for own in value for text in _spoken(own)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]
