@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
+
+import msgspec
 
 from trustee.config import Config, decode_stored
 from trustee.decoding import read_file
@@ -21,7 +24,8 @@ from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.files import write_json
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
-from trustee.sft.endpoint import Endpoint, EndpointPlayer
+from trustee.sft.endpoint import Endpoint, read_address
+from trustee.sft.remote_teacher import EndpointPlayer
 from trustee.sft.teacher import Player, TeacherPlayer
 from trustee.types import Adapter, Record, Task
 
@@ -81,10 +85,15 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    record = CollectionMetadata(player=player, collect=collection, config=config)
+    # What is written and compared holds neither a password nor a query.
+    shown = read_address(player.url).shown if player.url else ""
+    record = CollectionMetadata(
+        player=msgspec.structs.replace(player, url=shown), collect=collection, config=config
+    )
     check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
+        open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
         Store(folder) as store,
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
@@ -106,7 +115,7 @@ async def run_collection(
                     temperature=config.rollout.temperature,
                     context=config.engine.context,
                 ),
-                player_of=players_of(config, player, engine, renderer),
+                player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
                 adapter=adapter,
                 hinter=config.env.hints if player.teacher or player.url else None,
                 config=collection,
@@ -157,16 +166,29 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             )
 
 
+def open_endpoint(
+    player: PlayerConfig, *, parallel: int
+) -> AbstractAsyncContextManager[Endpoint | None]:
+    """Return the client of the teacher's endpoint; None where no endpoint plays."""
+    if not player.url:
+        return nullcontext()
+    return Endpoint(player.url, model=player.model, parallel=parallel)
+
+
 def players_of(
-    config: Config, player: PlayerConfig, engine: Engine, renderer: Renderer
+    config: Config,
+    player: PlayerConfig,
+    engine: Engine,
+    renderer: Renderer,
+    *,
+    endpoint: Endpoint | None,
 ) -> Callable[[Task], Player]:
     """Return the function that chooses the player of a task."""
     if not (player.teacher or player.url):
         return lambda task: Player(engine, renderer)
     hints, prompt_set = config.env.hints, config.env.teacher_prompts()
-    if not player.url:
+    if endpoint is None:
         return lambda task: TeacherPlayer(engine, renderer, hints(task), prompt_set=prompt_set)
-    endpoint = Endpoint(player.url, model=player.model, parallel=config.rollout.episodes)
     return lambda task: EndpointPlayer(
         endpoint, renderer, hints(task), prompt_set=prompt_set, context=config.engine.context
     )
