@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -54,6 +55,12 @@ class PlayerConfig(Record, frozen=True):
         if self.model and not self.url:
             raise InputError("--teacher-model needs --teacher-url; give --teacher-url too")
 
+    @property
+    def public(self) -> PlayerConfig:
+        """The player as it is written: its address has neither a password nor a query."""
+        shown = read_address(self.url).shown if self.url else ""
+        return msgspec.structs.replace(self, url=shown)
+
 
 class CollectionMetadata(Record, frozen=True):
     """What a collection was started with; the config is in `run.json`."""
@@ -85,11 +92,7 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    # What is written and compared holds neither a password nor a query.
-    shown = read_address(player.url).shown if player.url else ""
-    record = CollectionMetadata(
-        player=msgspec.structs.replace(player, url=shown), collect=collection, config=config
-    )
+    record = CollectionMetadata(player=player.public, collect=collection, config=config)
     check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
@@ -105,15 +108,12 @@ async def run_collection(
         return await collect(
             Collection(
                 source=config.env.source(seed=config.run.seed),
-                player=EpisodePlayer(
-                    make_environment=config.env.environment,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
-                    engine=engine,
-                    renderer=renderer,
+                player=make_player(
+                    config,
+                    engine,
+                    renderer,
                     clock=clock,
-                    limits=config.rollout.limits,
-                    temperature=config.rollout.temperature,
-                    context=config.engine.context,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
                 ),
                 player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
                 adapter=adapter,
@@ -127,6 +127,27 @@ async def run_collection(
                 states_of=config.env.cut_states,
             )
         )
+
+
+def make_player(
+    config: Config,
+    engine: Engine,
+    renderer: Renderer,
+    *,
+    clock: EngineClock,
+    serve: Callable[[random.Random], Services],
+) -> EpisodePlayer:
+    """Return the player of all episodes, whose engine and renderer each teacher replaces."""
+    return EpisodePlayer(
+        make_environment=config.env.environment,
+        serve=serve,
+        engine=engine,
+        renderer=renderer,
+        clock=clock,
+        limits=config.rollout.limits,
+        temperature=config.rollout.temperature,
+        context=config.engine.context,
+    )
 
 
 async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> Adapter:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from trustee.decoding import decode_json
-from trustee.errors import EngineError
+from trustee.errors import AnswerError
 from trustee.types import BadCall, Message, ToolCall
 
 SHOWN_ANSWER = 300
@@ -59,20 +59,20 @@ def read_completion(text: bytes) -> ChatMessage:
     """Read an endpoint's answer.
 
     Raises:
-        EngineError: if it is not a chat completion, or was cut off.
+        AnswerError: if it is not a chat completion, or was cut off.
     """
 
-    def refuse(why: str) -> EngineError:
+    def refuse(why: str) -> AnswerError:
         shown = text[:SHOWN_ANSWER].decode(errors="replace")
-        return EngineError(f"the endpoint's answer is not a chat completion ({why}): {shown!r}")
+        return AnswerError(f"the endpoint's answer is not a chat completion ({why}): {shown!r}")
 
     choices = decode_json(text, ChatCompletion, error=refuse).choices
     if not choices:
         raise refuse("it has no choices")
     if choices[0].finish_reason == "length":
-        raise EngineError("the endpoint's answer was cut off by its limit of tokens")
+        raise AnswerError("the endpoint's answer was cut off by its limit of tokens")
     if choices[0].finish_reason == "content_filter":
-        raise EngineError("the endpoint's answer was held back by its filter of contents")
+        raise AnswerError("the endpoint's answer was held back by its filter of contents")
     return choices[0].message
 
 
@@ -80,7 +80,7 @@ def as_message(spoken: ChatMessage) -> Message:
     """Return an endpoint's message as a `Message`, without thoughts.
 
     Raises:
-        EngineError: if a call's arguments are not a JSON object, or a part is not text.
+        AnswerError: if a call's arguments are not a JSON object, or a part is not text.
     """
     calls = tuple(
         ToolCall(id=str(number), name=call.function.name, arguments=read_arguments(call.function))
@@ -93,7 +93,7 @@ def read_arguments(function: ChatFunction) -> dict[str, Any]:
     """Return a call's arguments, which may be an object, its text, or missing.
 
     Raises:
-        EngineError: if they are anything else.
+        AnswerError: if they are anything else.
     """
     given = function.arguments
     if isinstance(given, dict):
@@ -101,8 +101,8 @@ def read_arguments(function: ChatFunction) -> dict[str, Any]:
     if given is None or not given.strip():
         return {}
 
-    def refuse(why: str) -> EngineError:
-        return EngineError(
+    def refuse(why: str) -> AnswerError:
+        return AnswerError(
             f"the arguments of {function.name[:SHOWN_ANSWER]} are not a JSON object: "
             f"{given[:SHOWN_ANSWER]!r}"
         )
@@ -125,7 +125,7 @@ def read_content(content: str | list[str | dict[str, Any]] | None) -> str:
     """Return what was said, without thoughts.
 
     Raises:
-        EngineError: if a part is neither text nor thought, or a thought does not end.
+        AnswerError: if a part is neither text nor thought, or a thought does not end.
     """
     parts = [content] if isinstance(content, str) else content or []
     text = "".join(map(read_part, parts))
@@ -135,7 +135,7 @@ def read_content(content: str | list[str | dict[str, Any]] | None) -> str:
         text = after
     text = _THOUGHT.sub("", text).strip()
     if text.startswith("<think>"):
-        raise EngineError("the endpoint's answer ends within a thought")
+        raise AnswerError("the endpoint's answer ends within a thought")
     return text
 
 
@@ -143,7 +143,7 @@ def read_part(part: str | dict[str, Any]) -> str:
     """Return the text of one part of a content; that of a thought is empty.
 
     Raises:
-        EngineError: if the part is neither.
+        AnswerError: if the part is neither.
     """
     if isinstance(part, str):
         return part
@@ -152,7 +152,7 @@ def read_part(part: str | dict[str, Any]) -> str:
         return ""
     text = part.get("refusal" if kind == "refusal" else "text")
     if not isinstance(text, str):
-        raise EngineError(f"the endpoint's answer has a part of type {str(kind)[:40]!r}, not text")
+        raise AnswerError(f"the endpoint's answer has a part of type {str(kind)[:40]!r}, not text")
     return text
 
 

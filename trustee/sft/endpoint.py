@@ -1,6 +1,6 @@
 """The client of a teacher's endpoint: one request at a time, whatever the server does.
 
-Every failure is an `EngineError`, which spoils one episode. What passes, such as a busy server, is
+Every failure is an `AnswerError`, which spoils one episode. What passes, such as a busy server, is
 tried again under one deadline. No text that leaves this module holds the key, nor what stands in
 the address for a password.
 """
@@ -24,7 +24,7 @@ import anyio
 import httpx2
 import msgspec
 
-from trustee.errors import EngineError, InputError
+from trustee.errors import AnswerError, InputError
 from trustee.sft.chat_format import SHOWN_ANSWER, as_message, read_completion
 from trustee.sft.secrets import LEFT_OUT, Secrets
 from trustee.types import Message
@@ -114,7 +114,7 @@ def read_key() -> str:
     return key
 
 
-class Refusal(EngineError):
+class Refusal(AnswerError):
     """The endpoint gave no answer this time."""
 
     def __init__(self, message: str, *, passes: bool, status: int = 0, wait: float = 0.0) -> None:
@@ -215,7 +215,7 @@ class Endpoint:
         """Return one message from the endpoint.
 
         Raises:
-            EngineError: if there is no usable answer; its text holds no secret.
+            AnswerError: if there is no usable answer; its text holds no secret.
         """
         async with self._limiter:
             last = ""
@@ -230,15 +230,15 @@ class Endpoint:
                         if not refusal.passes or attempt + 1 == TRIES or wait >= left:
                             raise self._clean(f"{self.shown} refused: {refusal}") from None
                         await anyio.sleep(wait)
-                    except EngineError as error:
+                    except AnswerError as error:
                         raise self._clean(str(error)) from None
             raise self._clean(
                 f"{self.shown} gave no answer in {self._seconds:g} s"
                 + (f"; before that it refused: {last}" if last else "")
             )
 
-    def _clean(self, message: str) -> EngineError:
-        return EngineError(self._secrets.redact(message))
+    def _clean(self, message: str) -> AnswerError:
+        return AnswerError(self._secrets.redact(message))
 
     def _pause_before(self, attempt: int, refusal: Refusal) -> float:
         """Return the seconds before a try, which differ so that not all come back at once."""
@@ -257,11 +257,11 @@ class Endpoint:
             else:
                 break
         if self._secrets.holds(data.decode(errors="replace")):
-            raise EngineError(REPEATED)
+            raise AnswerError(REPEATED)
         message = as_message(read_completion(data))
         # Parts that were joined may hold what none of them holds.
         if self._secrets.holds(json.dumps(msgspec.to_builtins(message), ensure_ascii=False)):
-            raise EngineError(REPEATED)
+            raise AnswerError(REPEATED)
         return message
 
     async def _post(self, data: bytes) -> bytes:
