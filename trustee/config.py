@@ -21,6 +21,7 @@ from msgspec import Meta
 from trustee.algorithm.config import LearnConfig
 from trustee.checks.alarms import WatchConfig
 from trustee.checks.config import GateConfig
+from trustee.decoding import decode_text, read_file
 from trustee.engine.config import EngineConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.engine.watchdog import WatchdogConfig
@@ -121,14 +122,15 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
     Raises:
         InputError: naming file, key, the given value and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+
+    def refuse(why: str) -> InputError:
         near = ", ".join(sorted(str(p) for p in CONFIGS.glob("*.toml"))) or "none here"
-        raise InputError(f"{path}: cannot be read ({error}); configs are: {near}") from error
+        return InputError(f"{path}: {why}; configs are: {near}")
+
+    text = decode_text(read_file(path, error=refuse), error=refuse)
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     for change in changes:
         apply_change(table, change)
@@ -146,7 +148,7 @@ def apply_change(table: dict[str, Any], change: str) -> None:
         raise InputError(f"--set {change!r}: give key=value, such as rollout.group_size=8")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     *sections, last = key.strip().split(".")
     at = table

@@ -21,7 +21,6 @@ from trustee.environments.simulator import Simulator
 from trustee.errors import EngineError, InputError
 from trustee.rollout import Limits
 from trustee.sft.collect import demonstrate
-from trustee.sft.demonstrations import render_demonstration
 from trustee.sft.endpoint import (
     KEY,
     ChatMessage,
@@ -30,6 +29,7 @@ from trustee.sft.endpoint import (
     as_message,
     read_completion,
 )
+from trustee.sft.samples import render_demonstration
 from trustee.types import Task, Trajectory
 
 pytestmark = pytest.mark.anyio

@@ -109,12 +109,17 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
                 " names must be unique"
             )
         sources[tool.name] = where
-        _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
+        check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
         tools.append(tool)
     return tuple(tools)
 
 
-def _check_parameters(parameters: Any, *, where: str) -> None:
+def check_parameters(parameters: Any, *, where: str) -> None:
+    """Refuse parameters that are not a self-contained JSON Schema of an object.
+
+    Raises:
+        InputError: naming `where` and what is wrong.
+    """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from referencing import Registry
