@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from trustee.config import Config, decode_stored
+from trustee.decoding import read_file
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.engine.watchdog import Watchdog
@@ -19,6 +18,7 @@ from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+from trustee.runs.files import write_json
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, EndpointPlayer
@@ -131,8 +131,7 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
 def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
     """Write the record of what a collection is started with."""
     for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
-        (folder / name).write_bytes(text)
+        write_json(folder / name, content, indent=2)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
@@ -147,7 +146,7 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             raise InputError(f"{folder} already holds a run; name another folder")
         return
     try:
-        before = decode_stored(path.read_bytes(), CollectionMetadata)
+        before = decode_stored(read_file(path, error=InputError), CollectionMetadata)
     except InputError as error:
         raise InputError(f"{path}: {error}; name another folder") from error
     for key in ("player", "collect", "config"):

@@ -6,9 +6,8 @@ import hashlib
 import time
 from pathlib import Path
 
-import msgspec
-
 from trustee.config import Config
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Emit, Note, Stage
@@ -16,6 +15,7 @@ from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_mode
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
+from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
 from trustee.sft.demonstration_files import find_demonstrations, read_demonstrations
 from trustee.sft.demonstrations import show_mended_rows, show_refused_rows
@@ -58,12 +58,15 @@ def read_sft_metadata(folder: Path) -> SftMetadata:
         InputError: if the folder is not one of such a run.
     """
     path = folder / SFT_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=SftMetadata)
-    except OSError as error:
-        raise InputError(f"{folder} is not a trustee sft run: {SFT_FILE} cannot be read") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{folder} is not a trustee sft run: {SFT_FILE} {why}"),
+    )
+    return decode_json(
+        data,
+        SftMetadata,
+        error=lambda why: InputError(f"{path}: {why}; this program cannot continue that run"),
+    )
 
 
 def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
@@ -73,10 +76,8 @@ def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
         InputError: if the file cannot be read.
     """
     found = find_demonstrations(file)
-    try:
-        digest = hashlib.sha256(found.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{found}: cannot be read ({error.strerror})") from error
+    with open_file(found, error=lambda why: InputError(f"{found}: {why}")) as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return SftMetadata(sft=sft, file=str(found.absolute()), sha256=digest)
 
 
@@ -137,7 +138,7 @@ async def run_sft(
         after=job.last,
         seconds=time.monotonic() - started_at,
     )
-    (folder / "outcome.json").write_bytes(msgspec.json.encode(outcome, enc_hook=str))
+    write_json(folder / "outcome.json", outcome)
     return outcome
 
 
@@ -187,9 +188,8 @@ def write_sft_metadata(
         raise InputError(
             f"{folder} already holds a run; continue it with --resume {folder} or name another"
         )
-    for name, content in (("run.json", describe_run(config)), (SFT_FILE, record)):
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
-        (folder / name).write_bytes(text)
+    for name, content in ((SFT_FILE, record), ("run.json", describe_run(config))):
+        write_json(folder / name, content, indent=2)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
     if dataset.mended:

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 import msgspec
 
+from trustee.decoding import BadLine, read_file, read_json_lines
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
+from trustee.runs.ownership import own_folder, refuse_unwritable
 from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
 
 TAIL = 1 << 16
@@ -58,11 +60,21 @@ class Store:
         self.folder = folder
         self._files: dict[str, IO[bytes]] = {}
         self._encoder = msgspec.json.Encoder()
+        self._own = ExitStack()
 
     async def __aenter__(self) -> Self:
-        """Make the folders."""
-        for name in ("checkpoints", "adapters"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        """Become the folder's only writer, and make what is in it.
+
+        Raises:
+            InputError: if the folder cannot be owned, see `own_folder`.
+        """
+        self._own.enter_context(own_folder(self.folder))
+        try:
+            for name in ("checkpoints", "adapters"):
+                (self.folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            self._own.close()
+            raise refuse_unwritable(self.folder, error) from error
         return self
 
     async def __aexit__(
@@ -71,9 +83,10 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the files."""
+        """Close the files and give up the folder."""
         for file in self._files.values():
             file.close()
+        self._own.close()
 
     def append(self, name: str, lines: Sequence[Any]) -> None:
         """Append lines to a file and wait until they are on disk.
@@ -139,17 +152,11 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
     Raises:
         InputError: if the file cannot be read, or a complete line is not of this kind.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    decoder = msgspec.json.Decoder(kind)
     rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            rows.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+    for line in read_json_lines(path, kind, error=lambda why: InputError(f"{path}: {why}")):
+        if isinstance(line, BadLine):
+            raise InputError(f"{path}:{line.number}: {line.why}")
+        rows.append(line.value)
     return rows
 
 
@@ -157,7 +164,7 @@ def keep_lines(path: Path, count: int) -> None:
     """Cut a file down to its first `count` complete lines."""
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_file(path, error=lambda why: InputError(f"{path}: {why}")).split(b"\n")[:-1]
     with path.open("r+b") as file:
         file.truncate(sum(len(line) + 1 for line in lines[:count]))
 

@@ -22,7 +22,6 @@ import msgspec
 from trustee.errors import InputError
 from trustee.sft.demonstrations import Demonstration
 from trustee.tools.arguments import check_arguments
-from trustee.tools.files.rules import check_parameters
 from trustee.tools.values import tells_error
 from trustee.types import Call, Message, Tool, ToolCall
 
@@ -33,8 +32,6 @@ def mend_demonstration(given: Demonstration) -> tuple[Demonstration, list[str]]:
     Raises:
         InputError: naming the message and the contradiction.
     """
-    for tool in given.tools:
-        check_parameters(tool.parameters, where=f"tools: the parameters of {tool.name}")
     messages: list[Message] = []
     changes: list[str] = []
     places: list[int] = []

@@ -44,7 +44,11 @@ def read_demonstrations(path: Path) -> ExampleFile:
     rows: list[ExampleRow] = []
     refused: list[RefusedRow] = []
     mended: list[MendedRow] = []
-    for number, row in read_rows(file, give="a file of demonstrations, or a run folder"):
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{file}: {why}; give a file of demonstrations, or a run folder")
+
+    for number, row in read_rows(file, error=refuse):
         try:
             example, changes = read_example(row)
         except InputError as error:

@@ -20,7 +20,6 @@ lines, an array or parquet; rows are told apart by their keys.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +31,11 @@ from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.published_rows import is_published, read_published_row
 from trustee.environments.executable.source_check import SourceChecker
 from trustee.errors import InputError
+from trustee.runs.files import write_file
 from trustee.runs.rows import Row, read_rows
 from trustee.tools.files.rules import check_tools
 from trustee.types import Record
 
-READABLE = "a folder of JSON files, a file of JSON lines or a parquet file"
 SHOWN_REASONS = 3
 """Number of refused rows whose reasons an error message repeats."""
 BLUEPRINT_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
@@ -134,12 +133,7 @@ def write_blueprint(blueprint: Blueprint, folder: Path) -> Path:
         check_blueprint(blueprint, checker)
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{blueprint.id}.json"
-    partial = folder / f".{final.name}.partial"
-    with partial.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(blueprint), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(final)
+    write_file(final, msgspec.json.format(msgspec.json.encode(blueprint), indent=1))
     return final
 
 
@@ -182,9 +176,15 @@ def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBluep
 
 def _read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield each row with its location; a row that is not a JSON object is yielded as an error."""
+
+    def refuse(why: str) -> InputError:
+        return InputError(
+            f"{path}: {why}; give a folder of JSON files, a file of JSON lines or a parquet file"
+        )
+
     for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
         try:
-            rows = list(read_rows(file, give=READABLE))
+            rows = list(read_rows(file, error=refuse))
         except InputError as error:
             if file is path:
                 raise

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
+from trustee.tools.files.notices import Notices
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 if TYPE_CHECKING:
@@ -95,31 +98,44 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
         InputError: if a name is not allowed or used twice, or parameters are not a self-contained
             JSON Schema of an object.
     """
+    return select_tools(found, Selection(), notices=Notices(strict=True))
+
+
+def select_tools(
+    found: Iterable[Found], selection: Selection, *, notices: Notices
+) -> tuple[Tool, ...]:
+    """Return the wanted tools; one that cannot be used is left out, or refused by strict notices.
+
+    Raises:
+        InputError: as `check_tools`, if the notices are strict.
+    """
     sources: dict[str, str] = {}
     tools = []
     for where, tool in found:
-        if _NAME.fullmatch(tool.name) is None:
-            raise InputError(
-                f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
-                " the characters A-Z a-z 0-9 _ -"
-            )
-        if tool.name in sources:
-            raise InputError(
-                f'{where}: the name "{tool.name}" was already used by {sources[tool.name]};'
-                " names must be unique"
-            )
-        sources[tool.name] = where
-        check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
-        tools.append(tool)
+        if not selection.wants(tool.name, where.rpartition(": ")[2]):
+            continue
+        with notices.leaving_out():
+            _check_tool(tool, where=where, sources=sources)
+            sources[tool.name] = where
+            tools.append(tool)
     return tuple(tools)
 
 
-def check_parameters(parameters: Any, *, where: str) -> None:
-    """Refuse parameters that are not a self-contained JSON Schema of an object.
+def _check_tool(tool: Tool, *, where: str, sources: dict[str, str]) -> None:
+    if _NAME.fullmatch(tool.name) is None:
+        raise InputError(
+            f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
+            " the characters A-Z a-z 0-9 _ -"
+        )
+    if tool.name in sources:
+        raise InputError(
+            f'{where}: the name "{tool.name}" was already used by {sources[tool.name]};'
+            " names must be unique"
+        )
+    _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
 
-    Raises:
-        InputError: naming `where` and what is wrong.
-    """
+
+def _check_parameters(parameters: Any, *, where: str) -> None:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
     from referencing import Registry
@@ -129,7 +145,7 @@ def check_parameters(parameters: Any, *, where: str) -> None:
         raise InputError(
             f'{where}: must be a JSON Schema with "type": "object", got {shorten(parameters)}'
         )
-    if msgspec.json.decode(msgspec.json.encode(parameters)) != parameters:
+    if decode_json(msgspec.json.encode(parameters), error=InputError) != parameters:
         raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
     try:
         Draft202012Validator.check_schema(parameters)

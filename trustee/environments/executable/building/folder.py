@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from trustee import decoding
+from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.building.candidate import Rejected
@@ -29,6 +31,7 @@ from trustee.environments.executable.building.report import (
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, RunError
+from trustee.runs.files import write_file
 from trustee.runs.store import open_lines, read_lines
 from trustee.types import Record
 
@@ -194,25 +197,14 @@ def identity(blueprint: Blueprint) -> tuple[str, ...]:
     return (question, *sorted(tool.name for tool in blueprint.tools))
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def read_file(path: Path, kind: Any) -> Any:
     """Read a JSON file of a build.
 
     Raises:
         InputError: if it cannot be read or is not of this kind.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); move it away to have it built again"
-        ) from error
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path}: {why}; move it away to have it built again")
+
+    return decode_json(decoding.read_file(path, error=refuse), kind, error=refuse)

@@ -7,14 +7,15 @@ out.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
+from trustee.tools.files.notices import Notices
 from trustee.tools.files.rules import (
     Found,
     Schema,
@@ -24,6 +25,7 @@ from trustee.tools.files.rules import (
     first_paragraph,
     object_schema,
 )
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -40,8 +42,10 @@ _NUMERIC = re.compile(
 others are rewritten or dropped, because examples and vendor keys would only lengthen prompts."""
 
 
-def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]:
-    """Yield a tool for each operation of a document.
+def read_operations(
+    document: dict[str, Any], *, source: str, selection: Selection, notices: Notices
+) -> Iterator[Found]:
+    """Yield a tool for each wanted operation of a document.
 
     Raises:
         InputError: if an operation cannot be read; names its method and path.
@@ -50,11 +54,14 @@ def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]
     if not isinstance(paths, dict):
         raise InputError(f"{source}: paths must be an object of paths, got {shorten(paths)}")
     for path, listed in paths.items():
-        item = _Reader(document, f"{source}: {path}").follow(listed)
+        item: dict[str, Any] = {}
+        with notices.leaving_out():
+            item = _Reader(document, f"{source}: {path}").follow(listed)
         for method in _METHODS:
             if method in item:
                 reader = _Reader(document, f"{source}: {method.upper()} {path}")
-                yield reader.where, _read_operation(reader, item, method=method, path=path)
+                with notices.leaving_out():
+                    yield reader.where, _read_operation(reader, item, method=method, path=path)
 
 
 class _Reader(NamedTuple):
@@ -249,8 +256,8 @@ def _add_body(arguments: Schema, schema: Schema, *, needed: bool) -> None:
 def _read_number(value: Any) -> Any:
     """Convert a number written as text; everything else is left to the schema check."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+        return decode_json(value, error=ValueError) if isinstance(value, str) else value
+    except ValueError:
         return value
 
 
