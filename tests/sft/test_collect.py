@@ -25,7 +25,7 @@ from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
-from trustee.events import EpisodePlayed, Event, TaskCollected, encode_event
+from trustee.events import Emit, EpisodePlayed, Event, TaskCollected, encode_event
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
@@ -194,11 +194,14 @@ async def test_adapter_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     engine = play_with(monkeypatch, moody)
     trained = tmp_path / "run" / "adapters" / "policy-000007"
     checked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(command, "find_adapter", lambda path: trained)
-    monkeypatch.setattr(command, "read_adapter", lambda path: path)
-    monkeypatch.setattr(command, "check_fit", lambda *given, rank: checked.append((*given, rank)))
+
+    def choose(config: Config, path: Path, model: Path, *, emit: Emit) -> Path:
+        checked.append((path, model))
+        return trained
+
+    monkeypatch.setattr(command, "choose_adapter", choose)
     await run(tmp_path / "out", player=PlayerConfig(adapter=str(tmp_path / "run")))
-    assert [(trained, BASE, 16)] == checked
+    assert [(tmp_path / "run", BASE)] == checked
     assert [Adapter(version=1, path=trained)] == engine.learner.loaded
     names = {request.adapter.name if request.adapter else "" for request in engine.requests}
     assert {"policy-000001"} == names

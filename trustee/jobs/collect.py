@@ -13,11 +13,16 @@ from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.events import Emit, Stage
-from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
+from trustee.jobs.assemble import (
+    choose_adapter,
+    make_simulator,
+    open_sandbox,
+    open_watched,
+    prepare_model,
+)
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
-from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.files import write_json
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
@@ -79,8 +84,7 @@ async def run_collection(
     model, renderer = prepare_model(config)
     trained = None
     if player.adapter:
-        trained = find_adapter(Path(player.adapter))
-        check_fit(read_adapter(trained), model, rank=config.learn.rank)
+        trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
     record = CollectionMetadata(player=player, collect=collection, config=config)
     check_collection_metadata(folder, record)
     clock = EngineClock()
