@@ -32,9 +32,11 @@ from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, 
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
 from trustee.runs.view import Filter, show_trajectories
 from trustee.sft.collect import CollectConfig, Counts
-from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
+from trustee.sft.demonstration_files import read_demonstrations
+from trustee.sft.demonstrations import Demonstration
 from trustee.sft.endpoint import Endpoint
 from trustee.sft.rejection import FilterConfig
+from trustee.sft.samples import make_dataset
 from trustee.types import Adapter, RejectReason
 
 pytestmark = pytest.mark.anyio

@@ -21,9 +21,9 @@ from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator
 from trustee.rollout import Limits
 from trustee.sft.collect import demonstrate
-from trustee.sft.demonstrations import render_demonstration
 from trustee.sft.endpoint import KEY, Endpoint
 from trustee.sft.remote_teacher import EndpointPlayer
+from trustee.sft.samples import render_demonstration
 from trustee.types import Task, Trajectory
 
 pytestmark = pytest.mark.anyio

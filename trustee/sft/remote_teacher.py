@@ -15,8 +15,8 @@ from trustee.environments.hints import Hints
 from trustee.errors import EngineError, InputError
 from trustee.rendering.renderer import Renderer
 from trustee.sft.chat_format import as_openai
-from trustee.sft.demonstrations import plain, write_message
 from trustee.sft.endpoint import Endpoint
+from trustee.sft.samples import says_the_same, write_message
 from trustee.sft.teacher import TeacherPlayer, add_hints
 from trustee.types import Adapter, Call, Completion, Message, Tool
 
@@ -89,7 +89,7 @@ class EndpointPlayer(TeacherPlayer):
         except InputError as error:
             raise EngineError(f"{request_id}: {error}") from error
         read = self._inner.parse(written, call_prefix="", tools=self._tools)
-        if plain(read) != plain(message):
+        if not says_the_same(read, message, self._inner):
             raise EngineError(f"{request_id}: the policy's format cannot hold what was said")
         if len(written) > sampling.max_tokens:
             raise EngineError(
