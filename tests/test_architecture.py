@@ -216,6 +216,7 @@ DECODERS = {
 READERS = {"read_text", "read_bytes"}
 DECODE_THEMSELVES = {
     "decoding": "the one place",
+    "environments.executable.compile_source": "runs in a process of its own, without the package",
     "sandbox.worker": "runs in the locked process, without the package",
     "sandbox.inside": "runs in the locked process, without the package",
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",
