@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trustee.rendering.call_parser import MAX_DEPTH, CallFormat, parse_message
+from trustee.rendering.call_parser import MAX_DEPTH, MAX_UNCLOSED, CallFormat, parse_message
 from trustee.types import BadCall, Message, Tool, ToolCall
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -366,3 +366,11 @@ def test_a_mark_makes_json_a_call_whatever_it_names() -> None:
     """Only JSON without a mark may be an answer."""
     message = parse('<|python_tag|>{"name": "nothing", "parameters": {}}', CallFormat.LLAMA3_JSON)
     assert ["nothing"] == [call.name for call in message.calls if isinstance(call, ToolCall)]
+
+
+def test_many_open_braces_end_the_scan() -> None:
+    """What is never closed costs no time without bound; the text behind it stays text."""
+    call = '{"name": "f", "parameters": {}}'
+    for count, calls in ((MAX_UNCLOSED - 1, 1), (MAX_UNCLOSED, 0)):
+        message = parse('{"a": ' * count + call, CallFormat.LLAMA3_JSON)
+        assert calls == len(message.calls)

@@ -20,10 +20,15 @@ from typing import Any, NamedTuple, Never
 
 import msgspec
 
+from trustee.rendering.unmarked_calls import is_broken_call, is_call
 from trustee.types import BadCall, Call, Message, Tool, ToolCall
 
 MAX_DEPTH = 64
 """Maximum nesting of JSON in a call, far below Python's recursion limit; deeper is a bad call."""
+
+MAX_UNCLOSED = 16
+"""Maximum number of JSON objects that are never closed and are no calls; the text behind them is
+not scanned, because each of them may be as long as the text."""
 
 
 class CallFormat(StrEnum):
@@ -57,8 +62,8 @@ def parse_message(
     thought: list[str] = []
     calls: list[Call] = []
     # text[unsaid:at] is JSON that turned out not to be a call: content, but not scanned again.
-    unsaid = at = 0
-    while mark := _OPENING[format].search(text, at):
+    unsaid = at = unclosed = 0
+    while unclosed < MAX_UNCLOSED and (mark := _OPENING[format].search(text, at)):
         if mark.group() == "<think>":
             _keep(said, text[unsaid : mark.start()])
             end = text.find("</think>", mark.end())
@@ -77,6 +82,8 @@ def parse_message(
             _keep(said, text[unsaid : mark.start()])
             calls.extend(block.calls)
             unsaid = block.end
+        elif block.end == mark.end():
+            unclosed += 1
         at = block.end
     _keep(said, text[unsaid:])
     return Message(
@@ -152,11 +159,11 @@ def _read_llama(text: str, mark: re.Match[str], *, offered: Collection[str]) -> 
     end = _json_end(text, start)
     try:
         value, end = _decode_json(text, start)
-        if not (tagged or _is_call(value, offered)):
+        if not (tagged or is_call(value, offered)):
             return _Block(end=end, calls=())
         calls = _as_calls(value, may_lack_arguments=False)
     except _Unreadable as error:
-        if not (tagged or _is_broken_call(text, start, offered)):
+        if not (tagged or is_broken_call(text, start, offered)):
             # A call may follow inside of what was never closed.
             return _Block(end=mark.end() if end < 0 else end, calls=())
         end = len(text) if end < 0 else end
@@ -305,41 +312,6 @@ def _as_call(item: Any, *, may_lack_arguments: bool) -> ToolCall:
     if not isinstance(arguments, dict):
         raise _Unreadable("the arguments are not a JSON object")
     return ToolCall(id="", name=name, arguments=arguments)
-
-
-def _is_call(value: Any, offered: Collection[str]) -> bool:
-    """Whether JSON without a mark is meant as a call: it names an offered tool."""
-    items = value if isinstance(value, list) else [value]
-    objects = [item for item in items if isinstance(item, dict)]
-    if offered:
-        return any(_named(item) in offered for item in objects)
-    return len(objects) == len(items) > 0 and all(
-        "name" in item and ("parameters" in item or "arguments" in item) for item in objects
-    )
-
-
-def _named(item: Mapping[str, Any]) -> str | None:
-    """Return the name in a call, also where other formats have it."""
-    function = item.get("function")
-    name = function.get("name") if isinstance(function, dict) else item.get("name", function)
-    return name if isinstance(name, str) else None
-
-
-_NAME = re.compile(
-    r"""(?:\[\s*+)?\{(?:[^{}\[\]]{0,200}?["']function["']\s*+:\s*+\{)?"""
-    r"""[^{}\[\]]{0,200}?["'](?:name|function)["']\s*+:\s*+["']([^"'\n]{0,200}+)["']"""
-)
-_ARGUMENTS = re.compile("""["'](?:parameters|arguments)["']""")
-
-
-def _is_broken_call(text: str, start: int, offered: Collection[str]) -> bool:
-    """Whether JSON that cannot be read is meant as a call, judging by its beginning."""
-    found = _NAME.match(text, start)
-    if found is None:
-        return False
-    if offered:
-        return found.group(1) in offered
-    return _ARGUMENTS.search(text, start, found.end() + 200) is not None
 
 
 _JSON_STEP = re.compile(
