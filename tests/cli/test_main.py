@@ -461,18 +461,19 @@ def test_failed_run(
     assert ("", f"{text}\n") == (captured.out, captured.err)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     kind: signal.Signals,
 ) -> None:
-    """An interrupt and a polite kill end the run at once, with 130 and the way to go on."""
+    """Ctrl-C, a polite kill and a closed terminal end the run at once, and it says how to go on."""
     stopped: list[str] = []
 
     async def run_stages_of(config: Any, folder: Path, **more: Any) -> None:
         try:
+            (folder / "run.json").touch()
             await anyio.sleep(0.05)
             os.kill(os.getpid(), kind)
             await anyio.sleep(30)
@@ -484,7 +485,9 @@ def test_interrupted_run(
     assert INTERRUPTED == main(["run", "--config", TINY, "--out", str(tmp_path)])
     captured = capfd.readouterr()
     assert ["cleanly"] == stopped
-    assert f"interrupted; continue with: trustee run --resume {tmp_path}\n" == captured.err
+    text = f"interrupted; continue with: trustee run --resume {tmp_path}"
+    assert f"{text}\n" == captured.err
+    assert text in (tmp_path / "log.jsonl").read_text()
 
 
 def test_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
