@@ -71,6 +71,16 @@ def tie_children(folder: Path) -> Iterator[None]:
         set_executable(sys.executable)
 
 
+def find_child(folder: Path) -> int:
+    """Return the pid of the tied process whose folder this is; 0 if there is none."""
+    return next((pid_of(note) for note in folder.glob("child-*")), 0)
+
+
+def pid_of(note: Path) -> int:
+    """Return the pid that a child's note is named by."""
+    return int("0" + note.name.removeprefix("child-"))
+
+
 def start_tracker() -> None:
     """Start multiprocessing's tracker, which removes the semaphores that a killed process leaves.
 
@@ -113,7 +123,7 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 def end_stale_child(note: Path) -> None:
     """Kill the process that left a note, if that very process still runs."""
-    pid = int("0" + note.name.removeprefix("child-"))
+    pid = pid_of(note)
     started = note.read_text(encoding="ascii", errors="replace")
     if pid and started and die_with_parent.read_start(pid) == started:
         log.warning("ended_stale_child", pid=pid)

@@ -36,7 +36,7 @@ from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import Sampling, TrainingEngine
-from trustee.engine.scratch import open_scratch, tie_children
+from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
@@ -181,6 +181,8 @@ class VllmEngine:
         try:
             with tie_children(folder):
                 self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
+            # Known before the first call, which would wait for ever if the child died in it.
+            self._process = find_child(folder)
         except (RuntimeError, ValueError, OSError) as error:
             raise RunError(f"the engine did not start ({error}); see engine.log") from error
         return cache
