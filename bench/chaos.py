@@ -46,6 +46,10 @@ END_SECONDS = 30.0
 """Maximum time for a run to end after a signal; what it took is reported."""
 START_SECONDS = 240.0
 FILLER = "filler"
+MOST_LIVES = 12
+"""Number of lives after which a run is left alone."""
+MOST_FAULTS = 1000
+"""Number of faults at which the bench gives up."""
 
 CONFIG = """
 [model]
@@ -316,7 +320,9 @@ class Folder:
             figures.steps_lost += max(0, lost)
             figures.steps_lost_most = max(figures.steps_lost_most, lost)
             if lost > 1:
-                tell(f"FAULT steps_lost: {self.path} had {self.steps_before} and goes on after {step}")
+                tell(
+                    f"FAULT steps_lost: {self.path} had {self.steps_before} and goes on after {step}"
+                )
             return
 
     def check_readable(self, figures: Figures, package: Path) -> None:
@@ -385,7 +391,7 @@ class Chaos:
     def run(self) -> None:
         """Strike, run after run."""
         number = 0
-        while not self.enough():
+        while not self.enough() and self.figures.faults.total() < MOST_FAULTS:
             engine = self.options.engine
             if engine == "both":
                 engine = "vllm" if number % 2 else "scripted"
@@ -407,7 +413,7 @@ class Chaos:
             lives += 1
             program = self.start(folder)
             resumed = lives > 1
-            struck = self.live(folder, program, alone=self.enough() or lives > 12)
+            struck = self.live(folder, program, alone=self.enough() or lives > MOST_LIVES)
             folder.look(self.figures, program.events)
             if resumed:
                 folder.check_resumed(self.figures, program.events)
@@ -420,7 +426,7 @@ class Chaos:
                 self.check_leftovers()
                 shutil.rmtree(folder.path)
                 return
-            if not struck:
+            if not struck or lives > 2 * MOST_LIVES:
                 why = f"{folder.path} ended with {program.process.returncode}: {self.errors()}"
                 self.figures.fault("resumes_refused" if resumed else "unclean_ends", why)
                 return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 import structlog
 
 from trustee.cli.interrupt import hang_up
+from trustee.runs.ownership import refuse_unwritable
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -63,11 +64,14 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
 
     Child processes started inside inherit the redirection.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = os.open(folder / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise refuse_unwritable(folder, error) from error
     kept = [os.dup(1), os.dup(2)]
-    noise = os.open(folder / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     screen = Screen(
         out=open_screen(kept[0]),
         err=open_screen(kept[1]),
