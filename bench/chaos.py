@@ -85,7 +85,11 @@ kind = "microworld"
 VLLM = 'weights = "bf16"\nkv_bytes = 67108864\nmax_sequences = 8\n'
 STEPS = {"vllm": 12, "scripted": 300}
 
-MOMENTS = ("start", "step", "checkpoint", "publish")
+MOMENTS = {
+    "vllm": ("start", "step", "checkpoint", "publish"),
+    "scripted": ("start", "step", "checkpoint"),
+}
+"""When to strike. The scripted engine writes no adapters."""
 SIGNALS = ("TERM", "INT", "HUP")
 ANYWHERE = ("kill", "kill_all", *SIGNALS, "terminal", "full_disk", "second_writer", "pause")
 ENGINE_ONLY = ("kill_engine", "stop_engine", "kill_engine")
@@ -320,9 +324,7 @@ class Folder:
             figures.steps_lost += max(0, lost)
             figures.steps_lost_most = max(figures.steps_lost_most, lost)
             if lost > 1:
-                tell(
-                    f"FAULT steps_lost: {self.path} had {self.steps_before} and goes on after {step}"
-                )
+                tell(f"FAULT steps_lost: {self.path} had {self.steps_before}, goes on after {step}")
             return
 
     def check_readable(self, figures: Figures, package: Path) -> None:
@@ -455,7 +457,9 @@ class Chaos:
         """Strike one life until it has ended; return whether a strike may have ended it."""
         struck = False
         while not alone:
-            moment, kind = self.rng.choice(MOMENTS), self.draw_kind(folder.engine)
+            moment, kind = self.rng.choice(MOMENTS[folder.engine]), self.draw_kind(folder.engine)
+            if moment == "start" and program.seen("training"):
+                moment = "step"
             if not self.await_moment(folder, program, moment):
                 break
             if kind.endswith("_engine") and not program.engine():
@@ -482,7 +486,7 @@ class Chaos:
 
     def await_moment(self, folder: Folder, program: Program, moment: str) -> bool:
         """Wait for a moment of this kind; return whether the program still runs then."""
-        if moment == "start" and not program.seen("training"):
+        if moment == "start":
             seconds = self.rng.uniform(0, self.start_seconds[folder.engine])
             return not self.wait_until(program, lambda: False, seconds) and program_runs(program)
         if not self.wait_until(program, lambda: program.seen("training"), START_SECONDS):
