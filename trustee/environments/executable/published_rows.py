@@ -1,4 +1,4 @@
-"""Rows in the form in which FTRL's environments were published, as blueprints and states.
+"""Rows as FTRL published them, as blueprints and states, and the wording of its errors.
 
 | key | contents |
 |---|---|
@@ -19,15 +19,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.errors import InputError
+from trustee.sandbox.calls import CallResult
 from trustee.types import Message
 
+FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
+"""Sandbox message of a call that raised; FTRL reports the error without its class."""
 ROW_KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
 """Keys that every row must have, and that distinguish it from a blueprint."""
 ASK = "Question:"
@@ -87,14 +92,22 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
     return blueprint, state
 
 
+def as_published(name: str, outcome: CallResult) -> CallResult:
+    """Return an error worded as FTRL does, because error texts can match sub-answers too."""
+    if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
+        return outcome
+    text = f"an error occured when call {name}: {failed[1]}"
+    return msgspec.structs.replace(outcome, text=text)
+
+
 def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
     """Read a value that may be given as its JSON text."""
     value = row[key]
     try:
         if isinstance(value, str):
-            return msgspec.json.decode(value, type=kind)
+            return decode_json(value, kind, error=InputError)
         return msgspec.convert(value, kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{key}: {error}") from error
 
 
@@ -121,7 +134,7 @@ def _read_message(value: dict[str, Any], index: int) -> Message:
             },
             Message,
         )
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+    except (msgspec.ValidationError, InputError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"messages[{index}]: not a chat message ({error})") from error
 
 
@@ -132,5 +145,6 @@ def _read_call(call: dict[str, Any]) -> dict[str, Any]:
         "type": "call",
         "id": call.get("id") or "",
         "name": function["name"],
-        "arguments": (msgspec.json.decode(given) if isinstance(given, str) else given) or {},
+        "arguments": (decode_json(given, error=InputError) if isinstance(given, str) else given)
+        or {},
     }
