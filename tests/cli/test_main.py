@@ -25,7 +25,7 @@ from trustee.cli.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.cli.commands.run import load_config
 from trustee.cli.main import main, make_parser
 from trustee.config import read_config
-from trustee.errors import EngineError, InputError, RunError
+from trustee.errors import EngineDied, EngineError, InputError, RunError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs import assemble, doctor, stages
 from trustee.jobs.held_out import RunResult
@@ -459,6 +459,23 @@ def test_failed_run(
     assert code == main(["run", "--config", TINY, "--out", str(folder)])
     captured = capfd.readouterr()
     assert ("", f"{text}\n") == (captured.out, captured.err)
+
+
+def test_engine_that_died_twice(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run can be continued, and how is said on the screen and in the log."""
+
+    def fail(folder: Path) -> None:
+        (folder / "run.json").touch()
+        raise ExceptionGroup("outer", [EngineDied("the engine died")])
+
+    train_as(monkeypatch, fail)
+    folder = tmp_path / "new"
+    assert FAILED == main(["run", "--config", TINY, "--out", str(folder)])
+    text = f"trustee: the engine died; continue with: trustee run --resume {folder}"
+    assert f"{text}\n" == capfd.readouterr().err
+    assert text in (folder / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import anyio
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a polite kill, and a terminal that was closed."""
 
@@ -20,6 +18,8 @@ async def until_interrupted(job: Callable[[], Any]) -> Any:
     Raises:
         KeyboardInterrupt: if it was cancelled.
     """
+    import anyio
+
     interrupted = False
     result: Any = None
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

@@ -9,6 +9,7 @@ that are still alive by then are ended: the kernel should have done that, see
 from __future__ import annotations
 
 import fcntl
+import getpass
 import os
 import shlex
 import shutil
@@ -51,13 +52,17 @@ def open_scratch() -> Iterator[Path]:
 def tie_children(folder: Path) -> Iterator[None]:
     """Let the kernel kill the processes that multiprocessing spawns in this block with this one.
 
-    Their program is then a script in `folder`, which asks for that and becomes Python.
+    Their program is then a script in `folder`, which asks for that and becomes Python. `folder` is
+    their temporary folder too, so what they leave there goes with it.
     """
     start_tracker()
     script = folder / "python"
     words = [sys.executable, "-I", "-S", "-B", die_with_parent.__file__]
     words += [str(os.getpid()), str(folder), sys.executable]
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    variables = "".join(
+        f"export {name}={shlex.quote(value)}\n" for name, value in child_variables(folder).items()
+    )
+    script.write_text(f'#!/bin/sh\n{variables}exec {shlex.join(words)} "$@"\n')
     script.chmod(0o700)
     if not os.access(script, os.X_OK):
         # Nothing may be run from this folder. The child asks for it later, see `follow_parent`.
@@ -78,7 +83,20 @@ def find_child(folder: Path) -> int:
 
 def pid_of(note: Path) -> int:
     """Return the pid that a child's note is named by."""
-    return int("0" + note.name.removeprefix("child-"))
+    number = note.name.removeprefix("child-")
+    return int(number) if number.isdecimal() else 0
+
+
+def child_variables(folder: Path) -> dict[str, str]:
+    """Return the variables that give a child its temporary folder.
+
+    What torch compiles is worth keeping and stays where torch keeps it.
+    """
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    return {
+        "TMPDIR": str(folder),
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(compiled)),
+    }
 
 
 def start_tracker() -> None:
@@ -124,8 +142,9 @@ def _remove_if_abandoned(folder: Path) -> None:
 def end_stale_child(note: Path) -> None:
     """Kill the process that left a note, if that very process still runs."""
     pid = pid_of(note)
-    started = note.read_text(encoding="ascii", errors="replace")
-    if pid and started and die_with_parent.read_start(pid) == started:
+    with note.open("rb") as file:
+        started = file.read(64)
+    if pid and started and die_with_parent.read_start(pid).encode() == started:
         log.warning("ended_stale_child", pid=pid)
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)

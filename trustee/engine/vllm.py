@@ -137,11 +137,7 @@ class VllmEngine:
         return self._config.context
 
     async def __aenter__(self) -> Self:
-        """Start the child process, load the weights and build the trainer over them.
-
-        Raises:
-            RunError: if the engine does not start.
-        """
+        """Start the child process, load the weights and build the trainer over them."""
         with ExitStack() as sockets, ExitStack() as undo:
             folder = sockets.enter_context(open_scratch())
             os.environ["VLLM_RPC_BASE_PATH"] = str(folder)

@@ -331,7 +331,7 @@ def hide_the_machine(*, process: bool) -> None:
             module.getpid, module.getppid = lambda: PID, lambda: PID - 1
         module.uname = lambda: os.uname_result(("Linux", "sandbox", "0", "0", machine))
         module.cpu_count = lambda: 1
-    uuid = __import__("uuid")
+    uuid: Any = __import__("uuid")
     uuid._generate_time_safe = None
     uuid.getnode = lambda: NODE
 
@@ -349,7 +349,7 @@ def replace_randomness(entropy: random.Random) -> None:
     def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
         plain(self, entropy.getrandbits(64) if a is None else a, version)
 
-    random.Random.seed = seed  # type: ignore[method-assign,assignment]
+    random.Random.seed = seed  # type: ignore[method-assign]
     random.seed = shared.seed
 
 
