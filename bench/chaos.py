@@ -83,7 +83,7 @@ step_seconds = 60
 kind = "microworld"
 """
 VLLM = 'weights = "bf16"\nkv_bytes = 67108864\nmax_sequences = 8\n'
-STEPS = {"vllm": 12, "scripted": 300}
+STEPS = {"vllm": 30, "scripted": 300}
 
 MOMENTS = {
     "vllm": ("start", "step", "checkpoint", "publish"),
