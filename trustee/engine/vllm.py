@@ -93,8 +93,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
             InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path)
-        load = Renderer.load if folder == TINY else load_tried
-        return folder, load(folder, thinking=thinking)
+        return folder, load_tried(folder, thinking=thinking, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Refuse an adapter whose training cannot be continued on a base.

@@ -30,12 +30,16 @@ MOST_WORDS = 2000
 """Bytes of a reason that reach the parent."""
 
 
-def load_tried(folder: Path, *, thinking: bool) -> Renderer:
+def load_tried(folder: Path, *, thinking: bool, trusted: bool = False) -> Renderer:
     """Load a model's renderer after its first use, with the self-test, went well in a child.
+
+    A trusted folder, such as the package's own, is loaded at once.
 
     Raises:
         InputError: if the folder has no usable tokenizer or template.
     """
+    if trusted:
+        return Renderer.load(folder, thinking=thinking)
     # Imported by the parent, or the child would do it within its limits, and the parent again.
     import transformers  # noqa: F401
 

@@ -68,6 +68,7 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
+    PathText,
     Role,
     Score,
     SolveFacts,
@@ -82,7 +83,7 @@ from trustee.types import (
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Settings of the world of executable environments."""
 
-    path: str
+    path: PathText
     """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
     variant: Variant = "f1"
     """Rule by which calls are paid."""
@@ -90,9 +91,8 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Whether to run, compare and pay exactly as FTRL does, loopholes included."""
     unit: Unit = "episode"
     """Unit of training; evaluation always plays whole episodes."""
-    states: str | None = None
-    """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
-    uses the rows of `path`."""
+    states: PathText | None = None
+    """For `turn`: states as `trustee collect` writes them, or published rows; none: those of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
     """One environment in this many is reserved for evaluation; 1 reserves all."""
     prompts: str = "simulated"
