@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,8 @@ from trustee.errors import InputError, TrusteeError
 if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
+
+from trustee.cli.terminal import barred, complain
 
 
 def add(commands: Commands) -> None:
@@ -149,7 +150,7 @@ def check_worlds(config: Config) -> None:
     from trustee.jobs.held_out import evaluation_world
 
     for text in config.env.check(seed=config.run.seed):
-        sys.stderr.write(f"trustee: {text}\n")
+        complain(text)
     if config.eval.tasks:
         evaluation_world(config).check(seed=config.eval.seed, held_out=True)
 
@@ -186,9 +187,9 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             error = single_error(group)
             if not isinstance(error, TrusteeError):
                 raise
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), f"trustee: {barred(str(error))}"
         except TrusteeError as error:
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), f"trustee: {barred(str(error))}"
         except KeyboardInterrupt:
             code = INTERRUPTED
             allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
