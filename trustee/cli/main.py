@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from trustee import __version__
 from trustee.cli.commands import COMMANDS
 from trustee.cli.commands.options import DONE, INTERRUPTED, error_code, single_error
+from trustee.cli.interrupt import signals_interrupt
 from trustee.cli.terminal import complain, show_bug, silence, visible
 from trustee.errors import TrusteeError
 
@@ -42,19 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     sys.excepthook = show_bug
     options = make_parser().parse_args(arguments)
-    try:
-        from trustee.cli.capture import log_to_screen
+    from trustee.cli.capture import log_to_screen
 
-        log_to_screen()
-        return int(options.act(options))
+    log_to_screen()
+    try:
+        with signals_interrupt():
+            return int(options.act(options))
     except BaseExceptionGroup as group:
         error = single_error(group)
         if not isinstance(error, TrusteeError):
             raise
     except TrusteeError as ours:
         error = ours
-    except KeyboardInterrupt:
-        complain("interrupted")
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):
+            complain(str(interrupt) or "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         silence()
