@@ -14,6 +14,7 @@ import msgspec
 
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
+from trustee.tools.files.metaschema import is_schema
 from trustee.tools.files.notices import Notices
 from trustee.tools.selection import Selection
 from trustee.types import Tool
@@ -82,7 +83,7 @@ def add_property(target: Schema, name: str, *, schema: Schema, needed: bool) -> 
 
 def allow_null(schema: Schema) -> Schema:
     """Return a schema that also allows null."""
-    if not isinstance(schema.get("type"), str):
+    if not isinstance(schema.get("type"), str) or "const" in schema:
         return {"anyOf": [schema, {"type": "null"}]} if schema else schema
     result = {**schema, "type": [schema["type"], "null"]}
     if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
@@ -147,7 +148,8 @@ def _check_parameters(parameters: Any, *, where: str) -> None:
     if msgspec.json.decode(msgspec.json.encode(parameters)) != parameters:
         raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
     try:
-        Draft202012Validator.check_schema(parameters)
+        if not is_schema(parameters):
+            Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
         raise InputError(
             f"{where}: not a JSON Schema (draft 2020-12), {error.json_path[1:].lstrip('.')} must"

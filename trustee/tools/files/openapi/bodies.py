@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trustee.tools.files.openapi.schemas import Definitions
+from trustee.tools.files.openapi.schemas import FALSE, Definitions
 from trustee.tools.files.rules import Schema
 from trustee.types import Record
 
@@ -81,7 +81,7 @@ class _Collector:
         self.required |= dict.fromkeys(
             name for name in _listed(part.get("required", [])) if isinstance(name, str)
         )
-        if part.get("additionalProperties", False) not in (False, "false"):
+        if part.get("additionalProperties", False) not in FALSE:
             self.others.append(part["additionalProperties"])
         composed = _listed(part.get("allOf", []))
         if part is not node and self.definitions.siblings:

@@ -18,6 +18,7 @@ from trustee.tools.files.openapi.pointers import Document, Unreadable
 from trustee.tools.files.rules import Schema, allow_null
 
 TRUE = (True, "true")
+FALSE = (False, "false")
 """Existing documents write flags as text too."""
 DEFINITIONS = "#/$defs/"
 
@@ -48,7 +49,17 @@ _ANNOTATIONS = frozenset(
 """Keywords that allow or forbid no value, or are read elsewhere. Examples and the keys of vendors
 would only lengthen prompts."""
 _SCHEMA_KEYS = frozenset(
-    ("type", "properties", "items", "$ref", "enum", "allOf", "anyOf", "oneOf", "additionalProperties")
+    (
+        "type",
+        "properties",
+        "items",
+        "$ref",
+        "enum",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "additionalProperties",
+    )
 )
 """A key with an object that holds one of these looks like a schema."""
 _BESIDE_REFERENCE = frozenset(("description", "default", "nullable", "x-nullable"))
