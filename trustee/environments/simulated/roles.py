@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.tools.arguments import check_arguments
@@ -272,7 +273,7 @@ def judge_prompt(
 def quote_result(content: str) -> str:
     """Return a tool's JSON with harmless strings, because they may echo the policy's call."""
     try:
-        value = json.loads(content)
+        value = decode_json(content, error=ValueError)
     except ValueError:
         return quote(content)
     return json.dumps(_quote_value(value))
