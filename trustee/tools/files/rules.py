@@ -15,8 +15,8 @@ import msgspec
 from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
-from trustee.tools.files.metaschema import is_schema
 from trustee.tools.files.notices import Notices
+from trustee.tools.metaschema import is_schema
 from trustee.tools.selection import Selection
 from trustee.types import Tool
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.tools.arguments import shorten
 from trustee.tools.files.notices import Notices
 from trustee.tools.files.openapi.pointers import Document, Unreadable
 from trustee.tools.files.rules import Schema, allow_null
+from trustee.tools.patterns import compile_pattern
 
 TRUE = (True, "true")
 FALSE = (False, "false")
@@ -300,7 +301,6 @@ def read_number(value: Any) -> Any:
 
 def _compiles(pattern: object) -> bool:
     try:
-        re.compile(cast(str, pattern))
-    except (re.error, TypeError, RecursionError, OverflowError):
+        return isinstance(pattern, str) and compile_pattern(pattern) is not None
+    except ValueError:
         return False
-    return True
