@@ -6,6 +6,7 @@ read pass `check_tools`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
 from trustee.tools.files.notices import Notices
 from trustee.tools.metaschema import is_schema
-from trustee.tools.selection import Selection
+from trustee.tools.selection import CHARACTERS_PER_TOKEN, Selection
 from trustee.types import Tool
 
 if TYPE_CHECKING:
@@ -119,7 +120,19 @@ def select_tools(
             _check_tool(tool, where=where, sources=sources)
             sources[tool.name] = where
             tools.append(tool)
+            _note_length(tool, most=selection.most_characters, notices=notices)
     return tuple(tools)
+
+
+def _note_length(tool: Tool, *, most: int, notices: Notices) -> None:
+    """Say that a tool is too long, which its reader did not shorten."""
+    length = len(json.dumps(tool.schema, ensure_ascii=False))
+    if length > most:
+        tokens = most // CHARACTERS_PER_TOKEN
+        notices.add(
+            f"tools longer than {most:,} characters, which are about {tokens:,} tokens",
+            f"{tool.name} ({length:,})",
+        )
 
 
 def _check_tool(tool: Tool, *, where: str, sources: dict[str, str]) -> None:

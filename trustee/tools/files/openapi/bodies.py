@@ -51,6 +51,7 @@ class _Collector:
         self.others: list[Any] = []
         self.conditions = False
         self.parts = 0
+        self.holders = 0
 
     def collect(self, node: Any, around: tuple[int, ...] = (), inside: Sequence[Any] = ()) -> None:
         """Collect the members of a schema and of all that it is composed of.
@@ -75,6 +76,7 @@ class _Collector:
             not around and "discriminator" in part
         ):
             raise _Mixed
+        self.holders += bool({"properties", "additionalProperties"} & part.keys())
         self.conditions |= bool(idle) or any(key in part for key in _COUNTS)
         for name, inner in self.definitions.document.follow(part.get("properties") or {}).items():
             self._add(name, inner, inside)
@@ -129,7 +131,8 @@ def take_apart(node: Any, definitions: Definitions, *, where: str) -> Members | 
     except _Mixed:
         return None
     others = collector.others
-    if len(others) > 1 and any(isinstance(schema, dict) and schema for schema in others):
+    if collector.holders > 1 and any(isinstance(schema, dict) and schema for schema in others):
+        # Members that another part names would have to fit what this one says of all others.
         return None
     properties, read_only = collector.properties, collector.read_only
     # What one part requires and no part describes can hold anything.

@@ -12,7 +12,7 @@ from tool_documents import PETSTORE, refusal, write
 from trustee.tools.files import import_tools
 from trustee.types import Tool
 
-SPECS = Path(__file__).parents[2] / "data" / "restbench" / "specs"
+SPECS = Path(__file__).parents[3] / "data" / "restbench" / "specs"
 
 
 def test_import_spotify() -> None:
