@@ -1,9 +1,8 @@
 """FTRL's world: tool environments with executable tools and a verifiable reward.
 
 Each call runs in the sandbox, which never sees what decides the reward. Its result is recorded and
-matched once; the score is computed from that record. One task is a whole episode, or
-(`unit = "turn"`) one policy message from a state that an earlier episode went through.
-Source: FTRL, arXiv 2508.08791.
+matched once; the score is computed from that record. One task is a whole episode, or one policy
+message from a state of an earlier one (`unit = "turn"`). Source: FTRL, arXiv 2508.08791.
 """
 
 from __future__ import annotations
@@ -92,7 +91,8 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     unit: Unit = "episode"
     """Unit of training; evaluation always plays whole episodes."""
     states: PathText | None = None
-    """For `turn`: states as `trustee collect` writes them, or published rows; none: those of `path`."""
+    """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
+    uses the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
     """One environment in this many is reserved for evaluation; 1 reserves all."""
     prompts: str = "simulated"
