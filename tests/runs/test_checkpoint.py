@@ -23,6 +23,7 @@ from trustee.runs.checkpoint import (
     open_checkpoint,
     write_checkpoint,
 )
+from trustee.runs.files import sync
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +224,7 @@ async def test_save_that_fails_leaves_the_earlier_one(
 PLACES: list[tuple[Any, str]] = [
     (Path, "mkdir"),
     (Path, "write_bytes"),
-    (Path, "read_bytes"),
+    (checkpoint, "hash_file"),
     (Path, "rename"),
     (os, "fsync"),
 ]
@@ -283,7 +284,7 @@ async def test_everything_is_synced_before_it_appears(
 ) -> None:
     """Every file, the manifest last, is on disk before the folder gets its name."""
     events: list[str] = []
-    sync, rename = checkpoint._sync, Path.rename
+    rename = Path.rename
 
     def note_sync(path: Path) -> None:
         events.append(path.name)
@@ -293,7 +294,7 @@ async def test_everything_is_synced_before_it_appears(
         events.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(checkpoint, "_sync", note_sync)
+    monkeypatch.setattr("trustee.runs.checkpoint.sync", note_sync)
     monkeypatch.setattr(Path, "rename", note_rename)
     await write(tmp_path, 1)
     assert [

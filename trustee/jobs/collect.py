@@ -13,11 +13,12 @@ from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.events import Emit, Stage
 from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.files import write_json
+from trustee.runs.inputs import pin_inputs
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, EndpointPlayer
@@ -51,7 +52,7 @@ class PlayerConfig(Record, frozen=True):
 
 
 class CollectionMetadata(Record, frozen=True):
-    """What a collection was started with; the config is in `run.json`."""
+    """What a collection was started with; the config has hashes in place of its inputs' paths."""
 
     player: PlayerConfig
     collect: CollectConfig
@@ -80,7 +81,7 @@ async def run_collection(
     if player.adapter:
         trained = find_adapter(Path(player.adapter))
         check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    record = CollectionMetadata(player=player, collect=collection, config=config)
+    record = CollectionMetadata(player=player, collect=collection, config=pin_inputs(config))
     check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
@@ -88,7 +89,8 @@ async def run_collection(
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_collection_metadata(folder, record)
+        write_json(folder / COLLECTION_FILE, record, indent=2)
+        config = begin_record(config, folder)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))
@@ -125,12 +127,6 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
     adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
     await engine.publish(adapter)
     return adapter
-
-
-def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """Write the record of what a collection is started with."""
-    for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
-        write_json(folder / name, content, indent=2)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:

@@ -2,22 +2,27 @@
 
 Written beside its place, every file synced, a manifest of sizes and hashes last, then renamed. The
 reader verifies the manifest and walks back to the newest whole one. Safetensors and JSON only.
+Reading, hashing and syncing happen in a thread, because half a gigabyte takes seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
 import msgspec
 import structlog
 
+from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError, RunError
+from trustee.runs.files import sync
 from trustee.types import Record
+
+MANIFEST, STATE = "manifest.json", "state.json"
 
 log = structlog.get_logger()
 
@@ -42,7 +47,10 @@ S = TypeVar("S", bound=CheckpointState)
 async def write_checkpoint(
     folder: Path, state: CheckpointState, *, save: Callable[[Path], Awaitable[None]], keep: int
 ) -> Path:
-    """Write a checkpoint and delete all but the newest `keep`.
+    """Write a checkpoint and delete all but the newest `keep`; later steps are deleted too.
+
+    A later step is one that could not be continued: the run went back behind it and goes another
+    way. Once the trainer has saved, a cancellation waits until the checkpoint is whole.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -59,33 +67,46 @@ async def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         await save(partial)
-        (partial / "state.json").write_bytes(msgspec.json.encode(state))
-        files = {}
-        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            files[str(path.relative_to(partial))] = (len(data), hashlib.sha256(data).hexdigest())
-            _sync(path)
-        (partial / "manifest.json").write_bytes(
-            msgspec.json.encode(CheckpointManifest(files=files))
-        )
-        _sync(partial / "manifest.json")
-        _sync(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(folder)
+        # Not abandoned on cancellation, so that no thread writes after the run has ended.
+        await anyio.to_thread.run_sync(complete, partial, final, state)
     except OSError as error:
         raise RunError(f"cannot write checkpoint {final}: {error.strerror}") from error
-    for old in find_checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    await anyio.to_thread.run_sync(delete_others, folder, final, keep)
     return final
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def complete(partial: Path, final: Path, state: CheckpointState) -> None:
+    """Add state and manifest to what a trainer has saved, sync it all, and give it its name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    (partial / STATE).write_bytes(msgspec.json.encode(state))
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        files[str(path.relative_to(partial))] = (path.stat().st_size, hash_file(path))
+        sync(path)
+    (partial / MANIFEST).write_bytes(msgspec.json.encode(CheckpointManifest(files=files)))
+    sync(partial / MANIFEST)
+    sync(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    sync(final.parent)
+
+
+def delete_others(folder: Path, newest: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` up to one."""
+    found = find_checkpoints(folder)
+    kept = [path for path in found if path.name <= newest.name][:keep]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -94,22 +115,24 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every file of a checkpoint is as its manifest says."""
+    """Whether every file of a checkpoint is as its manifest says, and a state is among them."""
     try:
-        manifest = msgspec.json.decode(
-            (path / "manifest.json").read_bytes(), type=CheckpointManifest
-        )
-        return all(
-            len(data := (path / name).read_bytes()) == size
-            and hashlib.sha256(data).hexdigest() == digest
+        data = read_file(path / MANIFEST, error=InputError)
+        manifest = decode_json(data, CheckpointManifest, error=InputError)
+        return STATE in manifest.files and all(
+            (path / name).stat().st_size == size and hash_file(path / name) == digest
             for name, (size, digest) in manifest.files.items()
         )
-    except (OSError, msgspec.DecodeError):
+    except (OSError, InputError):
         return False
 
 
 def open_checkpoint(
-    folder: Path, kind: type[S], *, accept: Callable[[S], None] = lambda state: None
+    folder: Path,
+    kind: type[S],
+    *,
+    accept: Callable[[S], None] = lambda state: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, S]:
     """Find the newest whole checkpoint whose state can be continued from.
 
@@ -118,6 +141,7 @@ def open_checkpoint(
         kind: the struct of the run's state.
         accept: looks at the parts that only their owners can read, and raises `InputError` where
             one cannot be continued from; an older checkpoint is then looked at.
+        tell: receives a sentence for each checkpoint that is passed over.
 
     Raises:
         InputError: if there is none.
@@ -126,13 +150,16 @@ def open_checkpoint(
     for path in find_checkpoints(folder):
         if not is_whole(path):
             log.warning("checkpoint_broken", path=str(path))
+            tell(f"{path} is damaged and passed over")
             continue
         try:
-            state = msgspec.json.decode((path / "state.json").read_bytes(), type=kind)
+            data = read_file(path / STATE, error=InputError)
+            state = decode_json(data, kind, error=InputError)
             accept(state)
-        except (msgspec.DecodeError, InputError) as error:
+        except InputError as error:
             log.warning("checkpoint_refused", path=str(path), why=str(error))
-            refused.append(f"{path.name}/state.json: {error}")
+            tell(f"{path} is passed over, because it cannot be continued: {error}")
+            refused.append(f"{path.name}/{STATE}: {error}")
         else:
             return path, state
     if refused:

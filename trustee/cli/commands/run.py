@@ -15,13 +15,12 @@ from trustee.cli.commands.options import (
     add_allow_world,
     add_shared,
     allow_unsafe,
-    allow_worlds,
-    apply_unsafe,
     choose_device,
     choose_mode,
     error_code,
     find_default,
     print_text,
+    read_resumed,
     single_error,
     warn_unconfined,
 )
@@ -39,6 +38,10 @@ def add(commands: Commands) -> None:
     run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
     run.add_argument("--tools", type=Path, metavar="FILE", help="train on these tools")
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    run.add_argument(
+        "--steps", type=int, metavar="N", help="steps in all; a finished run goes on with more"
+    )
+    run.add_argument("--minutes", metavar="M", help="minutes of training in all, or none; likewise")
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     run.add_argument(
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
@@ -64,9 +67,16 @@ def load_config(options: argparse.Namespace) -> Config:
     changes = allow_unsafe(options)
     if options.tools is not None:
         changes.append(set_path("env.tools", options.tools))
+    changes += [f"run.{key}={value}" for key, value in lengths_of(options).items()]
     if options.adapter is not None:
         changes.append(set_path("run.adapter", options.adapter.absolute()))
     return read_config(path, changes)
+
+
+def lengths_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the length that the options give a run, by key."""
+    given = {"steps": options.steps, "minutes": options.minutes}
+    return {key: str(value) for key, value in given.items() if value is not None}
 
 
 def set_path(key: str, path: Path) -> str:
@@ -76,19 +86,18 @@ def set_path(key: str, path: Path) -> str:
 
 def run_command(options: argparse.Namespace) -> int:
     """Train."""
-    from trustee.jobs.run_metadata import name_folder, read_metadata
+    from trustee.jobs.resume import extend_run
+    from trustee.jobs.run_metadata import name_folder
     from trustee.runs.ownership import own_folder
 
     if options.resume is not None:
-        given = (options.config, options.tools, options.adapter, options.out)
-        if any(given) or options.changes:
+        if any((options.config, options.tools, options.adapter, options.out)):
             raise InputError(
                 "--resume continues a run with its own config; leave out --config, --tools, "
-                "--adapter, --out and --set"
+                "--adapter and --out; --set changes only what protects"
             )
         folder: Path = options.resume
-        allow_worlds(options)
-        config = apply_unsafe(read_metadata(folder).config, options)
+        config = read_resumed(options, folder)
     else:
         if options.gpu is not None:
             from trustee.planning.cards import require_card
@@ -106,6 +115,8 @@ def run_command(options: argparse.Namespace) -> int:
         if options.resume is None:
             # Again, because another call may have begun a run here a moment ago.
             refuse_taken(folder)
+        elif lengths_of(options):
+            config = extend_run(config, folder, lengths_of(options))
         return train_here(options, config, folder)
 
 
@@ -163,6 +174,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     from trustee.cli.progress import ProgressDisplay
     from trustee.environments.registry import outside_worlds
     from trustee.jobs.assemble import prepare_model
+    from trustee.jobs.protections import show_weakened
     from trustee.jobs.stages import run_stages_of
 
     prepare_model(config)
@@ -192,6 +204,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
         except KeyboardInterrupt:
             code = INTERRUPTED
             allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+            allowed += show_weakened(config)
             text = f"interrupted; continue with: trustee run --resume {folder}{allowed}"
         if mode != "json" or code:
             print_text(text, to_errors=bool(code), screen=screen)

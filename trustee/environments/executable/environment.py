@@ -57,6 +57,7 @@ from trustee.environments.protocol import (
 )
 from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
+from trustee.runs.inputs import InputPath
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
 from trustee.types import (
@@ -84,7 +85,7 @@ FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Settings of the world of executable environments."""
 
-    path: str
+    path: InputPath
     """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
     variant: Variant = "f1"
     """Rule by which calls are paid."""
@@ -92,7 +93,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Whether to run, compare and pay exactly as FTRL does, loopholes included."""
     unit: Unit = "episode"
     """Unit of training; evaluation always plays whole episodes."""
-    states: str | None = None
+    states: InputPath | None = None
     """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
     uses the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10

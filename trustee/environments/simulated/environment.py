@@ -52,9 +52,10 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
     writer_schema,
 )
-from trustee.environments.simulated.tool_sets import find_tools
+from trustee.environments.simulated.tool_sets import PACKAGED, find_tools
 from trustee.environments.splits import is_reserved
 from trustee.errors import InputError
+from trustee.runs.inputs import INPUT
 from trustee.tools.arguments import check_call
 from trustee.tools.repository import Repository
 from trustee.tools.values import call_key, call_line, is_error, tells_error
@@ -94,7 +95,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
-    tools: str = ""
+    tools: Annotated[str, Meta(extra={INPUT: tuple(PACKAGED)})] = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
