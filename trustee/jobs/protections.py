@@ -1,8 +1,8 @@
 """Settings that protect, and what a run folder may say of them.
 
 A run folder may come from a stranger, so no record weakens a protection: only the call at hand
-does, with `--set`. A recorded value that is stricter than the program's own, or equal to it, counts.
-One more key of this kind needs a line here; the tests know every key of these sections.
+does, with `--set`. A recorded value that is stricter than the program's own, or equal to it,
+counts. One more key of this kind needs a line here; the tests know every key of these sections.
 
 The rest follows the same rule elsewhere: `sandbox.isolation = "none"` (`read_metadata`), code of a
 world or a script (`config.decode_stored`, `check_script`). The address of a teacher and its key are

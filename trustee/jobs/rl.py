@@ -175,13 +175,16 @@ async def run_stages(
             accept=lambda state: run.source.restore(state.source),
         )
         await restore(run, path, state, previous=previous)
+    if begins or previous is None:
+        # What was measured before is no training.
+        run.started_at = time.monotonic()
     if run.progress < 1:
         if begins:
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
         run.emit(Note(text=f"a training sample of {length} ids fits"))
-        if previous is None:
+        if begins or previous is None:
             run.started_at = time.monotonic()
         name = f"training, {run.steps} steps"
         run.emit(Stage(name=name, progress=run.progress))

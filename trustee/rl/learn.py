@@ -53,10 +53,7 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> float:
-    """Train on a step's groups, run the checks, publish, record, and store a checkpoint.
-
-    Returns the progress that the checkpoint has, so that a run that ends here has ended for good.
-    """
+    """Train on a step's groups, check, publish, record; return the progress of the checkpoint."""
     started_at = time.monotonic()
     lags = [run.versions.version - group.version for group in fresh]
     report = await take_step(

@@ -393,8 +393,7 @@ def as_published(name: str, outcome: CallResult) -> CallResult:
     """Return an error worded as FTRL does, because error texts can match sub-answers too."""
     if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
         return outcome
-    text = f"an error occured when call {name}: {failed[1]}"
-    return msgspec.structs.replace(outcome, text=text)
+    return msgspec.structs.replace(outcome, text=f"an error occured when call {name}: {failed[1]}")
 
 
 def _error_text(reason: str) -> str:
