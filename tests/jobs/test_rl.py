@@ -186,6 +186,7 @@ def test_trainer_is_built_from_the_config() -> None:
     )
     assert TrainerSpec(
         folder="/models/base",
+        base="/models/base",
         learn=msgspec.structs.replace(
             small_config().learn,
             rank=64,
@@ -326,7 +327,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(tmp_path) == written["folder"]
     assert [
         "starting the engine on base (cpu)",
-        "judge on episodes of known verdict: 3 of 26 bad episodes accepted, 0 of 8 good ones "
+        "judge on episodes of known verdict: 9 of 40 bad episodes accepted, 0 of 8 good ones "
         "refused",
         "held-out tasks before training: 6",
         "held-out success before: 0.0% (95 % interval 0.0% to 39.0%, 6 tasks)",
@@ -374,9 +375,9 @@ def test_reference_is_kept_where_a_kl_term_needs_it(
 
 def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     """An adapter that cannot be trained on is refused before anything heavy is loaded."""
-    start = write_adapter(tmp_path / "start", rank=8)
+    start = write_adapter(tmp_path / "start", rank=32)
     with pytest.raises(
-        InputError, match=r"has rank 8, but learn\.rank is 16; set learn\.rank=8 or"
+        InputError, match=r"has rank 32, but learn\.rank is 16; set learn\.rank=32 or"
     ):
         prepare_model(tiny_config(f"run.adapter={start}"))
 
@@ -512,6 +513,6 @@ async def test_a_judge_that_accepts_everything_stops_the_run(
 
     engine = play_with(monkeypatch, silent)
     engine._script = lambda request: say_yes(request)
-    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 26"):
+    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 40"):
         await run_training(small_config(), tmp_path, emit=lambda event: None)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()

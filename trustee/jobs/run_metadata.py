@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from trustee import __version__
 from trustee.config import Config, decode_stored
+from trustee.decoding import read_file
 from trustee.engine.script import was_found
 from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, UntrustedWorld
 from trustee.jobs.protections import protect
-from trustee.runs.adapters import find_adapter
 from trustee.runs.files import write_json
 from trustee.runs.inputs import (
     StoredInput,
@@ -63,10 +63,6 @@ def begin_record(config: Config, folder: Path) -> Config:
     found = find_inputs(config)
     inputs = keep_inputs(found, folder)
     named = replace_inputs(config, {key: path.absolute() for key, path in found.items()})
-    if config.run.adapter:
-        # The newest of a run folder, which may go on and would then have a newer one.
-        adapter = str(find_adapter(Path(config.run.adapter)).absolute())
-        named = replace(named, run=replace(named.run, adapter=adapter))
     write_json(folder / "run.json", replace(describe_run(named), inputs=inputs), indent=2)
     return locate_inputs(named, inputs, folder)
 
@@ -125,10 +121,11 @@ def read_metadata(folder: Path) -> RunMetadata:
         InputError: if the folder is not a run folder, or another version of this program wrote it.
     """
     path = folder / "run.json"
+    data = read_file(
+        path, error=lambda why: InputError(f"{folder} is not a run folder: run.json {why}")
+    )
     try:
-        record = decode_stored(path.read_bytes(), RunMetadata)
-    except OSError as error:
-        raise InputError(f"{folder} is not a run folder: run.json cannot be read") from error
+        record = decode_stored(data, RunMetadata)
     except UntrustedWorld as error:
         raise UntrustedWorld(f"{path}: {error}") from error
     except InputError as error:

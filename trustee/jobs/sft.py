@@ -20,13 +20,9 @@ from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.files import write_json
 from trustee.runs.inputs import StoredInput, check_inputs, hash_input, keep_input, place_of
 from trustee.runs.store import Store
-from trustee.sft.demonstrations import (
-    SftDataset,
-    find_demonstrations,
-    make_dataset,
-    read_demonstrations,
-    show_refused_rows,
-)
+from trustee.sft.demonstration_files import find_demonstrations, read_demonstrations
+from trustee.sft.demonstrations import show_mended_rows, show_refused_rows
+from trustee.sft.samples import SftDataset, make_dataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
@@ -67,13 +63,15 @@ def read_sft_metadata(folder: Path) -> SftMetadata:
         InputError: if the folder is not one of such a run.
     """
     path = folder / SFT_FILE
-    if not path.exists():
-        raise InputError(f"{folder} is not a trustee sft run: {SFT_FILE} cannot be read")
-
-    def refuse(why: str) -> InputError:
-        return InputError(f"{path}: {why}; this program cannot continue that run")
-
-    return decode_json(read_file(path, error=refuse), SftMetadata, error=refuse)
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{folder} is not a trustee sft run: {SFT_FILE} {why}"),
+    )
+    return decode_json(
+        data,
+        SftMetadata,
+        error=lambda why: InputError(f"{path}: {why}; this program cannot continue that run"),
+    )
 
 
 def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
@@ -165,6 +163,8 @@ def read_dataset(
     text = f"{len(dataset.samples)} demonstrations are usable"
     if dataset.refused:
         text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
+    if dataset.mended:
+        text += f"; used after a change: {show_mended_rows(dataset.mended)}"
     emit(Note(text=text))
     return dataset
 
@@ -172,7 +172,7 @@ def read_dataset(
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
 ) -> None:
-    """Write what the run starts with, and every row that it does not use.
+    """Write what the run starts with, and every row that it does not use or has changed.
 
     Raises:
         InputError: if the folder already holds a run.
@@ -187,6 +187,8 @@ def write_sft_metadata(
     begin_record(config, folder)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
+    if dataset.mended:
+        store.append("mended.jsonl", dataset.mended)
 
 
 def sft_text(outcome: SftResult) -> str:

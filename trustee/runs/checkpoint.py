@@ -8,6 +8,7 @@ Reading, hashing and syncing happen in a thread, because half a gigabyte takes s
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,14 +18,18 @@ import anyio
 import msgspec
 import structlog
 
-from trustee.decoding import decode_json, read_file
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.errors import InputError, RunError
 from trustee.runs.files import sync
+from trustee.runs.weight_files import refuse_not_finite
 from trustee.types import Record
 
 MANIFEST, STATE = "manifest.json", "state.json"
 
 log = structlog.get_logger()
+
+WEIGHT_FILES = ("adapter/adapter_model.safetensors", "optimizer.safetensors")
+"""Files of a checkpoint from which training goes on."""
 
 
 class CheckpointManifest(Record, frozen=True):
@@ -41,6 +46,7 @@ class CheckpointState(Record, frozen=True):
     """Steps done."""
 
 
+R = TypeVar("R")
 S = TypeVar("S", bound=CheckpointState)
 
 
@@ -84,7 +90,7 @@ def complete(partial: Path, final: Path, state: CheckpointState) -> None:
     (partial / STATE).write_bytes(msgspec.json.encode(state))
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        files[str(path.relative_to(partial))] = (path.stat().st_size, hash_file(path))
+        files[str(path.relative_to(partial))] = hash_file(path)
         sync(path)
     (partial / MANIFEST).write_bytes(msgspec.json.encode(CheckpointManifest(files=files)))
     sync(partial / MANIFEST)
@@ -103,12 +109,6 @@ def delete_others(folder: Path, newest: Path, keep: int) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def find_checkpoints(folder: Path) -> list[Path]:
     """List the checkpoints of a run, newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
@@ -117,14 +117,32 @@ def find_checkpoints(folder: Path) -> list[Path]:
 def is_whole(path: Path) -> bool:
     """Whether every file of a checkpoint is as its manifest says, and a state is among them."""
     try:
-        data = read_file(path / MANIFEST, error=InputError)
-        manifest = decode_json(data, CheckpointManifest, error=InputError)
+        manifest = read_part(path / MANIFEST, CheckpointManifest)
         return STATE in manifest.files and all(
-            (path / name).stat().st_size == size and hash_file(path / name) == digest
+            hash_file(path / name) == (size, digest)
             for name, (size, digest) in manifest.files.items()
         )
     except (OSError, InputError):
         return False
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Return the size and the sha256 of an ordinary file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    with open_file(path, error=InputError) as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_part(path: Path, kind: type[R]) -> R:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return decode_json(read_file(path, error=InputError), kind, error=InputError)
 
 
 def open_checkpoint(
@@ -134,7 +152,7 @@ def open_checkpoint(
     accept: Callable[[S], None] = lambda state: None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, S]:
-    """Find the newest whole checkpoint whose state can be continued from.
+    """Find the newest whole checkpoint with finite weights whose state can be continued from.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -153,13 +171,16 @@ def open_checkpoint(
             tell(f"{path} is damaged and passed over")
             continue
         try:
-            data = read_file(path / STATE, error=InputError)
-            state = decode_json(data, kind, error=InputError)
+            state = read_part(path / STATE, kind)
             accept(state)
+            for name in WEIGHT_FILES:
+                if (path / name).exists():
+                    refuse_not_finite(path / name)
         except InputError as error:
             log.warning("checkpoint_refused", path=str(path), why=str(error))
             tell(f"{path} is passed over, because it cannot be continued: {error}")
-            refused.append(f"{path.name}/{STATE}: {error}")
+            whose = "" if str(path) in str(error) else f"{path.name}/{STATE}: "
+            refused.append(f"{whose}{error}")
         else:
             return path, state
     if refused:

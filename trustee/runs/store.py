@@ -24,7 +24,7 @@ from typing import IO, Any, Self, TypeVar
 
 import msgspec
 
-from trustee.decoding import decode_json
+from trustee.decoding import BadLine, decode_json, open_file, read_json_lines
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
 from trustee.runs.ownership import own_folder, refuse_unwritable
@@ -154,17 +154,11 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
     Raises:
         InputError: if the file cannot be read, or a complete line is not of this kind.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    decoder = msgspec.json.Decoder(kind)
     rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            rows.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+    for line in read_json_lines(path, kind, error=lambda why: InputError(f"{path}: {why}")):
+        if isinstance(line, BadLine):
+            raise InputError(f"{path}:{line.number}: {line.why}")
+        rows.append(line.value)
     return rows
 
 
@@ -182,11 +176,15 @@ class _Grouped(msgspec.Struct):
 
 def _scan(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
     """Yield the complete lines of a kind with the offset at which each begins; skip others."""
+    if not path.exists():
+        return
     begin = 0
-    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-        with suppress(InputError):
-            yield begin, decode_json(line, kind, error=InputError)
-        begin += len(line) + 1
+    with open_file(path, error=lambda why: InputError(f"{path}: {why}")) as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                with suppress(InputError):
+                    yield begin, decode_json(line, kind, error=InputError)
+            begin += len(line)
 
 
 def keep_steps(path: Path, step: int) -> int:
