@@ -170,7 +170,6 @@ async def held_out_tasks(
 
 
 def conclude(
-    config: Config,
     run: Run,
     before: Sequence[Trajectory],
     after: Sequence[Trajectory],
@@ -179,7 +178,6 @@ def conclude(
 ) -> RunResult:
     """Compare before and after, and store the result."""
     outcome = compare(
-        config,
         run.store.folder,
         before,
         after,
@@ -214,7 +212,7 @@ def read_finished(config: Config, folder: Path, state: RunState) -> RunResult | 
     before, after = (read_played(folder, label) for label in ("before", "after"))
     if config.eval.tasks and (before is None or after is None):
         return None
-    return compare(config, folder, before or (), after or (), reached=reached)
+    return compare(folder, before or (), after or (), reached=reached)
 
 
 def finished_text(folder: Path, state: RunState) -> str:
@@ -226,7 +224,6 @@ def finished_text(folder: Path, state: RunState) -> str:
 
 
 def compare(
-    config: Config,
     folder: Path,
     before: Sequence[Trajectory],
     after: Sequence[Trajectory],
@@ -247,7 +244,7 @@ def compare(
         version=reached.version,
         before=success_of(before) if before else None,
         after=success_of(after) if after else None,
-        gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
+        gain=gain_between(before, after) if measured else None,
         seconds=reached.seconds,
     )
 

@@ -39,6 +39,7 @@ WEAKER: Mapping[str, Weaker] = {
     "sandbox.seconds": "more",
     "sandbox.cpu_seconds": "more",
     "sandbox.memory_mib": "more",
+    "sandbox.total_mib": "more",
     "sandbox.output_bytes": "more",
     "sandbox.workers": "more",
     "gates.effect_patience": "more",

@@ -211,4 +211,4 @@ async def run_stages(
         gc.freeze()
         await train(run)
     after = await measure(config, run, run.versions.current, label="after")
-    return conclude(config, run, before, after, seconds=time.monotonic() - started_at)
+    return conclude(run, before, after, seconds=time.monotonic() - started_at)
