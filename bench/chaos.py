@@ -76,9 +76,9 @@ patience = 1000
 mismatch = 1
 mismatch_kl = 1
 [watchdog]
-request_seconds = 15
-call_seconds = 15
-step_seconds = 60
+request_seconds = 60
+call_seconds = 60
+step_seconds = 300
 [env]
 kind = "microworld"
 """
@@ -616,7 +616,7 @@ class Chaos:
         began = program.seen("training")
         os.kill(program.engine(), number)
         self.deaths += 1
-        goes_on = self.wait_until(program, lambda: restarts(program) >= self.deaths, 90)
+        goes_on = self.wait_until(program, lambda: restarts(program) >= self.deaths, 150)
         if goes_on:
             if not self.wait_until(
                 program, lambda: trainings(program) > self.deaths - (not began), 200
