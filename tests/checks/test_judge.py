@@ -576,6 +576,23 @@ def test_both_readers_agree_on_what_models_write(format: CallFormat, text: str, 
     assert not crosscheck_calls(text, more, call_format=format)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Bingo", "age": 30}',
+        '{"name": "Bingo", "parameters": {"age": 30}}',
+        '{"type": "object", "properties": {"name": {"type": "string"}}}',
+    ],
+)
+def test_an_answer_in_json_is_no_lost_call(text: str) -> None:
+    """Only an object that names a tool which was called elsewhere counts without a mark."""
+    said = Message(role="assistant", content=text)
+    format = CallFormat.LLAMA3_JSON
+    assert crosscheck_calls(text, said, call_format=format, names={"f"})
+    assert not crosscheck_calls(LLAMA, said, call_format=format, names={"f"})
+    assert not crosscheck_calls(LLAMA, said, call_format=format)
+
+
 def test_list_behind_one_mark_holds_several_calls() -> None:
     """The count of marks bounds the calls from below only, and there must be one."""
     text = '<tool_call>[{"name": "f"}, {"name": "g"}]</tool_call>'

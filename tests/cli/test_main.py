@@ -195,7 +195,7 @@ def test_unreadable_tools_file(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("rank", [None, 8])
+@pytest.mark.parametrize("rank", [None, 32])
 def test_adapter_that_cannot_be_begun_with(
     check_error: ErrorCheck, capsys: pytest.CaptureFixture[str], tmp_path: Path, rank: int | None
 ) -> None:
@@ -204,7 +204,7 @@ def test_adapter_that_cannot_be_begun_with(
     named = ["adapter_config.json", "adapters/policy-*"]
     if rank is not None:
         write_adapter(start, rank=rank)
-        named = ["rank 8", "learn.rank is 16", "learn.rank=8"]
+        named = ["rank 32", "learn.rank is 16", "learn.rank=32"]
     check_error(
         refuse(capsys, "run", "--config", TINY, "--adapter", start, "--out", folder), start, *named
     )
