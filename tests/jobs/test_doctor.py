@@ -385,7 +385,7 @@ async def test_judge_without_judgement(
         ),
         (IsolationReport(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
     ],
-    ids=["holds", "leaks", "nothing"],
+    ids=["holds", "shows", "leaks", "nothing"],
 )
 async def test_sandbox(
     monkeypatch: pytest.MonkeyPatch, probe: IsolationReport, state: str, why: str

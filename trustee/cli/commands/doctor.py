@@ -14,6 +14,7 @@ from trustee.cli.commands.options import (
     choose_device,
     find_default,
 )
+from trustee.cli.terminal import say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -50,27 +51,25 @@ def doctor_command(options: argparse.Namespace) -> int:
     config = read_config(options.config or find_default(name), allow_unsafe(options))
     choose_device(config, options.gpu)
     with open_scratch() as folder, divert_noise(folder) as to:
-
-        def emit(text: str) -> None:
-            to.out.write(f"{text}\n")
-            to.out.flush()
-
         found = anyio.run(
             until_interrupted,
             lambda: examine(
                 config,
                 extra=look_at_card(config, options.gpu or 0),
                 soak=options.soak,
-                emit=lambda finding: None if options.json else emit(finding_text(finding)),
+                emit=lambda finding: (
+                    None if options.json else say(finding_text(finding), to=to.out)
+                ),
             ),
         )
         if options.json:
-            emit(examination_json(found))
+            say_json(examination_json(found), to=to.out)
         else:
-            emit("all checks passed" if found.healthy else "something failed; see above")
+            end = "all checks passed" if found.healthy else "something failed; see above"
+            say(end, to=to.out)
         noise = folder / "engine.log"
         if not found.healthy and noise.stat().st_size > 0:
-            to.err.write(f"the engine's output is in {keep_noise(noise)}\n")
+            say(f"the engine's output is in {keep_noise(noise)}", to=to.err)
     return DONE if found.healthy else FAILED
 
 
