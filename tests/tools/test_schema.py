@@ -64,8 +64,7 @@ ROOT: dict[str, Any] = {
 )
 def test_types_of(schema: Any, types: set[str] | None) -> None:
     """Types are found through references, combinations, values and other keywords."""
-    found: Any = types_of(schema, ROOT)
-    assert found == types
+    assert set(types_of(schema, ROOT) or ()) == (types or set())
 
 
 def test_types_of_shared_references_is_fast() -> None:

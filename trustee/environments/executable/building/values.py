@@ -6,8 +6,7 @@ also be written in the words that people use for numbers and dates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from trustee.environments.executable.rewards import tells
 from trustee.environments.simulated.roles import DATE, MONTHS, NUMBER_WORDS
@@ -35,20 +34,6 @@ def spoken_dates(value: str) -> list[str]:
         for name in (month, month[:3])
         for form in (f"{day} {name} {year}", f"{name} {day} {year}", f"{day}th of {name} {year}")
     ]
-
-
-def leaves(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Yield (schema, value) for every single value inside a value."""
-    match value:
-        case Mapping():
-            known = schema.get("properties", {})
-            for name, inner in value.items():
-                yield from leaves(known.get(name, {}), inner)
-        case list() | tuple():
-            for inner in value:
-                yield from leaves(schema.get("items", {}), inner)
-        case _:
-            yield schema, value
 
 
 def find_leak(texts: Mapping[str, str], answers: Sequence[str]) -> str | None:
