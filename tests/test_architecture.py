@@ -209,6 +209,34 @@ def test_nobody_catches_bugs() -> None:
     assert {"engine.vllm"} >= catchers("Exception", "BaseException")
 
 
+WRITES_JSON = {
+    "cli.commands.run": "a setting",
+    "engine.scripted": "a checkpoint",
+    "environments.executable.published_rows": "what a hash is taken of",
+    "sandbox.host": "arguments, to be measured",
+    "sandbox.inside": "a result, in a process without the package",
+    "sandbox.process": "a frame",
+    "sandbox.worker": "a frame",
+    "sft.endpoint": "a request",
+    "tiny.build": "a filter of templates",
+    "tools.arguments": "any value, cut",
+    "tools.files": "a file",
+    "tools.files.python": "a default, to see whether it is JSON",
+    "tools.values": "write_json itself, and keys",
+}
+"""Modules that write JSON by `json.dumps`, and what; none of it is read by a model."""
+
+
+def test_models_read_letters_not_escapes() -> None:
+    """JSON that a model reads is written by `write_json`, which escapes no letters."""
+    assert WRITES_JSON.keys() == {
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "json.dumps"
+    }
+
+
 def count_lines(name: str) -> int:
     """Count the lines of a module's file."""
     path = PACKAGE.joinpath(*filter(None, name.split(".")))

@@ -74,7 +74,7 @@ def test_types_of_shared_references_is_fast() -> None:
         for n in range(100)
     }
     chain["s100"] = {"type": "boolean"}
-    assert types_of({"$ref": "#/$defs/s0"}, {"$defs": chain}) == {"boolean"}
+    assert types_of({"$ref": "#/$defs/s0"}, {"$defs": chain}) == frozenset(("boolean",))
 
 
 def test_walking_copes_with_anything() -> None:

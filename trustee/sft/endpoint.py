@@ -24,6 +24,7 @@ from trustee.errors import EngineError, InputError
 from trustee.rendering.renderer import Renderer
 from trustee.sft.demonstrations import plain, write_message
 from trustee.sft.teacher import TeacherPlayer, add_hints
+from trustee.tools.values import write_json
 from trustee.types import Adapter, Call, Completion, Message, Tool, ToolCall
 
 KEY = "TRUSTEE_TEACHER_KEY"
@@ -234,7 +235,7 @@ def as_openai(message: Message) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+                "function": {"name": call.name, "arguments": write_json(call.arguments)},
             }
             for call in calls
         ]

@@ -16,8 +16,8 @@ import msgspec
 
 from trustee.errors import InputError
 from trustee.tools.files import read_tools
-from trustee.tools.schema import Schema, item_of, parts_of, properties_of, required_of
 from trustee.tools.files.rules import check_tools, split_name
+from trustee.tools.schema import Schema, item_of, parts_of, properties_of, required_of
 from trustee.types import Tool
 
 

@@ -8,7 +8,6 @@ Source: FTRL, arXiv 2508.08791.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -59,6 +58,7 @@ from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
+from trustee.tools.values import write_json
 from trustee.types import (
     BadCall,
     Call,
@@ -397,4 +397,4 @@ def as_published(name: str, outcome: CallResult) -> CallResult:
 
 
 def _error_text(reason: str) -> str:
-    return json.dumps({"error": reason}, ensure_ascii=False)
+    return write_json({"error": reason})

@@ -22,9 +22,9 @@ from trustee.environments.simulated.grammar import (
     object_grammar,
     text_grammar,
 )
-from trustee.tools.schema import leaves
 from trustee.tools.arguments import check_arguments
-from trustee.tools.values import call_key, call_line, write_decimal
+from trustee.tools.schema import leaves
+from trustee.tools.values import call_key, call_line, write_decimal, write_json
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 ROLE_MARKERS = re.compile(
@@ -88,10 +88,12 @@ class Verdict(Record, frozen=True):
 def writer_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
     """Return the grammar of `WrittenTask`, which allows only the offered tools and their types."""
     calls = [
-        object_grammar({"name": {"const": tool.name}, "arguments": arguments_grammar(tool.parameters)})
+        object_grammar(
+            {"name": {"const": tool.name}, "arguments": arguments_grammar(tool.parameters)}
+        )
         for tool in tools
     ]
-    return json.dumps(
+    return write_json(
         object_grammar(
             {
                 "persona": text_grammar(200),
@@ -108,16 +110,22 @@ def writer_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
     )
 
 
-USER_SCHEMA = json.dumps(
-    object_grammar({"still_open": text_grammar(300), "message": text_grammar(600), "done": {"type": "boolean"}})
+USER_SCHEMA = write_json(
+    object_grammar(
+        {"still_open": text_grammar(300), "message": text_grammar(600), "done": {"type": "boolean"}}
+    )
 )
-TOOL_SCHEMA = json.dumps(object_grammar({"result": {"type": "object"}, "changes": {"type": "object"}}))
+TOOL_SCHEMA = write_json(
+    object_grammar({"result": {"type": "object"}, "changes": {"type": "object"}})
+)
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:
     """Return the grammar of a verdict on the active criteria, with the evidence first."""
-    return json.dumps(
-        object_grammar({"evidence": text_grammar(700)} | {c.value: {"type": "boolean"} for c in criteria})
+    return write_json(
+        object_grammar(
+            {"evidence": text_grammar(700)} | {c.value: {"type": "boolean"} for c in criteria}
+        )
     )
 
 
@@ -133,7 +141,7 @@ def quote(text: str) -> str:
 def tool_lines(tools: Sequence[Tool]) -> str:
     """Return descriptions of tools for a role of the simulator, one JSON object per line."""
     return "\n".join(
-        json.dumps(
+        write_json(
             {
                 "name": tool.name,
                 "description": tool.description,
@@ -196,7 +204,7 @@ def tool_prompt(
         tool=tool_lines([tool]),
         signature=tool.signature,
         effect=tool.effect,
-        state=json.dumps(state),
+        state=write_json(state),
         seen="\n".join(f"{call} -> {result}" for call, result in seen) or "none",
         call=call_line(tool.name, arguments),
         intent=intent,
@@ -251,7 +259,7 @@ def quote_result(content: str) -> str:
         value = json.loads(content)
     except ValueError:
         return quote(content)
-    return json.dumps(_quote_value(value))
+    return write_json(_quote_value(value))
 
 
 def quote_call(call: ToolCall) -> str:

@@ -6,8 +6,7 @@ Pure: this module plans the calls from schemas and gold calls and judges their r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from trustee.environments.executable.blueprint import GoldCall
@@ -25,7 +24,7 @@ from trustee.tools.schema import (
     required_of,
     types_of,
 )
-from trustee.tools.values import tells_error
+from trustee.tools.values import tells_error, write_json
 from trustee.types import Record, Tool
 
 STRANGE = "zz unknown 7"
@@ -170,7 +169,7 @@ def judge_probe(
         gold: all gold calls.
         ancestors: for each gold call, the indices of those whose answers it needs and may repeat.
     """
-    shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
+    shown = f"{probe.name}({write_json(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
     if outcome.breach:
         return Flaw(
             kind="breach", text=f"{shown}; it broke a limit of the sandbox: {outcome.breach}"
