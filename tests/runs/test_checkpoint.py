@@ -223,7 +223,7 @@ async def test_save_that_fails_leaves_the_earlier_one(
 PLACES: list[tuple[Any, str]] = [
     (Path, "mkdir"),
     (Path, "write_bytes"),
-    (Path, "read_bytes"),
+    (hashlib, "file_digest"),
     (Path, "rename"),
     (os, "fsync"),
 ]

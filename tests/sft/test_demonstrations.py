@@ -197,7 +197,7 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
     dataset = make_dataset(reading, scripted_renderer(), context=600)
     assert ("t", "last") == dataset.task_ids
     assert [
-        RefusedRow(row=1, reason="Input data was truncated"),
+        RefusedRow(row=1, reason="not JSON: Input data was truncated"),
         RefusedRow(row=4, reason="Object missing required field `messages`"),
         RefusedRow(row=5, reason=dataset.refused[2].reason),
         RefusedRow(row=6, reason="the episode failed because of tool"),
@@ -210,7 +210,7 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ((), "holds nothing that can be imitated: it is empty"),
-        ((b"{",) * 5, "imitated: row 1: Input data was truncated; row 2"),
+        ((b"{",) * 5, "imitated: row 1: not JSON: Input data was truncated; row 2"),
         ((b"{",) * 5, "; and 2 more"),
     ],
 )

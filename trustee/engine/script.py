@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.engine.protocol import Sampling
 from trustee.errors import InputError
 from trustee.tools.alternatives import alternatives, kinds_of
@@ -86,11 +86,11 @@ def improvise(request: Request) -> str:
         r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
     )
     if request.sampling.schema is not None:
-        return write_json(draw_value(json.loads(request.sampling.schema), rng))
+        return write_json(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
         return rng.choice(words or WORDS)
-    tool = json.loads(rng.choice(offered))["function"]
+    tool = decode_json(rng.choice(offered), error=InputError)["function"]
     call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
     return f"<tool_call>{write_json(call)}</tool_call>"
 
@@ -116,7 +116,8 @@ def draw_value(
     match kinds[0] if len(kinds) == 1 else rng.choice(kinds):
         case "object":
             needed = required_of(plain)
-            named = dict.fromkeys(needed, ANYTHING) | properties_of(plain)
+            named = properties_of(plain)
+            named |= {name: ANYTHING for name in needed if name not in named}
             return {
                 name: draw_value(inner, rng, words, **deeper)
                 for name, inner in named.items()

@@ -11,14 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol, TypeVar
 
-import msgspec
 from msgspec import Meta
 
+from trustee.decoding import decode_json
 from trustee.engine.protocol import Engine, Sampling
 from trustee.errors import ContextError, SimulatorError
 from trustee.types import Message, Record, Role, Tool
 
 T = TypeVar("T")
+
+
+class UnusableAnswer(ValueError):
+    """What a role said is not its answer's type."""
 
 
 class RoleSampling(Record, frozen=True):
@@ -110,8 +114,8 @@ class Simulator:
             stops = self._renderer.stop_ids
             text = self._renderer.decode([i for i in completion.ids if i not in stops])
             try:
-                given = msgspec.json.decode(text, type=answer)
-            except msgspec.DecodeError as error:
+                given = decode_json(text, answer, error=UnusableAnswer)
+            except UnusableAnswer as error:
                 reason = f"not the answer's type ({error}): {text[:200]!r}"
             else:
                 refusal = check(given)

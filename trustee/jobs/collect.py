@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trustee.config import Config, decode_stored
+from trustee.decoding import read_file
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.engine.watchdog import Watchdog
@@ -145,7 +146,7 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             raise InputError(f"{folder} already holds a run; name another folder")
         return
     try:
-        before = decode_stored(path.read_bytes(), CollectionMetadata)
+        before = decode_stored(read_file(path, error=InputError), CollectionMetadata)
     except InputError as error:
         raise InputError(f"{path}: {error}; name another folder") from error
     for key in ("player", "collect", "config"):

@@ -6,9 +6,8 @@ import hashlib
 import time
 from pathlib import Path
 
-import msgspec
-
 from trustee.config import Config
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Emit, Note, Stage
@@ -63,12 +62,15 @@ def read_sft_metadata(folder: Path) -> SftMetadata:
         InputError: if the folder is not one of such a run.
     """
     path = folder / SFT_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=SftMetadata)
-    except OSError as error:
-        raise InputError(f"{folder} is not a trustee sft run: {SFT_FILE} cannot be read") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{folder} is not a trustee sft run: {SFT_FILE} {why}"),
+    )
+    return decode_json(
+        data,
+        SftMetadata,
+        error=lambda why: InputError(f"{path}: {why}; this program cannot continue that run"),
+    )
 
 
 def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
@@ -78,10 +80,8 @@ def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
         InputError: if the file cannot be read.
     """
     found = find_demonstrations(file)
-    try:
-        digest = hashlib.sha256(found.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{found}: cannot be read ({error.strerror})") from error
+    with open_file(found, error=lambda why: InputError(f"{found}: {why}")) as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return SftMetadata(sft=sft, file=str(found.absolute()), sha256=digest)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
 
 REMEMBERED = 2048
@@ -129,5 +130,9 @@ def _read_stop_ids(folder: Path) -> tuple[int, ...]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return ()
-    ids = msgspec.json.decode(path.read_bytes(), type=_Generation).eos_token_id
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path}: {why}; give a model with a readable {path.name}")
+
+    ids = decode_json(read_file(path, error=refuse), _Generation, error=refuse).eos_token_id
     return () if ids is None else (ids,) if isinstance(ids, int) else ids

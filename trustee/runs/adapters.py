@@ -8,13 +8,13 @@ split into files.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.errors import InputError
 from trustee.types import Record
 
@@ -30,6 +30,9 @@ ALPHA_PER_RANK = 2
 """Alpha / rank of the trainer's LoRA; see `trainer/shared_model.py`."""
 PREFIX = "base_model.model."
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+P = TypeVar("P")
 
 
 class Stored(NamedTuple):
@@ -73,6 +76,10 @@ class AdapterFile(Record, frozen=True):
     shapes: dict[str, tuple[int, ...]]
 
 
+MOST_HEADER_BYTES = 100 << 20
+"""Size of the largest header, which is that of the safetensors library."""
+
+
 def read_header(path: Path) -> dict[str, Stored]:
     """Read which tensors a safetensors file contains, without reading weights.
 
@@ -80,11 +87,14 @@ def read_header(path: Path) -> dict[str, Stored]:
         InputError: if it is not a readable safetensors file.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path, error=ValueError) as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(size))
+            if size > min(path.stat().st_size, MOST_HEADER_BYTES):
+                raise ValueError(
+                    f"its header is said to have {size:,} bytes; at most {MOST_HEADER_BYTES:,} and "
+                    "the file are read"
+                )
+            header = decode_json(file.read(size), dict[str, Any], error=ValueError)
         header.pop("__metadata__", None)
         return {
             name: Stored(
@@ -150,10 +160,9 @@ def read_adapter(folder: Path) -> AdapterFile:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a PEFT adapter: {name} is missing")
-    try:
-        config = msgspec.json.decode((folder / CONFIG).read_bytes(), type=PeftConfig)
-    except msgspec.DecodeError as error:
-        raise InputError(f"{folder / CONFIG} cannot be read: {error}") from error
+    config = read_part(folder / CONFIG, PeftConfig)
+    if config.r < 1:
+        raise InputError(f"{folder / CONFIG} says r = {config.r}; a rank is 1 or more")
     odd = [
         key
         for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")
@@ -165,11 +174,7 @@ def read_adapter(folder: Path) -> AdapterFile:
         )
     fingerprint = ""
     if (folder / BASE).is_file():
-        try:
-            mark = msgspec.json.decode((folder / BASE).read_bytes(), type=BaseMark)
-        except msgspec.DecodeError as error:
-            raise InputError(f"{folder / BASE} cannot be read: {error}") from error
-        fingerprint = mark.fingerprint
+        fingerprint = read_part(folder / BASE, BaseMark).fingerprint
     return AdapterFile(
         folder=folder,
         rank=config.r,
@@ -178,6 +183,19 @@ def read_adapter(folder: Path) -> AdapterFile:
         fingerprint=fingerprint,
         shapes={name: stored.shape for name, stored in read_header(folder / WEIGHTS).items()},
     )
+
+
+def read_part(path: Path, kind: type[P]) -> P:
+    """Read a JSON file of an adapter's folder.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path} cannot be read: {why}")
+
+    return decode_json(read_file(path, error=refuse), kind, error=refuse)
 
 
 def check_fit(adapter: AdapterFile, model: Path, *, rank: int) -> None:

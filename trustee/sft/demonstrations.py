@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from trustee.algorithm.batch import to_sample
+from trustee.decoding import BadLine, decode_json, read_json_lines
 from trustee.errors import InputError
 from trustee.rendering.renderer import Renderer
 from trustee.runs.store import EpisodeLine
@@ -85,22 +86,24 @@ def read_demonstrations(path: Path) -> ExampleFile:
         InputError: if the file cannot be read, or no row of it can be used.
     """
     file = find_demonstrations(path)
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}); give a JSONL file of demonstrations, "
-            "or a run folder"
-        ) from error
+    lines = read_json_lines(
+        file,
+        msgspec.Raw,
+        error=lambda why: InputError(
+            f"{file}: {why}; give a JSONL file of demonstrations, or a run folder"
+        ),
+        unended=True,
+    )
     rows: list[ExampleRow] = []
     refused: list[RefusedRow] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for line in lines:
+        if isinstance(line, BadLine):
+            refused.append(RefusedRow(row=line.number, reason=line.why))
             continue
         try:
-            rows.append(ExampleRow(row=number, example=read_example(line)))
-        except (msgspec.DecodeError, InputError) as error:
-            refused.append(RefusedRow(row=number, reason=str(error)))
+            rows.append(ExampleRow(row=line.number, example=read_example(bytes(line.value))))
+        except InputError as error:
+            refused.append(RefusedRow(row=line.number, reason=str(error)))
     if not rows:
         raise InputError(f"{file} holds nothing that can be imitated: {show_refused_rows(refused)}")
     return ExampleFile(rows=tuple(rows), refused=tuple(refused))
@@ -110,15 +113,15 @@ def read_example(line: bytes) -> Example:
     """Read a row that holds a demonstration, a trajectory, or an episode of a run folder.
 
     Raises:
-        InputError: if the row is an episode that failed or was not successful.
+        InputError: if the row is none of these, or an episode that failed or was not successful.
     """
-    fields = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    fields = decode_json(line, dict[str, msgspec.Raw], error=InputError)
     if "trajectory" in fields:
-        trajectory = msgspec.json.decode(line, type=EpisodeLine).trajectory
+        trajectory = decode_json(line, EpisodeLine, error=InputError).trajectory
     elif "turns" in fields:
-        trajectory = msgspec.json.decode(line, type=Trajectory)
+        trajectory = decode_json(line, Trajectory, error=InputError)
     else:
-        return msgspec.json.decode(line, type=Demonstration)
+        return decode_json(line, Demonstration, error=InputError)
     if trajectory.failure is not None:
         raise InputError(f"the episode failed because of {trajectory.failure.source}")
     if trajectory.reward <= 0:

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.engine.protocol import Sampling
 from trustee.environments.hints import Hints
 from trustee.errors import EngineError, InputError
@@ -132,8 +133,8 @@ def read_completion(text: bytes) -> ChatMessage:
         EngineError: if it is not a chat completion, or was cut off.
     """
     try:
-        choice = msgspec.json.decode(text, type=ChatCompletion).choices[0]
-    except (msgspec.DecodeError, IndexError) as error:
+        choice = decode_json(text, ChatCompletion, error=ValueError).choices[0]
+    except (ValueError, IndexError) as error:
         raise EngineError(
             f"the endpoint's answer is not a chat completion ({error}): {text[:SHOWN_ANSWER]!r}"
         ) from error
@@ -253,8 +254,9 @@ def as_message(spoken: ChatMessage) -> Message:
     calls = []
     for number, call in enumerate(spoken.tool_calls or ()):
         try:
-            arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-        except msgspec.DecodeError as error:
+            given = call.function.arguments or "{}"
+            arguments = decode_json(given, dict[str, Any], error=ValueError)
+        except ValueError as error:
             raise EngineError(
                 f"the arguments of {call.function.name} are not a JSON object: "
                 f"{call.function.arguments[:SHOWN_ANSWER]!r}"

@@ -33,6 +33,7 @@ from trustee.algorithm.learner import (
     add_reports,
 )
 from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
+from trustee.decoding import decode_json, read_file
 from trustee.runs.adapters import BASE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer.activation_checkpointing import set_checkpointing
 from trustee.trainer.memory import Heap, cap_memory, ran_out
@@ -323,7 +324,8 @@ class Trainer:
         self._take(str(path / "adapter"))
         tensors = load_file(path / "optimizer.safetensors", device="cpu")
         torch.set_rng_state(tensors.pop("rng"))
-        numbers = msgspec.json.decode((path / "optimizer.json").read_bytes())
+        file = path / "optimizer.json"
+        numbers = decode_json(read_file(file, error=ValueError), error=ValueError)
         whole = self.optimizer.state_dict()
         whole["state"] = unflatten_state(tensors, numbers)
         self.optimizer.load_state_dict(whole)

@@ -87,8 +87,8 @@ def test_environments_as_lines(tmp_path: Path) -> None:
 
 BAD: list[tuple[Any, str]] = [
     ("{", "not JSON"),
-    ("[1]", "must be a JSON object, is a list"),
-    ('{"a": ' * 5000, "not JSON"),
+    ("[1]", "Expected `object`, got `array`"),
+    ('{"a": ' * 5000, "nested deeper"),
     ('{"id": "\\ud800"}', "not JSON"),
     (without("question"), "missing required field `question`"),
     (plain(extra=1), "unknown field `extra`"),
@@ -147,7 +147,7 @@ def test_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"all.jsonl: no usable environment") as caught:
         read_blueprints(path)
     assert "all.jsonl:1: Object missing required field `id`" in str(caught.value)
-    assert "all.jsonl:3: must be a JSON object" in str(caught.value)
+    assert "all.jsonl:3: Expected `object`, got `array`" in str(caught.value)
     assert str(caught.value).endswith("; and 2 more")
 
 

@@ -89,7 +89,7 @@ def test_messages_with_calls() -> None:
         ({"messages": [{"role": "user", "tool_calls": [{}]}]}, r"messages\[0\]: not a chat"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]: not a chat message"),
         ({"messages": 3}, "messages: Expected `array`"),
-        ({"tools": "["}, "tools: Input data was truncated"),
+        ({"tools": "["}, "tools: not JSON: Input data was truncated"),
         ({"tools": "[3]"}, "tools: Expected `object`"),
         ({"tools": "[{}]"}, "is not a function schema with a name"),
         ({"tools": '[{"function": 3}]'}, "is not a function schema with a name"),

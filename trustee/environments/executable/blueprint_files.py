@@ -30,6 +30,7 @@ from typing import Any
 
 import msgspec
 
+from trustee.decoding import BadLine, Failure, decode_json, read_file, read_json_lines
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.published_rows import is_published, read_published_row
 from trustee.errors import InputError
@@ -199,22 +200,23 @@ def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBluep
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
     """Yield each row with its location; a row that is not a JSON object is yielded as an error."""
-    try:
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path)
-        elif path.is_dir() or path.suffix == ".json":
-            for one in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-                yield one.name, _decode(one.read_bytes())
-        else:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield f"{path.name}:{number}", _decode(line)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a folder of JSON files, a file of "
-            "JSON lines or a parquet file"
-        ) from error
+
+    def refuse(why: str) -> InputError:
+        return InputError(
+            f"{path}: {why}; give a folder of JSON files, a file of JSON lines or a parquet file"
+        )
+
+    if path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.is_dir():
+        for one in sorted(path.glob("*.json")):
+            yield one.name, _read_row(one, error=InputError)
+    elif path.suffix == ".json":
+        yield path.name, _read_row(path, error=refuse)
+    else:
+        for line in read_json_lines(path, dict[str, Any], error=refuse, unended=True):
+            where = f"{path.name}:{line.number}"
+            yield where, InputError(line.why) if isinstance(line, BadLine) else line.value
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
@@ -234,14 +236,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError
         yield f"{path.name}:{number}", row
 
 
-def _decode(data: bytes) -> dict[str, Any] | InputError:
+def _read_row(path: Path, *, error: Failure) -> dict[str, Any] | InputError:
+    data = read_file(path, error=error)
     try:
-        row = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return InputError(f"not JSON: {error}")
-    if not isinstance(row, dict):
-        return InputError(f"must be a JSON object, is a {type(row).__name__}")
-    return row
+        return decode_json(data, dict[str, Any], error=InputError)
+    except InputError as refused:
+        return refused
 
 
 def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, TurnState | None]:

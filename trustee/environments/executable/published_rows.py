@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.errors import InputError
 from trustee.types import Message
@@ -92,9 +93,9 @@ def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
     value = row[key]
     try:
         if isinstance(value, str):
-            return msgspec.json.decode(value, type=kind)
+            return decode_json(value, kind, error=InputError)
         return msgspec.convert(value, kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.ValidationError, InputError) as error:
         raise InputError(f"{key}: {error}") from error
 
 
@@ -121,7 +122,7 @@ def _read_message(value: dict[str, Any], index: int) -> Message:
             },
             Message,
         )
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+    except (msgspec.ValidationError, InputError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"messages[{index}]: not a chat message ({error})") from error
 
 
@@ -132,5 +133,6 @@ def _read_call(call: dict[str, Any]) -> dict[str, Any]:
         "type": "call",
         "id": call.get("id") or "",
         "name": function["name"],
-        "arguments": (msgspec.json.decode(given) if isinstance(given, str) else given) or {},
+        "arguments": (decode_json(given, error=InputError) if isinstance(given, str) else given)
+        or {},
     }

@@ -8,13 +8,13 @@ ours and `ARCHITECTURE.md` says so.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulated.grammar import (
@@ -256,7 +256,7 @@ def judge_prompt(
 def quote_result(content: str) -> str:
     """Return a tool's JSON with harmless strings, because they may echo the policy's call."""
     try:
-        value = json.loads(content)
+        value = decode_json(content, error=ValueError)
     except ValueError:
         return quote(content)
     return write_json(_quote_value(value))
