@@ -10,6 +10,7 @@
     └── EpisodeError                this episode has failed; the run goes on
         ├── EngineError
         │   └── ContextError        the prompt does not fit the engine's context
+        ├── ScoreError              the environment gave no usable score
         └── SimulatorError          a role gave no usable answer in all its attempts
 
 `rollout.EpisodePlayer`, which writes tasks and plays episodes, is the one place that catches
@@ -63,6 +64,12 @@ class EngineError(EpisodeError):
 
 class ContextError(EngineError):
     """The prompt leaves no room for a completion in the engine's context."""
+
+
+class ScoreError(EpisodeError):
+    """An environment's score cannot be used; the message names the reward and what it is."""
+
+    source = Role.WORLD
 
 
 class SimulatorError(EpisodeError):

@@ -138,7 +138,10 @@ class Learner(Protocol):
         ...
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Load the weights of an earlier version and reset the optimiser's momentum."""
+        """Load the weights of an earlier version and reset the optimiser's momentum.
+
+        Version 0 is the base: the adapter then starts anew, without any effect.
+        """
         ...
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:

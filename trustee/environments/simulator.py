@@ -14,7 +14,7 @@ from typing import Annotated, Protocol, TypeVar
 from msgspec import Meta
 
 from trustee.decoding import decode_json
-from trustee.engine.protocol import Engine, Sampling
+from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.errors import ContextError, SimulatorError
 from trustee.types import Message, Record, Role, Tool
 
@@ -104,9 +104,11 @@ class Simulator:
                 schema=schema,
             )
             try:
+                request = f"{role}-{self._requests}"
                 completion = await self._engine.generate(
-                    ids, sampling, adapter=None, request_id=f"{role}-{self._requests}"
+                    ids, sampling, adapter=None, request_id=request
                 )
+                check_completion(completion, request_id=request)
             except ContextError as error:
                 raise SimulatorError(f"{role}: {error}", source=role) from error
             self.asked[role] += 1

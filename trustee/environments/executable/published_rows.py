@@ -1,4 +1,4 @@
-"""Rows in the form in which FTRL's environments were published, as blueprints and states.
+"""Rows as FTRL published them, as blueprints and states, and the wording of its errors.
 
 | key | contents |
 |---|---|
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,11 @@ import msgspec
 from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.errors import InputError
+from trustee.sandbox.calls import CallResult
 from trustee.types import Message
 
+FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
+"""Sandbox message of a call that raised; FTRL reports the error without its class."""
 ROW_KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
 """Keys that every row must have, and that distinguish it from a blueprint."""
 ASK = "Question:"
@@ -86,6 +90,14 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
         blueprint=blueprint.id, messages=messages, unsolved=unsolved, solve_rate=float(rate)
     )
     return blueprint, state
+
+
+def as_published(name: str, outcome: CallResult) -> CallResult:
+    """Return an error worded as FTRL does, because error texts can match sub-answers too."""
+    if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
+        return outcome
+    text = f"an error occured when call {name}: {failed[1]}"
+    return msgspec.structs.replace(outcome, text=text)
 
 
 def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
