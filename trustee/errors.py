@@ -9,7 +9,8 @@
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
     └── EpisodeError                this episode has failed; the run goes on
         ├── EngineError
-        │   └── ContextError        the prompt does not fit the engine's context
+        │   ├── ContextError        the prompt does not fit the engine's context
+        │   └── AnswerError         a teacher's endpoint gave no usable answer
         ├── ScoreError              the environment gave no usable score
         └── SimulatorError          a role gave no usable answer in all its attempts
 
@@ -70,6 +71,10 @@ class ScoreError(EpisodeError):
     """An environment's score cannot be used; the message names the reward and what it is."""
 
     source = Role.WORLD
+
+
+class AnswerError(EngineError):
+    """A teacher's endpoint gave no usable answer."""
 
 
 class SimulatorError(EpisodeError):

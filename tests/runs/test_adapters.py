@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError
 from trustee.runs.adapters import (
     adapter_shapes,
@@ -230,11 +231,43 @@ def test_tensors_of_an_adapter(tmp_path: Path) -> None:
 
 
 def test_adapter_of_a_run(tmp_path: Path) -> None:
-    """A run folder means its newest adapter, an adapter's folder itself."""
+    """A run folder means its newest whole adapter, an adapter's folder itself."""
     base = make_base(tmp_path / "base")
-    for name in ("policy-000002", "policy-000010"):
+    for name in ("policy-000002", "policy-000010", "compared"):
         make_adapter(tmp_path / "run" / "adapters" / name, base)
+    (tmp_path / "run" / "adapters" / "policy-000011").mkdir()
     newest = tmp_path / "run" / "adapters" / "policy-000010"
-    assert [newest, newest] == [find_adapter(tmp_path / "run"), find_adapter(newest)]
-    with pytest.raises(InputError, match="contains no adapter: neither adapter_config"):
-        find_adapter(base)
+    for path in (tmp_path / "run", tmp_path / "run" / "adapters", newest):
+        assert newest == find_adapter(path)
+    step = tmp_path / "run" / "checkpoints" / "step-000003"
+    assert make_adapter(step / "adapter", base) == find_adapter(step)
+
+
+@pytest.mark.parametrize(
+    "folders", [[], ["adapters"], ["adapters/compared"], ["adapters/policy-1"]]
+)
+def test_folder_without_an_adapter(
+    check_error: ErrorCheck, tmp_path: Path, folders: list[str]
+) -> None:
+    """A run that published nothing is answered with what to give instead."""
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        find_adapter(tmp_path)
+    check_error(caught, tmp_path, "contains no adapter")
+
+
+@pytest.mark.parametrize("kept", [["adapter_model.safetensors"], ["adapter_config.json"]])
+def test_half_an_adapter(check_error: ErrorCheck, tmp_path: Path, kept: list[str]) -> None:
+    """What is missing is named; pickled weights are none."""
+    for name in (*kept, "adapter_model.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError) as caught:
+        read_adapter(find_adapter(tmp_path))
+    check_error(caught, tmp_path, "is missing")
+
+
+def test_what_is_no_folder(tmp_path: Path) -> None:
+    """A path that leads nowhere is no folder."""
+    with pytest.raises(InputError, match="nothing is not a folder: neither adapter_config"):
+        find_adapter(tmp_path / "nothing")

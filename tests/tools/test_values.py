@@ -15,9 +15,9 @@ from trustee.tools.values import (
     call_key,
     call_line,
     normalise,
+    render_json,
     tells_error,
     write_decimal,
-    write_json,
 )
 
 JSON_VALUES = st.recursive(
@@ -31,10 +31,10 @@ IDS = st.from_regex(r"[+-]?[0-9]{1,22}(\.[0-9]{1,4}|e[0-9]{1,3}|_[0-9]{1,3})?", 
 """Texts that a reader of numbers would confuse: leading zeros, signs, exponents, many digits."""
 
 
-def test_write_json_keeps_letters() -> None:
+def test_render_json_keeps_letters() -> None:
     """Models read letters of any script as they are; all that is no letter stays escaped."""
-    assert write_json({"città": ["東京", "\n", 1.5]}) == '{"città": ["東京", "\\n", 1.5]}'
-    assert write_json("\x85\u2028\u2029\u202e\ud83c") == r'"\u0085\u2028\u2029\u202e\ud83c"'
+    assert render_json({"città": ["東京", "\n", 1.5]}) == '{"città": ["東京", "\\n", 1.5]}'
+    assert render_json("\x85\u2028\u2029\u202e\ud83c") == r'"\u0085\u2028\u2029\u202e\ud83c"'
     assert call_line("get_city", {"q": "東京"}) == 'get_city {"q": "東京"}'
 
 

@@ -21,6 +21,8 @@ class TrainerSpec(Record, frozen=True):
     folder: str
     """Path of the model folder."""
     learn: LearnConfig
+    base: str = ""
+    """Name of the model that adapters record; empty is the folder."""
     seed: int = 0
     cores: int = 1
     """Number of CPU cores that the program may use; a training step on a CPU uses as many

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from trustee import __version__
 from trustee.cli.commands import COMMANDS
 from trustee.cli.commands.options import DONE, INTERRUPTED, error_code, single_error
+from trustee.cli.interrupt import signals_interrupt
 from trustee.errors import TrusteeError
 
 
@@ -32,15 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        return int(options.act(options))
+        with signals_interrupt():
+            return int(options.act(options))
     except BaseExceptionGroup as group:
         error = single_error(group)
         if not isinstance(error, TrusteeError):
             raise
     except TrusteeError as ours:
         error = ours
-    except KeyboardInterrupt:
-        sys.stderr.write("trustee: interrupted\n")
+    except KeyboardInterrupt as interrupt:
+        with suppress(OSError):
+            sys.stderr.write(f"trustee: {interrupt or 'interrupted'}\n")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

@@ -21,7 +21,7 @@ from trustee.tools.schema import (
     properties_of,
     required_of,
 )
-from trustee.tools.values import write_json
+from trustee.tools.values import render_json
 from trustee.types import Adapter, Record
 
 LONGEST_LIST = 2
@@ -86,13 +86,13 @@ def improvise(request: Request) -> str:
         r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
     )
     if request.sampling.schema is not None:
-        return write_json(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
+        return render_json(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
         return rng.choice(words or WORDS)
     tool = decode_json(rng.choice(offered), error=InputError)["function"]
     call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
-    return f"<tool_call>{write_json(call)}</tool_call>"
+    return f"<tool_call>{render_json(call)}</tool_call>"
 
 
 def draw_value(

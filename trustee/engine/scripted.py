@@ -32,7 +32,7 @@ from trustee.engine.vllm import VllmConfig
 from trustee.errors import ContextError, EngineError
 from trustee.rendering.call_parser import CallFormat
 from trustee.rendering.renderer import Renderer
-from trustee.tools.values import write_json
+from trustee.tools.values import render_json
 from trustee.types import Adapter, Completion, Sample
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
@@ -64,6 +64,10 @@ class ByteTokenizer:
             at = mark.end()
         return ids + list(text[at:].encode())
 
+    def normalise(self, text: str) -> str:
+        """Return the text itself; bytes need no other spelling."""
+        return text
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
         parts: list[bytes] = [
@@ -81,11 +85,11 @@ class ByteTokenizer:
         """Return messages as ChatML text, with tools as JSON lines in front."""
         text = ""
         if tools:
-            lines = "\n".join(map(write_json, tools))
+            lines = "\n".join(map(render_json, tools))
             text += f"<|im_start|>tools\n{lines}<|im_end|>\n"
         for message in messages:
             calls = "".join(
-                f"<tool_call>{write_json(call['function'])}</tool_call>"
+                f"<tool_call>{render_json(call['function'])}</tool_call>"
                 for call in message.get("tool_calls") or ()
             )
             text += f"<|im_start|>{message['role']}\n{message['content']}{calls}<|im_end|>\n"

@@ -14,9 +14,8 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import anyio
 import msgspec
@@ -32,16 +31,21 @@ from trustee.algorithm.learner import (
     MicroRequest,
     TrainerSpec,
 )
+from trustee.engine.blocking_start import run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
+
+if TYPE_CHECKING:
+    from trustee.trainer.quantised_cache import BaseCache
 
 log = structlog.get_logger()
 
@@ -134,6 +138,26 @@ class VllmEngine:
 
     async def __aenter__(self) -> Self:
         """Start the child process, load the weights and build the trainer over them."""
+        with ExitStack() as sockets, ExitStack() as undo:
+            folder = sockets.enter_context(open_scratch())
+            os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
+            cache = await run_blocking(lambda: self._start_child(folder))
+            undo.callback(self._llm.shutdown)
+            spec = msgspec.structs.replace(self._trainer, memory_gib=self._config.memory_gib)
+            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
+            await cache.keep(self.call)
+            undo.pop_all()
+            self._sockets = sockets.pop_all()
+        self._process = built["process"]
+        log.info("engine_ready", **built)
+        return self
+
+    def _start_child(self, folder: Path) -> BaseCache:
+        """Import vLLM and start the child process, which blocks the event loop; return the cache.
+
+        Raises:
+            RunError: if the engine does not start.
+        """
         set_variables(self._config.device)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -150,22 +174,14 @@ class VllmEngine:
         self._request = LoRARequest
         config = self._config
         cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
-        with ExitStack() as sockets, ExitStack() as undo:
-            folder = sockets.enter_context(TemporaryDirectory(prefix="trustee-"))
-            os.environ["VLLM_RPC_BASE_PATH"] = folder
-            try:
+        try:
+            with tie_children(folder):
                 self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
-            except (RuntimeError, ValueError, OSError) as error:
-                raise RunError(f"the engine did not start ({error}); see engine.log") from error
-            undo.callback(self._llm.shutdown)
-            spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
-            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
-            await cache.keep(self.call)
-            undo.pop_all()
-            self._sockets = sockets.pop_all()
-        self._process = built["process"]
-        log.info("engine_ready", **built)
-        return self
+            # Known before the first call, which would wait for ever if the child died in it.
+            self._process = find_child(folder)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RunError(f"the engine did not start ({error}); see engine.log") from error
+        return cache
 
     def _arguments(self, loading: dict[str, Any]) -> Any:
         """Return vLLM's engine arguments, including the loader of the weights."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trustee.tools.values import call_line, write_json
+from trustee.tools.values import call_line, render_json
 from trustee.types import ExpectedCall, Record
 
 
@@ -39,4 +39,4 @@ def scalars(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         yield value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield write_json(value)
+        yield render_json(value)

@@ -106,10 +106,12 @@ async def try_sandbox(config: Config) -> Finding:
     """Attempt forbidden actions in the sandbox; skipped if no world of the config runs code."""
     probe = await probe_isolation(config.sandbox.isolation)
     tried = len(probe.refused) + len(probe.allowed)
+    seen = f"; visible: {', '.join(probe.visible)} of files" if probe.visible else ""
     return Finding(
         name="tools with code",
         state="ok" if probe.holds else "warn",
         why=f"{probe.isolation}: {len(probe.refused)} of {tried} forbidden attempts were refused"
+        + seen
         if probe.isolation
         else probe.why,
         fix="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",

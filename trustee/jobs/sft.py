@@ -17,13 +17,9 @@ from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
-from trustee.sft.demonstrations import (
-    SftDataset,
-    find_demonstrations,
-    make_dataset,
-    read_demonstrations,
-    show_refused_rows,
-)
+from trustee.sft.demonstration_files import find_demonstrations, read_demonstrations
+from trustee.sft.demonstrations import show_mended_rows, show_refused_rows
+from trustee.sft.samples import SftDataset, make_dataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
@@ -173,6 +169,8 @@ def read_dataset(
     text = f"{len(dataset.samples)} demonstrations are usable"
     if dataset.refused:
         text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
+    if dataset.mended:
+        text += f"; used after a change: {show_mended_rows(dataset.mended)}"
     emit(Note(text=text))
     return dataset
 
@@ -180,7 +178,7 @@ def read_dataset(
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
 ) -> None:
-    """Write what the run starts with, and every row that it does not use.
+    """Write what the run starts with, and every row that it does not use or has changed.
 
     Raises:
         InputError: if the folder already holds a run.
@@ -194,6 +192,8 @@ def write_sft_metadata(
         write_json(folder / name, content, indent=2)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
+    if dataset.mended:
+        store.append("mended.jsonl", dataset.mended)
 
 
 def sft_text(outcome: SftResult) -> str:

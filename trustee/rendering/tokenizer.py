@@ -86,6 +86,11 @@ class FolderTokenizer:
     def _encode_whole(self, text: str) -> tuple[int, ...]:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def normalise(self, text: str) -> str:
+        """Return a text as the tokenizer's normaliser spells it, such as composed letters."""
+        normaliser = self._backend.normalizer
+        return text if normaliser is None else str(normaliser.normalize_str(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode `ids`, including special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=False))

@@ -147,18 +147,25 @@ def fingerprint_base(folder: Path) -> str:
 def find_adapter(path: Path) -> Path:
     """Return the adapter folder at a path: the path itself, or the newest of a run folder.
 
+    A checkpoint, and the folder `adapters` of a run, are taken too.
+
     Raises:
-        InputError: if the path is neither.
+        InputError: if the path holds no adapter.
     """
-    if (path / CONFIG).is_file():
+    if (path / CONFIG).is_file() or (path / WEIGHTS).is_file():
         return path
-    folders = sorted((path / "adapters").glob("policy-*"))
-    if not folders:
-        raise InputError(
-            f"{path} contains no adapter: neither {CONFIG} nor adapters/policy-*; "
-            "give a PEFT folder or a run folder"
-        )
-    return folders[-1]
+    for place in (path / "adapters", path):
+        # One that was being written when its run was killed has no config yet.
+        whole = [folder for folder in place.glob("policy-*") if (folder / CONFIG).is_file()]
+        if whole:
+            return max(whole)
+    if (path / "adapter" / CONFIG).is_file():
+        return path / "adapter"
+    what = "contains no adapter" if path.is_dir() else "is not a folder"
+    raise InputError(
+        f"{path} {what}: neither {CONFIG} nor adapters/policy-*; give a PEFT folder, or the folder "
+        "of a run that has trained at least one step"
+    )
 
 
 def read_adapter(folder: Path) -> AdapterFile:

@@ -18,9 +18,13 @@ import structlog
 
 from trustee.decoding import decode_json, open_file, read_file
 from trustee.errors import InputError, RunError
+from trustee.runs.weight_files import refuse_not_finite
 from trustee.types import Record
 
 log = structlog.get_logger()
+
+WEIGHT_FILES = ("adapter/adapter_model.safetensors", "optimizer.safetensors")
+"""Files of a checkpoint from which training goes on."""
 
 
 class CheckpointManifest(Record, frozen=True):
@@ -128,7 +132,7 @@ def read_part(path: Path, kind: type[R]) -> R:
 def open_checkpoint(
     folder: Path, kind: type[S], *, accept: Callable[[S], None] = lambda state: None
 ) -> tuple[Path, S]:
-    """Find the newest whole checkpoint whose state can be continued from.
+    """Find the newest whole checkpoint with finite weights whose state can be continued from.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -147,9 +151,13 @@ def open_checkpoint(
         try:
             state = read_part(path / "state.json", kind)
             accept(state)
+            for name in WEIGHT_FILES:
+                if (path / name).exists():
+                    refuse_not_finite(path / name)
         except InputError as error:
             log.warning("checkpoint_refused", path=str(path), why=str(error))
-            refused.append(f"{path.name}/state.json: {error}")
+            whose = "" if str(path) in str(error) else f"{path.name}/state.json: "
+            refused.append(f"{whose}{error}")
         else:
             return path, state
     if refused:

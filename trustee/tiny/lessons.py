@@ -45,7 +45,7 @@ from trustee.environments.simulated.roles import (
     user_prompt,
     writer_prompt,
 )
-from trustee.tools.values import call_line, write_json
+from trustee.tools.values import call_line, render_json
 from trustee.types import BadCall, Call, Completion, Message, Record, Tool, ToolCall, Turn
 
 NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)
@@ -124,7 +124,7 @@ class ScriptedEpisode:
     def learn(self, role: str, prompt: str, answer: dict[str, Any]) -> None:
         """Add a lesson of one of the simulator's roles."""
         asked = Message(role="user", content=prompt)
-        told = Message(role="assistant", content=write_json(answer))
+        told = Message(role="assistant", content=render_json(answer))
         self.lessons.append(Lesson(role=role, messages=(asked, told)))
 
     def furnish(self) -> None:
@@ -151,7 +151,7 @@ class ScriptedEpisode:
         result, changes = self.world.call(call.name, call.arguments)
         self.learn("tool", prompt, {"result": result, "changes": changes})
         self.state |= changes
-        text = write_json(result)
+        text = render_json(result)
         self.seen.append((call_line(call.name, call.arguments), text))
         self.executed.append(Executed(call=call, result=text, ok=True))
         return Message(role="tool", content=text, call_id=call.id)
@@ -180,7 +180,7 @@ class ScriptedEpisode:
         for call in calls:
             if isinstance(call, BadCall):
                 self.malformed += 1
-                text = write_json({"error": call.reason})
+                text = render_json({"error": call.reason})
                 replies.append(Message(role="tool", content=text, call_id=call.id))
             else:
                 replies.append(self.run_call(call))
@@ -281,7 +281,7 @@ class ScriptedEpisode:
 
 def broken_call(call: ToolCall) -> BadCall:
     """Return a call that cannot be read because its last brace is missing."""
-    text = write_json({"name": call.name, "arguments": call.arguments})[:-1]
+    text = render_json({"name": call.name, "arguments": call.arguments})[:-1]
     return BadCall(id=f"{call.id}-bad", text=text, reason="the call is not valid JSON")
 
 

@@ -20,7 +20,7 @@ _ESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Controls, ends of lines, changes of direction, halves of pairs: none of them is a letter."""
 
 
-def write_json(value: Any) -> str:
+def render_json(value: Any) -> str:
     """Return a value as JSON on one line, for a model to read: letters of any script as they are.
 
     What could end the line, hide text or not be written as UTF-8 is escaped.
@@ -44,7 +44,7 @@ def tells_error(content: str) -> bool:
 
 def call_line(name: str, arguments: Mapping[str, Any]) -> str:
     """Return a call on one line, as prompts and hints write it."""
-    return f"{name} {write_json(arguments)}"
+    return f"{name} {render_json(arguments)}"
 
 
 def call_key(name: str, arguments: Mapping[str, Any]) -> str:

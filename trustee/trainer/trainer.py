@@ -302,7 +302,7 @@ class Trainer:
         (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self._base)))
         config = self.model.peft_config["default"]
         config.inference_mode = True
-        config.base_model_name_or_path = self.spec.folder
+        config.base_model_name_or_path = self.spec.base or self.spec.folder
         config.save_pretrained(folder)
 
     def cache_base(self, place: str, origin: str) -> str:

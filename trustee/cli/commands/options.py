@@ -83,17 +83,21 @@ def show_job(
     job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
+    again: str = "run the same command again",
 ) -> T:
     """Run a job that emits events, log its noise to `folder`, and show its result.
 
     If the input was bad and the folder holds nothing else, the folder is removed again.
+
+    Raises:
+        KeyboardInterrupt: if it was interrupted, with a text that says how to go on, `again`.
     """
     from trustee.runs.ownership import own_folder
 
     is_new = not folder.exists()
     with own_folder(folder):
         try:
-            return show_events(options, folder, job, text=text)
+            return show_events(options, folder, job, text=text, again=again)
         except (InputError, BaseExceptionGroup) as error:
             ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
             if is_new and isinstance(ours, InputError):
@@ -116,9 +120,11 @@ def show_events(
     job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
+    again: str,
 ) -> T:
     """Run a job and show its events, then its result."""
     import anyio
+    import structlog
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
@@ -126,7 +132,11 @@ def show_events(
 
     with divert_noise(folder) as screen:
         with ProgressDisplay(screen.out, mode=choose_mode(options)) as progress:
-            result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
+            try:
+                result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
+            except KeyboardInterrupt:
+                structlog.get_logger().warning("interrupted", again=again)
+                raise KeyboardInterrupt(f"interrupted; to continue, {again}") from None
         if options.json:
             print_text(show_json(result), to_errors=False, screen=screen)
         else:

@@ -25,7 +25,7 @@ from trustee.cli.commands.options import (
     single_error,
     warn_unconfined,
 )
-from trustee.errors import InputError, TrusteeError
+from trustee.errors import EngineDied, InputError, TrusteeError
 
 if TYPE_CHECKING:
     from trustee.config import Config
@@ -157,11 +157,11 @@ def check_worlds(config: Config) -> None:
 def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
     """Train in this process and show the result."""
     import anyio
+    import structlog
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
     from trustee.cli.progress import ProgressDisplay
-    from trustee.environments.registry import outside_worlds
     from trustee.jobs.assemble import prepare_model
     from trustee.jobs.stages import run_stages_of
 
@@ -186,16 +186,32 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             error = single_error(group)
             if not isinstance(error, TrusteeError):
                 raise
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), failed_text(error, folder)
         except TrusteeError as error:
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), failed_text(error, folder)
         except KeyboardInterrupt:
-            code = INTERRUPTED
-            allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
-            text = f"interrupted; continue with: trustee run --resume {folder}{allowed}"
+            code, text = INTERRUPTED, f"interrupted; {next_text(folder)}"
+        if code:
+            structlog.get_logger().warning("ended", code=code, text=text)
         if mode != "json" or code:
             print_text(text, to_errors=bool(code), screen=screen)
     return code
+
+
+def next_text(folder: Path) -> str:
+    """Return how an ended run goes on."""
+    from trustee.environments.registry import outside_worlds
+
+    if not (folder / "run.json").exists():
+        return "nothing was begun yet; start it again"
+    allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+    return f"continue with: trustee run --resume {folder}{allowed}"
+
+
+def failed_text(error: TrusteeError, folder: Path) -> str:
+    """Return an error's text; after an engine's death, also how the run goes on."""
+    goes_on = f"; {next_text(folder)}" if isinstance(error, EngineDied) else ""
+    return f"trustee: {error}{goes_on}"
 
 
 def conclude_text(outcome: RunResult) -> str:

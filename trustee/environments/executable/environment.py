@@ -59,7 +59,7 @@ from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
-from trustee.tools.values import write_json
+from trustee.tools.values import render_json
 from trustee.types import (
     BadCall,
     Call,
@@ -397,4 +397,4 @@ class ExecutableEnvironment:
 
 
 def _error_text(reason: str) -> str:
-    return write_json({"error": reason})
+    return render_json({"error": reason})

@@ -42,7 +42,7 @@ from trustee.environments.trial.transforms.perturbation import (
 from trustee.environments.trial.transforms.supply import Break
 from trustee.errors import InputError
 from trustee.tools.arguments import check_name
-from trustee.tools.values import write_json
+from trustee.tools.values import render_json
 from trustee.types import (
     Attempt,
     BadCall,
@@ -447,4 +447,4 @@ def _tool_message(call: Call, content: str) -> Message:
 
 
 def _error(reason: str) -> str:
-    return write_json({"error": reason})
+    return render_json({"error": reason})

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from trustee.errors import TrusteeError
-from trustee.tools.values import write_json
+from trustee.tools.values import render_json
 from trustee.types import Record
 
 
@@ -94,4 +94,4 @@ class Decomposition(Record, frozen=True):
 
 def grammar_of(kind: Any) -> str:
     """Return the JSON Schema of a type, in the form that the engine expects."""
-    return write_json(msgspec.json.schema(kind))
+    return render_json(msgspec.json.schema(kind))

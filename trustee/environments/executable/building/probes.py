@@ -25,7 +25,7 @@ from trustee.tools.schema import (
     required_of,
     types_of,
 )
-from trustee.tools.values import tells_error, write_json
+from trustee.tools.values import render_json, tells_error
 from trustee.types import Record, Tool
 
 STRANGE = "zz unknown 7"
@@ -170,7 +170,7 @@ def judge_probe(
         gold: all gold calls.
         ancestors: for each gold call, the indices of those whose answers it needs and may repeat.
     """
-    shown = f"{probe.name}({write_json(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
+    shown = f"{probe.name}({render_json(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
     if outcome.breach:
         return Flaw(
             kind="breach", text=f"{shown}; it broke a limit of the sandbox: {outcome.breach}"
