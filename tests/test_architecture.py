@@ -284,6 +284,42 @@ def test_one_module_decodes() -> None:
     assert [] == [name for name in DECODE_THEMSELVES if not found[name]], "no exception needed"
 
 
+SCREENS = {"sys.stdout", "sys.stderr", "print", "sys.__stdout__", "sys.__stderr__"}
+SPEAK_THEMSELVES = {
+    "cli.terminal": "the one place",
+    "cli.capture": "takes the streams away from libraries and gives them back",
+    "tiny.build": "a tool for developers",
+    "environments.executable.compile_source": "answers its parent through a pipe",
+}
+"""Modules that touch the screen without `trustee.cli.terminal`, and why they may."""
+
+
+def screens_in(name: str) -> Iterator[str]:
+    """Yield the ways in which a module writes to the screen."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in SCREENS:
+            yield ast.unparse(node)
+        if (
+            name.startswith("cli")
+            and isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"write", "writelines", "print"}
+        ):
+            yield ast.unparse(node.func)
+    yield from (
+        module for module, _ in imports(MODULES[name]) if module in {"rich.console", "rich.markup"}
+    )
+
+
+def test_one_module_writes_to_the_screen() -> None:
+    """Whatever a command shows goes through the function that lets nothing act on a terminal."""
+    assert {"cli.progress": ["self._console.print"]} == {
+        name: sorted(set(used))
+        for name in MODULES
+        if name not in SPEAK_THEMSELVES and (used := list(screens_in(name)))
+    }
+
+
 def count_lines(name: str) -> int:
     """Count the lines of a module's file."""
     path = PACKAGE.joinpath(*filter(None, name.split(".")))

@@ -154,7 +154,7 @@ def finding_text(finding: Finding) -> str:
     return f"{text}\n{'':<25}-> {finding.fix}" if finding.fix else text
 
 
-def examination_json(examination: Examination) -> str:
+def examination_json(examination: Examination) -> bytes:
     """Return an examination as JSON."""
     written = {"healthy": examination.healthy, "findings": list(examination.findings)}
-    return msgspec.json.encode(written).decode()
+    return msgspec.json.encode(written)

@@ -14,6 +14,7 @@ from trustee.cli.commands.options import (
     choose_device,
     find_default,
 )
+from trustee.cli.terminal import say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -53,27 +54,25 @@ def doctor_command(options: argparse.Namespace) -> int:
     choose_device(config, options.gpu)
     folder = Path(mkdtemp(prefix="trustee-doctor-"))
     with divert_noise(folder) as to:
-
-        def emit(text: str) -> None:
-            to.out.write(f"{text}\n")
-            to.out.flush()
-
         found = anyio.run(
             until_interrupted,
             lambda: examine(
                 config,
                 extra=look_at_card(config, options.gpu or 0),
                 soak=options.soak,
-                emit=lambda finding: None if options.json else emit(finding_text(finding)),
+                emit=lambda finding: (
+                    None if options.json else say(finding_text(finding), to=to.out)
+                ),
             ),
         )
         if options.json:
-            emit(examination_json(found))
+            say_json(examination_json(found), to=to.out)
         else:
-            emit("all checks passed" if found.healthy else "something failed; see above")
+            end = "all checks passed" if found.healthy else "something failed; see above"
+            say(end, to=to.out)
         kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
         if kept:
-            to.err.write(f"the engine's output is in {folder / 'engine.log'}\n")
+            say(f"the engine's output is in {folder / 'engine.log'}", to=to.err)
     if not kept:
         rmtree(folder)
     return DONE if found.healthy else FAILED
