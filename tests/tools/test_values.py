@@ -11,6 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trustee.environments.executable.blueprint import GoldCall
+from trustee.environments.executable.building.probes import ProbeCall, judge_probe
+from trustee.environments.simulated.quoting import quote_result
+from trustee.environments.trial.metrics import brings_nothing
+from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
+from trustee.sandbox.calls import CallResult
 from trustee.tools.values import (
     call_key,
     call_line,
@@ -167,3 +173,21 @@ def test_decimals_are_written_without_redundant_zeros(number: Decimal) -> None:
     text = write_decimal(number)
     assert Decimal(text) == number
     assert "." not in text or text[-1] not in "0."
+
+
+DEEP = ("[" * 1100, "[" * 1100 + "]" * 1100, '{"a":' * 600 + "1" + "}" * 600, "9" * 5000, "\udc80")
+
+
+@pytest.mark.parametrize("answer", DEEP, ids=lambda text: text[:3].encode("utf-8", "replace").hex())
+def test_no_answer_of_a_tool_ends_the_program(answer: str) -> None:
+    """Every reader of what a tool returned takes it for text, however deeply it nests."""
+    call = GoldCall(name="f", arguments={}, answer="K 17")
+    probe = ProbeCall(kind="type", name="f", arguments={}, subject="a", fails=True)
+    alias = ToolAlias(inner="f")
+    assert not tells_error(answer)
+    assert not brings_nothing(answer)
+    assert "no_error" == getattr(
+        judge_probe(probe, CallResult(ok=True, text=answer), [call]), "kind", ""
+    )
+    assert answer == Perturbation(kind="x", tools=(), aliases={"f": alias}).show("f", answer)
+    assert isinstance(quote_result(answer), str)

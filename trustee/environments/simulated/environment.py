@@ -65,6 +65,7 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
+    PathText,
     Record,
     Role,
     Score,
@@ -94,7 +95,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
-    tools: str = ""
+    tools: PathText = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
