@@ -17,7 +17,14 @@ from trustee.environments.simulated.quoting import quote_result
 from trustee.environments.trial.metrics import brings_nothing
 from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
 from trustee.sandbox.calls import CallResult
-from trustee.tools.values import call_key, call_line, normalise, tells_error, write_decimal
+from trustee.tools.values import (
+    call_key,
+    call_line,
+    normalise,
+    render_json,
+    tells_error,
+    write_decimal,
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -28,6 +35,13 @@ JSON_VALUES = st.recursive(
 )
 IDS = st.from_regex(r"[+-]?[0-9]{1,22}(\.[0-9]{1,4}|e[0-9]{1,3}|_[0-9]{1,3})?", fullmatch=True)
 """Texts that a reader of numbers would confuse: leading zeros, signs, exponents, many digits."""
+
+
+def test_render_json_keeps_letters() -> None:
+    """Models read letters of any script as they are; all that is no letter stays escaped."""
+    assert render_json({"città": ["東京", "\n", 1.5]}) == '{"città": ["東京", "\\n", 1.5]}'
+    assert render_json("\x85\u2028\u2029\u202e\ud83c") == r'"\u0085\u2028\u2029\u202e\ud83c"'
+    assert call_line("get_city", {"q": "東京"}) == 'get_city {"q": "東京"}'
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ message from a state of an earlier one (`unit = "turn"`). Source: FTRL, arXiv 25
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -59,6 +58,7 @@ from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
+from trustee.tools.values import render_json
 from trustee.types import (
     BadCall,
     Call,
@@ -397,4 +397,4 @@ class ExecutableEnvironment:
 
 
 def _error_text(reason: str) -> str:
-    return json.dumps({"error": reason}, ensure_ascii=False)
+    return render_json({"error": reason})
