@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from trustee.errors import InputError, RunError
-from trustee.types import Record
+from trustee.types import PATH, Record
 
 INPUT = "input"
 """Key in the `extra` of a field's `Meta`: the field is the path of an input, but for the values
@@ -28,7 +28,7 @@ INPUTS = "inputs"
 MOST_COPIED = 1 << 30
 """Bytes of the largest input that is copied."""
 
-InputPath = Annotated[str, Meta(extra={INPUT: ()})]
+InputPath = Annotated[str, Meta(extra={PATH: True, INPUT: ()})]
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -1,14 +1,12 @@
 """FTRL's world: tool environments with executable tools and a verifiable reward.
 
 Each call runs in the sandbox, which never sees what decides the reward. Its result is recorded and
-matched once; the score is computed from that record. One task is a whole episode, or
-(`unit = "turn"`) one policy message from a state that an earlier episode went through.
-Source: FTRL, arXiv 2508.08791.
+matched once; the score is computed from that record. One task is a whole episode, or one policy
+message from a state of an earlier one (`unit = "turn"`). Source: FTRL, arXiv 2508.08791.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -61,6 +59,7 @@ from trustee.errors import InputError
 from trustee.runs.inputs import InputPath
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
+from trustee.tools.values import render_json
 from trustee.types import (
     BadCall,
     Call,
@@ -397,4 +396,4 @@ class ExecutableEnvironment:
 
 
 def _error_text(reason: str) -> str:
-    return json.dumps({"error": reason}, ensure_ascii=False)
+    return render_json({"error": reason})
