@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 import structlog
 
 from trustee.cli.interrupt import hang_up
+from trustee.cli.terminal import visible
 from trustee.runs.ownership import refuse_unwritable
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
             write_logs(file)
             yield screen
     finally:
-        structlog.reset_defaults()
+        log_to_screen()
         logging.getLogger().handlers.clear()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -93,6 +94,20 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
             os.close(descriptor)
         screen.out.close()
         screen.err.close()
+
+
+def log_to_screen() -> None:
+    """Write structlog events to the error stream, where no job writes them to a file."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=False),
+            lambda logger, method, text: visible(str(text)),
+        ],
+        logger_factory=lambda *names: structlog.PrintLogger(sys.stderr),
+    )
 
 
 def write_logs(file: TextIO) -> None:

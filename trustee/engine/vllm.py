@@ -33,13 +33,14 @@ from trustee.algorithm.learner import (
 )
 from trustee.engine.blocking_start import run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_files import find_model
+from trustee.engine.model_files import TINY, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import Sampling, TrainingEngine
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
@@ -89,10 +90,10 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         """Find the model and return its folder and its renderer.
 
         Raises:
-            InputError: if there is no such model, or its template is unknown.
+            InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path)
-        return folder, Renderer.load(folder, thinking=thinking)
+        return folder, load_tried(folder, thinking=thinking, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Refuse an adapter whose training cannot be continued on a base.

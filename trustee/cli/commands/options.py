@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trustee.cli.terminal import complain, is_interactive, say, say_json
 from trustee.errors import InputError, TrusteeError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def choose_mode(options: argparse.Namespace) -> DisplayMode:
     """Return how progress is shown."""
     if options.json:
         return "json"
-    return "live" if sys.stdout.isatty() else "lines"
+    return "live" if is_interactive() else "lines"
 
 
 def show_job(
@@ -138,18 +138,18 @@ def show_events(
                 structlog.get_logger().warning("interrupted", again=again)
                 raise KeyboardInterrupt(f"interrupted; to continue, {again}") from None
         if options.json:
-            print_text(show_json(result), to_errors=False, screen=screen)
+            say_json(show_json(result), to=screen.out)
         else:
             print_text(text(result), to_errors=False, screen=screen)
     return result
 
 
-def show_json(result: object) -> str:
+def show_json(result: object) -> bytes:
     """Return a result as the last JSON event of a job."""
     import msgspec
 
     fields = msgspec.to_builtins(result, enc_hook=str, str_keys=True)
-    return msgspec.json.encode({"event": "result", **fields}).decode()
+    return msgspec.json.encode({"event": "result", **fields})
 
 
 def allow_unsafe(options: argparse.Namespace) -> list[str]:
@@ -190,17 +190,14 @@ def warn_unconfined(config: Config) -> None:
 
     unconfined = config.sandbox.isolation == "none"
     if unconfined and (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
-        sys.stderr.write(
-            "trustee: sandbox.isolation is 'none': code that a model wrote runs unconfined, with "
-            "your rights\n"
+        complain(
+            "sandbox.isolation is 'none': code that a model wrote runs unconfined, with your rights"
         )
 
 
 def print_text(text: str, *, to_errors: bool, screen: Screen) -> None:
     """Write a closing text to the error stream or the output."""
-    stream = screen.err if to_errors else screen.out
-    stream.write(text + "\n")
-    stream.flush()
+    say(text, to=screen.err if to_errors else screen.out)
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:

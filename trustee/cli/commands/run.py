@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,8 @@ from trustee.errors import EngineDied, InputError, TrusteeError
 if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
+
+from trustee.cli.terminal import barred, complain
 
 
 def add(commands: Commands) -> None:
@@ -149,7 +150,7 @@ def check_worlds(config: Config) -> None:
     from trustee.jobs.held_out import evaluation_world
 
     for text in config.env.check(seed=config.run.seed):
-        sys.stderr.write(f"trustee: {text}\n")
+        complain(text)
     if config.eval.tasks:
         evaluation_world(config).check(seed=config.eval.seed, held_out=True)
 
@@ -211,7 +212,7 @@ def next_text(folder: Path) -> str:
 def failed_text(error: TrusteeError, folder: Path) -> str:
     """Return an error's text; after an engine's death, also how the run goes on."""
     goes_on = f"; {next_text(folder)}" if isinstance(error, EngineDied) else ""
-    return f"trustee: {error}{goes_on}"
+    return f"trustee: {barred(str(error))}{goes_on}"
 
 
 def conclude_text(outcome: RunResult) -> str:

@@ -8,7 +8,6 @@ Source: TRUSTEE, arXiv 2604.17739.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -58,7 +57,7 @@ from trustee.errors import InputError
 from trustee.tools.arguments import check_call
 from trustee.tools.files.notices import Notices
 from trustee.tools.repository import Repository
-from trustee.tools.values import call_key, call_line, is_error, tells_error
+from trustee.tools.values import call_key, call_line, is_error, render_json, tells_error
 from trustee.types import (
     BadCall,
     Call,
@@ -66,6 +65,7 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
+    PathText,
     Record,
     Role,
     Score,
@@ -95,7 +95,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
-    tools: str = ""
+    tools: PathText = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
@@ -264,7 +264,7 @@ class SimulatedEnvironment(PlainEpisode):
 
     async def _answer_call(self, call: Call) -> Message:
         result = await self._run_call(call)
-        return Message(role="tool", content=json.dumps(result), call_id=call.id)
+        return Message(role="tool", content=render_json(result), call_id=call.id)
 
     async def _run_call(self, call: Call) -> dict[str, Any]:
         error = check_call(self.task.tools, call)
@@ -303,7 +303,7 @@ class SimulatedEnvironment(PlainEpisode):
                 self._reads.clear()
             else:
                 self._reads[key] = result
-        text = json.dumps(result)
+        text = render_json(result)
         self._seen.append((call_line(call.name, call.arguments), text))
         self._executed.append(Executed(call=call, result=text, ok=not is_error(result)))
         return result
