@@ -43,7 +43,6 @@ ONLY_VLLM = {
 }
 LONG = {
     "rendering.renderer": 430,
-    "environments.simulated.roles": 440,
     "environments.trial.environment": 450,
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
@@ -207,6 +206,34 @@ def test_failed_episodes_are_caught_where_one_is_played_or_written() -> None:
 def test_nobody_catches_bugs() -> None:
     """A bug ends the run; only the engine passes by, to stop its child on the way out."""
     assert {"engine.vllm"} >= catchers("Exception", "BaseException")
+
+
+WRITES_JSON = {
+    "engine.scripted": "a checkpoint",
+    "environments.executable.compile_source": "an answer, in a process without the package",
+    "environments.executable.published_rows": "what a hash is taken of",
+    "environments.executable.source_check": "a request to that process",
+    "sft.endpoint": "a request",
+    "sft.forms.prompted_tools": "a literal on its way to the decoder",
+    "sft.secrets": "a form in which a secret is looked for",
+    "tiny.build": "a filter of templates",
+    "tools.arguments": "any value, cut",
+    "tools.values": "render_json itself, and keys",
+}
+"""Modules near models that write JSON by `json.dumps`, and what; none of it is read by a model."""
+NEAR_MODELS = ("environments", "rendering", "engine", "checks", "sft", "tiny", "tools")
+
+
+def test_models_read_letters_not_escapes() -> None:
+    """JSON that a model reads is written by `render_json`, which escapes no letters."""
+    assert [] == [
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "json.dumps"
+        if name.startswith(NEAR_MODELS) and not name.startswith("tools.files")
+        if name not in WRITES_JSON
+    ]
 
 
 DECODERS = {

@@ -160,7 +160,7 @@ async def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         "template": "prefixes stay, marks cannot be forged, a call is read back (hermes)",
         "same logprobs": "mean |engine - trainer| in nats per token: base 0.0000, adapter 0.0000; "
         "at most 0.05 is allowed",
-        "judge": "3 of 26 bad episodes accepted, 0 of 8 good ones refused",
+        "judge": "9 of 40 bad episodes accepted, 0 of 8 good ones refused",
         "card memory": "no GPU, nothing to measure",
     }.items() <= {finding.name: finding.why for finding in found.findings}.items()
 
@@ -374,13 +374,18 @@ async def test_judge_without_judgement(
             "landlock: 2 of 2 forbidden attempts were refused",
         ),
         (
+            IsolationReport(isolation="landlock", refused=("a",), visible=("metadata",)),
+            "ok",
+            "landlock: 1 of 1 forbidden attempts were refused; visible: metadata of files",
+        ),
+        (
             IsolationReport(isolation="none", refused=("a",), allowed=("b", "c")),
             "warn",
             "none: 1 of 3 forbidden attempts were refused",
         ),
         (IsolationReport(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
     ],
-    ids=["holds", "leaks", "nothing"],
+    ids=["holds", "shows", "leaks", "nothing"],
 )
 async def test_sandbox(
     monkeypatch: pytest.MonkeyPatch, probe: IsolationReport, state: str, why: str

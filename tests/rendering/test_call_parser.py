@@ -192,7 +192,7 @@ def test_prefix_of_ids_is_used() -> None:
     [
         ("42", "int_param", 42),
         ("4x", "int_param", "4x"),
-        ("3.0", "int_param", "3.0"),
+        ("3.0", "int_param", 3.0),
         ("true", "int_param", "true"),
         ("3", "float_param", 3),
         ("1e999", "float_param", "1e999"),
@@ -275,6 +275,41 @@ def test_bare_json_is_a_call_where_it_must_be(
     assert [type(call) for call in message.calls] == (
         [BadCall, ToolCall] if kinds is None else kinds
     )
+
+
+PLACE = {"type": "object", "properties": {"lat": {"type": "number"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"$ref": "#/$defs/place"}, '{"lat": 1}', {"lat": 1}),
+        ({"allOf": [{"$ref": "#/$defs/place"}], "description": "where"}, '{"lat": 1}', {"lat": 1}),
+        ({"anyOf": [{"$ref": "#/$defs/place"}, {"type": "null"}]}, "null", None),
+        ({"enum": [1, 2]}, "2", 2),
+        ({"enum": ["1", "2"]}, "2", "2"),
+        ({"const": 5}, "5", 5),
+        ({"properties": {"lat": True}}, '{"lat": 1}', {"lat": 1}),
+        ({"items": True}, "[1]", [1]),
+        ({"type": "integer"}, "3.0", 3.0),
+        ({"type": "integer"}, "3.5", "3.5"),
+        ({"$ref": "#/$defs/itself"}, "5", "5"),
+        (True, "5", "5"),
+        (False, "5", "5"),
+        (None, "[1]", "[1]"),
+    ],
+)
+def test_coder_values_have_the_types_of_their_schemas(schema: Any, text: str, value: Any) -> None:
+    """Bare text gets the type that the schema asks for, whichever keyword says so."""
+    parameters = {
+        "type": "object",
+        "properties": {"x": schema},
+        "$defs": {"place": PLACE, "itself": {"$ref": "#/$defs/itself"}},
+    }
+    tool = Tool(name="f", description="", parameters=parameters)
+    written = f"<tool_call><function=f><parameter=x>\n{text}\n</parameter></function></tool_call>"
+    message = parse_message(written, CallFormat.QWEN3_CODER, call_prefix="c", tools=(tool,))
+    assert message.calls == (ToolCall(id="c0", name="f", arguments={"x": value}),)
 
 
 ANSWERS = (

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Never
 import msgspec
 
 from trustee.rendering.unmarked_calls import is_broken_call, is_call
+from trustee.tools.schema import property_of, type_of, types_of
 from trustee.types import BadCall, Call, Message, Tool, ToolCall
 
 MAX_DEPTH = 64
@@ -193,7 +194,7 @@ def _read_function(
     function = _FUNCTION.match(text, at)
     if function is None or not (name := function.group(1).strip()):
         raise _Unreadable("<function=TOOL> is missing")
-    properties = schemas.get(name, {}).get("properties", {})
+    root = schemas.get(name, {})
     arguments: dict[str, Any] = {}
     at = _after_space(text, function.end())
     while parameter := _PARAMETER.match(text, at):
@@ -203,16 +204,15 @@ def _read_function(
         if not (key := parameter.group(1).strip()):
             raise _Unreadable("a <parameter=KEY> has no key")
         value = text[parameter.end() : stop.start()].removeprefix("\n").removesuffix("\n")
-        arguments[key] = _typed(value, properties.get(key, {}))
+        arguments[key] = _typed(value, types_of(property_of(root, key, root), root))
         at = _after_space(text, stop.end())
     if not text.startswith("</function>", at):
         raise _Unreadable("</function> is missing after the last parameter")
     return ToolCall(id="", name=name, arguments=arguments), at + len("</function>")
 
 
-def _typed(text: str, schema: Mapping[str, Any]) -> Any:
-    """Convert bare text to a type that its schema allows; if none fits, it stays text."""
-    allowed = _types(schema)
+def _typed(text: str, types: frozenset[str] | None) -> Any:
+    """Convert bare text to one of the types that its schema allows; if none fits, it stays text."""
     word = text.strip()
     if word.startswith(("{", "[")):
         try:
@@ -226,29 +226,11 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
             value = _WORDS[word] if word in _WORDS else _DECODER.decode(word)
         except (ValueError, _Unreadable):
             return text
-    kinds: set[str] = {_KINDS[type(value)], "number" if type(value) is int else ""}
-    return text if isinstance(value, str) or kinds.isdisjoint(allowed) else value
+    return text if isinstance(value, str) or type_of(value) not in (types or ()) else value
 
 
 _WORDS = {"True": True, "False": False, "None": None}
 """Templates write these values as in Python; JSON's spellings are read by the decoder."""
-_KINDS: dict[type, str] = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    type(None): "null",
-    list: "array",
-    dict: "object",
-}
-
-
-def _types(schema: Mapping[str, Any]) -> set[str]:
-    named = schema.get("type", [])
-    types = {named} if isinstance(named, str) else set(named)
-    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        types |= _types(choice)
-    return types
 
 
 def _after_space(text: str, at: int) -> int:

@@ -96,9 +96,7 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine | BadLin
     for line in read_json_lines(
         folder / "episodes.jsonl",
         EpisodeLine,
-        error=lambda why: InputError(
-            f"{folder} has no readable episodes.jsonl ({why}); give a run folder"
-        ),
+        error=lambda why: InputError(f"{folder / 'episodes.jsonl'} {why}; give a run folder"),
     ):
         if isinstance(line, BadLine):
             yield line

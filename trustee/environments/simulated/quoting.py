@@ -7,7 +7,6 @@ parts is shown with `[mark]` in their place.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.environments.simulated.criteria import Criterion
-from trustee.tools.values import call_line
+from trustee.tools.values import call_line, render_json
 from trustee.types import ToolCall
 
 ROLE_MARKERS = re.compile(
@@ -88,7 +87,7 @@ def quote_result(content: str) -> str:
         value = decode_json(content, error=ValueError)
     except ValueError:
         return quote(content)
-    return json.dumps(_quote_value(value))
+    return render_json(_quote_value(value))
 
 
 def quote_call(call: ToolCall) -> str:

@@ -8,7 +8,6 @@ ours and `ARCHITECTURE.md` says so.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -17,9 +16,15 @@ from typing import Any
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.criteria import Criterion as Criterion
 from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulated.grammar import (
+    arguments_grammar,
+    object_grammar,
+    text_grammar,
+)
 from trustee.environments.simulated.quoting import quote, quote_call, quote_result
 from trustee.tools.arguments import check_arguments
-from trustee.tools.values import call_key, call_line, write_decimal
+from trustee.tools.schema import leaves
+from trustee.tools.values import call_key, call_line, render_json, write_decimal
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 
@@ -55,76 +60,54 @@ class Verdict(Record, frozen=True):
     criteria: dict[Criterion, bool]
 
 
-def _object(properties: Mapping[str, Any], required: Sequence[str] | None = None) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties) if required is None else list(required),
-        "additionalProperties": False,
-    }
-
-
-def _text(limit: int) -> dict[str, Any]:
-    return {"type": "string", "maxLength": limit}
-
-
-def _plain_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of a JSON Schema that a grammar can express; code checks the rest later."""
-    if "enum" in schema:
-        return {"enum": list(schema["enum"])}
-    kind = schema.get("type", "string")
-    if isinstance(kind, list):
-        kind = next((name for name in kind if name != "null"), "string")
-    if kind == "object" and "properties" in schema:
-        return _object(
-            {name: _plain_schema(part) for name, part in schema["properties"].items()},
-            schema.get("required", []),
-        )
-    if kind == "array":
-        return {"type": "array", "items": _plain_schema(schema.get("items", {})), "maxItems": 8}
-    return _text(200) if kind == "string" else {"type": kind}
-
-
 def writer_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
     """Return the grammar of `WrittenTask`, which allows only the offered tools and their types."""
     calls = [
-        _object({"name": {"const": tool.name}, "arguments": _plain_schema(tool.parameters)})
+        object_grammar(
+            {"name": {"const": tool.name}, "arguments": arguments_grammar(tool.parameters)}
+        )
         for tool in tools
     ]
-    return json.dumps(
-        _object(
+    return render_json(
+        object_grammar(
             {
-                "persona": _text(200),
-                "intent": _text(900),
+                "persona": text_grammar(200),
+                "intent": text_grammar(900),
                 "expected_calls": {
                     "type": "array",
                     "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
                     "minItems": aspects.calls,
                     "maxItems": aspects.calls,
                 },
-                "query": _text(600),
+                "query": text_grammar(600),
             }
         )
     )
 
 
-USER_SCHEMA = json.dumps(
-    _object({"still_open": _text(300), "message": _text(600), "done": {"type": "boolean"}})
+USER_SCHEMA = render_json(
+    object_grammar(
+        {"still_open": text_grammar(300), "message": text_grammar(600), "done": {"type": "boolean"}}
+    )
 )
-TOOL_SCHEMA = json.dumps(_object({"result": {"type": "object"}, "changes": {"type": "object"}}))
+TOOL_SCHEMA = render_json(
+    object_grammar({"result": {"type": "object"}, "changes": {"type": "object"}})
+)
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:
     """Return the grammar of a verdict on the active criteria, with the evidence first."""
-    return json.dumps(
-        _object({"evidence": _text(700)} | {c.value: {"type": "boolean"} for c in criteria})
+    return render_json(
+        object_grammar(
+            {"evidence": text_grammar(700)} | {c.value: {"type": "boolean"} for c in criteria}
+        )
     )
 
 
 def tool_lines(tools: Sequence[Tool]) -> str:
     """Return descriptions of tools for a role of the simulator, one JSON object per line."""
     return "\n".join(
-        json.dumps(
+        render_json(
             {
                 "name": tool.name,
                 "description": tool.description,
@@ -187,7 +170,7 @@ def tool_prompt(
         tool=tool_lines([tool]),
         signature=tool.signature,
         effect=tool.effect,
-        state=json.dumps(state),
+        state=render_json(state),
         seen="\n".join(f"{call} -> {result}" for call, result in seen) or "none",
         call=call_line(tool.name, arguments),
         intent=intent,
@@ -314,20 +297,9 @@ def _alludes(text: str, value: object) -> bool:
 
 def _find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
     """Yield the values inside arguments: those of an enum if `chosen`, else all others."""
-    known = schema if isinstance(schema, dict) else {}
-    match value:
-        case bool() | None:
-            return
-        case dict():
-            for name, inner in value.items():
-                part = known.get("properties", {}).get(name)
-                yield from _find_values(part, inner, chosen=chosen)
-        case list():
-            for inner in value:
-                yield from _find_values(known.get("items"), inner, chosen=chosen)
-        case _:
-            if ("enum" in known) == chosen:
-                yield value
+    for part, inner in leaves(schema, value):
+        if not isinstance(inner, bool | None) and ("enum" in part) == chosen:
+            yield inner
 
 
 def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
