@@ -45,6 +45,8 @@ DISK_MIB = 256
 END_SECONDS = 30.0
 """Maximum time for a run to end after a signal; what it took is reported."""
 START_SECONDS = 240.0
+ENGINE_SHARE = 0.7
+"""Share of strikes at the start for which the engine's process must be there, if only just."""
 FILLER = "filler"
 MOST_LIVES = 12
 """Number of lives after which a run is left alone."""
@@ -76,9 +78,9 @@ patience = 1000
 mismatch = 1
 mismatch_kl = 1
 [watchdog]
-request_seconds = 15
-call_seconds = 15
-step_seconds = 60
+request_seconds = 60
+call_seconds = 60
+step_seconds = 300
 [env]
 kind = "microworld"
 """
@@ -493,6 +495,9 @@ class Chaos:
         """Wait for a moment of this kind; return whether the program still runs then."""
         if moment == "start":
             seconds = self.rng.uniform(0, self.start_seconds[folder.engine])
+            if folder.engine == "vllm" and self.rng.random() < ENGINE_SHARE:
+                self.wait_until(program, lambda: bool(program.engine()), START_SECONDS)
+                seconds = self.rng.uniform(0, 10)
             return not self.wait_until(program, lambda: False, seconds) and program_runs(program)
         if not self.wait_until(program, lambda: program.seen("training"), START_SECONDS):
             return False
@@ -616,7 +621,7 @@ class Chaos:
         began = program.seen("training")
         os.kill(program.engine(), number)
         self.deaths += 1
-        goes_on = self.wait_until(program, lambda: restarts(program) >= self.deaths, 90)
+        goes_on = self.wait_until(program, lambda: restarts(program) >= self.deaths, 150)
         if goes_on:
             if not self.wait_until(
                 program, lambda: trainings(program) > self.deaths - (not began), 200

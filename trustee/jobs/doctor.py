@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.engine.scratch import open_scratch
 from trustee.errors import InputError, RunError, TrusteeError
 from trustee.events import Note
 from trustee.jobs.assemble import (
@@ -127,13 +127,11 @@ async def try_engine(
         TrusteeError: if the engine does not start or cannot continue.
     """
     async with AsyncExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
+        scratch = stack.enter_context(open_scratch())
         started_at = time.monotonic()
         try:
             engine = await stack.enter_async_context(
-                open_watched(
-                    config, model, Path(scratch), clock=EngineClock(), emit=lambda event: None
-                )
+                open_watched(config, model, scratch, clock=EngineClock(), emit=lambda event: None)
             )
         except TrusteeError:
             raise
@@ -141,7 +139,7 @@ async def try_engine(
             raise RunError(f"the engine does not start: {error}") from error
         why = f"engine and trainer are ready after {time.monotonic() - started_at:.0f} s"
         find(Finding(name="start", state="ok", why=why))
-        exam = EngineExam(config, engine, renderer, folder=Path(scratch))
+        exam = EngineExam(config, engine, renderer, folder=scratch)
         for attempt in exam.attempts():
             find(await attempt())
         for number in range(1, soak + 1):

@@ -82,6 +82,8 @@ def mend_schema(schema: Any, notes: set[str]) -> Any:
         # An empty table is an empty list in some languages.
         if found.get(key) == []:
             found[key] = {}
+        if isinstance(found.get(key), Mapping) and None in found[key].values():
+            found[key] = {name: part for name, part in found[key].items() if part is not None}
     _mend_type(found, notes)
     _mend_required(found)
     _mend_bounds(found)

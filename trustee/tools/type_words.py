@@ -7,7 +7,6 @@ People's function lists say `dict`, `float` or `List[int], optional` where JSON 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 _LISTED = {
