@@ -66,7 +66,7 @@ def read_marks(entry: Any, *, where: str) -> dict[str, Any]:
             raise InputError(f"{where}.{key}: must be a string, got {shorten(value)}")
     return {
         **texts,
-        "parameters": _find_parameters(function, where=f'{where} "{texts["name"]}"'),
+        "parameters": find_parameters(function, where=f'{where} "{texts["name"]}"'),
         "effect": marks.get("x-effect", marks.get("effect", _hinted_effect(marks))),
     }
 
@@ -86,7 +86,7 @@ def _unwrap(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return entry
 
 
-def _find_parameters(function: Mapping[str, Any], *, where: str) -> Any:
+def find_parameters(function: Mapping[str, Any], *, where: str) -> Any:
     """Return the schema of the arguments; None where an entry has none of any name."""
     given = [key for key in SCHEMAS if function.get(key) is not None]
     schemas = [_decode(function[key], where=f"{where}.{key}") for key in given]
