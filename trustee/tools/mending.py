@@ -16,7 +16,7 @@ from trustee.tools.type_words import OPTIONAL, is_known, read_type
 
 BAD_PATTERN = "patterns that are not valid here, dropped"
 UNKNOWN_TYPE = "types that are not known, left open"
-_VALUES = frozenset(("default", "const", "enum", "examples", "example"))
+_VALUES = frozenset(("default", "const", "example"))
 """Keywords whose value is data, in which null means null."""
 _NUMBERS = frozenset(
     (
@@ -140,13 +140,14 @@ def _mend_type(schema: dict[str, Any], notes: set[str]) -> None:
         return
     if not all(isinstance(word, str) and is_known(word) for word in words):
         notes.add(UNKNOWN_TYPE)
-    del schema["type"]
     read = [read_type(word) if isinstance(word, str) else {} for word in words]
-    if not all(read):
-        return
     if all(part.keys() == {"type"} for part in read):
+        # In its old place, because models are shown a schema's keys in their order.
         kinds = list(dict.fromkeys(part["type"] for part in read))
         schema["type"] = kinds[0] if isinstance(given, str) else kinds
+        return
+    del schema["type"]
+    if not all(read):
         return
     whole = read[0] if len(read) == 1 else {"anyOf": read}
     for key, value in whole.items():

@@ -35,13 +35,17 @@ def read_document(document: Any, *, source: str, notices: Notices) -> Iterator[F
     """
     if isinstance(document, Mapping) and not is_entry(document):
         key = next((key for key in _LISTS if key in document), "")
-        if key and not isinstance(document[key], list | Mapping | str):
-            raise InputError(
-                f"{source}: {key} must be a list of tools, got {shorten(document[key])}"
-            )
+        listed = document.get(key)
+        if key and not isinstance(listed, list | str) and not _is_tree(listed):
+            raise InputError(f"{source}: {key} must be a list of tools, got {shorten(listed)}")
     elif isinstance(document, Mapping):
         document = [document]
     yield from _Reader(source, notices).read(document, key="", category="", nested=0)
+
+
+def read_line(entry: Any, number: int, *, source: str, notices: Notices) -> Iterator[Found]:
+    """Yield the tools of one line of a file: one tool, or a row that has a list of its own."""
+    return _Reader(source, notices).read_entry(entry, f"line {number}", category="", nested=0)
 
 
 class _Reader:
@@ -60,7 +64,7 @@ class _Reader:
         if isinstance(node, list):
             for index, entry in enumerate(node):
                 place = f"{key}[{index}]"
-                yield from self._read_entry(entry, place, category=category, nested=nested)
+                yield from self.read_entry(entry, place, category=category, nested=nested)
         elif isinstance(node, Mapping) and (inner := self._find_list(node)):
             name = node.get("name")
             deeper = f"{category}/{name}" if category and isinstance(name, str) else name
@@ -84,9 +88,9 @@ class _Reader:
         place = f"{key}.{name}".lstrip(".")
         if isinstance(part, Mapping) and not is_entry(part) and any(k in part for k in SCHEMAS):
             part = [{"name": name, **part}]
-            yield from self._read_entry(part[0], place, category=category, nested=nested)
-        elif is_entry(part):
-            yield from self._read_entry(part, place, category=category, nested=nested)
+            yield from self.read_entry(part[0], place, category=category, nested=nested)
+        elif is_entry(part) and not self._find_list(part):
+            yield from self.read_entry(part, place, category=category, nested=nested)
         else:
             deeper = f"{category}/{name}" if category else name
             yield from self.read(part, key=place, category=deeper, nested=nested + 1)
@@ -99,10 +103,11 @@ class _Reader:
                 return key
         return ""
 
-    def _read_entry(self, entry: Any, place: str, *, category: str, nested: int) -> Iterator[Found]:
+    def read_entry(self, entry: Any, place: str, *, category: str, nested: int) -> Iterator[Found]:
         """Yield a tool, or those of an entry that holds a list of its own."""
-        holds = isinstance(entry, Mapping) and self._find_list(entry)
-        if isinstance(entry, list) or (holds and not any(key in entry for key in SCHEMAS)):
+        holds = isinstance(entry, Mapping) and bool(self._find_list(entry))
+        holds = holds and not any(key in entry for key in SCHEMAS)
+        if isinstance(entry, list) or holds or (not is_entry(entry) and _is_tree(entry)):
             if nested < _MOST_NESTED:
                 yield from self.read(entry, key=place, category=category, nested=nested + 1)
             return
@@ -110,12 +115,12 @@ class _Reader:
             entry = decode_json(entry, error=InputError)
         where = f"{self._source}: {place}"
         with self._notices.leaving_out():
-            yield where, read_entry(entry, where=where, category=category)
+            yield where, read_tool(entry, where=where, category=category)
             for unread in unread_schemas(entry):
                 self._notices.add(UNREAD, f'{place} "{unread}"')
 
 
-def read_entry(entry: Any, *, where: str, category: str = "") -> Tool:
+def read_tool(entry: Any, *, where: str, category: str = "") -> Tool:
     """Read one tool; without a category of its own it gets the given one.
 
     Raises:
@@ -132,6 +137,8 @@ def read_entry(entry: Any, *, where: str, category: str = "") -> Tool:
     )
 
 
-def _is_tree(node: Mapping[str, Any]) -> bool:
+def _is_tree(node: object) -> bool:
     """Return whether all parts of an object may be categories or named tools."""
-    return bool(node) and all(isinstance(part, list | Mapping) for part in node.values())
+    if not isinstance(node, Mapping) or not node:
+        return False
+    return all(isinstance(part, list | Mapping) for part in node.values())

@@ -32,7 +32,7 @@ class Names:
             name = _join(whole, route)
         name = self._number(name)
         self._taken.add(name)
-        if name != whole or whole != (wished or other) and (_loses_letters(wished) or not other):
+        if name != whole or (whole != (wished or other) and (_loses_letters(wished) or not other)):
             self.notices.add(CHANGED, f'{place}: "{wished or route}" is "{name}"')
         return name
 
