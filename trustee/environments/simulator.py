@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Protocol, TypeVar
 
-import msgspec
 from msgspec import Meta
 
+from trustee.decoding import decode_json
 from trustee.engine.protocol import Engine, Sampling
 from trustee.errors import ContextError, SimulatorError
 from trustee.types import Message, Record, Role, Tool
@@ -28,6 +28,24 @@ class RoleSampling(Record, frozen=True):
     """Sampling temperature of the role; 0 is greedy."""
     max_tokens: Annotated[int, Meta(ge=1)]
     """Most tokens of one message."""
+
+
+class Asked(Record, frozen=True):
+    """One request to a role, and what became of its answer."""
+
+    role: Role
+    prompt: str
+    answer: str
+    refusal: str | None
+    """Why the answer was not used; None if it was."""
+    attempt: int
+    """Number of answers to the same request that were refused before."""
+    read: int
+    """Prompt tokens that the engine had to read."""
+    cached: int
+    """Prompt tokens that were in the prefix cache."""
+    written: int
+    """Sampled tokens."""
 
 
 class ChatRenderer(Protocol):
@@ -57,11 +75,14 @@ class Simulator:
         *,
         sampling_by_role: Mapping[Role, RoleSampling],
         tries: int,
+        observer: Callable[[Asked], None] | None = None,
     ) -> None:
         self._engine = engine
         self._renderer = renderer
         self._sampling_by_role = sampling_by_role
         self._tries = tries
+        self._observer = observer
+        """Called for every answer, used or refused."""
         self._requests = 0
         self.asked: Counter[str] = Counter()
         """Number of requests by role."""
@@ -109,17 +130,45 @@ class Simulator:
             self.tokens[role] += len(completion.ids)
             stops = self._renderer.stop_ids
             text = self._renderer.decode([i for i in completion.ids if i not in stops])
+            refusal = None
             try:
-                given = msgspec.json.decode(text, type=answer)
-            except msgspec.DecodeError as error:
-                reason = f"not the answer's type ({error}): {text[:200]!r}"
-            else:
-                refusal = check(given)
-                if refusal is None:
-                    return given
-                reason = f"{refusal}: {text[:200]!r}"
+                given = _read_answer(text, answer, check)
+            except ValueError as error:
+                refusal = str(error)
+            if self._observer is not None:
+                self._observer(
+                    Asked(
+                        role=role,
+                        prompt=prompt,
+                        answer=text,
+                        refusal=refusal,
+                        attempt=attempt,
+                        read=len(ids) - completion.cached,
+                        cached=completion.cached,
+                        written=len(completion.ids),
+                    )
+                )
+            if refusal is None:
+                return given
+            reason = f"{refusal}: {text[:200]!r}"
             self.rejected[role] += 1
         raise SimulatorError(
             f"{role} gave no usable answer in {self._tries} tries; the last was {reason}",
             source=role,
         )
+
+
+def _read_answer(text: str, kind: type[T], check: Callable[[T], str | None]) -> T:
+    """Decode and check an answer.
+
+    Raises:
+        ValueError: if it cannot be used, with the reason.
+    """
+    try:
+        given = decode_json(text, kind, error=ValueError)
+    except ValueError as error:
+        raise ValueError(f"not the answer's type ({error})") from error
+    refusal = check(given)
+    if refusal is not None:
+        raise ValueError(refusal)
+    return given
