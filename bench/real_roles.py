@@ -29,9 +29,9 @@ from typing import Any
 import anyio
 import msgspec
 import structlog
+
 from real.cases import ToolCase, UserCase, draw_known, draw_tool_cases, draw_user_cases
 from real.policy import PlainMicroworld
-
 from trustee.checks.canaries import Known, read_canaries
 from trustee.config import Config, read_config
 from trustee.engine.clock import EngineClock
@@ -279,9 +279,7 @@ async def measure_policy(
     tasks = await write_tasks(world.source(seed=number), player, config=counted)
     played = await evaluate(tasks, player, config=counted, adapter=None, label="policy")
     return [
-        {"success": t.reward > 0, **t.outcome.criteria}
-        if t.failure is None
-        else {"usable": False}
+        {"success": t.reward > 0, **t.outcome.criteria} if t.failure is None else {"usable": False}
         for t in played
     ]
 

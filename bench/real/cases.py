@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-from real.wording import say_plainly, say_turns_plainly, write_plain_intent, write_query
 
+from real.wording import say_plainly, say_turns_plainly, write_plain_intent, write_query
 from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
 from trustee.environments.simulated.environment import HiddenSimulated
@@ -145,8 +145,6 @@ PERSONS = {
     "beginner": "A careful person who knows what is wanted, but not the terms.",
     "novice": "A new owner who describes things loosely.",
 }
-
-
 
 
 def play_stages(seed: str, *, careless: float) -> Iterator[Stage]:

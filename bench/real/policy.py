@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 import msgspec
-from real.wording import say_plainly, write_query
 
+from real.wording import say_plainly, write_query
 from trustee.environments.micro.environment import (
     HiddenGoals,
     Microworld,

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, is_taught
 from trustee.environments.protocol import (
     CountedSource,
     PlainEpisode,
@@ -35,24 +35,27 @@ from trustee.environments.simulated.facts import (
     reward_of,
     settle,
 )
+from trustee.environments.simulated.judging import (
+    collect_evidence,
+    judging_prompt,
+    judging_schema,
+    read_verdict,
+)
 from trustee.environments.simulated.roles import (
     TOOL_SCHEMA,
     USER_SCHEMA,
     Criterion,
     ToolAnswer,
     UserAnswer,
-    WrittenTask,
-    check_task,
     check_user,
     judge_prompt,
     judge_schema,
     tool_prompt,
     transcript_lines,
     user_prompt,
-    writer_prompt,
-    writer_schema,
 )
 from trustee.environments.simulated.tool_sets import find_tools
+from trustee.environments.simulated.writing import write_at_once, write_in_steps
 from trustee.environments.splits import is_reserved
 from trustee.errors import InputError
 from trustee.tools.arguments import check_call
@@ -154,13 +157,9 @@ class SimulatedSource(CountedSource):
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
         tools = self._sample(rng, aspects.tools)
-        written = await services.simulator.ask(
-            Role.WRITER,
-            writer_prompt(self._config.prompts, tools, aspects),
-            answer=WrittenTask,
-            schema=writer_schema(tools, aspects),
-            seed=spec.seed,
-            check=lambda task: check_task(task, tools, aspects),
+        write = write_at_once if is_taught(self._config.prompts) else write_in_steps
+        written = await write(
+            services.simulator, tools, aspects, prompt_set=self._config.prompts, seed=spec.seed
         )
         hidden = HiddenSimulated(
             intent=written.intent,
@@ -218,6 +217,7 @@ class SimulatedEnvironment(PlainEpisode):
         self._services = services
         self._prompt_set = prompt_set
         self._tools = {tool.name: tool for tool in task.tools}
+        self._writes = frozenset(tool.name for tool in task.tools if tool.effect == "write")
         self._messages = list(task.messages)
         self._executed: list[Executed] = []
         self._malformed = 0
@@ -323,7 +323,7 @@ class SimulatedEnvironment(PlainEpisode):
             self._executed,
             self._hidden.expected_calls,
             malformed=self._malformed,
-            writes=frozenset(tool.name for tool in self.task.tools if tool.effect == "write"),
+            writes=self._writes,
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
         evidence = "settled by code"
@@ -348,6 +348,37 @@ class SimulatedEnvironment(PlainEpisode):
     async def _ask_judge(
         self, turns: Sequence[Turn], facts: Facts
     ) -> tuple[str, dict[Criterion, bool]]:
+        if is_taught(self._prompt_set):
+            return await self._ask_for_verdict(turns, facts)
+        criteria, opening = self._hidden.criteria, self.task.messages
+        evidence = collect_evidence(
+            facts,
+            self._executed,
+            opening=opening,
+            turns=turns,
+            intent=self._hidden.intent,
+            writes=self._writes,
+        )
+        answer = await self._services.simulator.ask(
+            Role.JUDGE,
+            judging_prompt(
+                self._prompt_set,
+                evidence,
+                opening=opening,
+                turns=turns,
+                intent=self._hidden.intent,
+                criteria=criteria,
+            ),
+            answer=dict[str, Any],
+            schema=judging_schema(evidence, criteria),
+            seed=self._services.rng.randrange(1 << 31),
+        )
+        return read_verdict(answer, evidence, criteria)
+
+    async def _ask_for_verdict(
+        self, turns: Sequence[Turn], facts: Facts
+    ) -> tuple[str, dict[Criterion, bool]]:
+        """Ask for the whole verdict at once, as a model that was taught the form can give it."""
         criteria = self._hidden.criteria
         answer = await self._services.simulator.ask(
             Role.JUDGE,

@@ -326,9 +326,14 @@ def _contains(text: str, value: object) -> bool:
     text = _flatten(text)
     if isinstance(value, int | float):
         return _contains_number(text, value)
+    return re.search(value_pattern(value), text) is not None
+
+
+def value_pattern(value: object) -> str:
+    """Return a pattern for a value in flattened text, in its usual forms."""
     wanted = _flatten(str(value)).strip(" .,;:!?")
     forms = "|".join([re.escape(wanted), *_spoken_forms(wanted)])
-    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text) is not None
+    return rf"(?<!\w)(?:{forms})(?!\w)"
 
 
 def _contains_number(text: str, number: float) -> bool:

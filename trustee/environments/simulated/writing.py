@@ -1,0 +1,299 @@
+"""Writing a task in two steps: first calls and intent, then the words of the user's first message.
+
+A small model that writes a goal first invents values when it comes to the calls. So it writes the
+calls first, of arguments that code has chosen; code completes the intent with every value that the
+calls pass; and for the query the model sees only the values that the user is to say. Measured on a
+model of 1.5B parameters, see `bench/real_roles.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from trustee.environments.prompts import fill_prompt
+from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulated.roles import (
+    WrittenTask,
+    _alludes,
+    _contains,
+    _find_values,
+    _object,
+    _plain_schema,
+    _text,
+    check_task,
+    tool_lines,
+    value_pattern,
+    writer_prompt,
+    writer_schema,
+)
+from trustee.environments.simulator import Simulator
+from trustee.tools.arguments import check_arguments
+from trustee.types import ExpectedCall, Record, Role, Tool
+
+OPTIONAL_SHARE = 0.25
+"""Share of a tool's optional arguments that a task may use: people seldom ask for more."""
+BLANK = "___"
+"""Stands in the intent for a value that the first message must not say."""
+
+
+class DraftedTask(Record, frozen=True):
+    """The writer's first answer."""
+
+    persona: str
+    expected_calls: tuple[ExpectedCall, ...]
+    intent: str
+
+
+class WrittenQuery(Record, frozen=True):
+    """The writer's second answer."""
+
+    query: str
+
+
+class QueryPlan(Record, frozen=True):
+    """What the user's first message says of the first call."""
+
+    said: tuple[str, ...]
+    hidden: tuple[str, ...]
+
+
+async def write_in_steps(
+    simulator: Simulator, tools: Sequence[Tool], aspects: Aspects, *, prompt_set: str, seed: int
+) -> WrittenTask:
+    """Have a task written: calls and intent first, then the query.
+
+    Raises:
+        SimulatorError: if a step gave no usable answer within its tries.
+    """
+    rng = random.Random(f"{seed} writing")
+    narrowed = narrow_tools(tools, rng)
+    draft = await simulator.ask(
+        Role.WRITER,
+        draft_prompt(prompt_set, narrowed, aspects),
+        answer=DraftedTask,
+        schema=draft_schema(narrowed, aspects),
+        seed=seed,
+        check=lambda draft: check_draft(draft, tools, aspects),
+    )
+    intent = complete_intent(draft, tools)
+    plan = plan_query(draft, tools, aspects, rng)
+    written = await simulator.ask(
+        Role.WRITER,
+        query_prompt(prompt_set, draft, tools, aspects, plan=plan),
+        answer=WrittenQuery,
+        schema=json.dumps(_object({"query": _text(500)})),
+        seed=rng.randrange(1 << 31),
+        check=lambda written: check_query(written.query, tools, plan),
+    )
+    return WrittenTask(
+        persona=draft.persona,
+        intent=intent,
+        expected_calls=draft.expected_calls,
+        query=written.query,
+    )
+
+
+async def write_at_once(
+    simulator: Simulator, tools: Sequence[Tool], aspects: Aspects, *, prompt_set: str, seed: int
+) -> WrittenTask:
+    """Have a task written in one answer, as a model that was taught the form can do.
+
+    Raises:
+        SimulatorError: if no try gave a usable task.
+    """
+    return await simulator.ask(
+        Role.WRITER,
+        writer_prompt(prompt_set, tools, aspects),
+        answer=WrittenTask,
+        schema=writer_schema(tools, aspects),
+        seed=seed,
+        check=lambda task: check_task(task, tools, aspects),
+    )
+
+
+def narrow_tools(tools: Sequence[Tool], rng: random.Random) -> tuple[Tool, ...]:
+    """Return tools with their required arguments and a random few of the optional ones.
+
+    What is left is required, so that a writer can neither forget an argument nor add a default that
+    nobody asked for. A tool without a required argument keeps at least one.
+    """
+    return tuple(_narrow(tool, rng) for tool in tools)
+
+
+def _narrow(tool: Tool, rng: random.Random) -> Tool:
+    properties = tool.parameters.get("properties", {})
+    kept = set(tool.parameters.get("required", ()))
+    optional = [name for name in properties if name not in kept]
+    kept |= {name for name in optional if rng.random() < OPTIONAL_SHARE}
+    if optional and not kept:
+        kept.add(rng.choice(optional))
+    parameters = {
+        **tool.parameters,
+        "properties": {name: part for name, part in properties.items() if name in kept},
+        "required": [name for name in properties if name in kept],
+    }
+    return msgspec.structs.replace(tool, parameters=parameters)
+
+
+def draft_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
+    """Return the grammar of `DraftedTask`, which allows only these tools and their types."""
+    calls = [
+        _object({"name": {"const": tool.name}, "arguments": _plain_schema(tool.parameters)})
+        for tool in tools
+    ]
+    return json.dumps(
+        _object(
+            {
+                "persona": _text(200),
+                "expected_calls": {
+                    "type": "array",
+                    "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
+                    "minItems": aspects.calls,
+                    "maxItems": aspects.calls,
+                },
+                "intent": _text(600),
+            }
+        )
+    )
+
+
+def draft_prompt(prompt_set: str, tools: Sequence[Tool], aspects: Aspects) -> str:
+    """Fill the prompt for calls and intent."""
+    return fill_prompt(
+        prompt_set,
+        "writer",
+        tools=tool_lines(tools),
+        calls=str(aspects.calls),
+        persona=aspects.persona,
+    )
+
+
+def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
+    """Return why a draft cannot become a task; None if it can."""
+    by_name = {tool.name: tool for tool in tools}
+    if len(draft.expected_calls) != aspects.calls:
+        return f"{len(draft.expected_calls)} expected calls where {aspects.calls} were asked for"
+    keys = set()
+    for call in draft.expected_calls:
+        tool = by_name.get(call.name)
+        if tool is None:
+            return f"expected call of {call.name}, which is not offered"
+        error = check_arguments(tool, call.arguments)
+        if error is not None:
+            return f"expected call of {call.name}: {error}"
+        if any(value == "" for _, value in _name_values(call.arguments)):
+            return f"expected call of {call.name}: an argument is empty"
+        keys.add(json.dumps([call.name, call.arguments], sort_keys=True))
+    if len(keys) < len(draft.expected_calls):
+        return "the same call is expected twice"
+    if not draft.intent.strip():
+        return "the intent must not be empty"
+    return None
+
+
+def complete_intent(draft: DraftedTask, tools: Sequence[Tool]) -> str:
+    """Return the intent with a sentence for the values that it does not say.
+
+    User, tool and judge read it, and the user answers questions from it: so it must hold every
+    value with which a call is expected, also those of an enum and booleans.
+    """
+    sentences = [draft.intent.strip()]
+    for call in draft.expected_calls:
+        unsaid = [
+            f"{_in_words(name)} {json.dumps(value) if isinstance(value, bool) else value}"
+            for name, value in _name_values(call.arguments)
+            if value is not None and (isinstance(value, bool) or not _contains(draft.intent, value))
+        ]
+        if unsaid:
+            sentences.append(f"To {_in_words(call.name)}: {', '.join(unsaid)}.")
+    return " ".join(sentences)
+
+
+def _in_words(name: str) -> str:
+    return re.sub(r"[_.-]+", " ", name)
+
+
+def _name_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the plain values inside arguments, each with the name of its argument."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from _name_values(inner, str(key))
+        case list():
+            for inner in value:
+                yield from _name_values(inner, name)
+        case _:
+            yield name, value
+
+
+def plan_query(
+    draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects, rng: random.Random
+) -> QueryPlan:
+    """Choose which values of the first call the first message says.
+
+    clear: all; somewhat: all but one; highly: at most a third.
+    """
+    first = draft.expected_calls[0]
+    schema = next(tool.parameters for tool in tools if tool.name == first.name)
+    values = list(
+        dict.fromkeys(str(value) for value in _find_values(schema, first.arguments, chosen=False))
+    )
+    count = {
+        "clear": len(values),
+        "somewhat": max(0, len(values) - 1),
+        "highly": len(values) // 3,
+    }[aspects.ambiguity]
+    said = set(rng.sample(values, count))
+    return QueryPlan(
+        said=tuple(value for value in values if value in said),
+        hidden=tuple(value for value in values if value not in said),
+    )
+
+
+def query_prompt(
+    prompt_set: str,
+    draft: DraftedTask,
+    tools: Sequence[Tool],
+    aspects: Aspects,
+    *,
+    plan: QueryPlan,
+) -> str:
+    """Fill the prompt for the user's first message, which does not show the hidden values."""
+    goal = draft.intent
+    if aspects.turns > 1 and len(draft.expected_calls) > 1:
+        first = next(tool for tool in tools if tool.name == draft.expected_calls[0].name)
+        goal = f"{first.description} (only this; the rest comes later)"
+    for value in plan.hidden:
+        goal = re.sub(value_pattern(value), BLANK, goal, flags=re.IGNORECASE)
+    return fill_prompt(
+        prompt_set,
+        "query",
+        persona=draft.persona,
+        level=aspects.persona,
+        goal=goal,
+        said="; ".join(plan.said) or "none",
+    )
+
+
+def check_query(query: str, tools: Sequence[Tool], plan: QueryPlan) -> str | None:
+    """Return why a first message cannot be used; None if it can."""
+    if not query.strip():
+        return "the query must not be empty"
+    if BLANK in query:
+        return "the query has a blank in it"
+    leaked = [tool.name for tool in tools if "_" in tool.name and _contains(query, tool.name)]
+    if leaked:
+        return f"the query names the tools {leaked}"
+    unsaid = [value for value in plan.said if not _alludes(query, value)]
+    if unsaid:
+        return f"the query leaves out {unsaid}"
+    said = [value for value in plan.hidden if _contains(query, value)]
+    if said:
+        return f"the query says {said}, which it should leave out"
+    return None
