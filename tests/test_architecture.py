@@ -16,7 +16,8 @@ PACKAGE = ROOT / "trustee"
 ORDER = (
     ("types",),
     ("errors", "events", "decoding"),
-    ("rendering", "tools", "sandbox", "runs"),
+    ("tools",),
+    ("rendering", "sandbox", "runs"),
     ("algorithm",),
     ("trainer",),
     ("engine",),

@@ -10,6 +10,7 @@ import pytest
 
 from trustee.errors import InputError
 from trustee.tools.files import import_tools
+from trustee.tools.files.notices import Notices
 
 BARE: dict[str, Any] = {"name": "get_it", "parameters": {"type": "object", "properties": {"a": {}}}}
 OPENAI = {"type": "function", "function": BARE}
@@ -27,6 +28,13 @@ def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         import_tools(path)
     return str(caught.value)
+
+
+def left_out(path: Path) -> list[str]:
+    """Return the reasons for which entries of a file that can be used are left out."""
+    notices = Notices()
+    assert import_tools(path, notices=notices)
+    return [str(error) for error in notices.left_out]
 
 
 PETSTORE: dict[str, Any] = {

@@ -12,6 +12,8 @@ from typing import NamedTuple, TextIO
 
 import structlog
 
+from trustee.runs.ownership import refuse_unwritable
+
 
 class Screen(NamedTuple):
     """The user's original output and error streams."""
@@ -26,11 +28,14 @@ def divert_noise(folder: Path) -> Iterator[Screen]:
 
     Child processes started inside inherit the redirection.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = os.open(folder / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise refuse_unwritable(folder, error) from error
     kept = [os.dup(1), os.dup(2)]
-    noise = os.open(folder / "engine.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     screen = Screen(
         out=os.fdopen(os.dup(kept[0]), "w", encoding="utf-8", errors="replace"),
         err=os.fdopen(os.dup(kept[1]), "w", encoding="utf-8", errors="replace"),

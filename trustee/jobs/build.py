@@ -11,6 +11,7 @@ from trustee.environments.executable.building.build import build
 from trustee.environments.executable.building.report import BuildReport
 from trustee.events import Emit
 from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.runs.ownership import own_folder
 from trustee.sandbox.host import ProcessSandbox
 
 
@@ -32,23 +33,24 @@ async def run_build(
     """
     model, renderer = prepare_model(config)
     has_begun = resume
-    async with ProcessSandbox(config.sandbox) as sandbox:
+    with own_folder(folder):
+        async with ProcessSandbox(config.sandbox) as sandbox:
 
-        async def build_with_an_engine() -> BuildReport:
-            nonlocal has_begun
-            clock = EngineClock()
-            async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
-                resuming, has_begun = has_begun, True
-                return await build(
-                    config.build,
-                    count=count,
-                    seed=seed,
-                    folder=folder,
-                    simulator=make_simulator(config, engine, renderer),
-                    sandbox=sandbox,
-                    emit=emit,
-                    scenario=scenario,
-                    resume=resuming,
-                )
+            async def build_with_an_engine() -> BuildReport:
+                nonlocal has_begun
+                clock = EngineClock()
+                async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
+                    resuming, has_begun = has_begun, True
+                    return await build(
+                        config.build,
+                        count=count,
+                        seed=seed,
+                        folder=folder,
+                        simulator=make_simulator(config, engine, renderer),
+                        sandbox=sandbox,
+                        emit=emit,
+                        scenario=scenario,
+                        resume=resuming,
+                    )
 
-        return await restart_once(build_with_an_engine, emit=emit)
+            return await restart_once(build_with_an_engine, emit=emit)

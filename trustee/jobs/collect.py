@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from trustee.config import Config, decode_stored
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
@@ -19,6 +17,7 @@ from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.adapters import check_fit, find_adapter, read_adapter
+from trustee.runs.files import write_json
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, EndpointPlayer
@@ -131,8 +130,7 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
 def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
     """Write the record of what a collection is started with."""
     for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
-        (folder / name).write_bytes(text)
+        write_json(folder / name, content, indent=2)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:

@@ -30,6 +30,7 @@ from trustee.jobs.held_out import (
     show_share,
 )
 from trustee.jobs.run_metadata import read_metadata
+from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -118,7 +119,7 @@ async def run_comparison(
                     played[label] = await evaluate(
                         tasks, player, config=config.eval, adapter=version, label=label
                     )
-                    store.append(f"eval-{label}.jsonl", played[label])
+                    write_lines(store.folder / f"eval-{label}.jsonl", played[label])
                 await engine.retire(trained)
                 return tasks
 

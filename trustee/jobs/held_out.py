@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
@@ -24,6 +22,7 @@ from trustee.evaluation.evaluate import (
 from trustee.events import Note, Stage
 from trustee.rl.run import Run
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
+from trustee.runs.files import write_json, write_lines
 from trustee.runs.store import Store, read_lines
 from trustee.types import Adapter, Record, Task, Trajectory
 
@@ -91,7 +90,7 @@ async def measure(
     )
     tasks = await held_out_tasks(config, run.store, player)
     played = await evaluate(tasks, player, config=config.eval, adapter=adapter, label=label)
-    run.store.append(kept.name, played)
+    write_lines(kept, played)
     share = success_of(played)
     run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
@@ -131,7 +130,7 @@ async def held_out_tasks(
         return tuple(read_lines(path, Task))
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
     tasks = await write_tasks(source, player, config=config.eval)
-    store.append(path.name, tasks)
+    write_lines(path, tasks)
     return tasks
 
 
@@ -154,9 +153,7 @@ def conclude(
         gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
         seconds=seconds,
     )
-    (run.store.folder / "outcome.json").write_bytes(
-        msgspec.json.encode(outcome, enc_hook=lambda value: str(value))
-    )
+    write_json(run.store.folder / "outcome.json", outcome)
     return outcome
 
 

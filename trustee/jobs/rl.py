@@ -7,8 +7,6 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import msgspec
-
 from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
@@ -36,6 +34,7 @@ from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
+from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
 from trustee.sandbox.calls import NoSandbox, Sandbox
 
@@ -63,9 +62,7 @@ async def run_training(
             TimedStore(folder, timeline) if timeline else Store(folder)
         )
         if not resume:
-            (folder / "run.json").write_bytes(
-                msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
-            )
+            write_json(folder / "run.json", describe_run(config), indent=2)
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
 

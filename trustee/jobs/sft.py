@@ -16,6 +16,7 @@ from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_mode
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
+from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
 from trustee.sft.demonstrations import (
     SftDataset,
@@ -141,7 +142,7 @@ async def run_sft(
         after=job.last,
         seconds=time.monotonic() - started_at,
     )
-    (folder / "outcome.json").write_bytes(msgspec.json.encode(outcome, enc_hook=str))
+    write_json(folder / "outcome.json", outcome)
     return outcome
 
 
@@ -189,9 +190,8 @@ def write_sft_metadata(
         raise InputError(
             f"{folder} already holds a run; continue it with --resume {folder} or name another"
         )
-    for name, content in (("run.json", describe_run(config)), (SFT_FILE, record)):
-        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
-        (folder / name).write_bytes(text)
+    for name, content in ((SFT_FILE, record), ("run.json", describe_run(config))):
+        write_json(folder / name, content, indent=2)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
 

@@ -26,6 +26,7 @@ from trustee.jobs.run_metadata import describe_run
 from trustee.jobs.sft import run_sft
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints
+from trustee.runs.files import write_json, write_lines
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import Demonstration
 from trustee.tiny.teacher import play_demonstration
@@ -58,8 +59,7 @@ async def run_stages_of(
 def write_config(config: Config, folder: Path) -> None:
     """Write the config at the start of a run, so that its first stages can be resumed too."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(describe_run(config)), indent=2)
-    (folder / "run.json").write_bytes(text)
+    write_json(folder / "run.json", describe_run(config), indent=2)
 
 
 async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
@@ -125,7 +125,5 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
         if played.reward > config.collect.filter.reward:
             rows.append(shown)
     async with Store(folder) as store:
-        path = store.folder / "demonstrations.jsonl"
-        path.unlink(missing_ok=True)
-        store.append(path.name, rows)
+        write_lines(store.folder / "demonstrations.jsonl", rows)
     emit(Note(text=f"the scripted teacher played {len(rows)} tasks"))

@@ -18,6 +18,7 @@ from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
 from trustee.jobs.held_out import make_eval_player
 from trustee.runs.adapters import find_adapter
+from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.sandbox.host import ProcessSandbox
 from trustee.types import Adapter
@@ -75,7 +76,7 @@ async def play_suite(
                     report, played = await run_suite(
                         world, player, policy=name, adapter=version, parallel=config.eval.parallel
                     )
-                    store.append(f"suite-{label}.jsonl", played)
+                    write_lines(store.folder / f"suite-{label}.jsonl", played)
                     reports[label] = report
 
         await restart_once(play_with_an_engine, emit=emit)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -26,6 +26,7 @@ import msgspec
 
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
+from trustee.runs.ownership import own_folder, refuse_unwritable
 from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
 
 TAIL = 1 << 16
@@ -58,11 +59,21 @@ class Store:
         self.folder = folder
         self._files: dict[str, IO[bytes]] = {}
         self._encoder = msgspec.json.Encoder()
+        self._own = ExitStack()
 
     async def __aenter__(self) -> Self:
-        """Make the folders."""
-        for name in ("checkpoints", "adapters"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        """Become the folder's only writer, and make what is in it.
+
+        Raises:
+            InputError: if the folder cannot be owned, see `own_folder`.
+        """
+        self._own.enter_context(own_folder(self.folder))
+        try:
+            for name in ("checkpoints", "adapters"):
+                (self.folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            self._own.close()
+            raise refuse_unwritable(self.folder, error) from error
         return self
 
     async def __aexit__(
@@ -71,9 +82,10 @@ class Store:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the files."""
+        """Close the files and give up the folder."""
         for file in self._files.values():
             file.close()
+        self._own.close()
 
     def append(self, name: str, lines: Sequence[Any]) -> None:
         """Append lines to a file and wait until they are on disk.

@@ -22,6 +22,7 @@ from trustee.environments.protocol import TaskSource, TaskSpec
 from trustee.errors import RunError
 from trustee.events import Emit, EpisodeBegun, TaskCollected
 from trustee.rollout import EpisodePlayer, RolloutConfig
+from trustee.runs.files import write_json, write_lines
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.rejection import FilterConfig, find_reject_reason
@@ -208,9 +209,10 @@ def write_results(job: Collection) -> Counts:
             taken[number] += 1
             demonstrations.append(demonstrate(task, line.trajectory))
     for name, lines in (("demonstrations.jsonl", demonstrations), ("states.jsonl", states)):
-        (job.store.folder / name).unlink(missing_ok=True)
         if lines:
-            job.store.append(name, lines)
+            write_lines(job.store.folder / name, lines)
+        else:
+            (job.store.folder / name).unlink(missing_ok=True)
     counts = Counts(
         tasks=sum(line.task is not None for line in job.tasks.values()),
         unwritten=sum(line.task is None for line in job.tasks.values()),
@@ -220,7 +222,7 @@ def write_results(job: Collection) -> Counts:
         demonstrations=len(demonstrations),
         states=len(states),
     )
-    (job.store.folder / "collected.json").write_bytes(msgspec.json.encode(counts))
+    write_json(job.store.folder / "collected.json", counts)
     return counts
 
 

@@ -1,28 +1,21 @@
 """Checking a call's arguments against its tool's schema, with errors in words.
 
 The policy reads these sentences, so each names the argument, what is allowed and what was given.
-Other modules word wrong values with `describe_rule` and `shorten`. Schemas are never downloaded,
-and formats are checked the same way on every machine.
+`validation` finds what is wrong; other modules word wrong values with `describe_rule`, `shorten`.
 
-jsonschema takes a tenth of a second to import, so it is imported at the first check.
+jsonschema takes a tenth of a second to import, so `validation` is imported at the first check.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
-from datetime import date, datetime, time
-from functools import cache, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-import msgspec
-
+from trustee.tools.schema import NOTHING, properties_of, required_of
 from trustee.types import BadCall, Call, Tool
 
 if TYPE_CHECKING:
-    from jsonschema import FormatChecker
     from jsonschema.exceptions import ValidationError
 
 _SHOWN = 60
@@ -71,70 +64,57 @@ def check_arguments(tool: Tool, arguments: dict[str, Any]) -> str | None:
 
     A name that the schema does not mention is an error unless the schema allows other names.
     """
-    from jsonschema.exceptions import best_match
+    from trustee.tools.validation import Unchecked, find_errors
 
-    validator = _validator(msgspec.json.encode(tool.parameters))
-    properties = tool.parameters.get("properties", {})
+    properties = properties_of(tool.parameters)
     if not _OPENING & tool.parameters.keys():
         unknown = [name for name in arguments if name not in properties]
         if unknown:
             takes = _join(properties) if properties else "no arguments"
             return f"{tool.name} does not take {_join(unknown)}; it takes {takes}."
-    missing = [name for name in tool.parameters.get("required", ()) if name not in arguments]
+    missing = [name for name in required_of(tool.parameters) if name not in arguments]
     if missing:
         return f"{tool.name} needs {_join(missing)}, got {_join(arguments) or 'no arguments'}."
-    error = best_match(validator.iter_errors(arguments))
-    return None if error is None else f"{tool.name}: {_explain(error)}."
+    try:
+        errors = find_errors(_close(tool.parameters), arguments)
+    except Unchecked as error:
+        return f"{tool.name}: these arguments cannot be checked: {error}."
+    return f"{tool.name}: {_explain(_closest(errors))}." if errors else None
 
 
-@lru_cache(maxsize=4096)
-def _validator(schema: bytes) -> Any:
-    """Compile a schema, cached by its text, because tools with equal names may differ."""
-    from jsonschema import Draft202012Validator
-    from referencing import Registry
-
-    parsed = msgspec.json.decode(schema)
-    if _MERGING & parsed.keys() and "additionalProperties" not in parsed:
-        parsed = {"unevaluatedProperties": False, **parsed}
-    return Draft202012Validator(parsed, format_checker=_format_checker(), registry=Registry())
+def _close(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a schema that also refuses the names which nothing it is combined of mentions."""
+    if _MERGING & schema.keys() and "additionalProperties" not in schema:
+        return {"unevaluatedProperties": False, **schema}
+    return schema
 
 
-def _match_format(pattern: str, parse: Callable[[str], object]) -> Callable[[object], bool]:
-    compiled = re.compile(pattern)
+def _closest(errors: Sequence[ValidationError]) -> ValidationError:
+    """Return the error to tell: of alternatives, one of that which the value is closest to."""
+    from jsonschema.exceptions import relevance
 
-    def check(value: object) -> bool:
-        if isinstance(value, str):
-            if compiled.fullmatch(value) is None:
-                return False
-            parse(value)
-        return True
-
-    return check
-
-
-_DAY = r"\d{4}-\d{2}-\d{2}"
-_FORMATS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "date": ("a date such as 2025-03-31", _match_format(_DAY, date.fromisoformat)),
-    "time": ("a time such as 18:30", _match_format(r"\d{2}:\d{2}.*", time.fromisoformat)),
-    "date-time": (
-        "a date and time such as 2025-03-31T18:30:00",
-        _match_format(_DAY + r"[Tt ]\d{2}:\d{2}.*", datetime.fromisoformat),
-    ),
-    "email": ("an email address", _match_format(r"[^@\s]+@[^@\s]+", str)),
-    "uri": ("a URI such as https://example.com", _match_format(r"[A-Za-z][\w+.-]*:\S+", str)),
-    "uuid": ("a UUID", _match_format(r"[0-9A-Fa-f-]{36}", UUID)),
-}
-"""Formats that are checked: their description and a check. Times may omit the UTC offset."""
+    error = max(errors, key=relevance)
+    while error.context:
+        choices: dict[object, list[ValidationError]] = {}
+        for inner in error.context:
+            choices.setdefault(inner.relative_schema_path[0], []).append(inner)
+        ranked = sorted(choices.values(), key=_distance)
+        tied = len(ranked) > 1 and _distance(ranked[0]) == _distance(ranked[1])
+        if tied and not any(inner.relative_path for inner in error.context):
+            return error
+        error = max(ranked[0], key=relevance)
+    return error
 
 
-@cache
-def _format_checker() -> FormatChecker:
-    from jsonschema import FormatChecker
-
-    checker = FormatChecker(formats=())
-    for name, (_, check) in _FORMATS.items():
-        checker.checks(name, raises=ValueError)(check)
-    return checker
+def _distance(errors: Sequence[ValidationError]) -> tuple[int, ...]:
+    """Return how far a value is from an alternative: first its type counts, then its marks."""
+    kinds = [error.validator for error in errors]
+    return (
+        sum(error.validator == "type" and not error.relative_path for error in errors),
+        kinds.count("const") + kinds.count("enum"),
+        kinds.count("required"),
+        len(errors),
+    )
 
 
 _TYPES = {
@@ -169,8 +149,12 @@ def _explain(error: ValidationError) -> str:
 
 def describe_rule(error: ValidationError) -> str:
     """Return what the violated keyword of a schema requires, in words that follow "must"."""
+    from trustee.tools.validation import FORMATS
+
     value = error.validator_value
     match error.validator:
+        case "not" if value == NOTHING["not"]:
+            return "not be given"
         case keyword if keyword in _RULES:
             return _RULES[keyword].format(value)
         case "type":
@@ -185,7 +169,7 @@ def describe_rule(error: ValidationError) -> str:
         case "maxLength" | "maxItems" | "maxProperties":
             return f"have at most {value} {_unit(error.validator, value)}"
         case "format":
-            return f"be {_FORMATS[value][0]}" if value in _FORMATS else f"be a valid {value}"
+            return f"be {FORMATS[value]}" if value in FORMATS else f"be a valid {value}"
         case "required":
             return f"hold {_join(name for name in value if name not in error.instance)}"
         case "additionalProperties" if value is False:

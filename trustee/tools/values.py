@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
-LARGEST = 1 << 1000
+LARGEST = 1 << 14_000
+"""Smallest integer that is not written in decimal; it has fewer digits than Python allows."""
 
 
 def is_error(result: Any) -> bool:
@@ -34,24 +37,34 @@ def call_key(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def normalise(value: Any) -> Any:
-    """Return a value in a form for comparison, without case, extra whitespace or number types."""
+    """Return a value in a form for comparison, without case, extra whitespace or number types.
+
+    A number becomes the text in which it is written without redundant zeros, so 1, 1.0 and "1" are
+    equal. A text is never read as a number: ids such as "00123", "+49151" and "12e4" are equal to
+    nothing but themselves, however many digits they have. True and false are equal to no number.
+    """
     match value:
         case bool():
             return value
-        case int() | float():
-            # A policy may write an integer that is too large for a float.
-            return float(value) if abs(value) < LARGEST else value
+        case int():
+            # Python refuses to write more digits in decimal.
+            return str(value) if abs(value) < LARGEST else hex(value)
+        case float() if math.isfinite(value):
+            return write_decimal(Decimal(repr(value)))
         case str():
-            text = " ".join(value.casefold().split())
-            try:
-                number = float(text)
-            except ValueError:
-                return text
-            # "Nan" and "Infinity" may be names, so they stay text.
-            return number if math.isfinite(number) else text
+            # Folding the case of decomposed letters, as Unicode asks for, leaves none composed.
+            folded = unicodedata.normalize("NFD", value).casefold()
+            return unicodedata.normalize("NFC", " ".join(folded.split()))
         case list():
             return [normalise(item) for item in value]
         case dict():
             return {str(key): normalise(item) for key, item in sorted(value.items())}
         case _:
             return value
+
+
+def write_decimal(number: Decimal) -> str:
+    """Return the shortest text of a finite number, without exponent and redundant zeros."""
+    text = format(number, "f")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text

@@ -121,6 +121,35 @@ async def test_another_read_is_asked_for() -> None:
     assert 3 == stage.asked("tool")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1100000000000000001", "1100000000000000002"),
+        ("00123", "123"),
+        ("+4915112345678", "4915112345678"),
+        ("12e4", "120000"),
+    ],
+)
+async def test_ids_that_look_like_one_number_are_two_reads(one: str, other: str) -> None:
+    """Neither answers for the other, counts as its repetition, or is the expected call."""
+    wanted = ExpectedCall(name="read_lamp", arguments={"room": one})
+    task = make_task()
+    parameters = {"type": "object", "properties": {"room": {"type": "string"}}}
+    anywhere = msgspec.structs.replace(BY_NAME["read_lamp"], parameters=parameters)
+    task = msgspec.structs.replace(
+        task,
+        tools=(anywhere,),
+        hidden=task.hidden | {"expected_calls": [msgspec.to_builtins(wanted)]},
+    )
+    count = iter(range(100))
+    stage = Stage(task=task, tool=lambda request: {"result": {"level": next(count)}, "changes": {}})
+    assert {"level": 0} == await stage.call("read_lamp", room=other)
+    _, score = await stage.score()
+    assert "repeated calls: 0" in score.notes["facts"]
+    assert f'expected read_lamp {{"room": "{one}"}}: not made' in score.notes["facts"]
+    assert {"level": 1} == await stage.call("read_lamp", room=one)
+
+
 async def test_read_after_a_write_is_asked_again() -> None:
     """A write makes what was read before out of date."""
     stage = Stage()

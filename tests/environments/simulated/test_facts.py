@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from trustee.environments.simulated.facts import (
     settle,
 )
 from trustee.environments.simulated.roles import Criterion
-from trustee.tools.values import normalise
 from trustee.types import ExpectedCall, ToolCall
 
 FULFILLED, RIGHT_TOOLS, NO_INVENTION, NO_REPETITION, EFFICIENT = Criterion
@@ -53,33 +51,6 @@ def make_facts(
         malformed=malformed,
         total=total,
     )
-
-
-@pytest.mark.parametrize(
-    ("expected", "value"),
-    [
-        (3.0, 3),
-        (3.0, "3"),
-        (3.0, " 3.00 "),
-        (True, True),
-        ("new york", " New   York"),
-        ("nan", "Nan"),
-        ("infinity", "Infinity"),
-        ([1.0, "a"], [1, "A"]),
-        ({"a": 1.0, "b": "x"}, {"b": "X", "a": "1"}),
-        (None, None),
-        (10**400, 10**400),
-    ],
-)
-def test_normalise_forgets_writing(expected: object, value: object) -> None:
-    """Case, blanks and number types go, names that look like floats and huge integers stay."""
-    assert expected == normalise(value)
-
-
-def test_normalise_tells_true_from_one() -> None:
-    """A boolean is no number."""
-    assert isinstance(normalise(True), bool)
-    assert isinstance(normalise(1), float)
 
 
 @pytest.mark.parametrize(
@@ -235,23 +206,9 @@ def test_reward_of_never_rises_when_a_criterion_falls() -> None:
             assert worse <= reward_of(facts, criteria)
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
 CALLS = st.lists(
     st.tuples(st.sampled_from(["read", "write"]), st.integers(0, 2), st.booleans()), max_size=8
 )
-
-
-@settings(max_examples=60)
-@given(JSON_VALUES)
-def test_normalise_changes_nothing_twice(value: object) -> None:
-    """A normal form is its own normal form, and always equals itself."""
-    assert normalise(value) == normalise(normalise(value))
 
 
 @settings(max_examples=60)
@@ -278,14 +235,6 @@ def test_gather_facts_writes_only_forgive(calls: list[tuple[str, int, bool]]) ->
         knowing.unexpected,
         knowing.total,
     )
-
-
-@settings(max_examples=30)
-@given(st.floats(allow_nan=False))
-def test_normalise_reads_numbers_in_text(number: float) -> None:
-    """A finite number and its text are the same value."""
-    if math.isfinite(number):
-        assert normalise(number) == normalise(str(number))
 
 
 def test_a_missing_write_settles_fulfilled() -> None:

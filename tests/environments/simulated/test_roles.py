@@ -485,6 +485,23 @@ def test_check_user_knows_how_people_write(message: str) -> None:
     assert check_user(answer(message), messages, intent=INTENT, tools=(FLIGHTS,)) is None
 
 
+def test_check_user_tells_long_numbers_apart() -> None:
+    """An id of 19 digits that differs in the last one is another id."""
+    refused = check_user(
+        answer("It is 1100000000000000002."), (), intent="order 1100000000000000001", tools=()
+    )
+    assert refused is not None
+    assert "1100000000000000002" in refused
+
+
+@pytest.mark.parametrize("said", ["9007199254740992", "9007199254740993"])
+def test_check_task_tells_long_numbers_apart(said: str) -> None:
+    """The intent must say the very number that the expected call needs, not its neighbour."""
+    intent = f"note milk, {said} grams"
+    task = written(intent, intent, want(NOTE, text="milk", grams=9007199254740993))
+    assert (said[-1] == "3") is (check_task(task, (NOTE,), aspects()) is None)
+
+
 def test_check_user_lets_go() -> None:
     """Nobody reads the last words, so they may be anything."""
     assert check_user(answer("", done=True), (), intent="", tools=()) is None

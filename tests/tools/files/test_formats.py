@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tool_documents import BARE, OPENAI, PETSTORE, refusal, write
+from tool_documents import BARE, OPENAI, PETSTORE, left_out, refusal, write
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.tools.files import dump_tools, import_tools
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 PROPERTIES = st.sampled_from(
@@ -142,29 +143,19 @@ JSON_REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         '{"name": \n "f" 1}',
-        "not JSON, line 2 column 6: Expecting ',' delimiter; give one JSON document, or one"
-        " JSON object per line",
-    ),
-    (
-        '{"name": "f"}\n{"name": }',
-        "not JSON, line 2 column 10: Expecting value; give one JSON document, or one JSON"
-        " object per line",
+        "not JSON: JSON is malformed: expected ',' or '}' (byte 15); give one JSON document, or"
+        " one JSON object per line",
     ),
     ({"tools": {"f": 1}}, 'tools must be a list of tools, got {"f": 1}'),
     (
-        [BARE, 5],
-        '[1]: not a tool, got 5; a tool is {"type": "function", "function": {…}} or'
+        [5],
+        '[0]: not a tool, got 5; a tool is {"type": "function", "function": {…}} or'
         ' {"name": …, "parameters": {…}}',
     ),
     (
         {"tools": [{"type": "web_search"}]},
         'tools[0]: not a tool, got {"type": "web_search"}; a tool is'
         ' {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}',
-    ),
-    (
-        '{"name": "f"}\n[1]',
-        'line 2: not a tool, got [1]; a tool is {"type": "function", "function": {…}} or'
-        ' {"name": …, "parameters": {…}}',
     ),
     ([{"name": 5}], "[0].name: must be a string, got 5"),
     ([{"name": "f", "description": ["x"]}], '[0].description: must be a string, got ["x"]'),
@@ -180,12 +171,62 @@ def test_import_refuses_json(tmp_path: Path, content: Any, message: str) -> None
     assert refusal(path) == f"{path}: {message}"
 
 
+def test_import_leaves_out_bad_entries(tmp_path: Path) -> None:
+    """A bad entry of a list, or a bad line, is named with its reason; the rest is used."""
+    a_tool = '; a tool is {"type": "function", "function": {…}} or {"name": …, "parameters": {…}}'
+    path = write(tmp_path, [5, BARE, {"name": "f", "x-effect": "rw"}])
+    assert left_out(path) == [
+        f"{path}: [0]: not a tool, got 5{a_tool}",
+        f'{path}: [2].x-effect: must be "read" or "write", got "rw"',
+    ]
+    path = write(tmp_path, '{"name": "f"}\n{"name": }\n[1]\n{"name": "g"}')
+    assert left_out(path) == [
+        f"{path}: line 2: not JSON: JSON is malformed: invalid character (byte 9); give one JSON"
+        " document, or one JSON object per line",
+        f"{path}: line 3: not a tool, got [1]{a_tool}",
+    ]
+    assert [tool.name for tool in import_tools(path)] == ["f", "g"]
+
+
+def test_import_refuses_a_file_without_a_good_entry(tmp_path: Path) -> None:
+    """Where nothing is left, the first reason is the refusal, and the others are counted."""
+    path = write(tmp_path, [{"name": 5}, 5, 6])
+    assert refusal(path) == (
+        f"{path}: [0].name: must be a string, got 5; 2 more cannot be used, and nothing is left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("only", "skip", "names"),
+    [
+        (("get_*",), (), ["get_a", "get_b"]),
+        ((), ("*_b", "[[]2]"), ["get_a"]),
+        (("get_?", "put_a"), ("get_b",), ["get_a", "put_a"]),
+    ],
+)
+def test_import_chooses_tools(
+    tmp_path: Path, only: tuple[str, ...], skip: tuple[str, ...], names: list[str]
+) -> None:
+    """Patterns choose tools by name, or by their place in the file."""
+    path = write(tmp_path, [{"name": name} for name in ("get_a", "get_b", "put_a")])
+    tools = import_tools(path, Selection(only=only, skip=skip))
+    assert [tool.name for tool in tools] == names
+
+
+def test_import_refuses_a_choice_of_nothing(tmp_path: Path) -> None:
+    """Patterns that leave nothing are named."""
+    path = write(tmp_path, [BARE])
+    with pytest.raises(InputError) as caught:
+        import_tools(path, Selection(only=("gte_*",), skip=("x",)))
+    assert str(caught.value) == f"{path}: no tool is left by --only 'gte_*' --skip 'x'"
+
+
 def test_import_refuses_unreadable_files(tmp_path: Path) -> None:
     """A missing file and a folder are refused."""
     absent = tmp_path / "absent.json"
     assert [refusal(absent), refusal(tmp_path)] == [
         f"{absent}: cannot be read (No such file or directory); give a JSON, JSONL or Python file",
-        f"{tmp_path}: cannot be read (Is a directory); give a JSON, JSONL or Python file",
+        f"{tmp_path}: is a folder, not a file; give a JSON, JSONL or Python file",
     ]
 
 
@@ -193,7 +234,7 @@ def test_import_refuses_other_encodings(tmp_path: Path) -> None:
     """A file that is not UTF-8 is refused with the first wrong byte."""
     path = tmp_path / "tools.json"
     path.write_bytes(b'[{"name": "\xe4"}]')
-    assert refusal(path) == f"{path}: not UTF-8 text, byte 11 is 0xe4; save the file as UTF-8"
+    assert refusal(path) == f"{path}: is not UTF-8 (byte 11); save the file as UTF-8"
 
 
 ANY_JSON = st.recursive(

@@ -287,12 +287,3 @@ def test_import_skips_required_entries_that_are_no_names(tmp_path: Path) -> None
         "properties": {"a": {}, "b": {}},
         "required": ["a"],
     }
-
-
-def test_import_refuses_operations_with_one_name(tmp_path: Path) -> None:
-    """Two operations whose names become equal are refused."""
-    item = {"get": {"operationId": "a b"}, "post": {"operationId": "a/b"}}
-    path = write(tmp_path, {"openapi": "3.0.0", "paths": {"/a": item}})
-    assert refusal(path) == (
-        f'{path}: POST /a: the name "a_b" was already used by {path}: GET /a; names must be unique'
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tool_documents import refusal, write
+from tool_documents import left_out, refusal, write
 from trustee.tools.files import import_tools
 from trustee.types import Tool
 
@@ -356,8 +356,8 @@ def test_import_refuses_python(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_import_refuses_repeated_functions(tmp_path: Path) -> None:
-    """A function defined twice is refused."""
+    """The second definition of a function is left out."""
     path = write(tmp_path, "def f(): ...\ndef f(): ...", name="tools.py")
-    assert refusal(path) == (
+    assert left_out(path) == [
         f'{path}: line 2 f: the name "f" was already used by {path}: line 1 f; names must be unique'
-    )
+    ]

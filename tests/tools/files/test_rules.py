@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tool_documents import BARE, OPENAI, refusal, write
+from tool_documents import BARE, OPENAI, left_out, refusal, write
 from trustee.tools.files import import_tools
 
 
@@ -104,10 +104,6 @@ REFUSALS: list[tuple[Any, str]] = [
         function({"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}}),
         '[0] "f".parameters: the $ref "#/properties/a" leads back to itself',
     ),
-    (
-        '[{"name": "f", "parameters": {"type": "object", "maxProperties": NaN}}]',
-        '[0] "f".parameters: contains NaN or Infinity; only finite numbers are allowed',
-    ),
 ]
 
 
@@ -119,9 +115,9 @@ def test_import_refuses_unusable_tools(tmp_path: Path, content: Any, message: st
 
 
 def test_import_refuses_duplicate_names(tmp_path: Path) -> None:
-    """The second use of a name is refused and the first is named."""
+    """The second use of a name is left out and the first is named."""
     path = write(tmp_path, {"tools": [BARE, OPENAI]})
-    assert refusal(path) == (
+    assert left_out(path) == [
         f'{path}: tools[1]: the name "get_it" was already used by {path}: tools[0];'
         " names must be unique"
-    )
+    ]

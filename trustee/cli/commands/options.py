@@ -88,22 +88,26 @@ def show_job(
 
     If the input was bad and the folder holds nothing else, the folder is removed again.
     """
+    from trustee.runs.ownership import own_folder
+
     is_new = not folder.exists()
-    try:
-        return show_events(options, folder, job, text=text)
-    except (InputError, BaseExceptionGroup) as error:
-        ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
-        if is_new and isinstance(ours, InputError):
-            drop_noise(folder)
-        raise
+    with own_folder(folder):
+        try:
+            return show_events(options, folder, job, text=text)
+        except (InputError, BaseExceptionGroup) as error:
+            ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
+            if is_new and isinstance(ours, InputError):
+                drop_noise(folder)
+            raise
 
 
 def drop_noise(folder: Path) -> None:
-    """Remove a folder that only holds the logs of a job that never started."""
-    if {path.name for path in folder.iterdir()} <= set(NOISE):
+    """Empty a folder that only holds the logs of a job that never started."""
+    from trustee.runs.ownership import LOCK
+
+    if {path.name for path in folder.iterdir()} <= {*NOISE, LOCK}:
         for name in NOISE:
             (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
 
 
 def show_events(

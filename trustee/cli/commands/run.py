@@ -77,6 +77,7 @@ def set_path(key: str, path: Path) -> str:
 def run_command(options: argparse.Namespace) -> int:
     """Train."""
     from trustee.jobs.run_metadata import name_folder, read_metadata
+    from trustee.runs.ownership import own_folder
 
     if options.resume is not None:
         given = (options.config, options.tools, options.adapter, options.out)
@@ -95,16 +96,29 @@ def run_command(options: argparse.Namespace) -> int:
             require_card(options.gpu)
         config = load_config(options)
         folder = options.out or name_folder(config)
-        if (folder / "run.json").exists():
-            raise InputError(
-                f"{folder} already holds a run; continue it with --resume {folder} or name another"
-            )
+        refuse_taken(folder)
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
         check_plan(config, options.gpu or 0)
-    return train_here(options, config, folder)
+    with own_folder(folder):
+        if options.resume is None:
+            # Again, because another call may have begun a run here a moment ago.
+            refuse_taken(folder)
+        return train_here(options, config, folder)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder that already holds a run.
+
+    Raises:
+        InputError: naming the two ways out.
+    """
+    if (folder / "run.json").exists():
+        raise InputError(
+            f"{folder} already holds a run; continue it with --resume {folder} or name another"
+        )
 
 
 def check_plan(config: Config, gpu: int) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from trustee.cli.commands.options import DONE, Commands
 from trustee.errors import InputError
+from trustee.tools.selection import MOST_CHARACTERS, Selection
+from trustee.types import Tool
 
 
 def add(commands: Commands) -> None:
@@ -21,16 +23,37 @@ def add(commands: Commands) -> None:
     )
     imported.add_argument("file", type=Path, metavar="FILE")
     imported.add_argument("--out", type=Path, metavar="FILE", help="write them as OpenAI JSON")
+    imported.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="take only tools whose name or place fits, such as 'get_*' or 'GET /pets*'",
+    )
+    imported.add_argument(
+        "--skip", action="append", default=[], metavar="PATTERN", help="leave out tools that fit"
+    )
+    imported.add_argument(
+        "--most-characters",
+        type=int,
+        default=MOST_CHARACTERS,
+        metavar="N",
+        help="length to which an operation's schema is shortened; four characters are about a"
+        " token (default: %(default)s)",
+    )
+    imported.add_argument(
+        "--all-notices", action="store_true", help="name every tool that was left out or changed"
+    )
     tools.set_defaults(act=tools_command)
 
 
 def tools_command(options: argparse.Namespace) -> int:
     """List or import tools."""
-    from trustee.tools.files import dump_tools, import_tools
+    from trustee.tools.files import dump_tools
     from trustee.tools.repository import Repository
 
     if options.action == "import":
-        tools = import_tools(options.file)
+        tools = read_tools_of(options)
         if options.out is not None:
             options.out.write_bytes(dump_tools(tools))
             sys.stdout.write(
@@ -53,3 +76,22 @@ def tools_command(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{tool.category:<18} {tool.effect:<6} {tool.signature}\n")
     sys.stdout.write(f"{len(tools)} tools\n")
     return DONE
+
+
+def read_tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
+    """Read the file that was given, and say on stderr what was left out or changed."""
+    from trustee.tools.files import import_tools
+    from trustee.tools.files.notices import SHOWN, Notices
+
+    if options.most_characters < 1:
+        raise InputError(f"--most-characters must be at least 1, got {options.most_characters}")
+    selection = Selection(
+        only=tuple(options.only),
+        skip=tuple(options.skip),
+        most_characters=options.most_characters,
+    )
+    notices = Notices()
+    tools = import_tools(options.file, selection, notices=notices)
+    for line in notices.lines(most=sys.maxsize if options.all_notices else SHOWN):
+        sys.stderr.write(f"trustee: {line}\n")
+    return tools

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ import msgspec
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.published_rows import is_published, read_published_row
 from trustee.errors import InputError
+from trustee.runs.files import write_file
 from trustee.tools.files.rules import check_tools
 from trustee.types import Record
 
@@ -134,12 +134,7 @@ def write_blueprint(blueprint: Blueprint, folder: Path) -> Path:
     check_blueprint(blueprint)
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{blueprint.id}.json"
-    partial = folder / f".{final.name}.partial"
-    with partial.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(blueprint), indent=1))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(final)
+    write_file(final, msgspec.json.format(msgspec.json.encode(blueprint), indent=1))
     return final
 
 

@@ -59,6 +59,7 @@ from trustee.environments.simulated.writing import write_at_once, write_in_steps
 from trustee.environments.splits import is_reserved
 from trustee.errors import InputError
 from trustee.tools.arguments import check_call
+from trustee.tools.files.notices import Notices
 from trustee.tools.repository import Repository
 from trustee.tools.values import call_key, call_line, is_error, tells_error
 from trustee.types import (
@@ -107,6 +108,13 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
         """Make the source of training tasks, or of those with a reserved pair of tools."""
         return SimulatedSource(self, find_tools(self.tools), seed=seed, held_out=held_out)
+
+    def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
+        """Read the tools, and say what of their file is not used or was changed."""
+        notices = Notices()
+        tools = find_tools(self.tools, notices=notices)
+        SimulatedSource(self, tools, seed=seed, held_out=held_out)
+        return tuple(f"{self.tools}: {line}" for line in notices.lines())
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Return the environment of one episode."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.tools.arguments import check_arguments
-from trustee.tools.values import call_line
+from trustee.tools.values import call_key, call_line, write_decimal
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 ROLE_MARKERS = re.compile(
@@ -337,10 +338,13 @@ def value_pattern(value: object) -> str:
 
 
 def _contains_number(text: str, number: float) -> bool:
-    said = [float(token.replace(",", "")) for token in QUANTITY.findall(text)]
-    said += [NUMBER_WORDS[word] for word in re.findall(r"\w+", text) if word in NUMBER_WORDS]
-    # Signs are ignored because a change of -4 is said as "remove 4".
-    return any(abs(quantity) == abs(number) for quantity in said)
+    said = [Decimal(token.replace(",", "")) for token in QUANTITY.findall(text)]
+    said += [
+        Decimal(NUMBER_WORDS[word]) for word in re.findall(r"\w+", text) if word in NUMBER_WORDS
+    ]
+    # Signs are ignored because a change of -4 is said as "remove 4". `abs` would round.
+    wanted = Decimal(repr(number)).copy_abs()
+    return any(quantity.copy_abs() == wanted for quantity in said)
 
 
 def _spoken_forms(value: str) -> list[str]:
@@ -408,7 +412,7 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
         unsaid = [value for value in spoken if not _contains(task.intent, value)]
         if unsaid:
             return f"the intent does not say {unsaid} that {call.name} needs"
-        keys.add(json.dumps([call.name, call.arguments], sort_keys=True))
+        keys.add(call_key(call.name, call.arguments))
     if len(keys) < len(task.expected_calls):
         return "the same call is expected twice"
     if not task.intent.strip() or not task.query.strip():
@@ -446,19 +450,16 @@ def _normalise_number(token: str) -> str:
     if time := TIME.fullmatch(token):
         return f"{int(time[1]) % 12}:{time[2]}"
     plain = token.replace(",", "") if THOUSANDS.fullmatch(token) else token
-    if re.fullmatch(r"0\d{2,}", plain):
+    if re.fullmatch(r"0\d{2,}", plain) or not re.fullmatch(r"\d+(?:\.\d+)?", plain):
         return plain
-    try:
-        return str(float(plain))
-    except ValueError:
-        return plain
+    return write_decimal(Decimal(plain))
 
 
 def _known_numbers(text: str) -> set[str]:
     tokens = NUMBER.findall(text)
     full_hours = [int(time[1]) for t in tokens if (time := TIME.fullmatch(t)) and time[2] == "00"]
     return {_normalise_number(token) for token in tokens} | {
-        str(float(hour)) for full in full_hours for hour in (full, full % 12 or 12)
+        str(hour) for full in full_hours for hour in (full, full % 12 or 12)
     }
 
 

@@ -12,38 +12,62 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trustee.decoding import decode_json, decode_text, read_file
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
+from trustee.tools.files.notices import Notices
 from trustee.tools.files.openapi import read_operations
 from trustee.tools.files.python import read_functions
-from trustee.tools.files.rules import Found, check_effect, check_tools, guess_effect
+from trustee.tools.files.rules import Found, check_effect, guess_effect, select_tools
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
+ALL = Selection()
+"""Every tool of a file."""
+MOST_TOOL_BYTES = 64 << 20
+"""Size of the largest file of tools."""
 
-def import_tools(path: Path) -> tuple[Tool, ...]:
-    """Read tools from a file; its format is recognised by content.
+
+def import_tools(
+    path: Path, selection: Selection = ALL, *, notices: Notices | None = None
+) -> tuple[Tool, ...]:
+    """Read the wanted tools of a file; its format is recognised by content.
 
     A text that begins with a brace or bracket is JSON: OpenAI tools, bare functions, JSON lines of
     either, or an OpenAPI 3 or Swagger 2 document. Any other text is a Python module of functions
     with type hints and Google docstrings. If the effect is not declared by `x-effect`, it follows
     from an operation's HTTP method, or from the first word of the name (`READ_VERBS`).
 
+    A tool that cannot be used is left out, which `notices` then says.
+
     Raises:
-        InputError: if the file cannot be read, or a tool in it is not usable.
+        InputError: if the file cannot be read, or no tool in it can be used.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a JSON, JSONL or Python file"
-        ) from error
-    found = list(read_tools(data, source=str(path)))
-    if not found:
-        raise InputError(
-            f"{path}: no tools found; give OpenAI tools, an OpenAPI document with operations, or"
-            " public Python functions"
-        )
-    return check_tools(found)
+    notices = Notices() if notices is None else notices
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{path}: {why}; give a JSON, JSONL or Python file"),
+        most=MOST_TOOL_BYTES,
+    )
+    found = read_tools(data, source=str(path), selection=selection, notices=notices)
+    tools = select_tools(found, selection, notices=notices)
+    if tools:
+        return tools
+    if notices.left_out:
+        raise _refuse_all(notices.left_out)
+    if selection.only or selection.skip:
+        raise InputError(f"{path}: no tool is left by {selection.describe()}")
+    raise InputError(
+        f"{path}: no tools found; give OpenAI tools, an OpenAPI document with operations, or"
+        " public Python functions"
+    )
+
+
+def _refuse_all(left_out: list[InputError]) -> InputError:
+    others = len(left_out) - 1
+    if not others:
+        return left_out[0]
+    return InputError(f"{left_out[0]}; {others:,} more cannot be used, and nothing is left")
 
 
 def dump_tools(tools: Iterable[Tool]) -> bytes:
@@ -54,51 +78,54 @@ def dump_tools(tools: Iterable[Tool]) -> bytes:
     return (json.dumps(entries, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def read_tools(data: bytes, *, source: str) -> Iterator[Found]:
+def read_tools(
+    data: bytes, *, source: str, selection: Selection = ALL, notices: Notices | None = None
+) -> Iterator[Found]:
     """Read tools from a file's bytes, without the checks of `check_tools`.
 
     Raises:
-        InputError: if the bytes or a tool in them cannot be read.
+        InputError: if the bytes cannot be read; without notices also if a tool in them cannot.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source}: not UTF-8 text, byte {error.start} is {data[error.start]:#04x};"
-            " save the file as UTF-8"
-        ) from error
+    notices = Notices(strict=True) if notices is None else notices
+    text = decode_text(
+        data, error=lambda why: InputError(f"{source}: {why}; save the file as UTF-8")
+    )
     if not text.lstrip().startswith(("{", "[")):
         return read_functions(text, source=source)
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise _not_json(source, error) from error
-        return _read_lines(text, source=source)
+        document = decode_json(text, error=_NotJson)
+    except _NotJson as error:
+        if "trailing characters" not in str(error):
+            raise _refuse_text(source, error) from error
+        return _read_lines(text, source=source, notices=notices)
     if isinstance(document, dict) and ("openapi" in document or "swagger" in document):
-        return read_operations(document, source=source)
-    return _read_document(document, source=source)
+        return read_operations(document, source=source, selection=selection, notices=notices)
+    return _read_document(document, source=source, notices=notices)
 
 
-def _not_json(source: str, error: json.JSONDecodeError, *, line: int = 0) -> InputError:
+class _NotJson(ValueError):
+    """A text is no JSON document."""
+
+
+def _refuse_text(source: str, error: _NotJson) -> InputError:
     return InputError(
-        f"{source}: not JSON, line {line or error.lineno} column {error.colno}: {error.msg};"
-        " give one JSON document, or one JSON object per line"
+        f"{source}: not JSON: {error}; give one JSON document, or one JSON object per line"
     )
 
 
-def _read_lines(text: str, *, source: str) -> Iterator[Found]:
+def _read_lines(text: str, *, source: str, notices: Notices) -> Iterator[Found]:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _not_json(source, error, line=number) from error
             where = f"{source}: line {number}"
-            yield where, _read_entry(entry, where=where)
+            with notices.leaving_out():
+                try:
+                    entry = decode_json(line, error=_NotJson)
+                except _NotJson as error:
+                    raise _refuse_text(where, error) from error
+                yield where, _read_entry(entry, where=where)
 
 
-def _read_document(document: Any, *, source: str) -> Iterator[Found]:
+def _read_document(document: Any, *, source: str, notices: Notices) -> Iterator[Found]:
     key = ""
     if isinstance(document, dict):
         key = next((key for key in ("tools", "functions") if key in document), "")
@@ -107,7 +134,8 @@ def _read_document(document: Any, *, source: str) -> Iterator[Found]:
         raise InputError(f"{source}: {key} must be a list of tools, got {shorten(document)}")
     for index, entry in enumerate(document):
         where = f"{source}: {key}[{index}]"
-        yield where, _read_entry(entry, where=where)
+        with notices.leaving_out():
+            yield where, _read_entry(entry, where=where)
 
 
 def _read_entry(entry: Any, *, where: str) -> Tool:

@@ -14,6 +14,8 @@ import msgspec
 
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
+from trustee.tools.files.notices import Notices
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 if TYPE_CHECKING:
@@ -95,23 +97,41 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
         InputError: if a name is not allowed or used twice, or parameters are not a self-contained
             JSON Schema of an object.
     """
+    return select_tools(found, Selection(), notices=Notices(strict=True))
+
+
+def select_tools(
+    found: Iterable[Found], selection: Selection, *, notices: Notices
+) -> tuple[Tool, ...]:
+    """Return the wanted tools; one that cannot be used is left out, or refused by strict notices.
+
+    Raises:
+        InputError: as `check_tools`, if the notices are strict.
+    """
     sources: dict[str, str] = {}
     tools = []
     for where, tool in found:
-        if _NAME.fullmatch(tool.name) is None:
-            raise InputError(
-                f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
-                " the characters A-Z a-z 0-9 _ -"
-            )
-        if tool.name in sources:
-            raise InputError(
-                f'{where}: the name "{tool.name}" was already used by {sources[tool.name]};'
-                " names must be unique"
-            )
-        sources[tool.name] = where
-        _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
-        tools.append(tool)
+        if not selection.wants(tool.name, where.rpartition(": ")[2]):
+            continue
+        with notices.leaving_out():
+            _check_tool(tool, where=where, sources=sources)
+            sources[tool.name] = where
+            tools.append(tool)
     return tuple(tools)
+
+
+def _check_tool(tool: Tool, *, where: str, sources: dict[str, str]) -> None:
+    if _NAME.fullmatch(tool.name) is None:
+        raise InputError(
+            f"{where}: the name {shorten(tool.name)} is not allowed; names have 1 to 64 of"
+            " the characters A-Z a-z 0-9 _ -"
+        )
+    if tool.name in sources:
+        raise InputError(
+            f'{where}: the name "{tool.name}" was already used by {sources[tool.name]};'
+            " names must be unique"
+        )
+    _check_parameters(tool.parameters, where=f'{where} "{tool.name}".parameters')
 
 
 def _check_parameters(parameters: Any, *, where: str) -> None:

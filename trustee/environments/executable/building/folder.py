@@ -29,6 +29,7 @@ from trustee.environments.executable.building.report import (
 from trustee.environments.executable.building.workshop import BuildConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, RunError
+from trustee.runs.files import write_file
 from trustee.runs.store import open_lines, read_lines
 from trustee.types import Record
 
@@ -192,16 +193,6 @@ def identity(blueprint: Blueprint) -> tuple[str, ...]:
     """Return what two environments must not have in common: question and tool names."""
     question = " ".join(blueprint.question.casefold().split())
     return (question, *sorted(tool.name for tool in blueprint.tools))
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_file(path: Path, kind: Any) -> Any:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
+from trustee.tools.files.notices import Notices
 from trustee.tools.files.rules import (
     Found,
     Schema,
@@ -24,6 +25,7 @@ from trustee.tools.files.rules import (
     first_paragraph,
     object_schema,
 )
+from trustee.tools.selection import Selection
 from trustee.types import Tool
 
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -40,8 +42,10 @@ _NUMERIC = re.compile(
 others are rewritten or dropped, because examples and vendor keys would only lengthen prompts."""
 
 
-def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]:
-    """Yield a tool for each operation of a document.
+def read_operations(
+    document: dict[str, Any], *, source: str, selection: Selection, notices: Notices
+) -> Iterator[Found]:
+    """Yield a tool for each wanted operation of a document.
 
     Raises:
         InputError: if an operation cannot be read; names its method and path.
@@ -50,11 +54,14 @@ def read_operations(document: dict[str, Any], *, source: str) -> Iterator[Found]
     if not isinstance(paths, dict):
         raise InputError(f"{source}: paths must be an object of paths, got {shorten(paths)}")
     for path, listed in paths.items():
-        item = _Reader(document, f"{source}: {path}").follow(listed)
+        item: dict[str, Any] = {}
+        with notices.leaving_out():
+            item = _Reader(document, f"{source}: {path}").follow(listed)
         for method in _METHODS:
             if method in item:
                 reader = _Reader(document, f"{source}: {method.upper()} {path}")
-                yield reader.where, _read_operation(reader, item, method=method, path=path)
+                with notices.leaving_out():
+                    yield reader.where, _read_operation(reader, item, method=method, path=path)
 
 
 class _Reader(NamedTuple):
