@@ -46,7 +46,7 @@ from trustee.types import (
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=["bf16", "nf4"])
+@pytest.fixture(scope="module", params=["bf16", "fp32", "nf4"])
 async def bench(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Bench]:
@@ -417,3 +417,14 @@ def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
     if not waits:
         assert [] == [path for path in temporary.rglob("*") if path.is_socket()]
     shutil.rmtree(temporary)
+
+
+async def test_engine_and_trainer_agree(bench: Bench) -> None:
+    """To the last digits in fp32; in bf16 within what rounding costs."""
+    limit = 1e-4 if bench.engine._config.weights == "fp32" else 0.02
+    for version in (None, 2):
+        said = await bench.sample(version)
+        told = await bench.engine.trainer_logprobs(
+            bench.as_sample(said), adapter=version is not None
+        )
+        assert gap(said.logprobs, told) < limit
