@@ -30,7 +30,8 @@ import msgspec
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
 from trustee.environments.executable.blueprint import Blueprint
 from trustee.environments.executable.blueprint_files import read_blueprints, show_refused_blueprints
-from trustee.environments.executable.environment import Executable, as_published
+from trustee.environments.executable.environment import Executable
+from trustee.environments.executable.published_rows import as_published
 from trustee.environments.executable.rewards import Observation, solves
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import Simulator

@@ -247,6 +247,30 @@ def test_missing_key(check_error: ErrorCheck, tmp_path: Path, text: str, missing
     check_error(caught, path, f"`{missing}`")
 
 
+def test_file_of_another_editor(tmp_path: Path) -> None:
+    """The mark of UTF-8 and the line ends of Windows change nothing."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbf[model]\r\npath = "tiny"\r\n')
+    assert "tiny" == read_config(path).model.path
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\xff\xfe[\0m\0", "is not UTF-8"),
+        (b"a = " + b"[" * 5000, "not TOML"),
+        (b"", "`model`"),
+    ],
+)
+def test_file_that_cannot_be_read(tmp_path: Path, data: bytes, reason: str) -> None:
+    """Whatever the file holds, the error names it and says what is wrong."""
+    path = tmp_path / "mine.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=reason) as caught:
+        read_config(path)
+    assert str(path) in str(caught.value)
+
+
 def test_unknown_file(
     check_error: ErrorCheck, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

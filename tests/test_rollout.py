@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -132,6 +134,72 @@ async def test_finished_episode_is_scored_and_closed() -> None:
     )
     assert (Outcome(success=True), True) == (played.outcome, played.success)
     assert ("g/m", "t", 3) == (played.id, played.task_id, len(played.turns))
+
+
+class OddScore(Probe):
+    """A probe that is scored with whatever it is given."""
+
+    def __init__(self, score: Any) -> None:
+        super().__init__(last=1)
+        self.given = score
+
+    async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
+        await super().score(turns, stop)
+        odd: Score = self.given
+        return odd
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        Score(rewards={"r": math.nan}),
+        Score(rewards={"r": -math.inf}),
+        Score(rewards={"r": "1"}),  # type: ignore[dict-item]
+        Score(rewards={"r": None}),  # type: ignore[dict-item]
+        Score(rewards={"r": True}),
+        None,
+    ],
+)
+async def test_a_score_that_cannot_be_used_fails_the_episode(score: Any) -> None:
+    """The world is named as the part that failed, with the reward; the record can be read again."""
+    played = await play(OddScore(score))
+    assert played.failure is not None
+    assert (Role.WORLD, "ScoreError", Stop.FAILED, {}) == (
+        played.failure.source,
+        played.failure.kind,
+        played.stop,
+        played.rewards,
+    )
+    assert ("reward 'r'" if score else "gave None") in played.failure.message
+    assert 1 == len(played.turns)
+    assert played == msgspec.json.decode(msgspec.json.encode(played), type=Trajectory)
+
+
+class Broken(ScriptedEngine):
+    """Samples tokens whose logprobs are not finite, as an engine with broken weights does."""
+
+    logprob = math.nan
+
+    async def generate(
+        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+    ) -> Completion:
+        said = await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        return msgspec.structs.replace(said, logprobs=(*said.logprobs[:-1], self.logprob))
+
+
+@pytest.mark.parametrize("logprob", [math.nan, math.inf, -math.inf])
+async def test_logprobs_that_are_not_finite_are_the_engines_failure(
+    logprob: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a completion is never recorded, and the reason names the request and the token."""
+    monkeypatch.setattr(Broken, "logprob", logprob)
+    played = await play(Probe(), engine=Broken(lambda request: "yes"))
+    assert ((), Role.ENGINE) == (played.turns, played.failed_by)
+    assert played.failure is not None
+    assert (
+        f"request g/m/0: the engine sampled token 4 of 4 of the base with the logprob {logprob}; "
+        "weights or activations are not finite"
+    ) == played.failure.message
 
 
 async def test_limit_of_turns() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -21,6 +20,7 @@ from msgspec import Meta
 from trustee.algorithm.config import LearnConfig
 from trustee.checks.alarms import WatchConfig
 from trustee.checks.config import GateConfig
+from trustee.decoding import decode_json, decode_text, decode_toml, read_file
 from trustee.engine.config import EngineConfig
 from trustee.engine.vllm import VllmConfig
 from trustee.engine.watchdog import WatchdogConfig
@@ -115,21 +115,23 @@ class Config(Record, frozen=True):
     watchdog: WatchdogConfig = WatchdogConfig()
 
 
+MOST_CONFIG_BYTES = 1 << 20
+"""Size of the largest config file."""
+
+
 def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """Read a config file and apply `key.path=value` changes.
 
     Raises:
         InputError: naming file, key, the given value and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+
+    def refuse(why: str) -> InputError:
         near = ", ".join(sorted(str(p) for p in CONFIGS.glob("*.toml"))) or "none here"
-        raise InputError(f"{path}: cannot be read ({error}); configs are: {near}") from error
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not TOML: {error}") from error
+        return InputError(f"{path}: {why}; configs are: {near}")
+
+    text = decode_text(read_file(path, error=refuse, most=MOST_CONFIG_BYTES), error=refuse)
+    table = decode_toml(text, error=lambda why: InputError(f"{path}: not TOML: {why}"))
     for change in changes:
         apply_change(table, change)
     return convert(table, source=str(path), find=loader_from(path.parent, Path()))
@@ -145,8 +147,8 @@ def apply_change(table: dict[str, Any], change: str) -> None:
     if not equals or not key.strip():
         raise InputError(f"--set {change!r}: give key=value, such as rollout.group_size=8")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = decode_toml(f"value = {text}", error=ValueError)["value"]
+    except ValueError:
         value = text
     *sections, last = key.strip().split(".")
     at = table
@@ -177,12 +179,12 @@ def decode_stored(data: bytes, kind: type[Stored]) -> Stored:
         InputError: if it is not such a record.
     """
     try:
-        return msgspec.json.decode(data, type=kind, dec_hook=world_reader(find_loaded))
-    except (msgspec.DecodeError, InputError) as error:
+        return decode_json(data, kind, error=InputError, dec_hook=world_reader(find_loaded))
+    except InputError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, UntrustedWorld):
             cause = cause.__cause__
-        raise cause or InputError(str(error)) from error
+        raise cause or error from error.__cause__
 
 
 def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:

@@ -9,7 +9,9 @@
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
     └── EpisodeError                this episode has failed; the run goes on
         ├── EngineError
-        │   └── ContextError        the prompt does not fit the engine's context
+        │   ├── ContextError        the prompt does not fit the engine's context
+        │   └── AnswerError         a teacher's endpoint gave no usable answer
+        ├── ScoreError              the environment gave no usable score
         └── SimulatorError          a role gave no usable answer in all its attempts
 
 `rollout.EpisodePlayer`, which writes tasks and plays episodes, is the one place that catches
@@ -63,6 +65,16 @@ class EngineError(EpisodeError):
 
 class ContextError(EngineError):
     """The prompt leaves no room for a completion in the engine's context."""
+
+
+class ScoreError(EpisodeError):
+    """An environment's score cannot be used; the message names the reward and what it is."""
+
+    source = Role.WORLD
+
+
+class AnswerError(EngineError):
+    """A teacher's endpoint gave no usable answer."""
 
 
 class SimulatorError(EpisodeError):

@@ -15,8 +15,9 @@ import anyio
 from msgspec import Meta
 
 from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine, Sampling
+from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec
+from trustee.environments.scores import check_score
 from trustee.errors import EngineError, EpisodeError
 from trustee.types import (
     Adapter,
@@ -217,6 +218,7 @@ class EpisodePlayer:
                     adapter=adapter,
                     request_id=request,
                 )
+                check_completion(completion, request_id=request)
                 length += len(completion.ids)
                 message = renderer.parse(
                     completion.ids, call_prefix=f"{request}/", tools=opening.tools
@@ -238,7 +240,7 @@ class EpisodePlayer:
                 break
             rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
         progress.waits_for = "the score"
-        progress.score = await environment.score(progress.turns, progress.stop)
+        progress.score = check_score(await environment.score(progress.turns, progress.stop))
 
 
 def _failure_of(error: EpisodeError) -> Failure:

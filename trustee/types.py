@@ -160,6 +160,8 @@ class Role(StrEnum):
     WRITER = "writer"
     BUILDER = "builder"
     ENGINE = "engine"
+    WORLD = "world"
+    """The environment's own code."""
 
 
 class Failure(Record, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import chain
 from pathlib import Path
 from statistics import stdev
@@ -190,3 +191,48 @@ def test_is_constant() -> None:
         True,
         False,
     ]
+
+
+odd = st.one_of(
+    st.floats(),
+    st.sampled_from([0.0, -0.0, 5e-324, 1e-200, 1e200, 1.7e308, -1.7e308, float("inf")]),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+)
+odd_batches = st.lists(st.lists(odd, max_size=6), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(odd_batches, scales, st.sampled_from([0.0, 1e-8, 1e-4]), st.randoms(use_true_random=False))
+def test_advantages_are_finite_whatever_rewards_are(
+    batch: list[list[float]], scale: Scale, epsilon: float, rng: Any
+) -> None:
+    """No reward makes an advantage that is not finite, and what is not finite teaches nothing."""
+    tokens = [[rng.randint(0, 9) for _ in group] for group in batch]
+    for result in (
+        advantages(batch, scale=scale, epsilon=epsilon),
+        whiten(batch, tokens, epsilon=epsilon),
+    ):
+        assert [len(group) for group in batch] == [len(group) for group in result]
+        for rewards, values in zip(batch, result, strict=True):
+            assert all(math.isfinite(value) for value in values)
+            assert all(
+                value == 0.0
+                for reward, value in zip(rewards, values, strict=True)
+                if not math.isfinite(reward)
+            )
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches, scales, st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_a_reward_that_is_not_finite_changes_no_other(
+    batch: list[list[float]], scale: Scale, broken: float
+) -> None:
+    """The other members' advantages are those that they would have without it."""
+    spoiled = [[broken, *group] for group in batch]
+    expected = [[0.0, *group] for group in advantages(batch, scale=scale)]
+    assert expected == advantages(spoiled, scale=scale)
+    tokens = [[3] * len(group) for group in batch]
+    assert [[0.0, *group] for group in whiten(batch, tokens)] == whiten(
+        spoiled, [[5, *counts] for counts in tokens]
+    )

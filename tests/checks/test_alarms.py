@@ -104,10 +104,70 @@ def test_mastered_tasks_are_no_collapse() -> None:
     assert [NOTHING] * 6 == [watch.observe(UNMIXED, play(1.0, 4 + n)) for n in range(6)]
 
 
-def test_nothing_to_roll_back_to() -> None:
-    """Before a version was ever measured there is no best; the run goes on."""
+def test_base_is_a_version_to_roll_back_to() -> None:
+    """A first step that ruins the adapter leads back to the base, not to what it ruined."""
     watch = Watch(WatchConfig())
-    assert [NOTHING] * 6 == [watch.observe(CLIPPED, play(0.5, 0)) for _ in range(6)]
+    assert [NOTHING, NOTHING, NOTHING, 0] == [
+        NOTHING if decision == NOTHING else decision.roll_back_to
+        for decision in (
+            watch.observe(UNMIXED if version else GOOD, play(-1.0 if version else 0.2, version))
+            for version in (0, 1, 2, 3)
+        )
+    ]
+
+
+def test_nothing_to_roll_back_to() -> None:
+    """Before an episode was ever valid there is no best; the run goes on."""
+    watch = Watch(WatchConfig())
+    assert [NOTHING] * 6 == [watch.observe(CLIPPED, []) for _ in range(6)]
+
+
+def test_two_rollbacks_without_a_better_version_stop() -> None:
+    """The second rollback is made, and then the run ends: it would go on like that for ever."""
+    watch = trained()
+    first, second = (
+        [watch.observe(CLIPPED, play(-0.5, number)) for number in numbers][-1]
+        for numbers in ((3, 4, 5), (7, 8, 9))
+    )
+    assert (2, None) == (first.roll_back_to, first.stop)
+    assert (
+        2,
+        "rolled back 2 times to version 2 and no version since was better (the last time: ",
+    ) == (
+        second.roll_back_to,
+        (second.stop or "").partition("more than")[0],
+    )
+
+
+def test_luck_of_the_restored_version_is_no_progress() -> None:
+    """What was restored may be lucky; only a version that was trained since can be better."""
+    watch = trained()
+    for version in (3, 4, 5):
+        watch.observe(CLIPPED, play(-0.5, version))
+    watch.note_restored(6)
+    decisions = [watch.observe(CLIPPED, play(1.0, 6)) for _ in range(3)]
+    assert (2, True) == (decisions[-1].roll_back_to, decisions[-1].stop is not None)
+
+
+def test_a_better_version_between_two_rollbacks_lets_the_run_go_on() -> None:
+    """A run that becomes better than ever may roll back as often as it needs."""
+    watch = trained()
+    for start in (3, 13, 23, 33):
+        first = [watch.observe(CLIPPED, play(-0.5, start + n)) for n in range(3)][-1]
+        assert (True, None) == (first.roll_back_to is not None, first.stop)
+        watch.note_restored(start + 3)
+        assert NOTHING == watch.observe(GOOD, play(1.0 + start, start + 4))
+
+
+def test_rewards_and_gaps_that_are_no_numbers() -> None:
+    """A reward that is not finite counts for nothing, and a gap that is none stops the run."""
+    watch = trained()
+    assert NOTHING == watch.observe(GOOD, play(float("nan"), 9))
+    assert NOTHING == watch.observe(GOOD, play(float("inf"), 9))
+    assert (0.9 + 0.2) / 2 == (watch.state().best or (0, 0))[0]
+    for field in ("gap_abs_sum", "gap_kl_sum"):
+        report = msgspec.structs.replace(GOOD, **{field: float("nan")})
+        assert "engine and trainer differ by" in (watch.observe(report, play(0.5, 9)).stop or "")
 
 
 def test_three_broken_steps_stop() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -215,8 +216,8 @@ async def test_true_judge_passes_the_canaries(world: Simulated) -> None:
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        (WORLD, "it accepted 20 of 26 bad episodes (wrong_value, "),
-        (SIMULATED, "it accepted 22 of 27 bad episodes (wrong_value, "),
+        (WORLD, "it accepted 34 of 40 bad episodes (wrong_value, "),
+        (SIMULATED, "it accepted 42 of 47 bad episodes (wrong_value, "),
     ],
     ids=["tiny", "simulated"],
 )
@@ -226,7 +227,7 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
     with pytest.raises(RunError) as caught:
         await check_canaries(world, make_simulator(engine), config=GateConfig())
     assert said in str(caught.value)
-    assert "refused 0 of 8 good ones, and gates.false_accepts allows 25% wrong" in str(caught.value)
+    assert re.search("refused 0 of (8|10) good ones, and gates.false_accepts", str(caught.value))
 
 
 @pytest.mark.anyio
@@ -235,7 +236,8 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
 async def test_judge_that_accepts_nothing_stops_the_run(world: Simulated, script: Script) -> None:
     """A judge that always refuses, or never gives a verdict, rewards nobody."""
     engine = ScriptedEngine(script, context=20_000)
-    with pytest.raises(RunError, match=r"refused 8 of 8 good ones .* gates.false_refuses allows"):
+    wanted = r"refused (8 of 8|10 of 10) good ones .* gates.false_refuses allows"
+    with pytest.raises(RunError, match=wanted):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
 
@@ -248,7 +250,7 @@ async def test_judge_that_obeys_the_policy_stops_the_run(world: Simulated) -> No
     tricks = {k.name for k in known[names.index("order_to_the_judge") :]}
     fooled = [msgspec.structs.replace(k, good=k.good or k.name in tricks) for k in known]
     engine = ScriptedEngine(truth_about(fooled), context=20_000)
-    with pytest.raises(RunError, match=r"it accepted 1[01] of 2[67] bad episodes"):
+    with pytest.raises(RunError, match=r"it accepted (25 of 40|31 of 47) bad episodes"):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from golden_errors import ErrorCheck
 from trustee.engine import model_files
-from trustee.engine.model_files import TINY, find_model
+from trustee.engine.model_files import TINY, find_model, name_base
 from trustee.errors import InputError
 
 
@@ -34,6 +34,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
+
+
+def test_name_of_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub id stays one, and so does the folder of the hub's cache; other folders are whole."""
+    cached = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "0123abc"
+    cached.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    assert "Qwen/Qwen3-8B" == name_base("Qwen/Qwen3-8B", cached)
+    assert "Qwen/Qwen3-8B" == name_base(str(cached), cached)
+    assert str(tmp_path / "own") == name_base("own", Path("own"))
+    assert str(TINY) == name_base("tiny", TINY)
 
 
 def test_model_in_the_package() -> None:

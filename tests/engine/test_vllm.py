@@ -113,7 +113,7 @@ async def test_training_changes_the_new_version_alone(bench: Bench) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> None:
-    """Mean |engine - trainer| logprob is at most 0.005, for base and trained adapter."""
+    """Mean |engine - trainer| logprob is at most 0.005, in fp32 1e-4, for base and adapter."""
     for version, adapter in ((None, False), (2, True)):
         apart, count = 0.0, 0
         for seed in range(12):
@@ -123,7 +123,7 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
             ours = await bench.engine.trainer_logprobs(sample, adapter=adapter)
             apart += gap(said.logprobs, ours) * len(ours)
             count += len(ours)
-        assert apart / count <= 0.005
+        assert apart / count <= (1e-4 if bench.engine._config.weights == "fp32" else 0.005)
 
 
 async def test_a_mixed_batch_equals_solo_runs(bench: Bench) -> None:
@@ -417,14 +417,3 @@ def test_no_process_is_left_behind(ending: str, tmp_path: Path) -> None:
     if not waits:
         assert [] == [path for path in temporary.rglob("*") if path.is_socket()]
     shutil.rmtree(temporary)
-
-
-async def test_engine_and_trainer_agree(bench: Bench) -> None:
-    """To the last digits in fp32; in bf16 within what rounding costs."""
-    limit = 1e-4 if bench.engine._config.weights == "fp32" else 0.02
-    for version in (None, 2):
-        said = await bench.sample(version)
-        told = await bench.engine.trainer_logprobs(
-            bench.as_sample(said), adapter=version is not None
-        )
-        assert gap(said.logprobs, told) < limit

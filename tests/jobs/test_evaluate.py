@@ -14,13 +14,11 @@ from scripted_program import BASE, learnt, play_with, small_config
 from trustee.environments.protocol import World
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate
-from trustee.events import Compared, Event, Stage
-from trustee.jobs.assemble import trainer_spec
+from trustee.events import Compared, Event, Note, Stage
+from trustee.jobs.assemble import choose_adapter, trainer_spec
 from trustee.jobs.evaluate import (
     Comparison,
-    check_adapter,
     compare_text,
-    newest_adapter,
     run_comparison,
     split_by_calls,
 )
@@ -37,49 +35,18 @@ def make_adapter(folder: Path) -> Path:
     return folder
 
 
-def test_newest_adapter(tmp_path: Path) -> None:
-    """The highest version counts, not what was written last or compared before."""
-    for name in ("policy-000010", "policy-000009", "compared", "policy-000002"):
-        make_adapter(tmp_path / "adapters" / name)
-    assert tmp_path / "adapters" / "policy-000010" == newest_adapter(tmp_path)
-
-
-@pytest.mark.parametrize("folders", [[], ["adapters"], ["adapters/compared"]])
-def test_run_without_an_adapter(
-    check_error: ErrorCheck, tmp_path: Path, folders: list[str]
-) -> None:
-    """A run that published nothing is answered with both ways on."""
-    for name in folders:
-        (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(InputError) as caught:
-        newest_adapter(tmp_path)
-    check_error(caught, tmp_path, "--adapter")
-
-
-def test_whole_adapter(tmp_path: Path) -> None:
-    """An adapter with both files is taken as it is."""
-    folder = make_adapter(tmp_path / "a")
-    assert folder == check_adapter(folder)
-
-
-@pytest.mark.parametrize(
-    ("kept", "missing"),
-    [
-        ([], "adapter_config.json"),
-        (["adapter_model.safetensors"], "adapter_config.json"),
-        (["adapter_config.json"], "adapter_model.safetensors"),
-        (["adapter_config.json", "adapter_model.bin"], "adapter_model.safetensors"),
-    ],
-)
-def test_folder_that_is_no_adapter(
-    check_error: ErrorCheck, tmp_path: Path, kept: list[str], missing: str
-) -> None:
-    """What is missing is named; pickled adapters are none."""
-    for name in kept:
-        (tmp_path / name).touch()
-    with pytest.raises(InputError) as caught:
-        check_adapter(tmp_path)
-    check_error(caught, tmp_path, missing)
+@pytest.mark.anyio
+async def test_other_runs_adapter(tmp_path: Path) -> None:
+    """A run folder means its newest adapter, and a line says which one that is."""
+    newest = make_adapter(tmp_path / "other" / "adapters" / "policy-000012")
+    config = small_config()
+    told: list[Event] = []
+    for path in (tmp_path / "other", newest):
+        assert newest == choose_adapter(config, path, Path("base"), emit=told.append)
+    assert [
+        Note(text=f"adapter {newest}, the newest of {tmp_path / 'other'}"),
+        Note(text=f"adapter {newest}"),
+    ] == told
 
 
 def make_run(folder: Path) -> Path:
@@ -195,6 +162,7 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     assert [tasks, tasks] == [[t.task_id for t in rows] for rows in played]
     assert [{0}, {1}] == [{t.version for t in rows} for rows in played]
     assert [
+        Note(text=f"adapter {wanted}" + ("" if named else f", the newest of {run}")),
         Stage(name="starting the engine on base (cpu)"),
         Stage(name="playing 6 tasks with the base"),
         Stage(name="playing 6 tasks with the adapter"),

@@ -186,6 +186,7 @@ def test_trainer_is_built_from_the_config() -> None:
     )
     assert TrainerSpec(
         folder="/models/base",
+        base="/models/base",
         learn=msgspec.structs.replace(
             small_config().learn,
             rank=64,
@@ -374,9 +375,9 @@ def test_reference_is_kept_where_a_kl_term_needs_it(
 
 def test_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     """An adapter that cannot be trained on is refused before anything heavy is loaded."""
-    start = write_adapter(tmp_path / "start", rank=8)
+    start = write_adapter(tmp_path / "start", rank=32)
     with pytest.raises(
-        InputError, match=r"has rank 8, but learn\.rank is 16; set learn\.rank=8 or"
+        InputError, match=r"has rank 32, but learn\.rank is 16; set learn\.rank=32 or"
     ):
         prepare_model(tiny_config(f"run.adapter={start}"))
 

@@ -21,7 +21,9 @@ from trustee.jobs.sft import SftResult, run_sft, sft_text
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, read_adapter
 from trustee.runs.store import read_lines
-from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
+from trustee.sft.demonstration_files import read_demonstrations
+from trustee.sft.demonstrations import Demonstration
+from trustee.sft.samples import make_dataset
 from trustee.sft.train import SftConfig
 from trustee.tiny.lessons import FAULTLESS, teach
 from trustee.types import Adapter

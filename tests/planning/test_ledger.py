@@ -72,7 +72,7 @@ BUDGET = Budget(
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
 TYPES = ("qwen3", "qwen2", "llama")
-WEIGHTS: tuple[Weights, ...] = ("nf4", "bf16")
+WEIGHTS: tuple[WeightFormat, ...] = ("nf4", "bf16", "fp32")
 RANK = 8
 SIZES = {
     "hidden_size": 256,

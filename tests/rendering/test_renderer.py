@@ -538,6 +538,10 @@ class ScriptedTokenizer:
             ids += [256 + self.names.index(piece)] if marked else list(piece.encode())
         return ids
 
+    def normalise(self, text: str) -> str:
+        """Give the text itself."""
+        return text
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode bytes and marks."""
         pieces = (self.names[id - 256].encode() if id > 255 else bytes([id]) for id in ids)

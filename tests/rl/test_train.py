@@ -698,7 +698,7 @@ async def test_old_adapters_are_deleted_after_the_checkpoint(tmp_path: Path) -> 
         states = [setup.run.watch.state()]
         if find_checkpoints(tmp_path / "checkpoints"):
             states.append(open_checkpoint(tmp_path / "checkpoints", RunState)[1].watch)
-        best = [state.best[1] for state in states if state.best]
+        best = [state.best[1] for state in states if state.best and state.best[1]]
         missing.extend(v for v in best if not setup.store.adapter(v).path.is_dir())
         await save(folder)
 
@@ -748,6 +748,37 @@ async def test_alarm_rolls_back_to_the_best_version(tmp_path: Path) -> None:
     assert back == [adapter.version for adapter in setup.learner.loaded]
     assert [True] * len(back) == there
     assert back == [event.to for event in setup.events if isinstance(event, RolledBack)]
+
+
+async def test_steps_that_ruin_the_policy_lead_back_to_the_base_and_end_the_run(
+    tmp_path: Path,
+) -> None:
+    """Every step ruins the policy: it goes back to the base, and the second time the run ends."""
+
+    def explode(request: Request) -> str:
+        sound = request.adapter is None or request.adapter.version in restored
+        policy = request.sampling.schema is None
+        return gamble(request) if sound or not policy else "no"
+
+    async def load_adapter(adapter: Adapter) -> None:
+        restored.add(setup.versions.version + 1)
+        await take_up(adapter)
+
+    restored: set[int] = set()
+    setup = Setup(tmp_path, explode, group_size=8, steps=50, watch=WatchConfig(patience=2))
+    take_up = setup.learner.load_adapter
+    setup.learner.load_adapter = load_adapter  # type: ignore[method-assign]
+    with raises_one(RunError) as caught:
+        await setup.train()
+    assert [0, 0] == [adapter.version for adapter in setup.learner.loaded]
+    assert [None, None, 0, None, None, 0] == [m["rolled_back_to"] for m in setup.metrics()]
+    assert (
+        "rolled back 2 times to the base and no version since was better (the last time: no group "
+        "with different rewards in 2 steps); training makes this policy worse: use a lower "
+        "learn.learning_rate or more groups per step (rollout.groups_per_step), and start a new run"
+    ) == str(caught[0])
+    _, state = open_checkpoint(tmp_path / "checkpoints", RunState)
+    assert (6, 4, 2, 4) == (state.step, state.version, state.watch.rollbacks, state.watch.restored)
 
 
 async def test_full_disk_stops_the_run(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from golden_errors import ErrorCheck
 from trustee.errors import InputError
 from trustee.runs.adapters import (
     adapter_shapes,
@@ -92,12 +93,8 @@ def test_refused_adapters(tmp_path: Path) -> None:
             check_fit(read_adapter(adapter), model, rank=rank)
         return str(caught.value)
 
-    assert f"adapter {good} has rank 2, but learn.rank is 8; set learn.rank=2 or" in refuse(
-        good, rank=8
-    )
-    scaled = make_adapter(tmp_path / "b", base, lora_alpha=2)
-    assert f"adapter {scaled} has an alpha of 1 times its rank, but must have 2 times" in refuse(
-        scaled
+    assert f"adapter {good} has rank 2, but learn.rank is 1; set learn.rank=2 or" in refuse(
+        good, rank=1
     )
     assert (
         f"adapter {good} was trained on {base}: its model.layers.0.mlp.down_proj.lora_B.weight is "
@@ -122,10 +119,26 @@ def test_refused_adapters(tmp_path: Path) -> None:
         ),
         (lambda a: (a / "base.json").write_text("{}"), "base.json cannot be read: Object missing"),
         (
-            lambda a: (a / "adapter_config.json").write_text(
-                '{"r": 2, "lora_alpha": 4, "use_dora": true}'
+            lambda a: (a / "adapter_config.json").write_text('{"r": 0, "lora_alpha": 4}'),
+            "adapter_config.json cannot be read: Expected `int` >= 1 - at `$.r`",
+        ),
+        (
+            lambda a: (a / "adapter_config.json").write_text('{"r": 2, "lora_alpha": NaN}'),
+            "adapter_config.json cannot be read",
+        ),
+        (
+            lambda a: (a / "adapter_config.json").write_text('{"bias": ' + "[" * 100_000),
+            "adapter_config.json cannot be read: is nested deeper than 100 levels",
+        ),
+        (
+            lambda a: (a / "adapter_config.json").write_bytes(b'{"r": "\xff"}'),
+            "adapter_config.json cannot be read",
+        ),
+        (
+            lambda a: (a / "adapter_model.safetensors").write_bytes(
+                (a / "adapter_model.safetensors").read_bytes()[:-10]
             ),
-            "uses use_dora; only plain LoRA",
+            "adapter_model.safetensors is not a readable safetensors file: Error while",
         ),
     ],
 )
@@ -138,12 +151,123 @@ def test_folders_that_are_no_adapter(tmp_path: Path, break_it: Any, message: str
     assert message in str(caught.value)
 
 
-def test_adapter_of_a_run(tmp_path: Path) -> None:
-    """A run folder means its newest adapter, an adapter's folder itself."""
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "lora_only"}, "bias='lora_only'"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"use_dora": True, "bias": "all"}, "use_dora, bias='all'"),
+        ({"peft_type": "IA3"}, "is an adapter of type IA3"),
+    ],
+)
+def test_adapters_that_are_more_than_a_lora(
+    tmp_path: Path, setting: dict[str, Any], shown: str
+) -> None:
+    """The setting that cannot be gone on from is named."""
+    adapter = make_adapter(tmp_path / "a", make_base(tmp_path / "base"), **setting)
+    with pytest.raises(InputError, match="only") as caught:
+        read_adapter(adapter)
+    assert shown in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lora_alpha": 2},
+        {"lora_alpha": 0.5},
+        {"lora_alpha": 2, "use_rslora": True},
+        {"init_lora_weights": "gaussian"},
+        {"modules_to_save": None, "rank_pattern": {}, "use_dora": False, "peft_type": "LORA"},
+    ],
+)
+def test_usual_adapters_fit(tmp_path: Path, setting: dict[str, Any]) -> None:
+    """Any alpha will do, and so will a rank below ours."""
     base = make_base(tmp_path / "base")
-    for name in ("policy-000002", "policy-000010"):
+    adapter = make_adapter(tmp_path / "a", base, fingerprint="", **setting)
+    for rank in (2, 3, 64):
+        check_fit(read_adapter(adapter), base, rank=rank)
+
+
+def write_tensors(adapter: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Replace an adapter's weights."""
+    save_file(tensors, adapter / "adapter_model.safetensors")
+
+
+def test_tensors_of_an_adapter(tmp_path: Path) -> None:
+    """Some layers are enough; half a layer, other layers and what is not finite are named."""
+    base = make_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "a", base)
+    whole = {name: torch.zeros(shape) for name, shape in adapter_shapes(base, rank=2).items()}
+    under = "base_model.model.model.layers.0.self_attn.q_proj"
+    some = {name: tensor for name, tensor in whole.items() if name.startswith(under)}
+    write_tensors(adapter, some)
+    check_fit(read_adapter(adapter), base, rank=2)
+
+    def refuse(tensors: dict[str, torch.Tensor]) -> str:
+        write_tensors(adapter, tensors)
+        with pytest.raises(InputError) as caught:
+            check_fit(read_adapter(adapter), base, rank=2)
+        return str(caught.value)
+
+    assert "adapter_model.safetensors is empty" in refuse({})
+    assert (
+        "holds model.layers.0.self_attn.q_proj.lora_A.weight without its other half, "
+        "model.layers.0.self_attn.q_proj.lora_B.weight"
+    ) in refuse({f"{under}.lora_A.weight": torch.zeros(2, 4)})
+    head = {"base_model.model.lm_head.lora_A.weight": torch.zeros(2, 4)}
+    assert "also trains lm_head.lora_A.weight; only a LoRA on q_proj" in refuse(some | head)
+    deep = {name.replace("layers.0", "layers.7"): tensor for name, tensor in some.items()}
+    assert "layers.7.self_attn.q_proj.lora_A.weight is 2 x 4, but" in refuse(deep)
+    for value in (float("nan"), float("inf")):
+        broken = some | {f"{under}.lora_B.weight": torch.full((6, 2), value)}
+        assert f"not finite (NaN or infinite), the first in {under}.lora_B.weight" in refuse(broken)
+
+
+def test_adapter_of_a_run(tmp_path: Path) -> None:
+    """A run folder means its newest whole adapter, an adapter's folder itself."""
+    base = make_base(tmp_path / "base")
+    for name in ("policy-000002", "policy-000010", "compared"):
         make_adapter(tmp_path / "run" / "adapters" / name, base)
+    (tmp_path / "run" / "adapters" / "policy-000011").mkdir()
     newest = tmp_path / "run" / "adapters" / "policy-000010"
-    assert [newest, newest] == [find_adapter(tmp_path / "run"), find_adapter(newest)]
-    with pytest.raises(InputError, match="contains no adapter: neither adapter_config"):
-        find_adapter(base)
+    for path in (tmp_path / "run", tmp_path / "run" / "adapters", newest):
+        assert newest == find_adapter(path)
+    step = tmp_path / "run" / "checkpoints" / "step-000003"
+    assert make_adapter(step / "adapter", base) == find_adapter(step)
+
+
+@pytest.mark.parametrize(
+    "folders", [[], ["adapters"], ["adapters/compared"], ["adapters/policy-1"]]
+)
+def test_folder_without_an_adapter(
+    check_error: ErrorCheck, tmp_path: Path, folders: list[str]
+) -> None:
+    """A run that published nothing is answered with what to give instead."""
+    for name in folders:
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        find_adapter(tmp_path)
+    check_error(caught, tmp_path, "contains no adapter")
+
+
+@pytest.mark.parametrize("kept", [["adapter_model.safetensors"], ["adapter_config.json"]])
+def test_half_an_adapter(check_error: ErrorCheck, tmp_path: Path, kept: list[str]) -> None:
+    """What is missing is named; pickled weights are none."""
+    for name in (*kept, "adapter_model.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError) as caught:
+        read_adapter(find_adapter(tmp_path))
+    check_error(caught, tmp_path, "is missing")
+
+
+def test_what_is_no_folder(tmp_path: Path) -> None:
+    """A path that leads nowhere is no folder."""
+    with pytest.raises(InputError, match="nothing is not a folder: neither adapter_config"):
+        find_adapter(tmp_path / "nothing")

@@ -7,11 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from golden_errors import ErrorCheck
 from trustee.errors import InputError, RunError
@@ -191,6 +194,26 @@ async def test_state_that_its_owner_refuses_is_passed_over(tmp_path: Path) -> No
         open_checkpoint(tmp_path, Counted, accept=accept)
 
 
+async def test_checkpoint_with_weights_that_are_not_finite_is_passed_over(tmp_path: Path) -> None:
+    """Training cannot go on from NaN; an older checkpoint is taken, or the tensor is named."""
+
+    async def save(value: float, folder: Path) -> None:
+        (folder / "adapter").mkdir()
+        weights = {"b": torch.full((2, 2), value)}
+        save_file(weights, folder / "adapter" / "adapter_model.safetensors")
+        save_file({"rng": torch.zeros(3, dtype=torch.uint8)}, folder / "optimizer.safetensors")
+
+    for step, value in ((1, 0.5), (2, float("nan"))):
+        await write_checkpoint(tmp_path, state_at(step), save=partial(save, value), keep=5)
+    assert (tmp_path / "step-000001", state_at(1)) == open_newest(tmp_path)
+    shutil.rmtree(tmp_path / "step-000001")
+    broken = tmp_path / "step-000002" / "adapter" / "adapter_model.safetensors"
+    with pytest.raises(InputError) as caught:
+        open_newest(tmp_path)
+    assert f"can continue ({broken} holds numbers that are not finite" in str(caught.value)
+    assert "the first in b;" in str(caught.value)
+
+
 def write_state(path: Path, text: str) -> None:
     """Put another state into a checkpoint, which stays whole."""
     (path / "state.json").write_text(text)
@@ -223,7 +246,7 @@ async def test_save_that_fails_leaves_the_earlier_one(
 PLACES: list[tuple[Any, str]] = [
     (Path, "mkdir"),
     (Path, "write_bytes"),
-    (Path, "read_bytes"),
+    (hashlib, "file_digest"),
     (Path, "rename"),
     (os, "fsync"),
 ]

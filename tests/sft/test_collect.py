@@ -18,6 +18,7 @@ from blueprints import make_blueprint
 from plain_sandbox import PlainSandbox
 from scripted_program import BASE, play_with, small_config
 from scripts import perfect, silent
+from trustee.cli.commands.options import single_error
 from trustee.config import Config, decode_stored
 from trustee.engine.script import Request
 from trustee.engine.scripted import scripted_renderer
@@ -25,14 +26,17 @@ from trustee.environments.executable.blueprint import TurnState
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError, RunError
-from trustee.events import EpisodePlayed, Event, TaskCollected, encode_event
+from trustee.events import Emit, EpisodePlayed, Event, TaskCollected, encode_event
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
 from trustee.runs.view import Filter, show_trajectories
 from trustee.sft.collect import CollectConfig, Counts
-from trustee.sft.demonstrations import Demonstration, make_dataset, read_demonstrations
+from trustee.sft.demonstration_files import read_demonstrations
+from trustee.sft.demonstrations import Demonstration
+from trustee.sft.endpoint import Endpoint
 from trustee.sft.rejection import FilterConfig
+from trustee.sft.samples import make_dataset
 from trustee.types import Adapter, RejectReason
 
 pytestmark = pytest.mark.anyio
@@ -192,27 +196,40 @@ async def test_adapter_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     engine = play_with(monkeypatch, moody)
     trained = tmp_path / "run" / "adapters" / "policy-000007"
     checked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(command, "find_adapter", lambda path: trained)
-    monkeypatch.setattr(command, "read_adapter", lambda path: path)
-    monkeypatch.setattr(command, "check_fit", lambda *given, rank: checked.append((*given, rank)))
+
+    def choose(config: Config, path: Path, model: Path, *, emit: Emit) -> Path:
+        checked.append((path, model))
+        return trained
+
+    monkeypatch.setattr(command, "choose_adapter", choose)
     await run(tmp_path / "out", player=PlayerConfig(adapter=str(tmp_path / "run")))
-    assert [(trained, BASE, 16)] == checked
+    assert [(tmp_path / "run", BASE)] == checked
     assert [Adapter(version=1, path=trained)] == engine.learner.loaded
     names = {request.adapter.name if request.adapter else "" for request in engine.requests}
     assert {"policy-000001"} == names
 
 
-async def test_hopeless_collection_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def find_text(folder: Path, text: bytes) -> list[Path]:
+    """List the files below a folder that hold a text."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if text in path.read_bytes()]
+
+
+@pytest.mark.parametrize(("count", "said"), [(40, "episodes all failed"), (1, "all 3 episodes")])
+async def test_hopeless_collection_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, said: str
+) -> None:
     """Where every episode has failed, it ends and says why."""
     play_with(monkeypatch, perfect)
-    player = PlayerConfig(teacher=True, url="http://127.0.0.1:1/v1", model="m")
+    monkeypatch.setattr(Endpoint, "_pause_before", lambda *given: 0.0)
+    player = PlayerConfig(teacher=True, url="http://u:hush1@127.0.0.1:1/v1?k=hush1", model="m")
     with pytest.raises(BaseExceptionGroup) as caught:
-        await run(tmp_path, player=player, count=40)
-    error = caught.value
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+        await run(tmp_path, player=player, count=count)
+    error = single_error(caught.value)
     assert isinstance(error, RunError)
-    assert "episodes all failed, the last because of engine: http://127" in str(error)
+    assert said in str(error)
+    assert "failed, the last because of engine: http://127.0.0.1:1/v1 refused" in str(error)
+    assert [] == find_text(tmp_path, b"hush1")
     counted = json.loads((tmp_path / "collected.json").read_bytes())
     assert {"failed, not by the policy": counted["episodes"]} == counted["dropped"]
 
@@ -225,14 +242,18 @@ async def test_unwritten_tasks_are_counted(tmp_path: Path, monkeypatch: pytest.M
 
     engine = play_with(monkeypatch, perfect)
     monkeypatch.setattr(engine, "_script", refuse)
-    counts = await run_collection(
-        small_config(),
-        CollectConfig(),
-        tmp_path,
-        count=3,
-        player=PlayerConfig(),
-        emit=lambda event: None,
-    )
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run_collection(
+            small_config(),
+            CollectConfig(),
+            tmp_path,
+            count=3,
+            player=PlayerConfig(),
+            emit=lambda event: None,
+        )
+    error = single_error(caught.value)
+    assert "the writing of all 3 tasks failed, the last because of writer" in str(error)
+    counts = msgspec.json.decode((tmp_path / "collected.json").read_bytes(), type=Counts)
     assert (0, 3, 0) == (counts.tasks, counts.unwritten, counts.episodes)
     failures = [line.failure for line in read_lines(tmp_path / "tasks.jsonl", TaskLine)]
     assert {"writer"} == {failure.source for failure in failures if failure}

@@ -22,19 +22,15 @@ from trustee.errors import InputError
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import Limits
 from trustee.runs.store import EpisodeLine
-from trustee.sft.demonstrations import (
-    Demonstration,
-    RefusedRow,
-    as_sample,
-    make_dataset,
-    read_demonstrations,
-    render_demonstration,
-    write_message,
-)
+from trustee.sft.demonstration_files import read_demonstrations
+from trustee.sft.demonstrations import Demonstration, RefusedRow
+from trustee.sft.samples import as_sample, make_dataset, render_demonstration, write_message
 from trustee.tiny.lessons import FAULTLESS, teach
 from trustee.types import BadCall, Failure, Message, Role, Stop, Tool, ToolCall, Trajectory
 
-TOOL = Tool(name="look", description="look", parameters={"type": "object", "properties": {}})
+TOOL = Tool(
+    name="look", description="look", parameters={"type": "object", "properties": {"at": {}}}
+)
 ASKED = Message(role="user", content="look there")
 CALL = Message(role="assistant", calls=(ToolCall(id="a", name="look", arguments={"at": 3}),))
 FOUND = Message(role="tool", content='{"seen": 7}', call_id="a")
@@ -197,12 +193,13 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
     dataset = make_dataset(reading, scripted_renderer(), context=600)
     assert ("t", "last") == dataset.task_ids
     assert [
-        RefusedRow(row=1, reason="Input data was truncated"),
-        RefusedRow(row=4, reason="Object missing required field `messages`"),
+        RefusedRow(row=1, reason="not JSON: Input data was truncated"),
+        RefusedRow(row=4, reason=dataset.refused[1].reason),
         RefusedRow(row=5, reason=dataset.refused[2].reason),
         RefusedRow(row=6, reason="the episode failed because of tool"),
         RefusedRow(row=7, reason="the episode's reward is -1 and must be above 0"),
     ] == list(dataset.refused)
+    assert dataset.refused[1].reason.startswith("its keys are task_id, tools; a demonstration has")
     assert "ids long and engine.context is 600" in dataset.refused[2].reason
 
 
@@ -210,7 +207,7 @@ def test_broken_rows_are_told_and_the_rest_is_used(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ((), "holds nothing that can be imitated: it is empty"),
-        ((b"{",) * 5, "imitated: row 1: Input data was truncated; row 2"),
+        ((b"{",) * 5, "imitated: row 1: not JSON: Input data was truncated; row 2"),
         ((b"{",) * 5, "; and 2 more"),
     ],
 )

@@ -1,229 +1,389 @@
-"""A teacher behind a real HTTP server: what it is asked, what comes of what it says."""
+"""The client of an endpoint, against servers that do everything wrong."""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
-import random
+import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from itertools import count
 from typing import Any
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
-from dice import LOOK, Dice
-from scripts import ASKED_ROOM, make_player
-from trustee.engine.scripted import ScriptedEngine, scripted_renderer
-from trustee.environments.hints import Hints
-from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.errors import EngineError, InputError
-from trustee.rollout import Limits
-from trustee.sft.collect import demonstrate
-from trustee.sft.demonstrations import render_demonstration
-from trustee.sft.endpoint import (
-    KEY,
-    ChatMessage,
-    Endpoint,
-    EndpointPlayer,
-    as_message,
-    read_completion,
-)
-from trustee.types import Task, Trajectory
+from trustee.sft import endpoint as module
+from trustee.sft.endpoint import KEY, Endpoint, read_address, read_wait
 
 pytestmark = pytest.mark.anyio
-HINTS = Hints(lines=("solution: look twice",), secrets=())
-Said = tuple[int, dict[str, str], Any]
-"""Status, headers and body of an answer."""
+SECRET = 'sk-0123/45"67\\89+abcdef'
+GOOD = json.dumps({"choices": [{"message": {"content": "so"}, "finish_reason": "stop"}]}).encode()
+Act = Callable[[SocketStream, int], Awaitable[None]]
+"""Answers the n-th request on its connection."""
+
+
+def answer(body: bytes = GOOD, *, status: str = "200 OK", headers: str = "") -> bytes:
+    """Write a whole answer."""
+    head = f"HTTP/1.1 {status}\r\n{headers}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode("latin-1") + body
+
+
+def say(*answers: bytes) -> Act:
+    """Give these answers in order, the last one again and again."""
+
+    async def act(stream: SocketStream, number: int) -> None:
+        await stream.send(answers[min(number, len(answers) - 1)])
+
+    return act
 
 
 class Server:
-    """What was asked of an endpoint, and by whom."""
+    """What a server was sent."""
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Said]) -> None:
-        self.answer = answer
-        self.asked: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.paths: list[str] = []
+    def __init__(self) -> None:
+        self.requests: list[bytes] = []
         self.url = ""
 
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """The requests' bodies."""
+        return [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.requests]
 
-@contextmanager
-def serve(answer: Callable[[dict[str, Any]], Said]) -> Iterator[Server]:
-    """Serve answers on a port of this machine."""
-    server = Server(answer)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.asked.append(body)
-            server.keys.append(self.headers.get("Authorization"))
-            server.paths.append(self.path)
-            status, headers, said = answer(body)
-            data = said if isinstance(said, bytes) else json.dumps(said).encode()
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+@asynccontextmanager
+async def serve(act: Act) -> AsyncIterator[Server]:
+    """Serve on a port of this machine."""
+    server, numbers = Server(), count()
 
-        def log_message(self, *details: Any) -> None:
-            """Be silent."""
+    async def handle(stream: SocketStream) -> None:
+        async with stream:
+            request = await read_request(stream)
+            server.requests.append(request)
+            with anyio.CancelScope():
+                try:
+                    await act(stream, next(numbers))
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    return
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        server.url = f"http://127.0.0.1:{http.server_port}/v1"
-        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-        thread.start()
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        port = listener.extra(SocketAttribute.local_port)
+        server.url = f"http://127.0.0.1:{port}/v1"
+        tasks.start_soon(listener.serve, handle)
+        yield server
+        tasks.cancel_scope.cancel()
+
+
+async def read_request(stream: SocketStream) -> bytes:
+    """Read a request with its body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await stream.receive()
+    head, _, body = data.partition(b"\r\n\r\n")
+    (length,) = (
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line[:15] == b"Content-Length:"
+    )
+    while len(body) < length:
+        body += await stream.receive()
+    return head + b"\r\n\r\n" + body
+
+
+async def ask(url: str, *, seconds: float = 5.0) -> str:
+    """Ask once; return what is said, or why nothing is."""
+    async with Endpoint(url, model="big", parallel=1, seconds=seconds, pause=0.001) as endpoint:
         try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
+            message = await endpoint.ask({"messages": [], "temperature": 1.0, "max_tokens": 9})
+        except EngineError as error:
+            return f"{error}{error.__cause__ or ''}"
+        return f"said {message.content}"
 
 
-def choice(message: dict[str, Any], reason: str = "stop") -> Said:
-    """Give a chat completion."""
-    return 200, {}, {"choices": [{"message": message, "finish_reason": reason}]}
+def count_threads() -> int:
+    """Count the threads that are not the loop's own, which look up names and then wait."""
+    return sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate())
 
 
-def reporter(body: dict[str, Any]) -> Said:
-    """Look at all dice at once and report them."""
-    results = [json.loads(m["content"]) for m in body["messages"] if m["role"] == "tool"]
-    (asked,) = (m["content"] for m in body["messages"] if m["role"] == "user")
-    rooms = ASKED_ROOM.findall(asked)
-    if not results:
-        calls = [call("read_lamp", room=room) for room in rooms]
-        return choice({"content": "let me look", "tool_calls": calls})
-    pairs = zip(rooms, results, strict=True)
-    report = " ; ".join(f"lamp {room} level {result['level']}" for room, result in pairs)
-    return choice({"content": f" {report} "})
+async def endless_chunks(stream: SocketStream, number: int) -> None:
+    """Send a body without end."""
+    await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await stream.send(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 
 
-def call(name: str, **arguments: Any) -> dict[str, Any]:
-    """Make a call in OpenAI's form."""
-    function = {"name": name, "arguments": json.dumps(arguments)}
-    return {"id": "x", "type": "function", "function": function}
+async def endless_headers(stream: SocketStream, number: int) -> None:
+    """Send a head without end."""
+    await stream.send(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await stream.send(b"X-A: " + b"a" * 1000 + b"\r\n")
 
 
-async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Task, Trajectory]:
-    """Have an endpoint play a game of dice."""
-    world = Dice()
-    source = world.source(seed=2)
-    spec = source.draw()
-    assert spec is not None
-    simulator = Simulator(
-        ScriptedEngine(lambda request: ""), scripted_renderer(), sampling_by_role={}, tries=1
-    )
-    services = Services(simulator=simulator, rng=random.Random(0))
-    task = await source.write(spec, services)
-    endpoint = Endpoint(url, model="big", parallel=2, seconds=seconds)
-    player = EndpointPlayer(
-        endpoint, scripted_renderer(), HINTS, prompt_set="simulated", context=4096
-    )
-    episodes = make_player(
-        world.environment,
-        player.engine,
-        serve=lambda rng: services,
-        renderer=player.renderer,
-        limits=Limits(tokens=tokens),
-        temperature=0.5,
-    )
-    played = await episodes.play(task, trajectory_id="0/0", adapter=None, seed=0)
-    return task, player.keep(played)
+async def endless_hints(stream: SocketStream, number: int) -> None:
+    """Send informational answers without end."""
+    while True:
+        await stream.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        await anyio.sleep(0.001)
 
 
-async def test_endpoint_plays_an_episode(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked in OpenAI's form with the hints; what is kept is the policy's own form."""
-    monkeypatch.setenv(KEY, "secret-key")
-    with serve(reporter) as server:
-        task, trajectory = await play(server.url)
-    assert (None, {"dice": 1.0}) == (trajectory.failure, trajectory.rewards)
-    assert (["/v1/chat/completions"] * 2, ["Bearer secret-key"] * 2) == (server.paths, server.keys)
-    first, second = server.asked
-    assert ("big", 0.5, [LOOK.schema]) == (
-        first["model"],
-        first["temperature"],
-        first["tools"],
-    )
-    assert ["system", "user"] == [message["role"] for message in first["messages"]]
-    assert "solution: look twice" in first["messages"][0]["content"]
-    said = second["messages"][2]
-    assert ("let me look", ["0/0/0/0", "0/0/0/1"]) == (
-        said["content"],
-        [one["id"] for one in said["tool_calls"]],
-    )
-    assert [one["id"] for one in said["tool_calls"]] == [
-        message["tool_call_id"] for message in second["messages"][3:]
-    ]
-    room = next(iter(task.hidden))
-    assert f'{{"room": "{room}"}}' == said["tool_calls"][0]["function"]["arguments"]
-    rendered = render_demonstration(demonstrate(task, trajectory), scripted_renderer())
-    ids = [id for turn in trajectory.turns for id in (*turn.rendered_ids, *turn.completion.ids)]
-    assert list(rendered.ids) == ids
-    assert "solution" not in scripted_renderer().decode(ids)
+async def drip(stream: SocketStream, number: int) -> None:
+    """Send a byte now and then."""
+    await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        await stream.send(b" ")
+        await anyio.sleep(0.05)
+
+
+async def nothing(stream: SocketStream, number: int) -> None:
+    """Say nothing."""
+    await anyio.sleep_forever()
+
+
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{"
+BUSY = answer(b"slow down", status="429 Too Many Requests", headers="Retry-After: 0\r\n")
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    "first",
     [
-        ((401, {}, b"bad key secret-key"), "refused: 401 Unauthorized: bad key ..."),
-        ((500, {}, b"x" * 900), "refused: 500 Internal Server Error: " + "x" * 300),
-        ((302, {"Location": "http://127.0.0.1:1/"}, b""), "refused: 302 Found"),
-        ((200, {}, b"hello"), "is not a chat completion"),
-        ((200, {}, {"choices": []}), "is not a chat completion"),
-        (choice({"content": "so"}, "length"), "was cut off by its limit of tokens"),
+        BUSY,
+        answer(b"", status="408 Request Timeout"),
+        answer(b"", status="409 Conflict"),
+        answer(b"", status="500 Internal Server Error"),
+        answer(b"", status="503 Service Unavailable", headers="Retry-After: junk\r\n"),
+        answer(b"", status="529 Overloaded", headers="Retry-After-Ms: 1\r\n"),
+        CUT,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"",
+        b"hello\r\n\r\n",
+        b"HTTP/9.9 999\r\n\r\n",
+        b"\x16\x03\x01\x00\x05",
+        b"HTTP/1.1 200 OK\r\nContent-Length: minus\r\n\r\n",
+        b"HTTP/1.1 200 " + b"K" * 200_000 + b"\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[:24]) + str(len(data)),
+)
+async def test_what_passes_is_tried_again(first: bytes) -> None:
+    """Refusals that pass, and connections that end too early or speak nonsense."""
+    async with serve(say(first, answer())) as server:
+        assert "said so" == await ask(server.url)
+    assert 2 == len(server.requests)
+
+
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        (answer(b"no such model", status="404 Not Found"), "404 Not Found: no such model"),
+        (answer(b"bad", status="400 Bad Request"), "400 Bad Request: bad"),
+        (answer(b"", status="302 Found", headers="Location: http://127.0.0.1:1/\r\n"), "302 Found"),
+        (answer(b"", status="204 No Content"), "204 No Content"),
+        (answer(b"x" * 900, status="401 No"), "401 No: " + "x" * 300),
+        (answer(b"hello"), "is not a chat completion"),
+        (answer(b"[" * 100_000), "is not a chat completion"),
+        (answer(b"\xff\xfe"), "is not a chat completion"),
+        (answer(gzip.compress(GOOD), headers="Content-Encoding: gzip\r\n"), "compresses"),
+        (answer(b" " * (module.MOST_BYTES + 1)), "has more than 4 MiB"),
         (
-            choice({"tool_calls": [{"function": {"name": "look", "arguments": "[1]"}}]}),
-            "the arguments of look are not a JSON object: '[1]'",
+            answer(b"", status="429 Busy", headers="Retry-After: 86400\r\n"),
+            "429 Busy",
         ),
-        (
-            choice({"content": "<tool_call>{}</tool_call>"}),
-            "0/0/0: the policy's format cannot hold what was said",
-        ),
-        (choice({"content": "y" * 500}), "0/0/0: 501 ids are more than the 400 of rollout"),
+    ],
+    ids=lambda value: repr(value[:24]) + str(len(value)) if isinstance(value, bytes) else None,
+)
+async def test_what_stays_is_said_at_once(first: bytes, why: str) -> None:
+    """One request, and the reason."""
+    async with serve(say(first, answer())) as server:
+        assert why in await ask(server.url)
+    assert 1 == len(server.requests)
+
+
+async def test_a_server_that_stays_busy_is_given_up() -> None:
+    """After some tries, with what it said."""
+    async with serve(say(BUSY)) as server:
+        assert "429 Too Many Requests: slow down" in await ask(server.url)
+    assert module.TRIES == len(server.requests)
+
+
+@pytest.mark.parametrize("act", [endless_chunks, endless_headers, endless_hints, drip, nothing])
+async def test_what_does_not_end_is_ended(act: Act) -> None:
+    """By the deadline or the bound; no thread reads on."""
+    threads, started = count_threads(), time.monotonic()
+    async with serve(act) as server:
+        said = await ask(server.url, seconds=0.5)
+    assert "gave no answer in 0.5 s" in said or "refused" in said
+    assert time.monotonic() - started < 4
+    assert count_threads() <= threads
+
+
+async def test_a_cancelled_question_leaves_nothing_behind() -> None:
+    """The connection is closed at once."""
+    async with serve(nothing) as server:
+        threads = count_threads()
+        with anyio.move_on_after(0.2) as scope:
+            await ask(server.url, seconds=60)
+        assert scope.cancelled_caught
+        assert count_threads() <= threads
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_the_limits_name_is_the_servers(name: str) -> None:
+    """It is found out once."""
+
+    async def act(stream: SocketStream, number: int) -> None:
+        sent = server.bodies[-1]
+        bad = name in sent
+        error = answer(f"Unsupported: '{name}'".encode(), status="400 Bad Request")
+        await stream.send(error if bad else answer())
+
+    async with (
+        serve(act) as server,
+        Endpoint(server.url, model="big", parallel=1, pause=0.001) as endpoint,
+    ):
+        for _ in range(2):
+            await endpoint.ask({"messages": [], "max_tokens": 9})
+    (other,) = {"max_completion_tokens", "max_tokens"} - {name}
+    assert [9, 9] == [sent[other] for sent in server.bodies[-2:]]
+    assert len(server.bodies) == (3 if name == "max_tokens" else 2)
+
+
+LEAKS: dict[str, Callable[[str], bytes]] = {
+    "body": lambda key: answer(f"bad key {key}".encode(), status="401 No"),
+    "escaped": lambda key: answer(json.dumps({"a": key}).encode(), status="401 No"),
+    "cut": lambda key: answer(("x" * 290 + key).encode(), status="401 No"),
+    "cut where reading ends": lambda key: answer(
+        ("x" * (module.MOST_ERROR_BYTES - 9) + key).encode(), status="401 No"
+    ),
+    "reason": lambda key: answer(b"", status=f"401 {key}"),
+    "no completion": lambda key: answer(json.dumps({"headers": {"a": key}}).encode()),
+    "cut completion": lambda key: answer(("y" * 290 + key).encode()),
+    "content": lambda key: spoken({"content": f"my key is {key}"}),
+    "base64": lambda key: spoken({"content": base64.b64encode(f"Bearer {key}".encode()).decode()}),
+    "parts": lambda key: spoken({"content": [key[:9], key[9:]]}),
+    "name": lambda key: spoken({"tool_calls": [{"function": {"name": key}}]}),
+    "arguments": lambda key: spoken(
+        {"tool_calls": [{"function": {"name": "f", "arguments": json.dumps({"a": [key]})}}]}
+    ),
+    "broken arguments": lambda key: spoken(
+        {"tool_calls": [{"function": {"name": "f", "arguments": f"[{key}"}}]}
+    ),
+    "part": lambda key: spoken({"content": [{"type": key}]}),
+    "header": lambda key: f"HTTP/1.1 200 OK\r\n{key} : {key}\r\n\r\n".encode(),
+    "status": lambda key: f"{key}\r\n\r\n".encode(),
+    "chunk": lambda key: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + key.encode(),
+}
+
+
+def spoken(message: dict[str, Any]) -> bytes:
+    """Write a completion."""
+    return answer(json.dumps({"choices": [{"message": message}]}).encode())
+
+
+@pytest.mark.parametrize("how", LEAKS)
+async def test_no_text_holds_the_key(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """Wherever a server repeats it."""
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv(KEY, f" {SECRET}\r\n")
+    async with serve(say(LEAKS[how](SECRET))) as server:
+        said = await ask(server.url)
+    assert f"Authorization: Bearer {SECRET}".encode() in server.requests[0]
+    assert len(said) < 1000
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    for part in (SECRET, SECRET[:9], SECRET[-9:]):
+        assert part not in said
+        assert part not in logged
+
+
+async def test_no_text_holds_what_the_address_hides(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """User, password and query are sent and never shown."""
+    caplog.set_level("DEBUG")
+    monkeypatch.delenv(KEY, raising=False)
+
+    async def echo(stream: SocketStream, number: int) -> None:
+        await stream.send(answer(server.requests[-1].partition(b"\r\n\r\n")[0], status="403 No"))
+
+    async with serve(echo) as server:
+        host = server.url.removeprefix("http://")
+        said = await ask(f"http://someone:pass%2Fword9@{host}?api-version=2024-10-21&sig=abcdefgh")
+    basic = base64.b64encode(b"someone:pass/word9")
+    head = server.requests[0]
+    assert b"POST /v1/chat/completions?api-version=2024-10-21&sig=abcdefgh HTTP/1.1" in head
+    assert b"Authorization: Basic " + basic in head
+    logged = "\n".join(record.getMessage() for record in caplog.records)
+    for hidden in ("someone", "word9", "abcdefgh", basic.decode()):
+        assert hidden not in said
+        assert hidden not in logged
+    assert f"http://{host} refused: 403 No" in said
+
+
+@pytest.mark.parametrize("key", ["sk-a b", "sk-a\nb", "sk-\x00a", "sk-ä"])
+def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """It is refused at once, and not repeated; Python quotes it in its own error."""
+    monkeypatch.setattr(os, "environ", {KEY: key})
+    with pytest.raises(InputError, match=f"{KEY} holds a space") as caught:
+        Endpoint("http://a/v1", model="m", parallel=1)
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "host/v1",
+        "http://",
+        "http://[::1/secret",
+        "https://user:secret/more@host/v1",
+        "https://user:1/secret@host/v1",
+        "http://a b/secret",
+        "https://secret:99999999@/v1",
+        "http://host:secret/v1",
     ],
 )
-async def test_answers_that_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, said: Said, message: str
-) -> None:
-    """They spoil the episode with a readable reason, and the key is in none."""
-    monkeypatch.setenv(KEY, "secret-key")
-    with serve(lambda body: said) as server:
-        _, trajectory = await play(server.url)
-    assert trajectory.failure is not None
-    assert message in trajectory.failure.message
-    assert "secret-key" not in trajectory.failure.message
+def test_refused_addresses(url: str) -> None:
+    """Only http; what may be a password is not repeated."""
+    with pytest.raises(InputError, match="give an address such as https://host/v1") as caught:
+        Endpoint(url, model="m", parallel=1)
+    assert "secret" not in str(caught.value)
 
 
-async def test_no_key_and_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key none is sent; without a server the reason is told."""
-    monkeypatch.delenv(KEY, raising=False)
-    with serve(reporter) as server:
-        await play(server.url)
-    assert {None} == set(server.keys)
-    _, trajectory = await play(server.url)
-    assert trajectory.failure is not None
-    assert "Connection refused" in trajectory.failure.message
+def test_other_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is needed, and one kind of credentials."""
+    with pytest.raises(InputError, match="--teacher-model"):
+        Endpoint("http://a/v1", model="", parallel=1)
+    monkeypatch.setenv(KEY, "sk-secret")
+    with pytest.raises(InputError, match="one of them alone") as caught:
+        Endpoint("http://user:hidden@a/v1", model="m", parallel=1)
+    assert "hidden" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("url", "model"), [("file:///etc/passwd", "a"), ("http://a/v1", "")])
-def test_refused_addresses(url: str, model: str) -> None:
-    """Only http, and only with a model."""
-    with pytest.raises(InputError, match="give an address such as https://host/v1 and the name"):
-        Endpoint(url, model=model, parallel=1)
+@pytest.mark.parametrize(
+    ("url", "shown", "sent"),
+    [
+        ("http://a/v1", "http://a/v1", "http://a/v1/chat/completions"),
+        ("https://a:8443/v1/", "https://a:8443/v1", "https://a:8443/v1/chat/completions"),
+        ("http://[::1]:80/", "http://[::1]:80", "http://[::1]:80/chat/completions"),
+        ("http://u:p@a/v1?k=v#f", "http://a/v1", "http://a/v1/chat/completions?k=v"),
+    ],
+)
+def test_addresses(url: str, shown: str, sent: str) -> None:
+    """A query stays behind the path."""
+    address = read_address(url)
+    assert (shown, sent) == (address.shown, address.url)
 
 
-def test_answers_as_messages() -> None:
-    """Empty arguments are an empty object; a missing text is none."""
-    function = {"name": "f", "arguments": ""}
-    said = {"choices": [{"message": {"tool_calls": [{"function": function}]}}]}
-    message = as_message(read_completion(json.dumps(said).encode()))
-    assert ("", [("f", {})]) == (
-        message.content,
-        [(one.name, one.arguments) for one in message.calls],  # type: ignore[union-attr]
-    )
-    assert "" == as_message(ChatMessage()).content
-    with pytest.raises(EngineError):
-        read_completion(b"{}")
+def test_waits() -> None:
+    """Seconds, thousandths, a date, or nonsense."""
+    assert 1.5 == read_wait({"retry-after": "1.5"})
+    assert 0.25 == read_wait({"retry-after-ms": "250", "retry-after": "9"})
+    assert 50 < read_wait({"retry-after": formatdate(time.time() + 60)}) < 61
+    for junk in ("", "soon", "-5", "nan", "1e9", "9" * 400, "Thu, 99 Foo 2026 00:00:00 GMT", "٣"):
+        assert 0 <= read_wait({"retry-after": junk}) < 1e13

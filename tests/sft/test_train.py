@@ -23,7 +23,7 @@ from trustee.errors import OutOfMemory
 from trustee.events import Event, SftStepTrained, encode_event
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.store import Store, keep_lines, read_lines
-from trustee.sft.demonstrations import SftDataset
+from trustee.sft.samples import SftDataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Sample
 

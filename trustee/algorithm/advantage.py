@@ -3,6 +3,9 @@
 GRPO uses the group's mean as baseline, so a group with equal rewards contributes nothing.
 REINFORCE++ uses the mean of the whole batch, so such a group still contributes. In both, rewards
 are nested by group, and a group holds only its valid members: failed episodes are left out.
+
+Advantages are finite, whatever the rewards are. One that is not finite cannot come from an episode,
+because scores are checked where they enter; here it would teach nothing and change no other.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ Scale = Literal["group", "batch", "none"]
 """What a centred reward is divided by: the unbiased standard deviation (n - 1) of its group, the
 same over all rewards, or nothing."""
 
+LARGEST = 1e100
+"""Size to which rewards are clipped, so that squares stay finite; the trainer's own floats end far
+below it."""
+
 
 def advantages(
     rewards: Sequence[Sequence[float]],
@@ -34,12 +41,14 @@ def advantages(
 
     Source: TRL 1.16.0 `GRPOTrainer`; verl 0.3.1 `compute_grpo_outcome_advantage`.
     """
-    overall = _deviation(list(chain.from_iterable(rewards)))
+    groups = [_usable(group) for group in rewards]
+    overall = _deviation(list(chain.from_iterable(groups)))
     result = []
-    for group in rewards:
-        deviation = overall if scale == "batch" else _deviation(group)
+    for group, usable in zip(rewards, groups, strict=True):
+        deviation = overall if scale == "batch" else _deviation(usable)
         divisor = 1.0 if scale == "none" else deviation + epsilon
-        result.append([value / divisor for value in _centre(group)])
+        mean = _mean(usable)
+        result.append([_ratio(_clip(reward) - mean, divisor) for reward in group])
     return result
 
 
@@ -63,16 +72,20 @@ def whiten(
     Source: REINFORCE++, arXiv 2501.03262; verl 0.3.1
         `compute_reinforce_plus_plus_outcome_advantage`.
     """
-    flat = list(chain.from_iterable(rewards))
-    weights = list(chain.from_iterable(tokens))
-    count = sum(weights)
-    spoken = [reward for reward, weight in zip(flat, weights, strict=True) if weight]
-    if is_constant(spoken):
+    flat = [
+        (_clip(reward), count)
+        for reward, count in zip(
+            chain.from_iterable(rewards), chain.from_iterable(tokens), strict=True
+        )
+        if math.isfinite(reward)
+    ]
+    if is_constant([reward for reward, count in flat if count]):
         return [[0.0] * len(group) for group in rewards]
-    mean = math.fsum(r * n for r, n in zip(flat, weights, strict=True)) / count
-    squares = math.fsum(n * (r - mean) ** 2 for r, n in zip(flat, weights, strict=True))
+    count = sum(n for _, n in flat)
+    mean = math.fsum(r * n for r, n in flat) / count
+    squares = math.fsum(n * (r - mean) ** 2 for r, n in flat)
     deviation = math.sqrt(squares / (count - 1) + epsilon)
-    return [[(reward - mean) / deviation for reward in group] for group in rewards]
+    return [[_ratio(_clip(reward) - mean, deviation) for reward in group] for group in rewards]
 
 
 def is_constant(rewards: Sequence[float]) -> bool:
@@ -80,12 +93,25 @@ def is_constant(rewards: Sequence[float]) -> bool:
     return len(set(rewards)) <= 1
 
 
-def _centre(group: Sequence[float]) -> list[float]:
-    # The mean of equal floats may differ from them by rounding, so zero is returned explicitly.
-    if is_constant(group):
-        return [0.0] * len(group)
-    mean = fmean(group)
-    return [reward - mean for reward in group]
+def _usable(rewards: Sequence[float]) -> list[float]:
+    return [_clip(reward) for reward in rewards if math.isfinite(reward)]
+
+
+def _clip(reward: float) -> float:
+    # NaN and infinities pass, for `_ratio`.
+    return max(-LARGEST, min(LARGEST, reward)) if math.isfinite(reward) else reward
+
+
+def _mean(rewards: Sequence[float]) -> float:
+    # The mean of equal floats may differ from them by rounding, so one of them is returned.
+    if is_constant(rewards):
+        return rewards[0] if rewards else 0.0
+    return fmean(rewards)
+
+
+def _ratio(centred: float, divisor: float) -> float:
+    # The divisor underflows only if the rewards are equal up to numbers that floats cannot square.
+    return centred / divisor if divisor and math.isfinite(centred) else 0.0
 
 
 def _deviation(rewards: Sequence[float]) -> float:

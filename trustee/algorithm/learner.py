@@ -21,6 +21,8 @@ class TrainerSpec(Record, frozen=True):
     folder: str
     """Path of the model folder."""
     learn: LearnConfig
+    base: str = ""
+    """Name of the model that adapters record; empty is the folder."""
     seed: int = 0
     cores: int = 1
     """Number of CPU cores that the program may use; a training step on a CPU uses as many
@@ -138,7 +140,10 @@ class Learner(Protocol):
         ...
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Load the weights of an earlier version and reset the optimiser's momentum."""
+        """Load the weights of an earlier version and reset the optimiser's momentum.
+
+        Version 0 is the base: the adapter then starts anew, without any effect.
+        """
         ...
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:

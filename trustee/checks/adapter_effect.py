@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 
-from trustee.engine.protocol import Engine, Sampling
+from trustee.engine.protocol import Engine, Sampling, find_broken_logprob
 from trustee.environments.simulator import ChatRenderer
 from trustee.errors import RunError
 from trustee.types import Adapter, Completion, Message, Record
@@ -36,7 +36,8 @@ class EffectGate:
         """Compare a changed version with the base, right after it was published.
 
         Raises:
-            RunError: if it is the last of `patience` versions in a row without any effect.
+            RunError: if it is the last of `patience` versions in a row without any effect, or
+                answers with logprobs that are not finite.
         """
         if self._patience is None:
             return
@@ -57,6 +58,11 @@ class EffectGate:
             tasks.start_soon(ask, "base", None)
             tasks.start_soon(ask, "policy", adapter)
         base, policy = said["base"], said["policy"]
+        if broken := find_broken_logprob(policy):
+            raise RunError(
+                f"{adapter.name} cannot be used: {broken}; the last step broke the adapter: resume "
+                "from the checkpoint before it, or start again with a lower learn.learning_rate"
+            )
         same = (base.ids, base.logprobs) == (policy.ids, policy.logprobs)
         self._without = self._without + 1 if same else 0
         if self._without >= self._patience:

@@ -8,11 +8,12 @@ the episode, and whether it really fulfils its task.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json, read_file
 from trustee.environments.simulated.environment import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulated.tool_sets import find_tools
@@ -96,7 +97,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     Raises:
         InputError: if the prompt set has no canaries.
     """
-    source = files("trustee").joinpath("checks", "canary_episodes", f"{prompt_set}.json")
+    source = Path(__file__).parent / "canary_episodes" / f"{prompt_set}.json"
     if not source.is_file():
         raise InputError(
             f"there are no canaries for the prompt set {prompt_set!r} (env.prompts): a judge with "
@@ -104,7 +105,7 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
             f"trustee/checks/canary_episodes/{prompt_set}"
             '.json, or gates.false_accepts and gates.false_refuses = "none" to go without'
         )
-    file = msgspec.json.decode(source.read_bytes(), type=CanaryFile)
+    file = decode_json(read_file(source, error=InputError), CanaryFile, error=InputError)
     offered = find_tools(file.tools).tools
     by_name = {tool.name: tool for tool in offered}
     return tuple(

@@ -136,7 +136,8 @@ class ProgressDisplay:
                     f"{event.candidates} candidates"
                 )
             case RolledBack():
-                return f"rolled back to version {event.to}: {event.why}"
+                to = f"version {event.to}" if event.to else "the base"
+                return f"rolled back to {to}: {event.why}"
             case SftStepTrained():
                 held_out = event.held_out_loss
                 measured = "" if held_out is None else f"  held-out loss {held_out:.4f}"

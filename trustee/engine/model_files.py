@@ -31,6 +31,21 @@ def find_model(path: str) -> Path:
     return folder
 
 
+def name_base(path: str, folder: Path) -> str:
+    """Return the name under which an adapter records its base: its hub id, or else its folder.
+
+    A hub id means the same on every machine, also where the model was given as the folder in which
+    the hub's cache keeps it.
+    """
+    if path != "tiny" and not Path(path).is_dir():
+        return path
+    whole = folder.absolute()
+    cached = whole.parent.parent.name
+    if whole.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/")
+    return str(whole)
+
+
 def fetch_model(hub_id: str) -> Path:
     """Return the folder of a hub model, downloading it unless it is in the hub's cache."""
     from huggingface_hub import snapshot_download

@@ -6,10 +6,12 @@ is one version of the policy. A request uses the same one from start to end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 from trustee.algorithm.learner import Learner
+from trustee.errors import EngineError
 from trustee.types import Adapter, Completion, Record, Sample
 
 
@@ -25,6 +27,33 @@ class Sampling(Record, frozen=True):
     makes raw logprobs differ from the sampling distribution."""
     priority: int = 0
     """Lower values are served first. The simulator unblocks episodes, so it precedes the policy."""
+
+
+def find_broken_logprob(completion: Completion) -> str:
+    """Return a sentence about the first logprob that is not finite; empty if all are.
+
+    An engine gives such logprobs if weights or activations are not finite. The ids are noise then,
+    and the record of the episode could not be read again.
+    """
+    for place, logprob in enumerate(completion.logprobs, 1):
+        if not math.isfinite(logprob):
+            who = f"version {completion.version}" if completion.version else "the base"
+            return (
+                f"the engine sampled token {place} of {len(completion.ids)} of {who} with the "
+                f"logprob {logprob}; weights or activations are not finite"
+            )
+    return ""
+
+
+def check_completion(completion: Completion, *, request_id: str) -> None:
+    """Refuse a completion with a logprob that is not finite.
+
+    Raises:
+        EngineError: naming the request, the version and the logprob.
+    """
+    broken = find_broken_logprob(completion)
+    if broken:
+        raise EngineError(f"request {request_id}: {broken}")
 
 
 class Engine(Protocol):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.engine.protocol import Sampling
 from trustee.errors import InputError
 from trustee.types import Adapter, Record
@@ -73,11 +74,11 @@ def improvise(request: Request) -> str:
         r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
     )
     if request.sampling.schema is not None:
-        return json.dumps(draw_value(json.loads(request.sampling.schema), rng))
+        return json.dumps(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
         return rng.choice(words or WORDS)
-    tool = json.loads(rng.choice(offered))["function"]
+    tool = decode_json(rng.choice(offered), error=InputError)["function"]
     call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
     return f"<tool_call>{json.dumps(call)}</tool_call>"
 

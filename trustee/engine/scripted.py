@@ -63,6 +63,10 @@ class ByteTokenizer:
             at = mark.end()
         return ids + list(text[at:].encode())
 
+    def normalise(self, text: str) -> str:
+        """Return the text itself; bytes need no other spelling."""
+        return text
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
         parts: list[bytes] = [

@@ -363,8 +363,8 @@ class VllmEngine:
         await self.call("load", str(folder))
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Load an earlier version's weights and reset the optimiser's momentum."""
-        await self.call("load_adapter", str(adapter.path))
+        """Load an earlier version's weights, or start anew, and reset the optimiser's momentum."""
+        await self.call("load_adapter", str(adapter.path) if adapter.version else "")
 
     async def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose which activations of a layer the trainer keeps."""

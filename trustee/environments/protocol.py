@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.hints import Hints, hint_calls
 from trustee.environments.simulator import Simulator
 from trustee.errors import InputError
@@ -85,12 +86,13 @@ def read_state(stored: msgspec.Raw, kind: type[S]) -> S:
     Raises:
         InputError: if it is not a state of this kind.
     """
-    try:
-        return msgspec.json.decode(stored, type=kind)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"not a state that this world's tasks can continue from: {error}"
-        ) from error
+    return decode_json(
+        bytes(stored),
+        kind,
+        error=lambda why: InputError(
+            f"not a state that this world's tasks can continue from: {why}"
+        ),
+    )
 
 
 class Environment(Protocol):

@@ -14,11 +14,15 @@ from typing import Annotated, Protocol, TypeVar
 from msgspec import Meta
 
 from trustee.decoding import decode_json
-from trustee.engine.protocol import Engine, Sampling
+from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.errors import ContextError, SimulatorError
 from trustee.types import Message, Record, Role, Tool
 
 T = TypeVar("T")
+
+
+class UnusableAnswer(ValueError):
+    """What a role said is not its answer's type."""
 
 
 class RoleSampling(Record, frozen=True):
@@ -121,9 +125,11 @@ class Simulator:
                 schema=schema,
             )
             try:
+                request = f"{role}-{self._requests}"
                 completion = await self._engine.generate(
-                    ids, sampling, adapter=None, request_id=f"{role}-{self._requests}"
+                    ids, sampling, adapter=None, request_id=request
                 )
+                check_completion(completion, request_id=request)
             except ContextError as error:
                 raise SimulatorError(f"{role}: {error}", source=role) from error
             self.asked[role] += 1
@@ -133,7 +139,7 @@ class Simulator:
             refusal = None
             try:
                 given = _read_answer(text, answer, check)
-            except ValueError as error:
+            except UnusableAnswer as error:
                 refusal = str(error)
             if self._observer is not None:
                 self._observer(
@@ -162,13 +168,12 @@ def _read_answer(text: str, kind: type[T], check: Callable[[T], str | None]) -> 
     """Decode and check an answer.
 
     Raises:
-        ValueError: if it cannot be used, with the reason.
+        UnusableAnswer: with the reason.
     """
-    try:
-        given = decode_json(text, kind, error=ValueError)
-    except ValueError as error:
-        raise ValueError(f"not the answer's type ({error})") from error
+    given = decode_json(
+        text, kind, error=lambda why: UnusableAnswer(f"not the answer's type ({why})")
+    )
     refusal = check(given)
     if refusal is not None:
-        raise ValueError(refusal)
+        raise UnusableAnswer(refusal)
     return given

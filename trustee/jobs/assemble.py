@@ -15,6 +15,7 @@ from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.canaries import read_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.engine.model_files import name_base
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
@@ -42,6 +43,7 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         seed=config.run.seed,
         cores=len(os.sched_getaffinity(0)),
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else None,
+        base=name_base(config.model.path, folder),
         reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 
@@ -174,6 +176,19 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     if prompt_set is not None and config.gates.shows_canaries:
         read_canaries(prompt_set)
     return folder, renderer
+
+
+def choose_adapter(config: Config, path: Path, model: Path, *, emit: Emit) -> Path:
+    """Return the adapter folder at a path, checked against the base, and say which one it is.
+
+    Raises:
+        InputError: if there is none, or it does not fit.
+    """
+    found = find_adapter(path)
+    config.engine.check_adapter(found, model, rank=config.learn.rank)
+    which = "" if found == path else f", the newest of {path}"
+    emit(Note(text=f"adapter {found}{which}"))
+    return found
 
 
 def show_place(config: Config, model: Path) -> str:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
+import msgspec
+
 from trustee.config import Config, decode_stored
+from trustee.decoding import read_file
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
 from trustee.events import Emit, Stage
-from trustee.jobs.assemble import make_simulator, open_sandbox, open_watched, prepare_model
+from trustee.jobs.assemble import (
+    choose_adapter,
+    make_simulator,
+    open_sandbox,
+    open_watched,
+    prepare_model,
+)
 from trustee.jobs.run_metadata import describe_run
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
-from trustee.runs.adapters import check_fit, find_adapter, read_adapter
 from trustee.runs.files import write_json
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
-from trustee.sft.endpoint import Endpoint, EndpointPlayer
+from trustee.sft.endpoint import Endpoint, read_address
+from trustee.sft.remote_teacher import EndpointPlayer
 from trustee.sft.teacher import Player, TeacherPlayer
 from trustee.types import Adapter, Record, Task
 
@@ -48,6 +59,12 @@ class PlayerConfig(Record, frozen=True):
             raise InputError("--adapter sets the player; leave it out, or the teacher options")
         if self.model and not self.url:
             raise InputError("--teacher-model needs --teacher-url; give --teacher-url too")
+
+    @property
+    def public(self) -> PlayerConfig:
+        """The player as it is written: its address has neither a password nor a query."""
+        shown = read_address(self.url).shown if self.url else ""
+        return msgspec.structs.replace(self, url=shown)
 
 
 class CollectionMetadata(Record, frozen=True):
@@ -78,12 +95,12 @@ async def run_collection(
     model, renderer = prepare_model(config)
     trained = None
     if player.adapter:
-        trained = find_adapter(Path(player.adapter))
-        check_fit(read_adapter(trained), model, rank=config.learn.rank)
-    record = CollectionMetadata(player=player, collect=collection, config=config)
+        trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
+    record = CollectionMetadata(player=player.public, collect=collection, config=config)
     check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
+        open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
         Store(folder) as store,
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
@@ -95,17 +112,14 @@ async def run_collection(
         return await collect(
             Collection(
                 source=config.env.source(seed=config.run.seed),
-                player=EpisodePlayer(
-                    make_environment=config.env.environment,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
-                    engine=engine,
-                    renderer=renderer,
+                player=make_player(
+                    config,
+                    engine,
+                    renderer,
                     clock=clock,
-                    limits=config.rollout.limits,
-                    temperature=config.rollout.temperature,
-                    context=config.engine.context,
+                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
                 ),
-                player_of=players_of(config, player, engine, renderer),
+                player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
                 adapter=adapter,
                 hinter=config.env.hints if player.teacher or player.url else None,
                 config=collection,
@@ -117,6 +131,27 @@ async def run_collection(
                 states_of=config.env.cut_states,
             )
         )
+
+
+def make_player(
+    config: Config,
+    engine: Engine,
+    renderer: Renderer,
+    *,
+    clock: EngineClock,
+    serve: Callable[[random.Random], Services],
+) -> EpisodePlayer:
+    """Return the player of all episodes, whose engine and renderer each teacher replaces."""
+    return EpisodePlayer(
+        make_environment=config.env.environment,
+        serve=serve,
+        engine=engine,
+        renderer=renderer,
+        clock=clock,
+        limits=config.rollout.limits,
+        temperature=config.rollout.temperature,
+        context=config.engine.context,
+    )
 
 
 async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> Adapter:
@@ -145,7 +180,7 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             raise InputError(f"{folder} already holds a run; name another folder")
         return
     try:
-        before = decode_stored(path.read_bytes(), CollectionMetadata)
+        before = decode_stored(read_file(path, error=InputError), CollectionMetadata)
     except InputError as error:
         raise InputError(f"{path}: {error}; name another folder") from error
     for key in ("player", "collect", "config"):
@@ -156,16 +191,29 @@ def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
             )
 
 
+def open_endpoint(
+    player: PlayerConfig, *, parallel: int
+) -> AbstractAsyncContextManager[Endpoint | None]:
+    """Return the client of the teacher's endpoint; None where no endpoint plays."""
+    if not player.url:
+        return nullcontext()
+    return Endpoint(player.url, model=player.model, parallel=parallel)
+
+
 def players_of(
-    config: Config, player: PlayerConfig, engine: Engine, renderer: Renderer
+    config: Config,
+    player: PlayerConfig,
+    engine: Engine,
+    renderer: Renderer,
+    *,
+    endpoint: Endpoint | None,
 ) -> Callable[[Task], Player]:
     """Return the function that chooses the player of a task."""
     if not (player.teacher or player.url):
         return lambda task: Player(engine, renderer)
     hints, prompt_set = config.env.hints, config.env.teacher_prompts()
-    if not player.url:
+    if endpoint is None:
         return lambda task: TeacherPlayer(engine, renderer, hints(task), prompt_set=prompt_set)
-    endpoint = Endpoint(player.url, model=player.model, parallel=config.rollout.episodes)
     return lambda task: EndpointPlayer(
         endpoint, renderer, hints(task), prompt_set=prompt_set, context=config.engine.context
     )

@@ -16,6 +16,7 @@ from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
 from trustee.events import Compared, Emit, Stage
 from trustee.jobs.assemble import (
+    choose_adapter,
     make_simulator,
     open_sandbox,
     open_watched,
@@ -48,30 +49,6 @@ class Comparison(Record, frozen=True):
     """Trial-phase figures of base and adapter, by name."""
 
 
-def newest_adapter(run: Path) -> Path:
-    """Return the newest adapter of a run.
-
-    Raises:
-        InputError: if the run has none.
-    """
-    folders = sorted((run / "adapters").glob("policy-*"))
-    if not folders:
-        raise InputError(f"{run} holds no adapter; train first, or name one with --adapter DIR")
-    return folders[-1]
-
-
-def check_adapter(folder: Path) -> Path:
-    """Refuse a folder that is not a PEFT adapter in safetensors format.
-
-    Raises:
-        InputError: naming the missing file.
-    """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} is not a PEFT adapter: {name} is missing")
-    return folder
-
-
 def name_tasks(config: Config, run: Path) -> str:
     """Return the file of the held-out tasks: the run's own, or another one for other tasks."""
     recorded = read_metadata(run).config
@@ -85,13 +62,18 @@ def name_tasks(config: Config, run: Path) -> str:
 async def run_comparison(
     config: Config, run: Path, *, adapter: Path | None, emit: Emit
 ) -> Comparison:
-    """Play the held-out tasks with the base and with the adapter."""
+    """Play the held-out tasks with the base and with the adapter.
+
+    Args:
+        config: the run's config, or one changed from it.
+        run: the run's folder.
+        adapter: PEFT or run folder; None is the run's own newest adapter.
+        emit: receives progress events.
+    """
     if not config.eval.tasks:
         raise InputError("eval.tasks is none, so there are no tasks to play; give --tasks N")
-    folder = check_adapter(adapter or newest_adapter(run))
     model, renderer = prepare_model(config)
-    if adapter is not None:
-        config.engine.check_adapter(adapter, model, rank=config.learn.rank)
+    folder = choose_adapter(config, adapter or run, model, emit=emit)
     played: dict[str, Sequence[Trajectory]] = {}
     async with Store(run) as store, open_sandbox(config) as sandbox:
 

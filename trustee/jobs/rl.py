@@ -7,6 +7,8 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
+
 from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
@@ -33,6 +35,7 @@ from trustee.rl.learn import publish, store_checkpoint
 from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
+from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
@@ -51,6 +54,7 @@ async def run_training(
     """
     started_at = time.monotonic()
     model, renderer = prepare_model(config)
+    config = pin_adapter(config)
     if resume:
         open_checkpoint(folder / "checkpoints", RunState)
     async with AsyncExitStack() as stack:
@@ -86,6 +90,19 @@ async def run_training(
                 )
 
         return await restart_once(train_with_an_engine, emit=emit)
+
+
+def pin_adapter(config: Config) -> Config:
+    """Return the config with the adapter's own folder where it names the folder of a run.
+
+    Otherwise a resumed run could start from, or be compared with, an adapter that came later.
+    """
+    if not config.run.adapter:
+        return config
+    found = find_adapter(Path(config.run.adapter)).absolute()
+    return msgspec.structs.replace(
+        config, run=msgspec.structs.replace(config.run, adapter=str(found))
+    )
 
 
 def name_timeline(folder: Path) -> Path:
@@ -151,6 +168,7 @@ async def run_stages(
     if verdicts is not None:
         run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
     if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
+        run.emit(Note(text=f"training starts from adapter {config.run.adapter}"))
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
     if find_checkpoints(run.store.folder / "checkpoints") and (resume or previous is not None):

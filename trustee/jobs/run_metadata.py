@@ -11,6 +11,7 @@ import msgspec
 
 from trustee import __version__
 from trustee.config import Config, decode_stored
+from trustee.decoding import read_file
 from trustee.engine.script import was_found
 from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
@@ -69,10 +70,11 @@ def read_metadata(folder: Path) -> RunMetadata:
         InputError: if the folder is not a run folder, or another version of this program wrote it.
     """
     path = folder / "run.json"
+    data = read_file(
+        path, error=lambda why: InputError(f"{folder} is not a run folder: run.json {why}")
+    )
     try:
-        record = decode_stored(path.read_bytes(), RunMetadata)
-    except OSError as error:
-        raise InputError(f"{folder} is not a run folder: run.json cannot be read") from error
+        record = decode_stored(data, RunMetadata)
     except UntrustedWorld as error:
         raise UntrustedWorld(f"{path}: {error}") from error
     except InputError as error:

@@ -6,9 +6,8 @@ import hashlib
 import time
 from pathlib import Path
 
-import msgspec
-
 from trustee.config import Config
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Emit, Note, Stage
@@ -18,13 +17,9 @@ from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
-from trustee.sft.demonstrations import (
-    SftDataset,
-    find_demonstrations,
-    make_dataset,
-    read_demonstrations,
-    show_refused_rows,
-)
+from trustee.sft.demonstration_files import find_demonstrations, read_demonstrations
+from trustee.sft.demonstrations import show_mended_rows, show_refused_rows
+from trustee.sft.samples import SftDataset, make_dataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
@@ -63,12 +58,15 @@ def read_sft_metadata(folder: Path) -> SftMetadata:
         InputError: if the folder is not one of such a run.
     """
     path = folder / SFT_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=SftMetadata)
-    except OSError as error:
-        raise InputError(f"{folder} is not a trustee sft run: {SFT_FILE} cannot be read") from error
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path}: {error}; this program cannot continue that run") from error
+    data = read_file(
+        path,
+        error=lambda why: InputError(f"{folder} is not a trustee sft run: {SFT_FILE} {why}"),
+    )
+    return decode_json(
+        data,
+        SftMetadata,
+        error=lambda why: InputError(f"{path}: {why}; this program cannot continue that run"),
+    )
 
 
 def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
@@ -78,10 +76,8 @@ def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
         InputError: if the file cannot be read.
     """
     found = find_demonstrations(file)
-    try:
-        digest = hashlib.sha256(found.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{found}: cannot be read ({error.strerror})") from error
+    with open_file(found, error=lambda why: InputError(f"{found}: {why}")) as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return SftMetadata(sft=sft, file=str(found.absolute()), sha256=digest)
 
 
@@ -173,6 +169,8 @@ def read_dataset(
     text = f"{len(dataset.samples)} demonstrations are usable"
     if dataset.refused:
         text += f", {len(dataset.refused)} are refused: {show_refused_rows(dataset.refused)}"
+    if dataset.mended:
+        text += f"; used after a change: {show_mended_rows(dataset.mended)}"
     emit(Note(text=text))
     return dataset
 
@@ -180,7 +178,7 @@ def read_dataset(
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
 ) -> None:
-    """Write what the run starts with, and every row that it does not use.
+    """Write what the run starts with, and every row that it does not use or has changed.
 
     Raises:
         InputError: if the folder already holds a run.
@@ -194,6 +192,8 @@ def write_sft_metadata(
         write_json(folder / name, content, indent=2)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
+    if dataset.mended:
+        store.append("mended.jsonl", dataset.mended)
 
 
 def sft_text(outcome: SftResult) -> str:

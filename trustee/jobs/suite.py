@@ -15,9 +15,14 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import Services
 from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports, run_suite
 from trustee.events import Emit, Note, Stage
-from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.jobs.assemble import (
+    choose_adapter,
+    make_simulator,
+    open_watched,
+    prepare_model,
+    restart_once,
+)
 from trustee.jobs.held_out import make_eval_player
-from trustee.runs.adapters import find_adapter
 from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.sandbox.host import ProcessSandbox
@@ -51,8 +56,7 @@ async def play_suite(
         emit(Note(text=text))
     policies: dict[str, Path | None] = {"base": None}
     if adapter is not None:
-        policies["adapter"] = found = find_adapter(adapter)
-        config.engine.check_adapter(found, model, rank=config.learn.rank)
+        policies["adapter"] = choose_adapter(config, adapter, model, emit=emit)
     reports: dict[str, SuiteReport] = {}
     async with Store(folder) as store, ProcessSandbox(config.sandbox) as sandbox:
         store.append("refused.jsonl", refused)

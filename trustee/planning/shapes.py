@@ -6,10 +6,10 @@ tensor follows from them. No weights are loaded and nothing is downloaded.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from trustee.decoding import decode_json, read_file
 from trustee.engine.model_files import TINY
 from trustee.errors import InputError
 from trustee.types import Record
@@ -191,10 +191,10 @@ def _find_cached(hub_id: str) -> Path | None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a model's config: {error}") from error
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path} cannot be read as a model's config: {why}")
+
+    config = decode_json(read_file(path, error=refuse), error=refuse)
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a model's config: it does not contain a JSON object")
     return config

@@ -25,13 +25,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
+from trustee.rendering.marks import Marks
 from trustee.rendering.tokenizer import FolderTokenizer
 from trustee.types import Call, Message, Tool, ToolCall
 
@@ -57,6 +58,10 @@ class Tokenizer(Protocol):
         """Decode `ids`, including special tokens."""
         ...
 
+    def normalise(self, text: str) -> str:
+        """Return a text as the tokenizer spells it before it is encoded."""
+        ...
+
     def apply(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -75,11 +80,13 @@ class Tokenizer(Protocol):
 class Renderer:
     """Converts messages to ids and back, for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, *, call_format: CallFormat) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, call_format: CallFormat, thinking: bool = False
+    ) -> None:
         self.call_format = call_format
+        self.thinking = thinking
         self._tokenizer = tokenizer
-        longest_first = sorted(tokenizer.marks, key=len, reverse=True)
-        self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._marks = Marks(tokenizer.marks)
 
     @classmethod
     def load(
@@ -96,7 +103,8 @@ class Renderer:
             InputError: if the folder has no usable tokenizer or template.
         """
         tokenizer = FolderTokenizer(folder, thinking=thinking)
-        return cls(tokenizer, call_format=call_format or _find_call_format(tokenizer))
+        format = call_format or _find_call_format(tokenizer)
+        return cls(tokenizer, call_format=format, thinking=thinking)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -109,13 +117,8 @@ class Renderer:
         Raises:
             InputError: if the template refuses the messages.
         """
-        rendered = _as_dicts(messages, calls=())
         schemas = [tool.schema for tool in tools]
-        given = "\n".join(_texts((rendered, schemas)))
-        guard = _unused(given)
-        if self._mark.search(given):
-            rendered = self._guarded(rendered, guard=guard)
-            schemas = self._guarded(schemas, guard=guard)
+        (rendered, schemas), guard = self._marks.guard([_as_dicts(messages, calls=()), schemas])
         text = self._tokenizer.apply(rendered, schemas, add_generation_prompt=True)
         return self._encode_guarded(text, guard=guard)
 
@@ -137,15 +140,35 @@ class Renderer:
         Raises:
             InputError: if the template refuses the replies.
         """
-        rendered = _as_dicts(replies, calls=calls)
-        given = "\n".join(_texts(rendered))
-        guard = _unused(given)
-        if self._mark.search(given):
-            rendered = self._guarded(rendered, guard=guard)
+        rendered, guard = self._marks.guard(_as_dicts(replies, calls=calls))
         tail = self._tail(rendered, seam=f"{guard}{guard}")
         if completion_ids and completion_ids[-1] in self.stop_ids:
             tail = tail.removeprefix(self._end_of_turn)
         return self._encode_guarded(tail, guard=guard)
+
+    def complete(self, message: Message) -> tuple[int, ...]:
+        """Render what the policy would sample to say `message`, with the stop id last.
+
+        The text after the prompt is encoded by itself, as sampling begins after the prompt's last
+        id: a text that begins with a line break does not merge with the one that ends the prompt.
+
+        Raises:
+            InputError: if the template does not write the message between its own marks.
+        """
+        rendered, guard = self._marks.guard(_as_dicts((_PROBE_QUESTION, message), calls=()))
+        before = self._tokenizer.apply(rendered[:1], (), add_generation_prompt=True)
+        whole = self._tokenizer.apply(rendered, (), add_generation_prompt=False)
+        text, ended, _ = whole.removeprefix(before).rpartition(self._end_of_turn or guard)
+        if not whole.startswith(before) or not ended:
+            raise InputError(
+                "the chat template does not write the assistant's message between its own marks: "
+                f"{whole.replace(guard, '')[-120:]!r}"
+            )
+        return self._encode_guarded(text + self._end_of_turn, guard=guard)
+
+    def normalise(self, text: str) -> str:
+        """Return a text as the tokenizer's normaliser spells it, which is how ids decode."""
+        return self._tokenizer.normalise(text)
 
     def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
         """Parse a completion; see `parse_message`."""
@@ -172,28 +195,6 @@ class Renderer:
         self._test_call()
         self._test_prefix()
 
-    def _guarded(self, value: Any, *, guard: str) -> Any:
-        """Return `value` with a guard in every mark, including in keys."""
-        if isinstance(value, str):
-            return self._broken(value, guard=guard)
-        if isinstance(value, Mapping):
-            return {
-                self._broken(key, guard=guard): self._guarded(inner, guard=guard)
-                for key, inner in value.items()
-            }
-        if isinstance(value, Sequence):
-            return [self._guarded(inner, guard=guard) for inner in value]
-        return value
-
-    def _broken(self, text: str, *, guard: str) -> str:
-        """Insert the guard after the first character of every mark, including overlapping ones."""
-        pieces: list[str] = []
-        at = 0
-        while mark := self._mark.search(text, at):
-            pieces.append(text[at : mark.start() + 1])
-            at = mark.start() + 1
-        return guard.join((*pieces, text[at:]))
-
     def _encode_guarded(self, text: str, *, guard: str) -> tuple[int, ...]:
         return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
 
@@ -213,7 +214,7 @@ class Renderer:
     @cached_property
     def _end_of_turn(self) -> str:
         """The mark after an assistant message; empty if there is none."""
-        mark = self._mark.match(self._tail((), seam="seam"))
+        mark = self._marks.pattern.match(self._tail((), seam="seam"))
         return mark.group() if mark else ""
 
     @cached_property
@@ -364,24 +365,6 @@ def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
         if message.call_id in names:
             form["name"] = names[message.call_id]
     return form
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield key
-            yield from _texts(inner)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _texts(inner)
-
-
-def _unused(given: str) -> str:
-    """Return a text that does not occur in `given`, of private-use characters."""
-    guards = (f"\ue000{i}\ue001" for i in itertools.count())
-    return next(guard for guard in guards if guard not in given)
 
 
 def _without_thoughts(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
 
 REMEMBERED = 2048
@@ -85,6 +86,11 @@ class FolderTokenizer:
     def _encode_whole(self, text: str) -> tuple[int, ...]:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
+    def normalise(self, text: str) -> str:
+        """Return a text as the tokenizer's normaliser spells it, such as composed letters."""
+        normaliser = self._backend.normalizer
+        return text if normaliser is None else str(normaliser.normalize_str(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         """Decode `ids`, including special tokens."""
         return str(self._backend.decode(list(ids), skip_special_tokens=False))
@@ -129,5 +135,9 @@ def _read_stop_ids(folder: Path) -> tuple[int, ...]:
     path = folder / "generation_config.json"
     if not path.is_file():
         return ()
-    ids = msgspec.json.decode(path.read_bytes(), type=_Generation).eos_token_id
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path}: {why}; give a model with a readable {path.name}")
+
+    ids = decode_json(read_file(path, error=refuse), _Generation, error=refuse).eos_token_id
     return () if ids is None else (ids,) if isinstance(ids, int) else ids

@@ -77,7 +77,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     reading = read_again([t for group in seen for t in group.valid], run.renderer)
     check_reading(reading, config=run.gates)
     verdict = run.watch.observe(report, fresh)
-    if verdict.stop is None:
+    if verdict.stop is None or verdict.roll_back_to is not None:
         await apply_decision(run, verdict, moved=report.moved)
     metrics = {
         "step": run.step,
@@ -94,7 +94,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     }
     run.store.append("metrics.jsonl", [metrics])
     if verdict.stop is not None:
-        raise RunError(f"{verdict.stop}; continue with trustee run --resume {run.store.folder}")
+        await end_run(run, verdict)
     published = time.monotonic()
     await store_checkpoint(run)
     # Only after the checkpoint, because the previous one may name an older best version.
@@ -163,8 +163,26 @@ async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
         log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
     if moved or verdict.roll_back_to is not None:
         await publish(run, run.versions.version + 1)
+    if verdict.roll_back_to is not None:
+        run.watch.note_restored(run.versions.version)
     if moved and verdict.roll_back_to is None and run.versions.current is not None:
         await run.effect.check(run.versions.current)
+
+
+async def end_run(run: Run, verdict: Decision) -> None:
+    """Stop a run that the alarms end.
+
+    Raises:
+        RunError: always; says why, and how to go on.
+    """
+    folder = run.store.folder
+    if verdict.roll_back_to is None:
+        raise RunError(f"{verdict.stop}; continue with trustee run --resume {folder}")
+    # Unlike an alarm that may pass, this one leaves the run in a state that is worth keeping.
+    await store_checkpoint(run)
+    best = verdict.roll_back_to
+    start = f", from the best version with --adapter {run.store.adapter(best).path}" if best else ""
+    raise RunError(f"{verdict.stop}, and start a new run{start}")
 
 
 async def publish(run: Run, version: int) -> None:

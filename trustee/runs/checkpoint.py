@@ -16,10 +16,15 @@ from typing import TypeVar
 import msgspec
 import structlog
 
+from trustee.decoding import decode_json, open_file, read_file
 from trustee.errors import InputError, RunError
+from trustee.runs.weight_files import refuse_not_finite
 from trustee.types import Record
 
 log = structlog.get_logger()
+
+WEIGHT_FILES = ("adapter/adapter_model.safetensors", "optimizer.safetensors")
+"""Files of a checkpoint from which training goes on."""
 
 
 class CheckpointManifest(Record, frozen=True):
@@ -36,6 +41,7 @@ class CheckpointState(Record, frozen=True):
     """Steps done."""
 
 
+R = TypeVar("R")
 S = TypeVar("S", bound=CheckpointState)
 
 
@@ -62,8 +68,7 @@ async def write_checkpoint(
         (partial / "state.json").write_bytes(msgspec.json.encode(state))
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            data = path.read_bytes()
-            files[str(path.relative_to(partial))] = (len(data), hashlib.sha256(data).hexdigest())
+            files[str(path.relative_to(partial))] = hash_file(path)
             _sync(path)
         (partial / "manifest.json").write_bytes(
             msgspec.json.encode(CheckpointManifest(files=files))
@@ -96,22 +101,38 @@ def find_checkpoints(folder: Path) -> list[Path]:
 def is_whole(path: Path) -> bool:
     """Whether every file of a checkpoint is as its manifest says."""
     try:
-        manifest = msgspec.json.decode(
-            (path / "manifest.json").read_bytes(), type=CheckpointManifest
-        )
+        manifest = read_part(path / "manifest.json", CheckpointManifest)
         return all(
-            len(data := (path / name).read_bytes()) == size
-            and hashlib.sha256(data).hexdigest() == digest
+            hash_file(path / name) == (size, digest)
             for name, (size, digest) in manifest.files.items()
         )
-    except (OSError, msgspec.DecodeError):
+    except (OSError, InputError):
         return False
+
+
+def hash_file(path: Path) -> tuple[int, str]:
+    """Return the size and the sha256 of an ordinary file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    with open_file(path, error=InputError) as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_part(path: Path, kind: type[R]) -> R:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return decode_json(read_file(path, error=InputError), kind, error=InputError)
 
 
 def open_checkpoint(
     folder: Path, kind: type[S], *, accept: Callable[[S], None] = lambda state: None
 ) -> tuple[Path, S]:
-    """Find the newest whole checkpoint whose state can be continued from.
+    """Find the newest whole checkpoint with finite weights whose state can be continued from.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -128,11 +149,15 @@ def open_checkpoint(
             log.warning("checkpoint_broken", path=str(path))
             continue
         try:
-            state = msgspec.json.decode((path / "state.json").read_bytes(), type=kind)
+            state = read_part(path / "state.json", kind)
             accept(state)
-        except (msgspec.DecodeError, InputError) as error:
+            for name in WEIGHT_FILES:
+                if (path / name).exists():
+                    refuse_not_finite(path / name)
+        except InputError as error:
             log.warning("checkpoint_refused", path=str(path), why=str(error))
-            refused.append(f"{path.name}/state.json: {error}")
+            whose = "" if str(path) in str(error) else f"{path.name}/state.json: "
+            refused.append(f"{whose}{error}")
         else:
             return path, state
     if refused:

@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 
 import msgspec
 
+from trustee.decoding import BadLine, read_file, read_json_lines
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
 from trustee.runs.ownership import own_folder, refuse_unwritable
@@ -151,17 +152,11 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
     Raises:
         InputError: if the file cannot be read, or a complete line is not of this kind.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    decoder = msgspec.json.Decoder(kind)
     rows = []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            rows.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
-            raise InputError(f"{path}:{number}: {error}") from error
+    for line in read_json_lines(path, kind, error=lambda why: InputError(f"{path}: {why}")):
+        if isinstance(line, BadLine):
+            raise InputError(f"{path}:{line.number}: {line.why}")
+        rows.append(line.value)
     return rows
 
 
@@ -169,7 +164,7 @@ def keep_lines(path: Path, count: int) -> None:
     """Cut a file down to its first `count` complete lines."""
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")[:-1]
+    lines = read_file(path, error=lambda why: InputError(f"{path}: {why}")).split(b"\n")[:-1]
     with path.open("r+b") as file:
         file.truncate(sum(len(line) + 1 for line in lines[:count]))
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.runs.store import EpisodeLine, TaskLine
 from trustee.types import Message, Record, Role, Task, ToolCall, Trajectory
@@ -99,7 +100,6 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
         InputError: if the folder has no readable episodes, or a line is broken.
     """
     path = folder / "episodes.jsonl"
-    decoder = msgspec.json.Decoder(EpisodeLine)
     found = 0
     try:
         with path.open("rb") as file:
@@ -107,8 +107,8 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
                 if not text.endswith(b"\n"):
                     return
                 try:
-                    line = decoder.decode(text)
-                except msgspec.DecodeError as error:
+                    line = decode_json(text, EpisodeLine, error=InputError)
+                except InputError as error:
                     raise InputError(f"{path}:{number}: {error}") from error
                 if wanted.passes(line):
                     yield line
@@ -123,16 +123,15 @@ def find_episodes(folder: Path, wanted: Filter) -> Iterator[EpisodeLine]:
 
 def read_tasks(folder: Path, groups: set[int]) -> dict[int, Task]:
     """Return the tasks of some groups, by group."""
-    decoder = msgspec.json.Decoder(TaskLine)
     tasks: dict[int, Task] = {}
     try:
         with (folder / "tasks.jsonl").open("rb") as file:
             for text in file:
                 if text.endswith(b"\n"):
-                    line = decoder.decode(text)
+                    line = decode_json(text, TaskLine, error=InputError)
                     if line.group in groups and line.task is not None:
                         tasks[line.group] = line.task
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, InputError) as error:
         raise InputError(f"{folder / 'tasks.jsonl'} cannot be read: {error}") from error
     return tasks
 

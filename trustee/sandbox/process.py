@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any
 
 import anyio
-import msgspec
 from anyio.abc import Process, TaskGroup
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from trustee.decoding import decode_json
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sandbox.isolation import Lock
 from trustee.types import Record
@@ -96,7 +96,7 @@ class WorkerProcess:
                         "output_bytes": config.output_bytes,
                     }
                 )
-                hello = msgspec.json.decode(await self._receive(), type=Hello)
+                hello = decode_json(await self._receive(), Hello, error=WorkerDied)
             except WorkerDied:
                 hello = Hello(refused="it ended before it was ready")
         if hello.ready:
@@ -170,7 +170,7 @@ class WorkerProcess:
         """Pass answers to their calls until the worker ends."""
         try:
             while True:
-                answer = msgspec.json.decode(await self._receive(), type=WorkerAnswer)
+                answer = decode_json(await self._receive(), WorkerAnswer, error=WorkerDied)
                 event, answers = self._waiting.get(answer.id, (None, []))
                 if event is not None:
                     answers.append(answer)

@@ -110,7 +110,7 @@ async def collect(job: Collection) -> Counts:
     """Play all missing episodes and write the results, even when interrupted.
 
     Raises:
-        RunError: if the first episodes all fail.
+        RunError: if the first episodes, or all of them, fail.
     """
     job.recall()
     task_limiter = anyio.CapacityLimiter(max(1, job.rollout.episodes // job.config.attempts))
@@ -123,7 +123,26 @@ async def collect(job: Collection) -> Counts:
                 players.start_soon(play_task, job, number, spec, task_limiter)
     finally:
         counts = write_results(job)
+    check_any_valid(job)
     return counts
+
+
+def check_any_valid(job: Collection) -> None:
+    """Refuse a collection in which everything has failed.
+
+    Raises:
+        RunError: naming the last failure.
+    """
+    failures = [line.trajectory.failure for line in job.episodes.values()]
+    what, where = f"all {len(failures)} episodes", "episodes.jsonl"
+    if not failures:
+        failures = [line.failure for line in job.tasks.values()]
+        what, where = f"the writing of all {len(failures)} tasks", "tasks.jsonl"
+    if failures and None not in failures and (last := failures[-1]) is not None:
+        raise RunError(
+            f"{what} failed, the last because of {last.source}: {last.message}; see "
+            f"{job.store.folder / where}"
+        )
 
 
 async def play_task(

@@ -1,262 +1,335 @@
-"""A remote teacher: any endpoint that supports OpenAI's chat completions.
+"""The client of a teacher's endpoint: one request at a time, whatever the server does.
 
-The endpoint exchanges messages only. Each episode has its own player, which keeps the conversation
-and renders the endpoint's answers as the policy would have sampled them, so the recorded episode is
-like any other. It is used only on request, and its key comes only from an environment variable.
+Every failure is an `AnswerError`, which spoils one episode. What passes, such as a busy server, is
+tried again under one deadline. No text that leaves this module holds the key, nor what stands in
+the address for a password.
 """
 
 from __future__ import annotations
 
+import email.utils
 import json
+import logging
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
-from typing import Any
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import anyio
-import anyio.to_thread
+import httpx2
 import msgspec
 
-from trustee.engine.protocol import Sampling
-from trustee.environments.hints import Hints
-from trustee.errors import EngineError, InputError
-from trustee.rendering.renderer import Renderer
-from trustee.sft.demonstrations import plain, write_message
-from trustee.sft.teacher import TeacherPlayer, add_hints
-from trustee.types import Adapter, Call, Completion, Message, Tool, ToolCall
+from trustee.errors import AnswerError, InputError
+from trustee.sft.chat_format import SHOWN_ANSWER, as_message, read_completion
+from trustee.sft.secrets import LEFT_OUT, Secrets
+from trustee.types import Message
 
 KEY = "TRUSTEE_TEACHER_KEY"
 """Environment variable with the endpoint's key; if it is unset, no key is sent."""
-SECONDS = 120.0
-"""Network timeout of one request, in seconds."""
-SHOWN_ANSWER = 300
-"""Maximum number of characters of an answer that an error shows."""
+SECONDS = 240.0
+"""Time for one answer, with all tries."""
+CONNECT_SECONDS = 20.0
+"""Time for one connection."""
+TRIES = 6
+"""Maximum number of requests for one answer."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
+"""Seconds before the second try and at most; each pause is twice the last."""
+MOST_BYTES = 4 << 20
+"""Size of the largest answer."""
+MOST_ERROR_BYTES = 1 << 16
+"""Bytes that are read of a refusal."""
+PASSING = {408, 409, 425, 429}
+"""Statuses after which the same request may succeed, besides all from 500."""
+LIMITS = ("max_tokens", "max_completion_tokens", "")
+"""Names of the limit of tokens: the usual one, that of reasoning models, none."""
+REPEATED = "the endpoint's answer repeats the key, so it is not kept"
 
 
-class ChatFunction(msgspec.Struct):
-    """The fields that are read of a call's function."""
+class Address(NamedTuple):
+    """Where an endpoint is."""
 
-    name: str
-    arguments: str = "{}"
-
-
-class ChatCall(msgspec.Struct):
-    """The fields that are read of a call."""
-
-    function: ChatFunction
-
-
-class ChatMessage(msgspec.Struct):
-    """The fields that are read of a message."""
-
-    content: str | None = None
-    tool_calls: tuple[ChatCall, ...] | None = None
+    url: str
+    """Address of its chat completions, without user and password."""
+    shown: str
+    """The address as it may be printed and written: without user, password and query."""
+    user: str
+    password: str
+    secrets: tuple[str, ...]
+    """What stands in the address and may not be shown."""
 
 
-class Choice(msgspec.Struct):
-    """The fields that are read of a choice."""
+def read_address(url: str) -> Address:
+    """Split the address that the user gave.
 
-    message: ChatMessage
-    finish_reason: str | None = None
+    Raises:
+        InputError: if it is no address; it is shown without what may be secret.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        parts, port = SplitResult("", "", "", "", ""), ""
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    place = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+    usable = parts.scheme in ("http", "https") and host and "@" not in parts.path
+    usable = usable and not any(letter.isspace() for letter in place)
+    query = f"?{parts.query}" if parts.query else ""
+    try:
+        httpx2.URL(f"{place}/chat/completions{query}")
+    except httpx2.InvalidURL:
+        usable = False
+    if not usable:
+        raise InputError(
+            "--teacher-url cannot be used: give an address such as https://host/v1; what is "
+            "special in a user's name or password is written as %40 for @ or %2F for /"
+        )
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    values = [value for _, value in parse_qsl(parts.query) if not value[:4].isdigit()]
+    return Address(
+        url=f"{place}/chat/completions{query}",
+        shown=place,
+        user=user,
+        password=password,
+        secrets=tuple(filter(None, (user, password, f"{user}:{password}", *values))),
+    )
 
 
-class ChatCompletion(msgspec.Struct):
-    """The fields that are read of an endpoint's answer."""
+def read_key() -> str:
+    """Return the endpoint's key, without the line feed that a file or a shell leaves behind it.
 
-    choices: tuple[Choice, ...]
+    Raises:
+        InputError: if it cannot stand in a header; the message does not hold it.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise InputError(
+            f"{KEY} holds a space, a line feed or a letter outside ASCII, so it is not a key; "
+            "set it to the key alone"
+        )
+    return key
 
 
-class Unredirected(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, so the API key only ever reaches the host that the user named."""
+class Refusal(AnswerError):
+    """The endpoint gave no answer this time."""
 
-    def redirect_request(self, *details: Any) -> None:
-        """Return None, which refuses the redirect."""
-        return
+    def __init__(self, message: str, *, passes: bool, status: int = 0, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.passes = passes
+        """Whether the same request may succeed later."""
+        self.status = status
+        self.wait = wait
+        """Seconds that the server asks to wait."""
+
+
+@dataclass(slots=True)
+class Dialect:
+    """What a server was found to take."""
+
+    limit: str = LIMITS[0]
+    temperature: bool = True
+
+    def write(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request as this server takes it."""
+        written = dict(body)
+        most = written.pop("max_tokens", None)
+        if self.limit and most is not None:
+            written[self.limit] = most
+        if not self.temperature:
+            written.pop("temperature", None)
+        return written
+
+    def learn(self, sent: Mapping[str, Any], refusal: Refusal) -> bool:
+        """Change to what the server asks for; return whether the request should be sent again."""
+        said = str(refusal)
+        if refusal.status not in (400, 422):
+            return False
+        for name, following in pairwise(LIMITS):
+            if name in sent and (name in said or (following and following in said)):
+                self.limit = following if self.limit == name else self.limit
+                return True
+        if "temperature" in sent and "temperature" in said:
+            self.temperature = False
+            return True
+        return False
 
 
 class Endpoint:
-    """Client of the teacher's endpoint."""
-
-    def __init__(self, url: str, *, model: str, parallel: int, seconds: float = SECONDS) -> None:
-        if not url.startswith(("http://", "https://")) or not model:
-            raise InputError(
-                f"--teacher-url {url!r} with --teacher-model {model!r}: give an address such as "
-                "https://host/v1 and the name of a model there"
-            )
-        self._url = url.rstrip("/") + "/chat/completions"
-        self._model = model
-        self._seconds = seconds
-        self._limiter = anyio.CapacityLimiter(parallel)
-        self._opener = urllib.request.build_opener(Unredirected)
-
-    async def ask(self, body: Mapping[str, Any]) -> ChatMessage:
-        """Return one message from the endpoint.
-
-        Raises:
-            EngineError: if there is no usable answer.
-        """
-        data = json.dumps({"model": self._model, **body}).encode()
-        with anyio.move_on_after(2 * self._seconds):
-            text = await anyio.to_thread.run_sync(
-                self._post, data, abandon_on_cancel=True, limiter=self._limiter
-            )
-            return read_completion(text)
-        raise EngineError(f"{self._url} gave no answer in {2 * self._seconds:g} s")
-
-    def _post(self, data: bytes) -> bytes:
-        key = os.environ.get(KEY, "")
-        headers = {"Content-Type": "application/json"}
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self._url, data=data, headers=headers, method="POST")
-        try:
-            with self._opener.open(request, timeout=self._seconds) as response:
-                given: bytes = response.read()
-                return given
-        except urllib.error.HTTPError as error:
-            said = error.read(4 * SHOWN_ANSWER).decode(errors="replace")
-            if key:
-                said = said.replace(key, "...")
-            reason = f"{error.code} {error.reason}: {said[:SHOWN_ANSWER]}"
-        except (OSError, ValueError) as error:
-            reason = str(error)
-        raise EngineError(f"{self._url} refused: {reason}")
-
-
-def read_completion(text: bytes) -> ChatMessage:
-    """Read an endpoint's answer.
-
-    Raises:
-        EngineError: if it is not a chat completion, or was cut off.
-    """
-    try:
-        choice = msgspec.json.decode(text, type=ChatCompletion).choices[0]
-    except (msgspec.DecodeError, IndexError) as error:
-        raise EngineError(
-            f"the endpoint's answer is not a chat completion ({error}): {text[:SHOWN_ANSWER]!r}"
-        ) from error
-    if choice.finish_reason == "length":
-        raise EngineError("the endpoint's answer was cut off by its limit of tokens")
-    return choice.message
-
-
-class EndpointPlayer(TeacherPlayer):
-    """A teacher whose answers come from an endpoint; it is its own renderer and engine."""
+    """Client of the teacher's endpoint; `async with` opens its connections."""
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        renderer: Renderer,
-        hints: Hints,
+        url: str,
         *,
-        prompt_set: str,
-        context: int,
+        model: str,
+        parallel: int,
+        seconds: float = SECONDS,
+        pause: float = FIRST_PAUSE,
     ) -> None:
-        super().__init__(self, renderer, hints, prompt_set=prompt_set)
-        self._endpoint = endpoint
-        self._context = context
-        self._tools: tuple[Tool, ...] = ()
-        self._said: list[Message] = []
+        if not model:
+            raise InputError("--teacher-url needs --teacher-model: give the name of a model there")
+        address = read_address(url)
+        key = read_key()
+        if key and (address.user or address.password):
+            raise InputError(
+                f"--teacher-url holds a user, and {KEY} a key; one of them alone can be sent"
+            )
+        self.shown = address.shown
+        self._model = model
+        self._seconds = seconds
+        self._pause = pause
+        self._limiter = anyio.CapacityLimiter(parallel)
+        self._dialect = Dialect()
+        self._secrets = Secrets((*address.secrets, key))
+        self._client = httpx2.AsyncClient(
+            auth=(address.user, address.password) if address.user or address.password else None,
+            headers={"Accept-Encoding": "identity", "Accept": "application/json"}
+            | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            follow_redirects=False,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=parallel),
+        )
+        self._url = address.url
 
-    @property
-    def context(self) -> int:
-        """Maximum length of prompt plus completion, in the policy's tokens."""
-        return self._context
+    async def __aenter__(self) -> Self:
+        """Open the client; its library would log addresses with their queries."""
+        for name in ("httpx2", "httpcore2"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        await self._client.__aenter__()
+        return self
 
-    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Begin the conversation and return the policy's own prompt, which is the one recorded."""
-        super().open(messages, tools)
-        self._tools = tuple(tools)
-        self._said = list(add_hints(messages, self._hints, prompt_set=self._prompt_set))
-        return self._opened
-
-    def parse(self, ids: Sequence[int], *, call_prefix: str, tools: Sequence[Tool] = ()) -> Message:
-        """Parse a completion and add it to the conversation, with the call ids of its replies."""
-        message = super().parse(ids, call_prefix=call_prefix, tools=tools)
-        self._said.append(message)
-        return message
-
-    def extend(
+    async def __aexit__(
         self,
-        completion_ids: Sequence[int],
-        replies: Sequence[Message],
-        *,
-        calls: Sequence[Call] = (),
-    ) -> tuple[int, ...]:
-        """Render the world's replies and add them to the conversation."""
-        self._said += replies
-        return super().extend(completion_ids, replies, calls=calls)
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self._client.__aexit__(kind, error, trace)
 
-    async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
-    ) -> Completion:
-        """Ask the endpoint, and return its answer as the policy would have sampled it.
+    async def ask(self, body: Mapping[str, Any]) -> Message:
+        """Return one message from the endpoint.
 
         Raises:
-            EngineError: if there is no usable answer, or the policy's format cannot express it.
+            AnswerError: if there is no usable answer; its text holds no secret.
         """
-        body: dict[str, Any] = {
-            "messages": [as_openai(message) for message in self._said],
-            "temperature": sampling.temperature,
-            "max_tokens": sampling.max_tokens,
-        }
-        if self._tools:
-            body["tools"] = [tool.schema for tool in self._tools]
-        message = as_message(await self._endpoint.ask(body))
-        try:
-            written = write_message(message, self._inner)
-        except InputError as error:
-            raise EngineError(f"{request_id}: {error}") from error
-        read = self._inner.parse(written, call_prefix="", tools=self._tools)
-        if plain(read) != plain(message):
-            raise EngineError(f"{request_id}: the policy's format cannot hold what was said")
-        if len(written) > sampling.max_tokens:
-            raise EngineError(
-                f"{request_id}: {len(written)} ids are more than the {sampling.max_tokens} of "
-                "rollout.limits.tokens and the context"
+        async with self._limiter:
+            last = ""
+            with anyio.move_on_after(self._seconds) as deadline:
+                for attempt in range(TRIES):
+                    try:
+                        return await self._ask_once(body)
+                    except Refusal as refusal:
+                        last = str(refusal)
+                        wait = self._pause_before(attempt + 1, refusal)
+                        left = deadline.deadline - anyio.current_time()
+                        if not refusal.passes or attempt + 1 == TRIES or wait >= left:
+                            raise self._clean(f"{self.shown} refused: {refusal}") from None
+                        await anyio.sleep(wait)
+                    except AnswerError as error:
+                        raise self._clean(str(error)) from None
+            raise self._clean(
+                f"{self.shown} gave no answer in {self._seconds:g} s"
+                + (f"; before that it refused: {last}" if last else "")
             )
-        return Completion(ids=written, logprobs=(0.0,) * len(written), stop="stop", version=0)
 
-    async def publish(self, adapter: Adapter) -> None:
-        """Do nothing; an endpoint has no adapters."""
+    def _clean(self, message: str) -> AnswerError:
+        return AnswerError(self._secrets.redact(message))
 
-    async def retire(self, adapter: Adapter) -> None:
-        """Do nothing; an endpoint has no adapters."""
+    def _pause_before(self, attempt: int, refusal: Refusal) -> float:
+        """Return the seconds before a try, which differ so that not all come back at once."""
+        pause = min(LONGEST_PAUSE, self._pause * 2.0 ** (attempt - 1))
+        return refusal.wait + pause * random.uniform(0.5, 1.0)
+
+    async def _ask_once(self, body: Mapping[str, Any]) -> Message:
+        """Ask, in another dialect where the server refuses what was sent."""
+        while True:
+            sent = {"model": self._model, "stream": False, **self._dialect.write(body)}
+            try:
+                data = await self._post(json.dumps(sent).encode())
+            except Refusal as refusal:
+                if not self._dialect.learn(sent, refusal):
+                    raise
+            else:
+                break
+        if self._secrets.holds(data.decode(errors="replace")):
+            raise AnswerError(REPEATED)
+        message = as_message(read_completion(data))
+        # Parts that were joined may hold what none of them holds.
+        if self._secrets.holds(json.dumps(msgspec.to_builtins(message), ensure_ascii=False)):
+            raise AnswerError(REPEATED)
+        return message
+
+    async def _post(self, data: bytes) -> bytes:
+        """Send one request and return the body of its answer.
+
+        Raises:
+            Refusal: for any failure and any status but 200.
+        """
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._client.stream(
+                "POST", self._url, content=data, headers=headers
+            ) as response:
+                if response.status_code == httpx2.codes.OK:
+                    return await read_body(response, MOST_BYTES)
+                raise await self._read_refusal(response)
+        except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+            text = str(error) or type(error).__name__
+            passes = isinstance(error, httpx2.TransportError) and "CERTIFICATE" not in text
+            fixed = isinstance(error, httpx2.LocalProtocolError | httpx2.UnsupportedProtocol)
+            raise Refusal(self._secrets.redact(text), passes=passes and not fixed) from None
+
+    async def _read_refusal(self, response: httpx2.Response) -> Refusal:
+        """Return what a server says instead of an answer."""
+        code = response.status_code
+        try:
+            body = await read_body(response, MOST_ERROR_BYTES, cut=True)
+        except (httpx2.HTTPError, OSError):
+            body = b""
+        said = self._secrets.redact(body.decode(errors="replace"))
+        if said != LEFT_OUT:
+            said = said[:SHOWN_ANSWER]
+        reason = self._secrets.redact(response.reason_phrase)[:SHOWN_ANSWER]
+        return Refusal(
+            f"{code} {reason}: {said}",
+            passes=code in PASSING or code >= 500,
+            status=code,
+            wait=read_wait(response.headers),
+        )
 
 
-def as_openai(message: Message) -> dict[str, Any]:
-    """Return a message in OpenAI's format."""
-    form: dict[str, Any] = {"role": message.role, "content": message.content}
-    calls = [call for call in message.calls if isinstance(call, ToolCall)]
-    if calls:
-        form["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-            }
-            for call in calls
-        ]
-    if message.role == "tool":
-        form["tool_call_id"] = message.call_id
-    return form
-
-
-def as_message(spoken: ChatMessage) -> Message:
-    """Return an endpoint's message as a `Message`.
+async def read_body(response: httpx2.Response, most: int, *, cut: bool = False) -> bytes:
+    """Read a body of at most `most` bytes; a longer one is cut or refused.
 
     Raises:
-        EngineError: if a call's arguments are not a JSON object.
+        Refusal: if it is longer, or compressed although it was not asked to be.
     """
-    calls = []
-    for number, call in enumerate(spoken.tool_calls or ()):
-        try:
-            arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise EngineError(
-                f"the arguments of {call.function.name} are not a JSON object: "
-                f"{call.function.arguments[:SHOWN_ANSWER]!r}"
-            ) from error
-        calls.append(ToolCall(id=str(number), name=call.function.name, arguments=arguments))
-    return Message(role="assistant", content=(spoken.content or "").strip(), calls=tuple(calls))
+    encoding = response.headers.get("Content-Encoding", "identity").strip().casefold()
+    if encoding not in ("", "identity"):
+        raise Refusal("it compresses its answers unasked", passes=False)
+    data = bytearray()
+    async for piece in response.aiter_raw():
+        data += piece
+        if len(data) > most:
+            if cut:
+                return bytes(data[:most])
+            raise Refusal(f"its answer has more than {most >> 20} MiB", passes=False)
+    return bytes(data)
+
+
+def read_wait(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a server asks to wait: a number, or a date."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name, "").strip()
+        if text.replace(".", "", 1).isascii() and text.replace(".", "", 1).isdigit():
+            return float(text[:12]) * unit
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError, OSError):
+        return 0.0

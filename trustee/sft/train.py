@@ -26,7 +26,7 @@ from trustee.engine.watchdog import Watchdog
 from trustee.events import Emit, Note, SftStepTrained
 from trustee.runs.checkpoint import CheckpointState, write_checkpoint
 from trustee.runs.store import Store
-from trustee.sft.demonstrations import SftDataset
+from trustee.sft.samples import SftDataset
 from trustee.types import Adapter, Record, Sample, Share
 
 NLL = LossConfig(kind="nll")

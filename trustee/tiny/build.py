@@ -24,6 +24,7 @@ from jinja2 import Environment as Jinja
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from trustee.decoding import decode_json, decode_text, read_file
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Lesson, teach
 from trustee.types import BadCall, Message
 
@@ -179,7 +180,8 @@ def answers_right(model: Any, pen: Pen, lesson: Lesson) -> bool:
         )
     text = pen.tokenizer.decode(out[0, ids.shape[1] :].tolist())
     try:
-        got, want = json.loads(text), json.loads(said.removesuffix("<|im_end|>"))
+        got = decode_json(text, error=ValueError)
+        want = decode_json(said.removesuffix("<|im_end|>"), error=ValueError)
     except ValueError:
         return False
     if lesson.role == "writer":
@@ -205,13 +207,18 @@ def writer_agrees(task: Any) -> bool:
         return False
 
 
+def read_template() -> str:
+    """Read the template of the packaged model."""
+    return decode_text(read_file(MODEL / "chat_template.jinja", error=ValueError), error=ValueError)
+
+
 def save(model: Any, pen: Pen, out: Path) -> None:
     """Write the model folder: bf16 weights, tokenizer, template."""
     out.mkdir(parents=True, exist_ok=True)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=pen.tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
-    fast.chat_template = (MODEL / "chat_template.jinja").read_text(encoding="utf-8")
+    fast.chat_template = read_template()
     fast.save_pretrained(out)
     copy = Qwen3ForCausalLM(model.config).to(torch.bfloat16)
     copy.load_state_dict(model.state_dict())
@@ -225,7 +232,7 @@ def build(out: Path, *, steps: int, wanted: float, seed: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    pen = Pen((MODEL / "chat_template.jinja").read_text(encoding="utf-8"))
+    pen = Pen(read_template())
     pen.train([lesson for _ in range(1500) for lesson in give_lessons(rng)])
     config = Qwen3Config(
         vocab_size=VOCABULARY,

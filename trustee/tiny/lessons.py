@@ -12,6 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.environments.micro.tasks import (
     BY_NAME,
     PROMPT_SET,
@@ -255,7 +256,9 @@ class ScriptedEpisode:
     def report(self, call: ToolCall) -> str:
         """Return the policy's report of a call's result."""
         thing = THINGS[call.name.split("_", 1)[1]]
-        result = json.loads(next(e.result for e in self.executed if e.call.id == call.id))
+        result = decode_json(
+            next(e.result for e in self.executed if e.call.id == call.id), error=ValueError
+        )
         value = result.get(thing.kind, call.arguments.get(thing.kind))
         if self.rng.random() < self.habits.misreport:
             value = self.rng.choice(VALUES[thing.kind])

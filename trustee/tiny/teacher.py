@@ -6,13 +6,13 @@ name; then does the task with it and reports. Like the policy of the lessons, it
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.micro.environment import HiddenGoals
 from trustee.environments.micro.world import THINGS, Goal, fact
 from trustee.environments.protocol import Environment, Services, World
@@ -126,7 +126,9 @@ class TrialTeacher:
             id=f"call-{self._calls}", name=name, arguments=dict(self._goal.call.arguments)
         )
         answers = await self._say(Message(role="assistant", calls=(call,)))
-        return json.loads(next(m.content for m in answers if m.call_id == call.id))
+        return decode_json(
+            next(m.content for m in answers if m.call_id == call.id), error=ValueError
+        )
 
     async def _say(self, message: Message) -> tuple[Message, ...]:
         reply = await self._environment.reply(message)

@@ -7,13 +7,13 @@ every sampled set can be used.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from trustee.decoding import read_file
 from trustee.errors import InputError
 from trustee.tools.files import read_tools
 from trustee.tools.files.rules import check_tools, split_name
@@ -52,21 +52,18 @@ class Repository:
         Raises:
             InputError: if the folder contains no usable tools.
         """
-        root = files("trustee").joinpath("tools", "packaged") if folder is None else folder
+        root = Path(__file__).parent / "packaged" if folder is None else folder
         try:
-            paths = sorted(
-                (path for path in root.iterdir() if path.name.endswith(".json")),
-                key=lambda path: path.name,
-            )
-            texts = {path.name: path.read_bytes() for path in paths}
+            paths = sorted(path for path in root.iterdir() if path.suffix == ".json")
         except OSError as error:
             raise InputError(
                 f"{root}: cannot be read ({error.strerror}); give a folder of *.json tool files"
             ) from error
+        texts = {path.name: read_file(path, error=refuse_file(path)) for path in paths}
         found = [
             (where, tool if tool.category else msgspec.structs.replace(tool, category=name[:-5]))
             for name, text in texts.items()
-            for where, tool in read_tools(text, source=str(root.joinpath(name)))
+            for where, tool in read_tools(text, source=str(root / name))
         ]
         if not found:
             raise InputError(f"{root}: no tools found; give a folder of *.json tool files")
@@ -111,6 +108,11 @@ class Repository:
             best = max(fitting or order, key=lambda tool: bool(nouns & self._nouns[tool.name]))
             chosen |= added[best.name] if fitting else {best.name}
         return [tool for tool in tools if tool.name in chosen]
+
+
+def refuse_file(path: Path) -> Callable[[str], InputError]:
+    """Return what makes the error for a tool file that cannot be read."""
+    return lambda why: InputError(f"{path}: {why}; give a folder of *.json tool files")
 
 
 def _words(name: str) -> list[str]:

@@ -23,6 +23,7 @@ from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import NoSuchResource, Unresolvable
 
+from trustee.decoding import decode_json
 from trustee.tools.patterns import TooSlow, compile_pattern, search
 from trustee.tools.schema import NOTHING, change_children, properties_of, required_of
 
@@ -76,7 +77,7 @@ def find_fault(schema: Mapping[str, Any]) -> SchemaError | str | None:
     """Return why a schema cannot be used: what no draft allows, or the failure of a trial."""
     try:
         # Numbers that are not finite, and texts that are no Unicode, cannot be written again.
-        if msgspec.json.decode(msgspec.json.encode(schema)) != schema:
+        if decode_json(msgspec.json.encode(schema), error=ValueError) != schema:
             return "contains NaN or Infinity; only finite numbers are allowed"
         Draft202012Validator.check_schema(schema, format_checker=_pattern_checker())
     except SchemaError as error:
@@ -98,7 +99,7 @@ def find_fault(schema: Mapping[str, Any]) -> SchemaError | str | None:
 @lru_cache(maxsize=4096)
 def _compile(schema: bytes) -> Any:
     """Compile a schema, cached by its text, because tools with equal names may differ."""
-    parsed = _name_what_is_refused(msgspec.json.decode(schema))
+    parsed = _name_what_is_refused(decode_json(schema, error=ValueError))
     return _Validator(parsed, format_checker=_format_checker(), registry=Registry())
 
 

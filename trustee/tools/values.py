@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from trustee.decoding import decode_json
+
 LARGEST = 1 << 14_000
 """Smallest integer that is not written in decimal; it has fewer digits than Python allows."""
 
@@ -21,7 +23,7 @@ def is_error(result: Any) -> bool:
 def tells_error(content: str) -> bool:
     """Whether a tool's message is an object with an error."""
     try:
-        return is_error(json.loads(content))
+        return is_error(decode_json(content, error=ValueError))
     except ValueError:
         return False
 

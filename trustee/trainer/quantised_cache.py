@@ -27,6 +27,7 @@ import torch
 from msgspec import Meta
 from safetensors import safe_open
 
+from trustee.decoding import decode_json, read_file
 from trustee.types import Record
 
 log = structlog.get_logger()
@@ -161,7 +162,7 @@ def cache_key(folder: Path, *, quantiser: str) -> str:
         (path.name, path.stat().st_size, path.stat().st_mtime_ns, sample_file(path))
         for path in sorted(folder.glob("*.safetensors*"))
     ]
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    config = hashlib.sha256(read_file(folder / "config.json", error=ValueError)).hexdigest()
     identity = msgspec.json.encode([FORMAT, quantiser, config, weights])
     return hashlib.sha256(identity).hexdigest()
 
@@ -179,11 +180,11 @@ def sample_file(path: Path) -> str:
 
 def find_damage(place: Path, *, key: str) -> str:
     """Return why a cache cannot be used, or an empty string if it can. Reads every byte once."""
+    if not (place / MANIFEST).exists():
+        return f"it has no {MANIFEST}"
     try:
         manifest = read_manifest(place)
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}"
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         return f"its {MANIFEST} cannot be read: {error}"
     if manifest.key != key:
         return "its manifest belongs to another base"
@@ -203,8 +204,13 @@ def find_damage(place: Path, *, key: str) -> str:
 
 
 def read_manifest(place: Path) -> CacheManifest:
-    """Read the manifest of a cache."""
-    return msgspec.json.decode((place / MANIFEST).read_bytes(), type=CacheManifest)
+    """Read the manifest of a cache.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    data = read_file(place / MANIFEST, error=ValueError)
+    return decode_json(data, CacheManifest, error=ValueError)
 
 
 def hash_file(path: Path) -> str:
@@ -280,7 +286,7 @@ def delete_older(place: Path, origin: str) -> None:
     """Delete the other caches of the same origin; without an origin, delete nothing."""
     for path in place.parent.glob(f"*/{MANIFEST}") if origin else ():
         # An unreadable cache is dealt with when it is next opened.
-        with suppress(OSError, msgspec.DecodeError):
+        with suppress(OSError, ValueError):
             other = path.parent
             if other != place and not other.suffix and read_manifest(other).origin == origin:
                 delete_cache(other)

@@ -48,6 +48,15 @@ def keep_input_types(model: torch.nn.Module) -> None:
             module.cast_input_dtype_enabled = False
 
 
+def restart_adapter(model: PeftModel, *, seed: int) -> None:
+    """Draw an adapter's first weights again, whatever they are now; its product is zero then."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.reset_lora_parameters("default", init_lora_weights=True)
+
+
 def _share_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     """Return a linear layer whose weight is a shard of the engine's weight."""
     if isinstance(shard, tuple):

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import torch
-from peft import PeftModel, set_peft_model_state_dict
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from trustee.algorithm.batch import Batch, collate, share_out
@@ -33,12 +33,16 @@ from trustee.algorithm.learner import (
     add_reports,
 )
 from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
+from trustee.decoding import decode_json, read_file
+from trustee.errors import RunError
 from trustee.runs.adapters import BASE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer.activation_checkpointing import set_checkpointing
+from trustee.trainer.adapter_weights import take_adapter, trained_tensors
 from trustee.trainer.memory import Heap, cap_memory, ran_out
 from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
 from trustee.trainer.quantised_cache import write_cache
 from trustee.trainer.reference import keep_reference, swapped
+from trustee.trainer.shared_model import restart_adapter
 from trustee.trainer.shared_weights import (
     held_adapters,
     install_adapter,
@@ -269,6 +273,11 @@ class Trainer:
         The folder is written first: it is where the engine looks should it ever evict the adapter.
         """
         tensors = self.tensors()
+        broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise RunError(
+                f"version {version} holds numbers that are not finite, the first in {broken[0]}"
+            )
         self._write(folder, tensors)
         # A copy in any case: the engine multiplies B by the scale in place.
         rounded = {name: tensor.to(self.dtype, copy=True) for name, tensor in tensors.items()}
@@ -282,14 +291,10 @@ class Trainer:
         return config
 
     def tensors(self) -> Tensors:
-        """Return the adapter in host memory, named as in a PEFT file.
-
-        PEFT's own function has every quantised layer of the base tell its state.
-        """
+        """Return the adapter in host memory, named as in a PEFT file."""
         return {
-            name.replace(".default.", "."): parameter.detach().cpu().contiguous()
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
+            name: parameter.detach().cpu().contiguous()
+            for name, parameter in trained_tensors(self.model).items()
         }
 
     def _write(self, folder: str, tensors: Tensors) -> None:
@@ -300,7 +305,7 @@ class Trainer:
         (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self._base)))
         config = self.model.peft_config["default"]
         config.inference_mode = True
-        config.base_model_name_or_path = self.spec.folder
+        config.base_model_name_or_path = self.spec.base or self.spec.folder
         config.save_pretrained(folder)
 
     def cache_base(self, place: str, origin: str) -> str:
@@ -326,20 +331,26 @@ class Trainer:
         self._take(str(path / "adapter"))
         tensors = load_file(path / "optimizer.safetensors", device="cpu")
         torch.set_rng_state(tensors.pop("rng"))
-        numbers = msgspec.json.decode((path / "optimizer.json").read_bytes())
+        file = path / "optimizer.json"
+        numbers = decode_json(read_file(file, error=ValueError), error=ValueError)
         whole = self.optimizer.state_dict()
         whole["state"] = unflatten_state(tensors, numbers)
         self.optimizer.load_state_dict(whole)
 
     def load_adapter(self, folder: str) -> None:
-        """Take an adapter's weights and forget the optimiser's momentum: a roll-back."""
-        self._take(folder)
+        """Take an adapter's weights and forget the optimiser's momentum: a roll-back.
+
+        Without a folder the adapter starts anew, so that it changes nothing.
+        """
+        if folder:
+            self._take(folder)
+        else:
+            restart_adapter(self.model, seed=self.spec.seed)
         self.optimizer = make_optimizer(self.spec.learn, self.params)
 
     def _take(self, folder: str) -> None:
         """Take an adapter's weights."""
-        tensors = load_file(Path(folder) / WEIGHTS, device=str(self.device))
-        set_peft_model_state_dict(self.model, tensors)
+        take_adapter(self.model, Path(folder), seed=self.spec.seed)
 
     def logprobs(self, request: bytes, adapter: bool) -> list[float]:
         """Return the trainer's logprobs of a sample's sampled ids, with the adapter on or off."""

@@ -114,7 +114,7 @@ def test_suite_is_played_with_base_and_adapter(
     lines = succeed(capfd, *command(file, "--adapter", adapter, "--out", out))
     first, second = lines[0].split("; ")
     assert first.startswith(f"2 rows of {file} are refused: keys.jsonl:1: not JSON: ")
-    assert "keys.jsonl:5: must be a JSON object, is a list" == second
+    assert "keys.jsonl:5: Expected `object`, got `array`" == second
     figures = {
         policy: line.split()
         for policy, line in zip(

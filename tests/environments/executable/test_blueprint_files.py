@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trustee.environments.executable.blueprint_files import (
     show_refused_blueprints,
     write_blueprint,
 )
+from trustee.environments.executable.source_check import SourceChecker
 from trustee.errors import InputError
 from trustee.types import Message
 
@@ -87,8 +89,8 @@ def test_environments_as_lines(tmp_path: Path) -> None:
 
 BAD: list[tuple[Any, str]] = [
     ("{", "not JSON"),
-    ("[1]", "must be a JSON object, is a list"),
-    ('{"a": ' * 5000, "not JSON"),
+    ("[1]", "Expected `object`, got `array`"),
+    ('{"a": ' * 5000, "nested deeper"),
     ('{"id": "\\ud800"}', "not JSON"),
     (without("question"), "missing required field `question`"),
     (plain(extra=1), "unknown field `extra`"),
@@ -147,8 +149,34 @@ def test_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"all.jsonl: no usable environment") as caught:
         read_blueprints(path)
     assert "all.jsonl:1: Object missing required field `id`" in str(caught.value)
-    assert "all.jsonl:3: must be a JSON object" in str(caught.value)
+    assert "all.jsonl:3: Expected `object`, got `array`" in str(caught.value)
     assert str(caught.value).endswith("; and 2 more")
+
+
+def test_rows_may_be_an_array_and_have_marks_of_other_editors(tmp_path: Path) -> None:
+    """An array, the mark of UTF-8, line ends of Windows and bytes that are no text are all read."""
+    first, second = (json.dumps(plain(id=name)).encode() for name in ("a", "b"))
+    for data in (
+        b"\xef\xbb\xbf" + first + b"\r\n\r\n" + second + b"\r\n",
+        b"\xef\xbb\xbf [" + first + b",\n" + second + b"]",
+        first + b"\n" + b"\xff{}\n" + second,
+    ):
+        (tmp_path / "rows").write_bytes(data)
+        loaded = read_blueprints(tmp_path / "rows")
+        assert ["a", "b"] == [blueprint.id for blueprint in loaded.blueprints]
+    assert ["rows:2"] == [one.row for one in loaded.refused]
+    assert loaded.refused[0].reason.startswith("not JSON")
+
+
+def test_one_bad_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    """What is no file, or no text, costs nobody the others."""
+    write_blueprint(GOOD, tmp_path)
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "b.json").write_bytes(b"\xff")
+    loaded = read_blueprints(tmp_path)
+    assert (GOOD,) == loaded.blueprints
+    assert ["a.json", "b.json"] == [one.row for one in loaded.refused]
+    assert "is a folder" in loaded.refused[0].reason
 
 
 def test_paths_that_hold_nothing(tmp_path: Path) -> None:
@@ -165,6 +193,7 @@ def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Parquet needs a package; without it the message says so and names the way out."""
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="needs the package pyarrow"):
         read_blueprints(tmp_path / "rows.parquet")
 
@@ -176,6 +205,7 @@ def test_parquet_through_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     arrow = type("Arrow", (), {"ArrowInvalid": type("ArrowInvalid", (ValueError,), {})})
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", arrow)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", parquet)
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     loaded = read_blueprints(tmp_path / "rows.parquet")
     assert [GOOD.question] == [blueprint.question for blueprint in loaded.blueprints]
     assert ["rows.parquet:2"] == [refused.row for refused in loaded.refused]
@@ -247,14 +277,21 @@ def test_reasons_are_shown() -> None:
     assert "a:1: x" == show_refused_blueprints([RefusedBlueprint(row="a:1", reason="x")])
 
 
+@pytest.fixture(scope="module")
+def checker() -> Iterator[SourceChecker]:
+    """Start one process for all examples."""
+    with SourceChecker() as process:
+        yield process
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=60))
-def test_any_source_is_taken_or_refused(source: str) -> None:
+@given(source=st.text(max_size=60))
+def test_any_source_is_taken_or_refused(checker: SourceChecker, source: str) -> None:
     """No text given as source does more than be refused."""
     sources = {**GOOD.sources, "repeat": source}
     reason = "repeat was taken"
     try:
-        check_blueprint(make_blueprint(sources=sources))
+        check_blueprint(make_blueprint(sources=sources), checker)
     except InputError as error:
         reason = str(error)
     assert "repeat" in reason

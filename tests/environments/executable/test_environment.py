@@ -164,6 +164,7 @@ async def test_outcome_says_what_happened(folder: Path) -> None:
         "blueprint": task.hidden["blueprint"],
         "scenario": "multi_hop",
         "failed_by": None,
+        "reruns": 0,
     }
 
 
@@ -211,6 +212,23 @@ async def test_echo_and_error_bring_nothing_by_default(folder: Path) -> None:
         score = await environment.score((), Stop.TURNS)
         assert score.outcome.solve is not None
         assert expected == score.outcome.solve.solved
+        await environment.aclose()
+
+
+async def test_made_up_answers_are_run_again_by_default(folder: Path) -> None:
+    """What a tool makes of the policy's own values pays in published mode only."""
+    adds = {"find_thing": "def find_thing(thing):\n    return eval(thing)"}
+    for published, expected, reruns in ((False, 0, 2), (True, 1, 0)):
+        stage = Stage(Executable(path=str(folder), published=published))
+        task = await stage.task(unsolved={"find_thing": ["1200"]}, sources=adds, gold=())
+        environment = await stage.enter(task)
+        call = ToolCall(id="a", name="find_thing", arguments={"thing": "700+500"})
+        reply = await environment.reply(Message(role="assistant", calls=(call,)))
+        assert "1200" == reply.messages[0].content
+        score = await environment.score((), Stop.TURNS)
+        assert score.outcome.solve is not None
+        assert (expected, reruns) == (score.outcome.solve.solved, score.notes["reruns"])
+        assert 1 + reruns == len(stage.sandbox.lent[-1].calls)
         await environment.aclose()
 
 

@@ -89,7 +89,7 @@ def test_messages_with_calls() -> None:
         ({"messages": [{"role": "user", "tool_calls": [{}]}]}, r"messages\[0\]: not a chat"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]: not a chat message"),
         ({"messages": 3}, "messages: Expected `array`"),
-        ({"tools": "["}, "tools: Input data was truncated"),
+        ({"tools": "["}, "tools: not JSON: Input data was truncated"),
         ({"tools": "[3]"}, "tools: Expected `object`"),
         ({"tools": "[{}]"}, "is not a function schema with a name"),
         ({"tools": '[{"function": 3}]'}, "is not a function schema with a name"),
@@ -101,13 +101,35 @@ def test_messages_with_calls() -> None:
         ({"solve_rate": 2}, "solve_rate must be a number from 0 to 1"),
         ({"solve_rate": "high"}, "solve_rate must be a number from 0 to 1"),
         ({"data_source": "self/other"}, "Invalid enum value 'other'"),
-        ({"answer": 3}, "Expected `str`, got `int`"),
+        ({"answer": True}, "Expected `str`, got `bool`"),
+        ({"unsolved_set": '{"x": [true]}'}, "unsolved_set: Expected"),
     ],
 )
 def test_broken_rows(changes: dict[str, Any], reason: str) -> None:
     """The key and what is wrong with it are named."""
     with pytest.raises(InputError, match=reason):
         read_published_row(make_row(GOOD, **changes), source="a")
+
+
+def test_numbers_and_fenced_sources() -> None:
+    """Answers may be numbers, and sources may stand between lines of ```, as models write them."""
+    fenced = {name: f"```python\n{code}\n```\n" for name, code in GOOD.sources.items()}
+    row = make_row(
+        GOOD,
+        codes=json.dumps(fenced),
+        unsolved_set='{"find_thing": ["box aa", 7], "read_label": [400, 2.5]}',
+        answer=400,
+    )
+    blueprint, state = read_published_row(row, source="a")
+    assert {"find_thing": ("box aa", "7"), "read_label": ("400", "2.5")} == blueprint.unsolved
+    assert blueprint.unsolved == state.unsolved
+    assert "400" == blueprint.answer
+    assert GOOD.sources == blueprint.sources
+
+
+def test_zero_is_an_answer() -> None:
+    """A number counts as it is, and only null means that there is no answer."""
+    assert "0" == read_published_row(make_row(GOOD, answer=0), source="a")[0].answer
 
 
 @pytest.mark.parametrize("key", sorted(ROW_KEYS))

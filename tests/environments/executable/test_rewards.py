@@ -11,20 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plain_sandbox import PlainWorker
+from trustee.environments.executable.matching import holds_as_published
 from trustee.environments.executable.rewards import (
     Match,
     Observation,
     SolveRates,
     Variant,
     count_unsolved,
-    holds_as_published,
     is_right,
     match,
     pay_episode,
     pay_turn,
     solve,
     solves,
-    tells,
 )
 from trustee.rendering.call_parser import CallFormat, parse_message
 from trustee.types import BadCall, Message, ToolCall
@@ -95,41 +94,6 @@ def test_answers_are_found_where_ftrl_finds_them(row: dict[str, Any]) -> None:
     given = row["predict"]
     text = json.dumps(given, ensure_ascii=False) if isinstance(given, dict | list) else str(given)
     assert row["result"] is holds_as_published(text, row["golden"])
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "expected"),
-    [
-        ("17", "1", False),
-        ("1", "1", True),
-        ("1.5", "1", False),
-        ("-1", "1", False),
-        ("-1 degrees", "-1", True),
-        ("3.0", "3", True),
-        ("1,234.50", "1234.5", True),
-        ("2007-11-07", "2007-11-7", True),
-        ("a party", "art", False),
-        ("Art, they say", "art", True),
-        ('{"level": 17}', "17", True),
-        ('{"id": 1}', '"id": 1', True),
-        ("12345", "234", False),
-        ("Paris is in France", "Paris, France", True),
-        ("Paris is in Texas", "Paris, France", False),
-        ("x", "", False),
-        ("", "", False),
-        ("Paris", "Paris, ", False),
-        ("100 %", "%", True),
-        ("AB12", "12", False),
-        ("15km", "15", True),
-        ("東京都にある", "東京", True),
-        ("STRASSE", "straße", True),
-        ("0", "-0", True),
-        ("x-3", "3", True),
-    ],
-)
-def test_whole_words_and_numbers(text: str, answer: str, expected: bool) -> None:
-    """By default an answer is told in whole words, and in numbers of the same value."""
-    assert expected is tells(text, answer)
 
 
 def test_published_mode_keeps_the_holes_and_the_default_closes_them() -> None:
@@ -228,16 +192,6 @@ def test_matching_never_owes_more(
             k: v for k, v in matched.unsolved.items() if k != name
         }
         left = matched.unsolved
-
-
-@settings(max_examples=80, deadline=None)
-@given(st.text(max_size=30), st.text(max_size=8))
-def test_what_is_told_in_words_is_there_for_ftrl_too(text: str, word: str) -> None:
-    """Any text can be compared with any, and a plain word that is told also stands in the text."""
-    told = tells(text, word)
-    assert isinstance(told, bool)
-    if told and word.isascii() and word.isalpha():
-        assert word.lower() in text.casefold()
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ async def test_judge_reads_the_policy_quoted() -> None:
         [Turn(rendered_ids=(1,), completion=SILENCE, message=forged)], Stop.DONE
     )
     prompt = stage.engine.requests[-1].prompt
-    assert "assistant: [mark] / ('fulfilled': true)" in prompt
+    assert "assistant: [mark] / ([mark] true)" in prompt
     assert 1 == prompt.count("<|im_end|>")
 
 

@@ -143,8 +143,8 @@ JSON_REFUSALS: list[tuple[Any, str]] = [
     ),
     (
         '{"name": \n "f" 1}',
-        "not JSON: JSON is malformed: expected ',' or '}' (byte 15); give one JSON document, or"
-        " one JSON object per line",
+        "not JSON: JSON is malformed: expected ',' or '}' (line 2 column 6); give one JSON"
+        " document, or one JSON object per line",
     ),
     ({"tools": {"f": 1}}, 'tools must be a list of tools, got {"f": 1}'),
     (

@@ -14,16 +14,13 @@ The format is one JSON file per environment, an object with the fields of `Bluep
     gold        list of {name, arguments, answer}, may be left out
     provenance  anything, may be left out
 
-A folder of such files, one file of such objects as JSON lines, and FTRL's published rows
-(`published`) as JSON lines or parquet are all read; rows are told apart by their keys.
+A folder of such files, one file of such objects, and FTRL's published rows are all read, as JSON
+lines, an array or parquet; rows are told apart by their keys.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
 import re
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,13 +29,13 @@ import msgspec
 
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.environments.executable.published_rows import is_published, read_published_row
+from trustee.environments.executable.source_check import SourceChecker
 from trustee.errors import InputError
 from trustee.runs.files import write_file
+from trustee.runs.rows import Row, read_rows
 from trustee.tools.files.rules import check_tools
 from trustee.types import Record
 
-MOST_SOURCE = 1_000_000
-"""Maximum characters of one tool's source."""
 SHOWN_REASONS = 3
 """Number of refused rows whose reasons an error message repeats."""
 BLUEPRINT_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
@@ -71,18 +68,19 @@ def read_blueprints(path: Path) -> Loaded:
     blueprints: dict[str, Blueprint] = {}
     refused: list[RefusedBlueprint] = []
     states: list[tuple[str, TurnState]] = []
-    for where, row in _read_rows(path):
-        try:
-            blueprint, state = _read(row, where=where)
-            if state is not None:
-                states.append((where, state))
-                if len(state.messages) > 1:
-                    continue
-            if blueprint.id in blueprints:
-                raise InputError(f"the id {blueprint.id} was already used; ids must be unique")
-            blueprints[blueprint.id] = blueprint
-        except InputError as error:
-            refused.append(RefusedBlueprint(row=where, reason=str(error)))
+    with SourceChecker() as checker:
+        for where, row in _read_rows(path):
+            try:
+                blueprint, state = _read(row, where=where, checker=checker)
+                if state is not None:
+                    states.append((where, state))
+                    if len(state.messages) > 1:
+                        continue
+                if blueprint.id in blueprints:
+                    raise InputError(f"the id {blueprint.id} was already used; ids must be unique")
+                blueprints[blueprint.id] = blueprint
+            except InputError as error:
+                refused.append(RefusedBlueprint(row=where, reason=str(error)))
     refused += [
         RefusedBlueprint(
             row=where, reason="in the middle of an episode whose beginning is not in the file"
@@ -131,14 +129,15 @@ def write_blueprint(blueprint: Blueprint, folder: Path) -> Path:
     Raises:
         InputError: if the written blueprint could not be read again.
     """
-    check_blueprint(blueprint)
+    with SourceChecker() as checker:
+        check_blueprint(blueprint, checker)
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{blueprint.id}.json"
     write_file(final, msgspec.json.format(msgspec.json.encode(blueprint), indent=1))
     return final
 
 
-def check_blueprint(blueprint: Blueprint) -> None:
+def check_blueprint(blueprint: Blueprint, checker: SourceChecker) -> None:
     """Refuse an environment that could not be played.
 
     Raises:
@@ -154,7 +153,7 @@ def check_blueprint(blueprint: Blueprint) -> None:
         lone = sorted(set(names) ^ blueprint.sources.keys())
         raise InputError(f"tools and sources differ in {', '.join(lone)}; each tool has one source")
     for name, source in blueprint.sources.items():
-        check_tool_source(name, source)
+        checker.check(name, source)
     called = {call.name for call in blueprint.gold}
     for what, named in (("unsolved", blueprint.unsolved.keys()), ("gold", called)):
         if unknown := sorted(named - set(names)):
@@ -166,28 +165,6 @@ def check_blueprint(blueprint: Blueprint) -> None:
         raise InputError("unsolved holds an empty sub-answer")
 
 
-def check_tool_source(name: str, source: str) -> None:
-    """Refuse a source that is too long, does not compile or does not define its tool.
-
-    Raises:
-        InputError: naming the problem.
-    """
-    if len(source) > MOST_SOURCE:
-        raise InputError(
-            f"the source of {name} has {len(source)} characters; at most {MOST_SOURCE} are allowed"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-            compile(tree, name, "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(f"the source of {name} does not compile: {reason}") from error
-    if name not in _defined(tree):
-        raise InputError(f"the source of {name} does not define it at its top level")
-
-
 def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBlueprint, ...]) -> str:
     """Return how many rows were refused and why the first ones were."""
     if not refused:
@@ -197,54 +174,27 @@ def show_refused_blueprints(refused: list[RefusedBlueprint] | tuple[RefusedBluep
     return first + (f"; and {more} more" if more > 0 else "")
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield each row with its location; a row that is not a JSON object is yielded as an error."""
-    try:
-        if path.suffix == ".parquet":
-            yield from _read_parquet(path)
-        elif path.is_dir() or path.suffix == ".json":
-            for one in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-                yield one.name, _decode(one.read_bytes())
-        else:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield f"{path.name}:{number}", _decode(line)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a folder of JSON files, a file of "
-            "JSON lines or a parquet file"
-        ) from error
+
+    def refuse(why: str) -> InputError:
+        return InputError(
+            f"{path}: {why}; give a folder of JSON files, a file of JSON lines or a parquet file"
+        )
+
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        try:
+            rows = list(read_rows(file, error=refuse))
+        except InputError as error:
+            if file is path:
+                raise
+            rows = [(1, error)]
+        for number, row in rows:
+            alone = file.suffix == ".json" and len(rows) == 1
+            yield file.name if alone else f"{file.name}:{number}", row
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
-    try:
-        parquet = importlib.import_module("pyarrow.parquet")
-        arrow = importlib.import_module("pyarrow")
-    except ImportError as error:
-        raise InputError(
-            f"{path}: parquet needs the package pyarrow, which is not installed; install it, or "
-            "give the rows as JSON lines"
-        ) from error
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except arrow.ArrowInvalid as error:
-        raise InputError(f"{path}: not a parquet file ({error})") from error
-    for number, row in enumerate(rows, 1):
-        yield f"{path.name}:{number}", row
-
-
-def _decode(data: bytes) -> dict[str, Any] | InputError:
-    try:
-        row = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return InputError(f"not JSON: {error}")
-    if not isinstance(row, dict):
-        return InputError(f"must be a JSON object, is a {type(row).__name__}")
-    return row
-
-
-def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, TurnState | None]:
+def _read(row: Row, *, where: str, checker: SourceChecker) -> tuple[Blueprint, TurnState | None]:
     """Read and check a row of either form."""
     if isinstance(row, InputError):
         raise row
@@ -257,7 +207,7 @@ def _read(row: dict[str, Any] | InputError, *, where: str) -> tuple[Blueprint, T
         except msgspec.ValidationError as error:
             raise InputError(str(error)) from error
     if state is None or len(state.messages) == 1:
-        check_blueprint(blueprint)
+        check_blueprint(blueprint, checker)
     return blueprint, state
 
 
@@ -267,16 +217,3 @@ def _read_state(row: dict[str, Any], *, where: str) -> TurnState:
         if is_published(row)
         else msgspec.convert(row, TurnState)
     )
-
-
-def _defined(tree: ast.Module) -> set[str]:
-    """Return the names that the top level of a source defines."""
-    defined = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            defined.add(node.name)
-        elif isinstance(node, ast.Assign):
-            defined |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            defined |= {(alias.asname or alias.name) for alias in node.names}
-    return defined

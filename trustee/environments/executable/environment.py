@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -27,6 +26,8 @@ from trustee.environments.executable.blueprint_files import (
     read_states,
     show_refused_blueprints,
 )
+from trustee.environments.executable.echoes import EchoCheck
+from trustee.environments.executable.published_rows import as_published
 from trustee.environments.executable.rewards import (
     Observation,
     Variant,
@@ -76,9 +77,6 @@ from trustee.types import (
     Trajectory,
     Turn,
 )
-
-FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
-"""Sandbox message of a call that raised; FTRL reports the error without its class."""
 
 
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
@@ -268,6 +266,7 @@ class ExecutableEnvironment:
         self._worker: Worker | None = None
         self._called: list[CalledTool] = []
         self._readable = 0
+        self._echoes = EchoCheck(task.messages, task.tools, self._hidden.gold)
 
     async def open(self) -> Opening:
         """Reserve a sandbox worker, and return the opening messages and tools."""
@@ -304,13 +303,21 @@ class ExecutableEnvironment:
             name=call.name, arguments=call.arguments, text=outcome.text, ok=outcome.ok
         )
         matched = match(seen, self._unsolved, published=self._config.published)
-        self._unsolved = matched.unsolved
+        found = matched.found
+        if found is not None and not self._config.published:
+            assert self._worker is not None, "only a tool that ran has told an answer"
+            if await self._echoes.follows(call, outcome.text, found, run=self._worker.call):
+                found = None
+        if found is not None:
+            self._unsolved = matched.unsolved
+        if outcome.ok:
+            self._echoes.keep(call, outcome.text, found=found)
         self._called.append(
             CalledTool(
                 id=call.id,
                 name=call.name,
                 ok=outcome.ok,
-                solved=matched.found,
+                solved=found,
                 breach=outcome.breach,
             )
         )
@@ -327,7 +334,7 @@ class ExecutableEnvironment:
         return None if error is None else CallResult(text=error, ok=False)
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:
-        """Return the reward of the recorded calls; see `matching.pay_turn` and `pay_episode`."""
+        """Return the reward of the recorded calls; see `rewards.pay_turn` and `pay_episode`."""
         config, hidden = self._config, self._hidden
         solved = sum(called.solved is not None for called in self._called)
         calls = self._readable if config.published else len(self._called)
@@ -381,19 +388,12 @@ class ExecutableEnvironment:
             "blueprint": self._hidden.blueprint,
             "scenario": self._hidden.scenario,
             "failed_by": None if success else str(failed_by),
+            "reruns": self._echoes.reruns,
         }
 
     async def aclose(self) -> None:
         """Return the worker to the pool."""
         await self._held.aclose()
-
-
-def as_published(name: str, outcome: CallResult) -> CallResult:
-    """Return an error worded as FTRL does, because error texts can match sub-answers too."""
-    if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
-        return outcome
-    text = f"an error occured when call {name}: {failed[1]}"
-    return msgspec.structs.replace(outcome, text=text)
 
 
 def _error_text(reason: str) -> str:

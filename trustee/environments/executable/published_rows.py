@@ -1,4 +1,4 @@
-"""Rows in the form in which FTRL's environments were published, as blueprints and states.
+"""Rows as FTRL published them, as blueprints and states, and the wording of its errors.
 
 | key | contents |
 |---|---|
@@ -11,7 +11,8 @@
 | `split` | `train` or `test` |
 | `answer` | the final answer, or null |
 
-Instead of a text, a row may hold the JSON itself. A row in the middle of an episode is a state; its
+Instead of a text, a row may hold the JSON itself. Sub-answers and the answer may be numbers, and a
+source may stand between lines of ```. A row in the middle of an episode is a state; its
 blueprint comes from the row that begins the episode.
 """
 
@@ -19,17 +20,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, TurnState
 from trustee.errors import InputError
-from trustee.types import Message
+from trustee.sandbox.calls import CallResult
+from trustee.tools.chat import read_chat_messages, read_offered_tools
 
+FAILED = re.compile(r"an error occurred when calling [^:]+: (?:\w+: )?(.*)", re.DOTALL)
+"""Sandbox message of a call that raised; FTRL reports the error without its class."""
 ROW_KEYS = frozenset({"messages", "tools", "codes", "unsolved_set", "data_source"})
 """Keys that every row must have, and that distinguish it from a blueprint."""
+FENCE = re.compile(r"\s*```[\w+.-]*[ \t]*\n(.*?)\n?[ \t]*```\s*", re.DOTALL)
+"""A source between lines of ```, with or without the name of the language."""
 ASK = "Question:"
 """Text before the question in a row's first message."""
 
@@ -50,20 +58,21 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
     missing = sorted(ROW_KEYS - row.keys())
     if missing:
         raise InputError(f"{', '.join(missing)} missing; a published row has {sorted(ROW_KEYS)}")
-    messages = tuple(
-        _read_message(value, index)
-        for index, value in enumerate(_read(row, "messages", list[dict[str, Any]]))
-    )
+    messages = read_chat_messages(_read(row, "messages", list[dict[str, Any]]))
     if not messages or messages[0].role != "user":
         raise InputError('messages: the first must be of role "user" and hold the question')
     prompt = messages[0].content
-    sources = _read(row, "codes", dict[str, str])
-    unsolved = _read(row, "unsolved_set", dict[str, tuple[str, ...]])
+    codes = _read(row, "codes", dict[str, str])
+    sources = {name: strip_fence(code) for name, code in codes.items()}
+    unsolved = {
+        tool: tuple(map(write_number, answers))
+        for tool, answers in _read(row, "unsolved_set", dict[str, list[str | int | float]]).items()
+    }
     rate = row.get("solve_rate") or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise InputError(f"solve_rate must be a number from 0 to 1, got {rate!r}")
     # `||` separates the two, so that no question can run into the code of another.
-    name = hashlib.sha256(f"{prompt}||{json.dumps(sources, sort_keys=True)}".encode()).hexdigest()
+    name = hashlib.sha256(f"{prompt}||{json.dumps(codes, sort_keys=True)}".encode()).hexdigest()
     scenario = str(row["data_source"]).removeprefix("self/")
     try:
         blueprint = msgspec.convert(
@@ -71,10 +80,10 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
                 "id": f"{scenario}-{name[:12]}",
                 "question": prompt.rpartition(ASK)[2].strip(),
                 "scenario": scenario,
-                "tools": [_read_tool(value) for value in _read(row, "tools", list[dict[str, Any]])],
+                "tools": read_offered_tools(_read(row, "tools", list[dict[str, Any]])),
                 "sources": sources,
                 "unsolved": unsolved,
-                "answer": row.get("answer") or "",
+                "answer": write_number("" if row.get("answer") is None else row["answer"]),
                 "provenance": {"prompt": prompt, "row": source, "split": row.get("split", "")},
             },
             Blueprint,
@@ -87,50 +96,31 @@ def read_published_row(row: Mapping[str, Any], *, source: str) -> tuple[Blueprin
     return blueprint, state
 
 
+def as_published(name: str, outcome: CallResult) -> CallResult:
+    """Return an error worded as FTRL does, because error texts can match sub-answers too."""
+    if outcome.ok or not (failed := FAILED.fullmatch(outcome.text)):
+        return outcome
+    text = f"an error occured when call {name}: {failed[1]}"
+    return msgspec.structs.replace(outcome, text=text)
+
+
 def _read(row: Mapping[str, Any], key: str, kind: Any) -> Any:
     """Read a value that may be given as its JSON text."""
     value = row[key]
+    if isinstance(value, str):
+        return decode_json(value, kind, error=lambda why: InputError(f"{key}: {why}"))
     try:
-        if isinstance(value, str):
-            return msgspec.json.decode(value, type=kind)
         return msgspec.convert(value, kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise InputError(f"{key}: {error}") from error
 
 
-def _read_tool(schema: dict[str, Any]) -> dict[str, Any]:
-    function = schema.get("function", schema)
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InputError(f"tools: {str(schema)[:80]} is not a function schema with a name")
-    parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    if not isinstance(parameters, dict):
-        raise InputError(f"tools: the parameters of {function['name']} are not a JSON Schema")
-    description = str(function.get("description") or "")
-    return {"name": function["name"], "description": description, "parameters": parameters}
+def write_number(value: Any) -> Any:
+    """Return a number as the text that a tool prints for it; anything else stays."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _read_message(value: dict[str, Any], index: int) -> Message:
-    try:
-        return msgspec.convert(
-            {
-                "role": value.get("role"),
-                "content": value.get("content") or "",
-                "thinking": value.get("reasoning_content") or "",
-                "calls": [_read_call(call) for call in value.get("tool_calls") or ()],
-                "call_id": value.get("tool_call_id") or "",
-            },
-            Message,
-        )
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"messages[{index}]: not a chat message ({error})") from error
-
-
-def _read_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    given = function["arguments"]
-    return {
-        "type": "call",
-        "id": call.get("id") or "",
-        "name": function["name"],
-        "arguments": (msgspec.json.decode(given) if isinstance(given, str) else given) or {},
-    }
+def strip_fence(source: str) -> str:
+    """Return a source without the ``` lines that a chat puts around code."""
+    fenced = FENCE.fullmatch(source)
+    return source if fenced is None else fenced.group(1)

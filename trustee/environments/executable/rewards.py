@@ -17,10 +17,16 @@ Source: FTRL, arXiv 2508.08791; sections 3 and 4 for the rewards, its evaluation
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from trustee.environments.executable.echoes import repeats
+from trustee.environments.executable.matching import (
+    holds_as_published,
+    plain_as_published,
+    tells,
+)
+from trustee.tools.values import tells_error
 from trustee.types import BadCall, Message, Record
 
 Variant = Literal["f1", "precision", "recall", "product"]
@@ -57,12 +63,6 @@ as many are expected as were found, and at least one: the same as FTRL's if q is
 any number of calls that each find one.
 """
 
-_TOKEN = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts without spaces between words
-    r"|(?:(?<!\w)[-\u2212])?[0-9]+(?:\.[0-9]+)?"
-    r"|[^\W\d]\w*|\d+"
-)
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _CALL_MARKS = ("<tool_call>", "</tool_call>", "<tool_parsed_response>")
 
 
@@ -105,33 +105,12 @@ def match(observation: Observation, unsolved: Unsolved, *, published: bool = Fal
 
 
 def solves(observation: Observation, answer: str, *, published: bool = False) -> bool:
-    """Whether a call's result contains a sub-answer that its own arguments do not contain."""
+    """Whether a call's result tells a sub-answer that its own arguments do not tell."""
     if published:
         return holds_as_published(observation.text, answer)
-    if not observation.ok or not tells(observation.text, answer):
+    if not observation.ok or tells_error(observation.text):
         return False
-    said = [text for value in observation.arguments.values() for text in _spoken(value)]
-    return not tells(" ".join(said), answer)
-
-
-def holds_as_published(text: str, answer: str) -> bool:
-    """Whether FTRL finds an answer: each of its `, `-parts occurs somewhere in the text.
-
-    Case and commas are ignored; `12` occurs in `3123`, and an empty part occurs everywhere.
-    """
-    plain = _plain(text)
-    return all(_plain(part) in plain for part in answer.split(", "))
-
-
-def tells(text: str, answer: str) -> bool:
-    """Whether each `, `-part of an answer occurs in the text as whole words and numbers.
-
-    Case and punctuation are ignored, and numbers are compared by value: `1,234` equals `1234.0`. A
-    part without a letter or digit must occur exactly as it is.
-    """
-    words = _words(text)
-    parts = [part.strip() for part in answer.split(", ")]
-    return all(parts) and all(_has(words, text, part) for part in parts)
+    return tells(observation.text, answer) and not repeats(observation.arguments, answer)
 
 
 def count_unsolved(unsolved: Unsolved) -> int:
@@ -238,42 +217,6 @@ def solve(*, solved: int, calls: int, needed: int) -> SolveRates:
 
 
 def _answers(said: str, answer: str, *, published: bool) -> bool:
-    return _plain(answer) in _plain(said) if published else tells(said, answer)
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace(",", "").strip()
-
-
-def _words(text: str) -> list[str]:
-    """Return the words in lower case and the numbers in one notation."""
-    tokens = _TOKEN.findall(_THOUSANDS.sub("", text.casefold()))
-    return [_number(token) if token[-1:].isdigit() else token for token in tokens]
-
-
-def _number(token: str) -> str:
-    """Return a number without redundant zeros; a word that ends in a digit is unchanged."""
-    digits = token.lstrip("-\u2212")
-    if not digits[0].isdigit():
-        return token
-    whole, _, rest = digits.partition(".")
-    rest = rest.rstrip("0")
-    value = (whole.lstrip("0") or "0") + (f".{rest}" if rest else "")
-    return f"-{value}" if digits != token and value != "0" else value
-
-
-def _has(words: Sequence[str], text: str, part: str) -> bool:
-    wanted = _words(part)
-    if not wanted:
-        return part in text
-    # Spaces around both texts turn a substring search into a search for whole words.
-    return f" {' '.join(wanted)} " in f" {' '.join(words)} "
-
-
-def _spoken(value: Any) -> list[str]:
-    """Return the texts and numbers of an argument; true, false and null are left out."""
-    if isinstance(value, Mapping):
-        return [text for key, own in value.items() for text in (str(key), *_spoken(own))]
-    if isinstance(value, list | tuple):
-        return [text for own in value for text in _spoken(own)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]
+    return (
+        plain_as_published(answer) in plain_as_published(said) if published else tells(said, answer)
+    )

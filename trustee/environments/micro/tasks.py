@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
+from trustee.decoding import decode_json
 from trustee.environments.micro.world import (
     PLACES,
     THINGS,
@@ -124,7 +124,11 @@ def judge_truly(
     ).split()
     said = said_facts([turn.message for turn in turns])
     # Of equal calls, the last one shows the current state.
-    answered = [(entry.call, json.loads(entry.result)) for entry in reversed(executed) if entry.ok]
+    answered = [
+        (entry.call, decode_json(entry.result, error=ValueError))
+        for entry in reversed(executed)
+        if entry.ok
+    ]
     parts, fulfilled, invented = [], True, False
     for wanted, made in zip(facts.expected, facts.made, strict=True):
         thing = THINGS[wanted.name.split("_", 1)[1]]

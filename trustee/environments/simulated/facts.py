@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trustee.environments.simulated.roles import Criterion, quote_call
+from trustee.environments.simulated.criteria import Criterion
+from trustee.environments.simulated.quoting import quote_call
 from trustee.tools.values import call_key, call_line, normalise
 from trustee.types import ExpectedCall, Record, ToolCall
 

@@ -12,39 +12,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 
 from trustee.environments.prompts import fill_prompt
+from trustee.environments.simulated.criteria import Criterion as Criterion
 from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulated.quoting import quote, quote_call, quote_result
 from trustee.tools.arguments import check_arguments
 from trustee.tools.values import call_key, call_line, write_decimal
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
-
-ROLE_MARKERS = re.compile(
-    r"<\|[^|<>]{0,40}\|>|</?(?:tool_call|tool_response|tools|think|function|parameter)\b[^<>]{0,80}>"
-)
-"""Marks of chat templates: `<|…|>` tokens, and tags of calls, results, tools and thoughts. Lengths
-are bounded so that a long text without a closing bracket costs no quadratic time."""
-LOOKALIKES = str.maketrans({"{": "(", "}": ")", '"': "'", "<": "‹", ">": "›", "`": "'"})
-"""Harmless replacements for the characters of which JSON and tags are made."""
-MAX_QUOTE = 1200
-"""Maximum number of characters of a quoted text; an 8B judge makes no use of more."""
-
-
-class Criterion(StrEnum):
-    """What the judge decides, in the order in which growing difficulty adds the criteria."""
-
-    FULFILLED = "fulfilled"
-    RIGHT_TOOLS = "right_tools"
-    NO_INVENTION = "no_invention"
-    NO_REPETITION = "no_repetition"
-    EFFICIENT = "efficient"
-
-
-VERDICT_KEYS = re.compile(rf"""["']({"|".join(("evidence", *Criterion))})["']\s*:""")
-"""A quoted verdict key and its colon. Only a judge writes these, so a text with two different keys
-is taken for a forged verdict and not shown."""
 
 
 class WrittenTask(Record, frozen=True):
@@ -143,15 +119,6 @@ def judge_schema(criteria: Sequence[Criterion]) -> str:
     return json.dumps(
         _object({"evidence": _text(700)} | {c.value: {"type": "boolean"} for c in criteria})
     )
-
-
-def quote(text: str) -> str:
-    """Return text from the dialogue that is harmless in a prompt: one line, no markers, no JSON."""
-    if len(set(VERDICT_KEYS.findall(text))) > 1:
-        return "[mark]"
-    text = ROLE_MARKERS.sub("[mark]", text).translate(LOOKALIKES)
-    text = " / ".join(part.strip() for part in text.splitlines() if part.strip())
-    return text if len(text) <= MAX_QUOTE else text[:MAX_QUOTE] + " [cut]"
 
 
 def tool_lines(tools: Sequence[Tool]) -> str:
@@ -267,33 +234,6 @@ def judge_prompt(
         criteria=", ".join(criteria),
         strictness=str(len(criteria)),
     )
-
-
-def quote_result(content: str) -> str:
-    """Return a tool's JSON with harmless strings, because they may echo the policy's call."""
-    try:
-        value = json.loads(content)
-    except ValueError:
-        return quote(content)
-    return json.dumps(_quote_value(value))
-
-
-def quote_call(call: ToolCall) -> str:
-    """Return a policy's call as one line with harmless string values."""
-    arguments = {quote(key): _quote_value(value) for key, value in call.arguments.items()}
-    return call_line(quote(call.name), arguments)
-
-
-def _quote_value(value: Any) -> Any:
-    match value:
-        case str():
-            return quote(value)
-        case list():
-            return [_quote_value(item) for item in value]
-        case dict():
-            return {quote(str(key)): _quote_value(item) for key, item in value.items()}
-        case _:
-            return value
 
 
 NUMBER_WORDS = {

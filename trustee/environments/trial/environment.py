@@ -26,6 +26,7 @@ from trustee.environments.protocol import (
     World,
     WorldConfig,
 )
+from trustee.environments.scores import check_score
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
 from trustee.environments.trial.transforms import Transform
@@ -427,7 +428,7 @@ class TrialEnvironment:
             labels=label_attempts(self._attempts),
             refused=self._hidden.refused,
         )
-        rewards = dict(inner.rewards)
+        rewards = dict(check_score(inner).rewards)
         if not self._config.strip_trial:
             lacking = (facts.trials == 0) + (not self._note)
             rewards["format"] = 0.0 - self._config.format_weight * lacking / 2

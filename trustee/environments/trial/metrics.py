@@ -5,10 +5,10 @@ A call's label only depends on what was known when it was made, never on a judge
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 
+from trustee.decoding import decode_json
 from trustee.tools.values import call_key, is_error
 from trustee.types import Attempt, Label, Phase, Trajectory
 
@@ -16,7 +16,7 @@ from trustee.types import Attempt, Label, Phase, Trajectory
 def brings_nothing(answer: str) -> bool:
     """Whether a tool's answer is empty, an error, or contains only empty values."""
     try:
-        result = json.loads(answer)
+        result = decode_json(answer, error=ValueError)
     except ValueError:
         return not answer.strip()
     if isinstance(result, dict):

@@ -108,9 +108,7 @@ class _NotJson(ValueError):
 
 
 def _refuse_text(source: str, error: _NotJson) -> InputError:
-    return InputError(
-        f"{source}: not JSON: {error}; give one JSON document, or one JSON object per line"
-    )
+    return InputError(f"{source}: {error}; give one JSON document, or one JSON object per line")
 
 
 def _read_lines(text: str, *, source: str, notices: Notices) -> Iterator[Found]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from docstring_parser import ParseError, google
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.files.rules import (
     Found,
@@ -301,8 +302,10 @@ def _with_default(schema: Schema, default: ast.expr | None) -> Schema:
     if value is None:
         return schema
     try:
-        literal = json.loads(json.dumps(ast.literal_eval(value), allow_nan=False))
-    except (ValueError, TypeError):
+        literal = decode_json(
+            json.dumps(ast.literal_eval(value), allow_nan=False), error=ValueError
+        )
+    except (ValueError, TypeError, RecursionError, MemoryError):
         return schema
     return {**schema, "default": literal}
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
 from trustee.tools.files.notices import Notices
@@ -144,7 +145,7 @@ def _check_parameters(parameters: Any, *, where: str) -> None:
         raise InputError(
             f'{where}: must be a JSON Schema with "type": "object", got {shorten(parameters)}'
         )
-    if msgspec.json.decode(msgspec.json.encode(parameters)) != parameters:
+    if decode_json(msgspec.json.encode(parameters), error=InputError) != parameters:
         raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
     try:
         Draft202012Validator.check_schema(parameters)

@@ -32,7 +32,7 @@ from trustee.environments.executable.building.probes import ProbeCall
 from trustee.environments.executable.building.report import BuildReport, Passage
 from trustee.environments.executable.building.verification import run_probes
 from trustee.environments.executable.building.workshop import BuildConfig
-from trustee.environments.executable.rewards import tells
+from trustee.environments.executable.matching import tells
 from trustee.environments.micro.tasks import RESERVED_ONE_IN
 from trustee.environments.micro.world import PLACES, THINGS, TOOLS, VALUES, Goal, fact
 from trustee.environments.splits import is_reserved

@@ -16,7 +16,7 @@ from plain_sandbox import PlainSandbox
 from trustee.environments.executable.blueprint import Scenario
 from trustee.environments.executable.building.build import build
 from trustee.environments.executable.building.workshop import BuildConfig
-from trustee.environments.executable.rewards import tells
+from trustee.environments.executable.matching import tells
 from trustee.environments.prompts import SLOT, hash_prompts, read_prompt
 
 GOLDEN = Path(__file__).parents[3] / "data" / "building"

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from trustee import decoding
+from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.blueprint_files import write_blueprint
 from trustee.environments.executable.building.candidate import Rejected
@@ -201,9 +203,8 @@ def read_file(path: Path, kind: Any) -> Any:
     Raises:
         InputError: if it cannot be read or is not of this kind.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); move it away to have it built again"
-        ) from error
+
+    def refuse(why: str) -> InputError:
+        return InputError(f"{path}: {why}; move it away to have it built again")
+
+    return decode_json(decoding.read_file(path, error=refuse), kind, error=refuse)

@@ -11,7 +11,8 @@ from typing import Any
 
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Decomposition, Flaw
-from trustee.environments.executable.building.values import leaves, says
+from trustee.environments.executable.building.values import leaves
+from trustee.environments.executable.matching import says
 from trustee.environments.executable.rewards import Observation, solves
 from trustee.tools.arguments import check_arguments
 from trustee.types import Record, Tool

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Flaw
 from trustee.environments.executable.building.values import leaves
-from trustee.environments.executable.rewards import Observation, solves
+from trustee.environments.executable.echoes import repeats
+from trustee.environments.executable.matching import tells
 from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_arguments
 from trustee.tools.values import tells_error
@@ -209,6 +210,14 @@ def _judge_gold(
 
 
 def find_answers(probe: ProbeCall, outcome: CallResult, gold: Sequence[GoldCall]) -> list[int]:
-    """Return the gold calls whose answers are in a result, whichever tool should return them."""
-    seen = Observation(name=probe.name, arguments=probe.arguments, text=outcome.text, ok=outcome.ok)
-    return [number for number, call in enumerate(gold) if solves(seen, call.answer)]
+    """Return the gold calls whose answers are in a result, whichever tool should return them.
+
+    An object with an error counts here: a policy would read the answer in it.
+    """
+    return [
+        number
+        for number, call in enumerate(gold)
+        if outcome.ok
+        and tells(outcome.text, call.answer)
+        and not repeats(probe.arguments, call.answer)
+    ]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trustee.decoding import decode_json
 from trustee.tools.arguments import check_arguments, shorten
 from trustee.tools.values import normalise
 from trustee.types import ExpectedCall, Record, Tool, ToolCall
@@ -97,7 +98,7 @@ class Perturbation(Record, frozen=True):
         Results stay as they are, because only errors name tools and parameters.
         """
         try:
-            result = json.loads(text)
+            result = decode_json(text, error=ValueError)
         except ValueError:
             return self._rename(name, text)
         if not isinstance(result, dict) or not isinstance(result.get("error"), str):

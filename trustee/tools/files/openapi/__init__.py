@@ -7,12 +7,12 @@ out.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
+from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
 from trustee.tools.files.notices import Notices
@@ -256,8 +256,8 @@ def _add_body(arguments: Schema, schema: Schema, *, needed: bool) -> None:
 def _read_number(value: Any) -> Any:
     """Convert a number written as text; everything else is left to the schema check."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
+        return decode_json(value, error=ValueError) if isinstance(value, str) else value
+    except ValueError:
         return value
 
 
