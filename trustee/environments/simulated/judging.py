@@ -16,18 +16,16 @@ from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.environments.prompts import fill_prompt
+from trustee.environments.simulated.criteria import Criterion
 from trustee.environments.simulated.facts import Executed, Facts, fits
+from trustee.environments.simulated.quoting import quote, quote_call, quote_result
 from trustee.environments.simulated.roles import (
     NUMBER,
-    Criterion,
     _contains,
     _known_numbers,
     _normalise_number,
     _object,
     _text,
-    quote,
-    quote_call,
-    quote_result,
 )
 from trustee.tools.values import call_line
 from trustee.types import ExpectedCall, Message, Record, Turn
