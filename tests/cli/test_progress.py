@@ -420,9 +420,20 @@ def test_panel_shows_the_last_eight_rewards() -> None:
     assert expected == rows_of(shown)["reward"]
 
 
-def test_what_libraries_print_stays_off_the_panel(capfd: pytest.CaptureFixture[str]) -> None:
+class Terminal(StringIO):
+    """A screen, to which rich draws as to a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_what_libraries_print_stays_off_the_panel(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A warning of an engine goes where the standard streams go, not through the panel."""
-    screen = StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Terminal()
     with ProgressDisplay(screen, mode="live") as display:
         print("a warning of the engine", file=sys.stderr)  # noqa: T201
         print("a line of a library")  # noqa: T201
