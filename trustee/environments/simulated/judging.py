@@ -10,6 +10,7 @@ Measured in `bench/real_roles.py`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -30,6 +31,8 @@ from trustee.environments.simulated.roles import (
 from trustee.tools.values import call_line
 from trustee.types import ExpectedCall, Message, Record, Turn
 
+SPACED = re.compile(r"\d+(?:[ -]\d+){2,}")
+"""A long number in groups, as of a telephone or a card."""
 SHOWN_VALUES = 12
 """Values of one result that are looked up in the assistant's words."""
 
@@ -83,7 +86,9 @@ def collect_evidence(
     ]
     said = [m.content for m in opening if m.role == "user"]
     said += [m.content for turn in turns for m in turn.replies]
-    known = [intent, *said, *(json.dumps(entry.call.arguments) for entry in executed)]
+    known = [intent, *said]
+    for entry in executed:
+        known += [json.dumps(entry.call.arguments), entry.result]
     return Evidence(
         parts=tuple(parts),
         others=tuple(others),
@@ -145,7 +150,8 @@ def find_invented(words: str, known: str) -> tuple[str, ...]:
     Small counts, sums, differences, products and percentages of known numbers are no inventions.
     """
     there = _known_numbers(known)
-    digits = "".join(character for character in known if character.isdigit())
+    digits = _keep_digits(known)
+    words = SPACED.sub(lambda run: "" if _keep_digits(run[0]) in digits else run[0], words)
     amounts = {abs(float(number)) for number in there if _is_amount(number)}
     derived = {round(100 * a, 6) for a in amounts} | {
         round(value, 6)
@@ -156,9 +162,13 @@ def find_invented(words: str, known: str) -> tuple[str, ...]:
         token
         for token in dict.fromkeys(NUMBER.findall(words))
         if (number := _normalise_number(token)) not in there
-        and not (len(token) >= 4 and "".join(filter(str.isdigit, token)) in digits)
+        and not (len(token) >= 4 and _keep_digits(token) in digits)
         and not (_is_amount(number) and (float(number) in derived or float(number) <= 2))
     )
+
+
+def _keep_digits(text: str) -> str:
+    return "".join(character for character in text if character.isdigit())
 
 
 def _is_amount(number: str) -> bool:

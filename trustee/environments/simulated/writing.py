@@ -81,7 +81,7 @@ async def write_in_steps(
         seed=seed,
         check=lambda draft: check_draft(draft, tools, aspects),
     )
-    intent = complete_intent(draft, tools)
+    intent = complete_intent(draft)
     plan = plan_query(draft, tools, aspects, rng)
     written = await simulator.ask(
         Role.WRITER,
@@ -197,7 +197,7 @@ def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> 
     return None
 
 
-def complete_intent(draft: DraftedTask, tools: Sequence[Tool]) -> str:
+def complete_intent(draft: DraftedTask) -> str:
     """Return the intent with a sentence for the values that it does not say.
 
     User, tool and judge read it, and the user answers questions from it: so it must hold every
