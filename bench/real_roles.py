@@ -37,24 +37,23 @@ from trustee.config import Config, read_config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, TaskSpec
-from trustee.environments.simulated.environment import Simulated, judge_episode
+from trustee.environments.simulated.environment import Simulated, judge_episode, remember_call
 from trustee.environments.simulated.roles import (
-    TOOL_SCHEMA,
-    USER_SCHEMA,
     Criterion,
     ToolAnswer,
     UserAnswer,
     check_user,
     tool_prompt,
-    user_prompt,
+    tool_schema,
 )
+from trustee.environments.simulated.speaking import turn_round, user_schema
 from trustee.environments.simulator import Asked, Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, write_tasks
 from trustee.jobs.assemble import make_simulator, open_engine, prepare_model
 from trustee.jobs.held_out import make_eval_player
 from trustee.rendering.renderer import Renderer
-from trustee.types import Role
+from trustee.types import Role, ToolCall
 
 SET = "simulated"
 HARDEST = 50
@@ -154,9 +153,15 @@ class Bench:
         async def ask(case: UserCase, index: int) -> Findings:
             got = await self.simulator.ask(
                 Role.USER,
-                user_prompt(SET, case.messages, intent=case.intent, persona=case.persona),
+                turn_round(
+                    SET,
+                    case.messages,
+                    intent=case.intent,
+                    persona=case.persona,
+                    ask_for=case.ask_for,
+                ),
                 answer=UserAnswer,
-                schema=USER_SCHEMA,
+                schema=user_schema(may_end=not case.ask_for),
                 seed=index,
                 check=lambda answer: check_user(
                     answer, case.messages, intent=case.intent, tools=case.tools
@@ -195,9 +200,13 @@ class Bench:
                     intent=case.intent,
                 ),
                 answer=ToolAnswer,
-                schema=TOOL_SCHEMA,
+                schema=tool_schema(SET, case.tool),
                 seed=index,
             )
+            if case.tool.effect == "write" and not got.changes:
+                call = ToolCall(id="", name=case.tool.name, arguments=case.arguments)
+                changes = remember_call(case.tool, call, got.result)
+                got = ToolAnswer(result=got.result, changes=changes)
             right = is_right(got, case)
             if not right:
                 self.notebook.fail(

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from real.wording import say_plainly, say_turns_plainly, write_plain_intent, write_query
+from real.wording import say_plainly, say_turns_plainly, write_goal, write_plain_intent, write_query
 from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
 from trustee.environments.simulated.environment import HiddenSimulated
@@ -41,6 +41,8 @@ class UserCase(Record, frozen=True):
     done: bool
     says: tuple[str, ...]
     """Words that the user's message must contain."""
+    ask_for: str
+    """What the user asks for next, where it has not asked for everything."""
 
 
 class Stage(ScriptedEpisode):
@@ -94,6 +96,7 @@ class Stage(ScriptedEpisode):
         message = Message(role="assistant", content=text)
         before = tuple(say_plainly(m) for turn in self.turns for m in (turn.message, *turn.replies))
         told = self.user.still_open
+        unsaid = self.plan.goals[self.user._told :]
         super().say(text)
         replies = self.turns[-1].replies
         answer = replies[0].content if replies else ""
@@ -111,6 +114,9 @@ class Stage(ScriptedEpisode):
                 persona=PERSONS[self.plan.aspects.persona],
                 done=self.done,
                 says=says,
+                ask_for=""
+                if asked or self.done
+                else "; ".join(write_goal(goal) for goal in unsaid),
             )
         )
 

@@ -98,7 +98,7 @@ class Simulator:
     async def ask(
         self,
         role: Role,
-        prompt: str,
+        prompt: str | Sequence[Message],
         *,
         answer: type[T],
         schema: str,
@@ -111,7 +111,9 @@ class Simulator:
             SimulatorError: if no try gave a usable answer; its source is the role.
         """
         role_sampling = self._sampling_by_role[role]
-        ids = self._renderer.open([Message(role="user", content=prompt)], ())
+        if isinstance(prompt, str):
+            prompt = (Message(role="user", content=prompt),)
+        ids = self._renderer.open(prompt, ())
         reason = ""
         for attempt in range(self._tries):
             self._requests += 1
@@ -145,7 +147,7 @@ class Simulator:
                 self._observer(
                     Asked(
                         role=role,
-                        prompt=prompt,
+                        prompt="\n".join(f"[{m.role}] {m.content}" for m in prompt),
                         answer=text,
                         refusal=refusal,
                         attempt=attempt,

@@ -42,7 +42,6 @@ from trustee.environments.simulated.judging import (
     read_verdict,
 )
 from trustee.environments.simulated.roles import (
-    TOOL_SCHEMA,
     USER_SCHEMA,
     Criterion,
     ToolAnswer,
@@ -51,9 +50,11 @@ from trustee.environments.simulated.roles import (
     judge_prompt,
     judge_schema,
     tool_prompt,
+    tool_schema,
     transcript_lines,
     user_prompt,
 )
+from trustee.environments.simulated.speaking import asks_something, turn_round, user_schema
 from trustee.environments.simulated.tool_sets import find_tools
 from trustee.environments.simulated.writing import write_at_once, write_in_steps
 from trustee.environments.splits import is_reserved
@@ -91,6 +92,10 @@ class HiddenSimulated(Record, frozen=True):
     expected_calls: tuple[ExpectedCall, ...]
     criteria: tuple[Criterion, ...]
     """The criteria that count at this difficulty."""
+    wishes: tuple[str, ...] = ()
+    """What each expected call is to do, in words; empty if the task was written at once."""
+    told: int = 0
+    """Number of wishes that the query is about; the user asks for the others later."""
 
 
 class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
@@ -174,6 +179,8 @@ class SimulatedSource(CountedSource):
             persona=written.persona,
             expected_calls=written.expected_calls,
             criteria=tuple(Criterion)[: aspects.strictness],
+            wishes=written.wishes,
+            told=written.told,
         )
         guidance = fill_prompt(self._config.prompts, f"agent_{aspects.guidance}")
         return Task(
@@ -229,6 +236,8 @@ class SimulatedEnvironment(PlainEpisode):
         self._messages = list(task.messages)
         self._executed: list[Executed] = []
         self._malformed = 0
+        self._told = self._hidden.told
+        """Number of wishes that the user has said."""
         self._seen: list[tuple[str, str]] = []
         self._reads: dict[str, dict[str, Any]] = {}
         self.state: dict[str, Any] = {}
@@ -241,26 +250,43 @@ class SimulatedEnvironment(PlainEpisode):
             replies = [await self._answer_call(call) for call in message.calls]
             self._messages += replies
             return Reply(messages=tuple(replies), done=False)
-        answer = await self._services.simulator.ask(
-            Role.USER,
-            user_prompt(
-                self._prompt_set,
-                self._messages,
-                intent=self._hidden.intent,
-                persona=self._hidden.persona,
-            ),
-            answer=UserAnswer,
-            schema=USER_SCHEMA,
-            seed=self._services.rng.randrange(1 << 31),
-            check=lambda answer: check_user(
-                answer, self._messages, intent=self._hidden.intent, tools=self.task.tools
-            ),
-        )
+        answer = await self._ask_user(message.content)
         if answer.done:
             return Reply(messages=(), done=True)
         said = Message(role="user", content=answer.message)
         self._messages.append(said)
         return Reply(messages=(said,), done=False)
+
+    async def _ask_user(self, text: str) -> UserAnswer:
+        """Ask for the user's answer to a text of the policy."""
+        hidden, prompt_set = self._hidden, self._prompt_set
+        schema = USER_SCHEMA
+        prompt: str | tuple[Message, ...]
+        if is_taught(prompt_set):
+            prompt = user_prompt(
+                prompt_set, self._messages, intent=hidden.intent, persona=hidden.persona
+            )
+        else:
+            unsaid = hidden.wishes[self._told :] if not asks_something(text) else ()
+            schema = user_schema(may_end=not unsaid)
+            prompt = turn_round(
+                prompt_set,
+                self._messages,
+                persona=hidden.persona,
+                intent=hidden.intent,
+                ask_for="; ".join(unsaid),
+            )
+            self._told += len(unsaid)
+        return await self._services.simulator.ask(
+            Role.USER,
+            prompt,
+            answer=UserAnswer,
+            schema=schema,
+            seed=self._services.rng.randrange(1 << 31),
+            check=lambda answer: check_user(
+                answer, self._messages, intent=hidden.intent, tools=self.task.tools
+            ),
+        )
 
     async def _answer_call(self, call: Call) -> Message:
         result = await self._run_call(call)
@@ -293,13 +319,13 @@ class SimulatedEnvironment(PlainEpisode):
                     intent=self._hidden.intent,
                 ),
                 answer=ToolAnswer,
-                schema=TOOL_SCHEMA,
+                schema=tool_schema(self._prompt_set, tool),
                 seed=self._services.rng.randrange(1 << 31),
                 check=lambda answer: check_read_changes(tool, answer),
             )
             result = answer.result
             if tool.effect == "write":
-                self.state |= answer.changes
+                self.state |= answer.changes or remember_call(tool, call, answer.result)
                 self._reads.clear()
             else:
                 self._reads[key] = result
@@ -419,6 +445,13 @@ async def judge_episode(
     environment = SimulatedEnvironment(task, services, prompt_set=prompt_set)
     environment.recall(turns)
     return await environment.score(turns, stop)
+
+
+def remember_call(tool: Tool, call: ToolCall, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the change of a write that worked but names none: its own arguments."""
+    if is_error(result) or not call.arguments:
+        return {}
+    return {tool.name: call.arguments}
 
 
 def check_read_changes(tool: Tool, answer: ToolAnswer) -> str | None:

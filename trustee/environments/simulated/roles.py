@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, is_taught
 from trustee.environments.simulated.criteria import Criterion as Criterion
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulated.quoting import quote, quote_call, quote_result
@@ -30,22 +30,26 @@ class WrittenTask(Record, frozen=True):
     intent: str
     expected_calls: tuple[ExpectedCall, ...]
     query: str
+    wishes: tuple[str, ...] = ()
+    """What each expected call is to do, in words; empty if the task was written at once."""
+    told: int = 0
+    """Number of wishes that the query is about."""
 
 
 class UserAnswer(Record, frozen=True):
     """The user's answer."""
 
-    still_open: str
-    """What the user has not asked for yet; a thought that is never shown to the policy."""
     message: str
     done: bool
+    still_open: str = ""
+    """What the user has not asked for yet; a thought that is never shown to the policy."""
 
 
 class ToolAnswer(Record, frozen=True):
     """The tool's answer: a result, and the fields of the environment's state that it changes."""
 
     result: dict[str, Any]
-    changes: dict[str, Any]
+    changes: dict[str, Any] = {}
 
 
 class Verdict(Record, frozen=True):
@@ -112,6 +116,13 @@ USER_SCHEMA = json.dumps(
     _object({"still_open": _text(300), "message": _text(600), "done": {"type": "boolean"}})
 )
 TOOL_SCHEMA = json.dumps(_object({"result": {"type": "object"}, "changes": {"type": "object"}}))
+READ_SCHEMA = json.dumps(_object({"result": {"type": "object"}}))
+"""The answer of a tool that only reads, and so has no changes to name."""
+
+
+def tool_schema(prompt_set: str, tool: Tool) -> str:
+    """Return the grammar of a tool's answer."""
+    return READ_SCHEMA if tool.effect == "read" and not is_taught(prompt_set) else TOOL_SCHEMA
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:

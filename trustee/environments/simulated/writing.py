@@ -1,9 +1,9 @@
-"""Writing a task in two steps: first calls and intent, then the words of the user's first message.
+"""Writing a task in two steps: first calls and wishes, then the words of the first message.
 
-A small model that writes a goal first invents values when it comes to the calls. So it writes the
-calls first, of arguments that code has chosen; code completes the intent with every value that the
-calls pass; and for the query the model sees only the values that the user is to say. Measured on a
-model of 1.5B parameters, see `bench/real_roles.py`.
+A small model that writes a goal first invents values when it comes to the calls. So it writes each
+call first, with arguments that code has chosen, and then what the user wants by it; code completes
+each wish with the values that it does not say; and for the query the model sees only the values
+that the user is to say. Measured on a model of 1.5B parameters in `bench/real_roles.py`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,20 @@ BLANK = "___"
 """Stands in the intent for a value that the first message must not say."""
 
 
+class DraftedCall(Record, frozen=True):
+    """An expected call, and what the user wants by it."""
+
+    name: str
+    arguments: dict[str, Any]
+    wish: str
+    """In words, as the end of a sentence that begins with `You want to`."""
+
+
 class DraftedTask(Record, frozen=True):
     """The writer's first answer."""
 
     persona: str
-    expected_calls: tuple[ExpectedCall, ...]
-    intent: str
+    calls: tuple[DraftedCall, ...]
 
 
 class WrittenQuery(Record, frozen=True):
@@ -81,11 +89,12 @@ async def write_in_steps(
         seed=seed,
         check=lambda draft: check_draft(draft, tools, aspects),
     )
-    intent = complete_intent(draft)
+    wishes = tuple(complete_wish(call) for call in draft.calls)
+    told = 1 if aspects.turns > 1 else len(wishes)
     plan = plan_query(draft, tools, aspects, rng)
     written = await simulator.ask(
         Role.WRITER,
-        query_prompt(prompt_set, draft, tools, aspects, plan=plan),
+        query_prompt(prompt_set, draft, aspects, plan=plan, told=told),
         answer=WrittenQuery,
         schema=json.dumps(_object({"query": _text(500)})),
         seed=rng.randrange(1 << 31),
@@ -93,9 +102,13 @@ async def write_in_steps(
     )
     return WrittenTask(
         persona=draft.persona,
-        intent=intent,
-        expected_calls=draft.expected_calls,
+        intent=f"You want to {', and to '.join(wishes)}.",
+        expected_calls=tuple(
+            ExpectedCall(name=call.name, arguments=call.arguments) for call in draft.calls
+        ),
         query=written.query,
+        wishes=wishes,
+        told=told,
     )
 
 
@@ -144,27 +157,32 @@ def _narrow(tool: Tool, rng: random.Random) -> Tool:
 def draft_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
     """Return the grammar of `DraftedTask`, which allows only these tools and their types."""
     calls = [
-        _object({"name": {"const": tool.name}, "arguments": _plain_schema(tool.parameters)})
+        _object(
+            {
+                "name": {"const": tool.name},
+                "arguments": _plain_schema(tool.parameters),
+                "wish": _text(300),
+            }
+        )
         for tool in tools
     ]
     return json.dumps(
         _object(
             {
                 "persona": _text(200),
-                "expected_calls": {
+                "calls": {
                     "type": "array",
                     "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
                     "minItems": aspects.calls,
                     "maxItems": aspects.calls,
                 },
-                "intent": _text(600),
             }
         )
     )
 
 
 def draft_prompt(prompt_set: str, tools: Sequence[Tool], aspects: Aspects) -> str:
-    """Fill the prompt for calls and intent."""
+    """Fill the prompt for the calls and what the user wants by them."""
     return fill_prompt(
         prompt_set,
         "writer",
@@ -177,10 +195,10 @@ def draft_prompt(prompt_set: str, tools: Sequence[Tool], aspects: Aspects) -> st
 def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
     """Return why a draft cannot become a task; None if it can."""
     by_name = {tool.name: tool for tool in tools}
-    if len(draft.expected_calls) != aspects.calls:
-        return f"{len(draft.expected_calls)} expected calls where {aspects.calls} were asked for"
+    if len(draft.calls) != aspects.calls:
+        return f"{len(draft.calls)} expected calls where {aspects.calls} were asked for"
     keys = set()
-    for call in draft.expected_calls:
+    for call in draft.calls:
         tool = by_name.get(call.name)
         if tool is None:
             return f"expected call of {call.name}, which is not offered"
@@ -189,30 +207,31 @@ def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> 
             return f"expected call of {call.name}: {error}"
         if any(value == "" for _, value in _name_values(call.arguments)):
             return f"expected call of {call.name}: an argument is empty"
+        if not call.wish.strip():
+            return f"expected call of {call.name}: the wish is empty"
         keys.add(json.dumps([call.name, call.arguments], sort_keys=True))
-    if len(keys) < len(draft.expected_calls):
-        return "the same call is expected twice"
-    if not draft.intent.strip():
-        return "the intent must not be empty"
-    return None
+    return "the same call is expected twice" if len(keys) < len(draft.calls) else None
 
 
-def complete_intent(draft: DraftedTask) -> str:
-    """Return the intent with a sentence for the values that it does not say.
+def complete_wish(call: DraftedCall) -> str:
+    """Return a wish with the values of its call that it does not say.
 
     User, tool and judge read it, and the user answers questions from it: so it must hold every
-    value with which a call is expected, also those of an enum and booleans.
+    value with which the call is expected, also those of an enum and booleans.
     """
-    sentences = [draft.intent.strip()]
-    for call in draft.expected_calls:
-        unsaid = [
-            f"{_in_words(name)} {json.dumps(value) if isinstance(value, bool) else value}"
-            for name, value in _name_values(call.arguments)
-            if value is not None and (isinstance(value, bool) or not _contains(draft.intent, value))
-        ]
-        if unsaid:
-            sentences.append(f"To {_in_words(call.name)}: {', '.join(unsaid)}.")
-    return " ".join(sentences)
+    wish = re.sub(r"^(?:you want )?(?:to )?", "", call.wish.strip(), flags=re.IGNORECASE).rstrip(
+        "."
+    )
+    unsaid = [
+        f"{_in_words(name)} {json.dumps(value) if isinstance(value, bool) else value}"
+        for name, value in _name_values(call.arguments)
+        if value is not None and (isinstance(value, bool) or not _contains(wish, value))
+    ]
+    return f"{wish} ({', '.join(unsaid)})" if unsaid else wish
+
+
+def _trim_wish(wish: str) -> str:
+    return re.sub(r"^(?:you want )?(?:to )?", "", wish.strip(), flags=re.IGNORECASE).rstrip(".")
 
 
 def _in_words(name: str) -> str:
@@ -239,7 +258,7 @@ def plan_query(
 
     clear: all; somewhat: all but one; highly: at most a third.
     """
-    first = draft.expected_calls[0]
+    first = draft.calls[0]
     schema = next(tool.parameters for tool in tools if tool.name == first.name)
     values = list(
         dict.fromkeys(str(value) for value in _find_values(schema, first.arguments, chosen=False))
@@ -257,27 +276,26 @@ def plan_query(
 
 
 def query_prompt(
-    prompt_set: str,
-    draft: DraftedTask,
-    tools: Sequence[Tool],
-    aspects: Aspects,
-    *,
-    plan: QueryPlan,
+    prompt_set: str, draft: DraftedTask, aspects: Aspects, *, plan: QueryPlan, told: int
 ) -> str:
-    """Fill the prompt for the user's first message, which does not show the hidden values."""
-    goal = draft.intent
-    if aspects.turns > 1 and len(draft.expected_calls) > 1:
-        first = next(tool for tool in tools if tool.name == draft.expected_calls[0].name)
-        goal = f"{first.description} (only this; the rest comes later)"
+    """Fill the prompt for the user's first message, which does not show the hidden values.
+
+    The values to say stand apart, so the goal is what the writer wrote, not what code completed.
+    """
+    wishes = [_trim_wish(call.wish) for call in draft.calls[:told]]
+    goal = f"You want to {', and to '.join(wishes)}."
     for value in plan.hidden:
         goal = re.sub(value_pattern(value), BLANK, goal, flags=re.IGNORECASE)
+    said = [*plan.said]
+    for call in draft.calls[1:told]:
+        said += [str(v) for _, v in _name_values(call.arguments) if not isinstance(v, bool | None)]
     return fill_prompt(
         prompt_set,
         "query",
         persona=draft.persona,
         level=aspects.persona,
         goal=goal,
-        said="; ".join(plan.said) or "none",
+        said="; ".join(dict.fromkeys(said)) or "none",
     )
 
 
