@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from golden_errors import ErrorCheck
-from scripts import make_simulator
+from scripts import answer_alike, make_simulator
 from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
@@ -73,8 +73,7 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
 
 def say_yes(request: Request) -> str:
     """Hold everything for good."""
-    fields = json.loads(request.sampling.schema or "{}")["properties"]
-    return json.dumps(dict.fromkeys(fields, True) | {"evidence": "yes"})
+    return json.dumps(answer_alike(json.loads(request.sampling.schema or "{}"), True))
 
 
 def test_turns_are_read_as_written() -> None:

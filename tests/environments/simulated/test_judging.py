@@ -19,6 +19,7 @@ from trustee.environments.simulated.judging import (
     judging_prompt,
     judging_schema,
     read_verdict,
+    refuse_without_judge,
 )
 from trustee.types import Completion, ExpectedCall, Message, ToolCall, Turn
 
@@ -80,8 +81,15 @@ def test_a_number_that_nobody_else_said_is_invented() -> None:
     """Whatever the judge says, it is no true report."""
     evidence = collect("I moved 250. 1,294.50 EUR are left.")
     assert ("1,294.50",) == evidence.invented
-    _, verdict = read_verdict(answer_all(evidence, agrees=True), evidence, FULFILLED)
-    assert {Criterion.FULFILLED: False} == verdict
+    assert "numbers that only the assistant said: 1,294.50" == refuse_without_judge(evidence)
+    assert refuse_without_judge(collect("I moved 250. 1,249.50 EUR are left.")) is None
+
+
+def test_what_did_not_run_at_all_needs_no_judge() -> None:
+    """Unless another call may have done the same."""
+    expected = "did not run, nor did anything in its place: "
+    evidence = collect("All done.", EXECUTED[:2])
+    assert f'{expected}get_balance {{"account": "checking"}}' == refuse_without_judge(evidence)
 
 
 def answer_all(evidence: Evidence, *, agrees: bool, told: str = "done") -> dict[str, Any]:
@@ -128,6 +136,7 @@ def test_a_part_that_did_not_run_is_said_to_the_judge() -> None:
     )
     evidence = collect("1249.5 are left.", executed)
     assert not evidence.parts[-1].ran
+    assert refuse_without_judge(evidence) is None
     prompt = judging_prompt(
         "simulated",
         evidence,

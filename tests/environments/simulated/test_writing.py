@@ -19,11 +19,12 @@ from trustee.environments.simulated.curriculum import Ambiguity, Aspects
 from trustee.environments.simulated.tool_sets import find_tools
 from trustee.environments.simulated.writing import (
     BLANK,
+    DraftedCall,
     DraftedTask,
     QueryPlan,
     check_draft,
     check_query,
-    complete_intent,
+    complete_wish,
     draft_schema,
     narrow_tools,
     plan_query,
@@ -55,7 +56,7 @@ WEATHER = Tool(
     parameters={"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     effect="read",
 )
-FLY = ExpectedCall(name="fly", arguments={})
+FLY = DraftedCall(name="fly", arguments={}, wish="fly")
 BOOKING: dict[str, Any] = {"restaurant": "Osteria Lume", "date": "2027-05-14", "party_size": 4}
 
 
@@ -72,14 +73,14 @@ def aspects(*, calls: int = 1, turns: int = 1, ambiguity: Ambiguity = "clear") -
     )
 
 
-def drafted(*calls: ExpectedCall, intent: str = "You want to book a table.") -> DraftedTask:
+def drafted(*calls: DraftedCall) -> DraftedTask:
     """Draft a task."""
-    return DraftedTask(persona="Ada likes to eat out.", expected_calls=calls, intent=intent)
+    return DraftedTask(persona="Ada likes to eat out.", calls=calls)
 
 
-def book(**more: Any) -> ExpectedCall:
-    """Expect a booking."""
-    return ExpectedCall(name="book_table", arguments=BOOKING | more)
+def book(*, wish: str = "book a table", **more: Any) -> DraftedCall:
+    """Draft a booking."""
+    return DraftedCall(name="book_table", arguments=BOOKING | more, wish=wish)
 
 
 def test_optional_arguments_are_chosen_by_code() -> None:
@@ -107,7 +108,7 @@ def test_a_tool_without_required_arguments_keeps_one() -> None:
         (drafted(FLY), "expected call of fly, which is not offered"),
         (drafted(book(party_size="four")), "expected call of book_table: "),
         (drafted(book(note="")), "expected call of book_table: an argument is empty"),
-        (drafted(book(), intent=" "), "the intent must not be empty"),
+        (drafted(book(wish=" ")), "expected call of book_table: the wish is empty"),
     ],
 )
 def test_a_draft_is_checked(draft: DraftedTask, reason: str | None) -> None:
@@ -123,22 +124,28 @@ def test_equal_calls_are_refused() -> None:
     )
 
 
-def test_the_intent_is_completed() -> None:
-    """Every value that a call passes is said: of text, numbers, an enum and booleans."""
-    draft = drafted(
-        book(seating="terrace", quiet=True),
-        intent="You want to book a table at Osteria Lume on 14 May 2027.",
-    )
-    assert (
-        "You want to book a table at Osteria Lume on 14 May 2027. "
-        "To book table: party size 4, seating terrace, quiet true."
-    ) == complete_intent(draft)
-
-
-def test_a_complete_intent_stays_as_it_is() -> None:
-    """Nothing is said twice."""
-    intent = "You want a table for four at Osteria Lume on 2027-05-14."
-    assert intent == complete_intent(drafted(book(), intent=intent))
+@pytest.mark.parametrize(
+    ("call", "wish"),
+    [
+        (
+            book(
+                wish="You want to book a table at Osteria Lume on 14 May 2027.",
+                seating="terrace",
+                quiet=True,
+            ),
+            "book a table at Osteria Lume on 14 May 2027 "
+            "(party size 4, seating terrace, quiet true)",
+        ),
+        (
+            book(wish="to get a table for four at Osteria Lume on 2027-05-14"),
+            "get a table for four at Osteria Lume on 2027-05-14",
+        ),
+    ],
+    ids=["completed", "complete"],
+)
+def test_a_wish_says_every_value_of_its_call(call: DraftedCall, wish: str) -> None:
+    """Of text, numbers, an enum and booleans; and nothing twice."""
+    assert wish == complete_wish(call)
 
 
 @pytest.mark.parametrize(("ambiguity", "said"), [("clear", 3), ("somewhat", 2), ("highly", 1)])
@@ -151,11 +158,11 @@ def test_the_ambiguity_says_how_many_values_the_query_has(ambiguity: Ambiguity, 
 
 def test_hidden_values_are_not_shown() -> None:
     """In no form in which the intent may say them."""
-    draft = drafted(book(), intent="You want a table for 4 at osteria lume on May 14, 2027.")
+    draft = drafted(book(wish="get a table for 4 at osteria lume on May 14, 2027"))
     plan = QueryPlan(said=("4",), hidden=("Osteria Lume", "2027-05-14"))
-    prompt = query_prompt("simulated", draft, [TABLE], aspects(), plan=plan)
+    prompt = query_prompt("simulated", draft, aspects(), plan=plan, told=1)
     asked = prompt[prompt.rindex("The user:") :]
-    assert f"You want a table for 4 at {BLANK} on {BLANK}." in asked
+    assert f"You want to get a table for 4 at {BLANK} on {BLANK}." in asked
     assert "Values to say: 4" in asked
     assert not re.search("lume|may 14", asked, re.IGNORECASE)
 
@@ -196,7 +203,7 @@ def test_every_packaged_tool_can_be_drafted() -> None:
     for tool in find_tools("").tools:
         narrowed = narrow_tools([tool], random.Random(tool.name))
         schema = json.loads(draft_schema(narrowed, aspects()))
-        call = schema["properties"]["expected_calls"]["items"]
+        call = schema["properties"]["calls"]["items"]
         assert tool.name == call["properties"]["name"]["const"]
 
 
@@ -214,9 +221,10 @@ async def test_a_task_is_written_in_two_steps() -> None:
     task = await write_in_steps(
         make_simulator(engine), [TABLE], aspects(), prompt_set="simulated", seed=3
     )
-    assert (book(),) == task.expected_calls
+    assert (ExpectedCall(name="book_table", arguments=BOOKING),) == task.expected_calls
     assert "A table for 4 at Osteria Lume on 2027-05-14, please." == task.query
-    assert task.intent.endswith("restaurant Osteria Lume, date 2027-05-14, party size 4.")
+    wish = "book a table (restaurant Osteria Lume, date 2027-05-14, party size 4)"
+    assert ((wish,), 1, f"You want to {wish}.") == (task.wishes, task.told, task.intent)
     assert 3 == len(engine.requests)
 
 

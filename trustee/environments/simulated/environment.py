@@ -40,6 +40,7 @@ from trustee.environments.simulated.judging import (
     judging_prompt,
     judging_schema,
     read_verdict,
+    refuse_without_judge,
 )
 from trustee.environments.simulated.roles import (
     USER_SCHEMA,
@@ -393,6 +394,8 @@ class SimulatedEnvironment(PlainEpisode):
             intent=self._hidden.intent,
             writes=self._writes,
         )
+        if refusal := refuse_without_judge(evidence):
+            return refusal, dict.fromkeys(criteria, False)
         answer = await self._services.simulator.ask(
             Role.JUDGE,
             judging_prompt(

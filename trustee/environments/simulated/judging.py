@@ -27,6 +27,7 @@ from trustee.environments.simulated.roles import (
     _normalise_number,
     _object,
     _text,
+    dialogue_lines,
 )
 from trustee.tools.values import call_line
 from trustee.types import ExpectedCall, Message, Record, Turn
@@ -74,11 +75,9 @@ def collect_evidence(
     """Put beside each expected call what ran, and look up its result in what was told."""
     words = " ".join(turn.message.content for turn in turns)
     worked = [entry for entry in executed if entry.ok]
-    parts = [
-        _describe_part(call, made, worked, words)
-        for call, made in zip(facts.expected, facts.made, strict=True)
-        if not (made and _serves(call, worked, intent))
-    ]
+    pairs = list(zip(facts.expected, facts.made, strict=True))
+    final = [pair for pair in pairs if not (pair[1] and _serves(pair[0], worked, intent))]
+    parts = [_describe_part(call, made, worked, words) for call, made in final or pairs]
     others = [
         f"{quote_call(call)} -> {quote_result(entry.result)}"
         for call in facts.unexpected
@@ -179,6 +178,16 @@ def _is_amount(number: str) -> bool:
     return True
 
 
+def refuse_without_judge(evidence: Evidence) -> str | None:
+    """Return why an episode has failed whatever a judge may say; None if a judge must be asked."""
+    if evidence.invented:
+        return f"numbers that only the assistant said: {', '.join(evidence.invented)}"
+    missing = [part.asked for part in evidence.parts if not part.ran]
+    if missing and not evidence.others:
+        return f"did not run, nor did anything in its place: {'; '.join(missing)}"
+    return None
+
+
 def judging_schema(evidence: Evidence, criteria: Sequence[Criterion]) -> str:
     """Return the grammar: for each part what was told and whether it agrees, then the criteria."""
     answer = _object({"told": _text(240), "agrees": {"type": "boolean"}})
@@ -203,21 +212,14 @@ def judging_prompt(
         prompt_set,
         "judge",
         intent=intent,
-        dialogue=_dialogue(opening, turns),
+        dialogue=dialogue_lines(
+            [*opening, *(m for turn in turns for m in (turn.message, *turn.replies))]
+        ),
         parts="\n".join(_part_lines(n, part) for n, part in enumerate(evidence.parts, 1)),
         others="\n".join(f"- {line}" for line in evidence.others) or "none",
         changes="\n".join(f"needed_{n}: {line}" for n, line in enumerate(evidence.changes, 1))
         or "none",
         criteria=", ".join(further) or "none",
-    )
-
-
-def _dialogue(opening: Sequence[Message], turns: Sequence[Turn]) -> str:
-    said = [*opening, *(m for turn in turns for m in (turn.message, *turn.replies))]
-    return "\n".join(
-        f"{message.role}: {quote(message.content)}"
-        for message in said
-        if message.role in ("user", "assistant") and message.content.strip()
     )
 
 
@@ -250,10 +252,8 @@ def read_verdict(
         f"{line}: {'needed' if there else 'not needed'}"
         for line, there in zip(evidence.changes, needed, strict=True)
     ]
-    if evidence.invented:
-        account.append(f"numbers that only the assistant said: {', '.join(evidence.invented)}")
     agreed = [given["agrees"] and not _is_nothing(given["told"]) for given in parts]
-    fulfilled = all(agreed) and all(needed) and not evidence.invented
+    fulfilled = all(agreed) and all(needed)
     verdict = {
         c: fulfilled if c is Criterion.FULFILLED else bool(answer[c.value]) for c in criteria
     }
