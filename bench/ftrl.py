@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,11 @@ from typing import Any
 from trustee.config import read_config
 from trustee.environments.executable.environment import Executable
 from trustee.errors import InputError
+from trustee.evaluation.intervals import mean_interval
 from trustee.runs.store import read_lines
 from trustee.types import Trajectory
 
 ROOT = Path(__file__).parents[1]
-RESAMPLES = 2000
 
 
 def call_program(*arguments: str) -> None:
@@ -74,13 +73,12 @@ def compare(before: dict[str, float], after: dict[str, float], *, seed: int) -> 
     if not shared:
         raise InputError("no held-out task was played soundly before and after training")
     gains = [after[task] - before[task] for task in shared]
-    rng = random.Random(seed)
-    means = sorted(fmean(rng.choices(gains, k=len(gains))) for _ in range(RESAMPLES))
+    interval = mean_interval(gains, seed=seed)
     return {
         "f1_before": fmean(before[task] for task in shared),
         "f1_after": fmean(after[task] for task in shared),
         "gain_points": 100 * fmean(gains),
-        "gain_interval": [100 * means[round(share * (RESAMPLES - 1))] for share in (0.025, 0.975)],
+        "gain_interval": [100 * edge for edge in interval],
         "tasks": len(shared),
     }
 

@@ -37,7 +37,8 @@ from trustee.config import Config, read_config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, TaskSpec
-from trustee.environments.simulated.environment import Simulated, judge_episode, remember_call
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import judge_episode, remember_call
 from trustee.environments.simulated.roles import (
     Criterion,
     ToolAnswer,

@@ -43,7 +43,6 @@ ONLY_VLLM = {
 }
 LONG = {
     "rendering.renderer": 430,
-    "environments.simulated.roles": 440,
     "environments.trial.environment": 450,
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
@@ -209,6 +208,33 @@ def test_nobody_catches_bugs() -> None:
     assert {"engine.vllm"} >= catchers("Exception", "BaseException")
 
 
+WRITES_JSON = {
+    "engine.scripted": "a checkpoint",
+    "environments.executable.compile_source": "an answer, in a process without the package",
+    "environments.executable.published_rows": "what a hash is taken of",
+    "environments.executable.source_check": "a request to that process",
+    "sft.endpoint": "a request",
+    "sft.secrets": "a form in which a secret is looked for",
+    "tiny.build": "a filter of templates",
+    "tools.arguments": "any value, cut",
+    "tools.values": "render_json itself, and keys",
+}
+"""Modules near models that write JSON by `json.dumps`, and what; none of it is read by a model."""
+NEAR_MODELS = ("environments", "rendering", "engine", "checks", "sft", "tiny", "tools")
+
+
+def test_models_read_letters_not_escapes() -> None:
+    """JSON that a model reads is written by `render_json`, which escapes no letters."""
+    assert [] == [
+        name
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "json.dumps"
+        if name.startswith(NEAR_MODELS) and not name.startswith("tools.files")
+        if name not in WRITES_JSON
+    ]
+
+
 DECODERS = {
     *("json.loads", "json.load", "json.JSONDecoder", "msgspec.json.decode"),
     *("msgspec.json.Decoder", "tomllib.loads", "tomllib.load", "yaml.load", "yaml.safe_load"),
@@ -256,6 +282,42 @@ def test_one_module_decodes() -> None:
         name: used for name, used in found.items() if used and name not in DECODE_THEMSELVES
     }
     assert [] == [name for name in DECODE_THEMSELVES if not found[name]], "no exception needed"
+
+
+SCREENS = {"sys.stdout", "sys.stderr", "print", "sys.__stdout__", "sys.__stderr__"}
+SPEAK_THEMSELVES = {
+    "cli.terminal": "the one place",
+    "cli.capture": "takes the streams away from libraries and gives them back",
+    "tiny.build": "a tool for developers",
+    "environments.executable.compile_source": "answers its parent through a pipe",
+}
+"""Modules that touch the screen without `trustee.cli.terminal`, and why they may."""
+
+
+def screens_in(name: str) -> Iterator[str]:
+    """Yield the ways in which a module writes to the screen."""
+    for node in ast.walk(MODULES[name]):
+        if isinstance(node, ast.Attribute | ast.Name) and ast.unparse(node) in SCREENS:
+            yield ast.unparse(node)
+        if (
+            name.startswith("cli")
+            and isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"write", "writelines", "print"}
+        ):
+            yield ast.unparse(node.func)
+    yield from (
+        module for module, _ in imports(MODULES[name]) if module in {"rich.console", "rich.markup"}
+    )
+
+
+def test_one_module_writes_to_the_screen() -> None:
+    """Whatever a command shows goes through the function that lets nothing act on a terminal."""
+    assert {"cli.progress": ["self._console.print"]} == {
+        name: sorted(set(used))
+        for name in MODULES
+        if name not in SPEAK_THEMSELVES and (used := list(screens_in(name)))
+    }
 
 
 def count_lines(name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +320,54 @@ def test_empty_bounds_of_an_aspect_are_refused() -> None:
     """A curriculum whose lower bound is above the upper names the key and both numbers."""
     with pytest.raises(InputError, match=r"got \[3, 1\] \(env\.curriculum\.calls\)"):
         read_config(ROOT / "configs" / "tiny.toml", ["env.curriculum.calls=[3, 1]"])
+
+
+PATHS: dict[str, Callable[[Config], str | None]] = {
+    "model.path": lambda config: config.model.path,
+    "run.folder": lambda config: config.run.folder,
+    "run.adapter": lambda config: config.run.adapter,
+}
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_paths_are_expanded(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home folder and variables are what a shell would make of them, in every key of a path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODELS", "/data/models")
+    for given, expected in (
+        ("~/a", f"{tmp_path}/a"),
+        ("$MODELS/a", "/data/models/a"),
+        ("${MODELS}/a b", "/data/models/a b"),
+        ("owner/a-1.5", "owner/a-1.5"),
+        ("a~b/~", "a~b/~"),
+    ):
+        config = read_config(TINY, [f"{key}={given}"])
+        assert expected == PATHS[key](config)
+        assert config == apply_changes(config, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("env={kind='simulated', tools='$NOWHERE/a'}", "env.tools"),
+        ("env={kind='executable', path='${NOWHERE}/a'}", "env.path"),
+        ("env={kind='executable', path='a', states='$NOWHERE'}", "env.states"),
+        ("eval_env={kind='executable', path='$NOWHERE'}", "eval_env.path"),
+        ("env={kind='trial', inner={kind='simulated', tools='$NOWHERE'}}", "env.inner.tools"),
+        ("model.path=$NOWHERE", "model.path"),
+    ],
+)
+def test_variable_that_is_not_set(change: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key and the variable are named, also in a world inside another."""
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(InputError) as caught:
+        read_config(TINY, [change])
+    assert f": {key}: the environment variable $" in str(caught.value)
+    assert "NOWHERE" in str(caught.value)
+
+
+def test_path_that_exists_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may be called anything."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$odd").mkdir()
+    assert "$odd" == read_config(TINY, ["model.path=$odd"]).model.path

@@ -37,6 +37,24 @@ def left_out(path: Path) -> list[str]:
     return [str(error) for error in notices.left_out]
 
 
+def post_document(
+    schema: Any, *, schemas: dict[str, Any] | None = None, version: str = "3.0.3", **body: Any
+) -> dict[str, Any]:
+    """Return an OpenAPI document with one operation, `f`, that takes a body."""
+    content = {"content": {"application/json": {"schema": schema}}, **body}
+    return {
+        "openapi": version,
+        "paths": {"/a": {"post": {"operationId": "f", "requestBody": content}}},
+        "components": {"schemas": schemas or {}},
+    }
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """Return the parameters of the only tool of a file."""
+    (tool,) = import_tools(path)
+    return tool.parameters
+
+
 PETSTORE: dict[str, Any] = {
     "openapi": "3.0.3",
     "info": {"title": "Pets", "version": "1"},

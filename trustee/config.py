@@ -8,6 +8,7 @@ that may be switched off takes the word `none`, in a file and in a change.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
-from trustee.types import Record
+from trustee.types import PathText, Record
 
 CONFIGS = Path("configs")
 SAME = "same"
@@ -62,11 +63,11 @@ class RunConfig(Record, frozen=True):
     """Tokens sampled by the policy in training after which the run ends; none: no limit."""
     seed: int = 0
     """Decides the tasks, the episodes' randomness and the adapter's first weights."""
-    folder: str = "runs"
+    folder: PathText = "runs"
     """Folder in which run folders are created."""
     keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
     """Newest checkpoints that stay on disk."""
-    adapter: str | None = None
+    adapter: PathText | None = None
     """PEFT or run folder of the adapter that training starts from; none starts from the base. With
     `learn.loss.kl_coef` it is also the reference of the KL penalty. Keep the folder in place."""
 
@@ -74,7 +75,7 @@ class RunConfig(Record, frozen=True):
 class ModelConfig(Record, frozen=True):
     """The base model: the simulator without an adapter, the policy with one."""
 
-    path: str
+    path: PathText
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
     """Value of enable_thinking that the chat template receives."""
@@ -199,6 +200,7 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
     if isinstance(engine, dict):
         engine.setdefault("kind", "vllm")
     drop_none(table)
+    expand_paths(table, source=source)
     try:
         config = msgspec.convert(table, Config, dec_hook=world_reader(find))
     except (msgspec.ValidationError, InputError) as error:
@@ -226,6 +228,48 @@ def drop_none(table: dict[str, Any]) -> None:
                 section[key] = None
 
     visit(table, "")
+
+
+def expand_paths(table: dict[str, Any], *, source: str) -> None:
+    """Replace `~` and environment variables in the keys that are paths.
+
+    Raises:
+        InputError: naming the key and a variable that is not set.
+    """
+
+    def visit(section: dict[str, Any], path: str) -> None:
+        paths = {field.encode_name for field in fields_at(path, table) if is_path(field.type)}
+        for key, value in section.items():
+            where = f"{path}.{key}".removeprefix(".")
+            if isinstance(value, dict):
+                visit(value, where)
+            elif isinstance(value, str) and key in paths:
+                section[key] = expand_path(value, where=f"{source}: {where}")
+
+    visit(table, "")
+
+
+def expand_path(text: str, *, where: str) -> str:
+    """Return a path with `~` and environment variables expanded, unless it exists as it is.
+
+    Raises:
+        InputError: if a variable is not set.
+    """
+    if not {"~", "$"} & set(text) or os.path.lexists(text):
+        return text
+    expanded = os.path.expandvars(os.path.expanduser(text))
+    unset = re.search(r"\$(\w+|\{[^}]*\})", expanded)
+    if unset:
+        raise InputError(
+            f"{where}: the environment variable {unset.group()} is not set; given {text!r}"
+        )
+    return expanded
+
+
+def is_path(kind: Any) -> bool:
+    """Whether a type is that of a path, which may be switched off."""
+    options = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else [kind]
+    return PathText in options
 
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:

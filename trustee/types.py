@@ -17,6 +17,8 @@ GIB = 1 << 30
 MIB = 1 << 20
 Share = Annotated[float, Meta(ge=0, le=1)]
 """A fraction from 0 to 1, in a config or a report."""
+PathText = Annotated[str, Meta(extra={"path": True})]
+"""A path in a config: `~` and environment variables in it are expanded when the config is read."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -59,13 +59,10 @@ def test_gain_is_over_tasks_played_both_times(tmp_path: Path) -> None:
         lines = [msgspec.json.encode(one) + b"\n" for one in (*played, failed)]
         (tmp_path / name).write_bytes(b"".join(lines))
     before, after = (ftrl.f1_by_task(tmp_path / name) for name in ("before", "after"))
-    assert {
-        "f1_before": 0.375,
-        "f1_after": 0.875,
-        "gain_points": 50.0,
-        "gain_interval": [50.0, 50.0],
-        "tasks": 2,
-    } == ftrl.compare(before, {**after, "c": 1.0}, seed=0)
+    found = ftrl.compare(before, {**after, "c": 1.0}, seed=0)
+    low, high = found.pop("gain_interval")
+    assert -100 < low < 50 < high < 100
+    assert {"f1_before": 0.375, "f1_after": 0.875, "gain_points": 50.0, "tasks": 2} == found
     with pytest.raises(InputError, match="no held-out task was played soundly"):
         ftrl.compare(before, {}, seed=0)
 

@@ -45,7 +45,8 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.micro.world import THINGS, VALUES, Goal, fact
 from trustee.environments.protocol import Services, World
-from trustee.environments.simulated.environment import Simulated, judge_episode
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.trial.environment import Trial
 from trustee.errors import RunError
@@ -578,6 +579,23 @@ def test_both_readers_agree_on_what_models_write(format: CallFormat, text: str, 
     assert crosscheck_calls(text, fewer, call_format=format) == (not calls)
     more = msgspec.structs.replace(message, calls=(*message.calls, INVENTED))
     assert not crosscheck_calls(text, more, call_format=format)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Bingo", "age": 30}',
+        '{"name": "Bingo", "parameters": {"age": 30}}',
+        '{"type": "object", "properties": {"name": {"type": "string"}}}',
+    ],
+)
+def test_an_answer_in_json_is_no_lost_call(text: str) -> None:
+    """Only an object that names a tool which was called elsewhere counts without a mark."""
+    said = Message(role="assistant", content=text)
+    format = CallFormat.LLAMA3_JSON
+    assert crosscheck_calls(text, said, call_format=format, names={"f"})
+    assert not crosscheck_calls(LLAMA, said, call_format=format, names={"f"})
+    assert not crosscheck_calls(LLAMA, said, call_format=format)
 
 
 def test_list_behind_one_mark_holds_several_calls() -> None:

@@ -25,7 +25,7 @@ from trustee.cli.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.cli.commands.run import load_config
 from trustee.cli.main import main, make_parser
 from trustee.config import read_config
-from trustee.errors import EngineError, InputError, RunError
+from trustee.errors import EngineDied, EngineError, InputError, RunError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs import assemble, doctor, stages
 from trustee.jobs.held_out import RunResult
@@ -195,7 +195,7 @@ def test_unreadable_tools_file(
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("rank", [None, 8])
+@pytest.mark.parametrize("rank", [None, 32])
 def test_adapter_that_cannot_be_begun_with(
     check_error: ErrorCheck, capsys: pytest.CaptureFixture[str], tmp_path: Path, rank: int | None
 ) -> None:
@@ -204,7 +204,7 @@ def test_adapter_that_cannot_be_begun_with(
     named = ["adapter_config.json", "adapters/policy-*"]
     if rank is not None:
         write_adapter(start, rank=rank)
-        named = ["rank 8", "learn.rank is 16", "learn.rank=8"]
+        named = ["rank 32", "learn.rank is 16", "learn.rank=32"]
     check_error(
         refuse(capsys, "run", "--config", TINY, "--adapter", start, "--out", folder), start, *named
     )
@@ -461,18 +461,36 @@ def test_failed_run(
     assert ("", f"{text}\n") == (captured.out, captured.err)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_engine_that_died_twice(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The run can be continued, and how is said on the screen and in the log."""
+
+    def fail(folder: Path) -> None:
+        (folder / "run.json").touch()
+        raise ExceptionGroup("outer", [EngineDied("the engine died")])
+
+    train_as(monkeypatch, fail)
+    folder = tmp_path / "new"
+    assert FAILED == main(["run", "--config", TINY, "--out", str(folder)])
+    text = f"trustee: the engine died; continue with: trustee run --resume {folder}"
+    assert f"{text}\n" == capfd.readouterr().err
+    assert text in (folder / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     kind: signal.Signals,
 ) -> None:
-    """An interrupt and a polite kill end the run at once, with 130 and the way to go on."""
+    """Ctrl-C, a polite kill and a closed terminal end the run at once, and it says how to go on."""
     stopped: list[str] = []
 
     async def run_stages_of(config: Any, folder: Path, **more: Any) -> None:
         try:
+            (folder / "run.json").touch()
             await anyio.sleep(0.05)
             os.kill(os.getpid(), kind)
             await anyio.sleep(30)
@@ -484,7 +502,9 @@ def test_interrupted_run(
     assert INTERRUPTED == main(["run", "--config", TINY, "--out", str(tmp_path)])
     captured = capfd.readouterr()
     assert ["cleanly"] == stopped
-    assert f"interrupted; continue with: trustee run --resume {tmp_path}\n" == captured.err
+    text = f"interrupted; continue with: trustee run --resume {tmp_path}"
+    assert f"{text}\n" == captured.err
+    assert text in (tmp_path / "log.jsonl").read_text()
 
 
 def test_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

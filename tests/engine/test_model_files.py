@@ -14,10 +14,10 @@ from trustee.errors import InputError
 
 
 def make_model(folder: Path, *names: str) -> Path:
-    """Make a folder with empty files."""
+    """Make a folder with files that hold nothing."""
     folder.mkdir(parents=True)
     for name in names:
-        (folder / name).touch()
+        (folder / name).write_text("{}" if name == "config.json" else "")
     return folder
 
 

@@ -374,13 +374,18 @@ async def test_judge_without_judgement(
             "landlock: 2 of 2 forbidden attempts were refused",
         ),
         (
+            IsolationReport(isolation="landlock", refused=("a",), visible=("metadata",)),
+            "ok",
+            "landlock: 1 of 1 forbidden attempts were refused; visible: metadata of files",
+        ),
+        (
             IsolationReport(isolation="none", refused=("a",), allowed=("b", "c")),
             "warn",
             "none: 1 of 3 forbidden attempts were refused",
         ),
         (IsolationReport(isolation=None, why="nothing holds here"), "warn", "nothing holds here"),
     ],
-    ids=["holds", "leaks", "nothing"],
+    ids=["holds", "shows", "leaks", "nothing"],
 )
 async def test_sandbox(
     monkeypatch: pytest.MonkeyPatch, probe: IsolationReport, state: str, why: str

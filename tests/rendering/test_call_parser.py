@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trustee.rendering.call_parser import MAX_DEPTH, CallFormat, parse_message
+from trustee.rendering.call_parser import MAX_DEPTH, MAX_UNCLOSED, CallFormat, parse_message
 from trustee.types import BadCall, Message, Tool, ToolCall
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -40,9 +40,20 @@ TYPED = Tool(
 )
 
 
+OFFERED = (
+    TYPED,
+    *(
+        Tool(name=name, description="", parameters={"type": "object", "properties": {}})
+        for name in ("f", "g", "searchTool", "getOpenIncidentsTool", "parserTool", "invalidTool")
+    ),
+    Tool(name="toolWithoutParams", description="", parameters={"type": "object", "properties": {}}),
+)
+"""The tools that the cases call."""
+
+
 def parse(text: str, format: CallFormat = CallFormat.HERMES) -> Message:
     """Parse with ids `c0`, `c1`."""
-    return parse_message(text, format, call_prefix="c", tools=(TYPED,))
+    return parse_message(text, format, call_prefix="c", tools=OFFERED)
 
 
 def wrapped(*blocks: str) -> str:
@@ -60,9 +71,7 @@ def only_call(text: str, format: CallFormat = CallFormat.HERMES) -> dict[str, An
 def test_disputed_cases_are_read_as_frozen(id: str) -> None:
     """Each text of the golden file gives the message that was decided for it."""
     case = CASES[id]
-    message = parse_message(
-        case["text"], CallFormat(case["family"]), call_prefix="", tools=(TYPED,)
-    )
+    message = parse_message(case["text"], CallFormat(case["family"]), call_prefix="", tools=OFFERED)
     assert msgspec.convert(FROZEN[id], Message) == message
 
 
@@ -183,7 +192,7 @@ def test_prefix_of_ids_is_used() -> None:
     [
         ("42", "int_param", 42),
         ("4x", "int_param", "4x"),
-        ("3.0", "int_param", "3.0"),
+        ("3.0", "int_param", 3.0),
         ("true", "int_param", "true"),
         ("3", "float_param", 3),
         ("1e999", "float_param", "1e999"),
@@ -260,9 +269,143 @@ def test_element_after_a_broken_one_is_read() -> None:
 def test_bare_json_is_a_call_where_it_must_be(
     text: str, content: str, kinds: list[type] | None
 ) -> None:
-    """JSON without marks is a call if it opens the message or has a call's two keys."""
+    """JSON without marks is a call if it names an offered tool."""
     message = parse(text, CallFormat.LLAMA3_JSON)
     assert content == message.content
     assert [type(call) for call in message.calls] == (
         [BadCall, ToolCall] if kinds is None else kinds
     )
+
+
+PLACE = {"type": "object", "properties": {"lat": {"type": "number"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"$ref": "#/$defs/place"}, '{"lat": 1}', {"lat": 1}),
+        ({"allOf": [{"$ref": "#/$defs/place"}], "description": "where"}, '{"lat": 1}', {"lat": 1}),
+        ({"anyOf": [{"$ref": "#/$defs/place"}, {"type": "null"}]}, "null", None),
+        ({"enum": [1, 2]}, "2", 2),
+        ({"enum": ["1", "2"]}, "2", "2"),
+        ({"const": 5}, "5", 5),
+        ({"properties": {"lat": True}}, '{"lat": 1}', {"lat": 1}),
+        ({"items": True}, "[1]", [1]),
+        ({"type": "integer"}, "3.0", 3.0),
+        ({"type": "integer"}, "3.5", "3.5"),
+        ({"$ref": "#/$defs/itself"}, "5", "5"),
+        (True, "5", "5"),
+        (False, "5", "5"),
+        (None, "[1]", "[1]"),
+    ],
+)
+def test_coder_values_have_the_types_of_their_schemas(schema: Any, text: str, value: Any) -> None:
+    """Bare text gets the type that the schema asks for, whichever keyword says so."""
+    parameters = {
+        "type": "object",
+        "properties": {"x": schema},
+        "$defs": {"place": PLACE, "itself": {"$ref": "#/$defs/itself"}},
+    }
+    tool = Tool(name="f", description="", parameters=parameters)
+    written = f"<tool_call><function=f><parameter=x>\n{text}\n</parameter></function></tool_call>"
+    message = parse_message(written, CallFormat.QWEN3_CODER, call_prefix="c", tools=(tool,))
+    assert message.calls == (ToolCall(id="c0", name="f", arguments={"x": value}),)
+
+
+ANSWERS = (
+    '{"name": "Bingo", "age": 30}',
+    '[{"name": "Bingo"}, {"name": "Rex"}]',
+    '{"name": "Bingo", "parameters": {"age": 30}}',
+    '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}',
+    '{"parameters": {"mean": 3.5, "deviation": 1}}',
+    '{"function": "x^2 + 1"}',
+    '{"id": "c1", "type": "function", "function": {"name": "Bingo", "arguments": "{}"}}',
+    '{"name": "Bingo", "age": 30',
+    '{"example": {"name": "f", "parameters": {}}}',
+    '{"a": {"b": [1, {"c": null}]}}',
+)
+
+
+@pytest.mark.parametrize("format", CallFormat)
+@pytest.mark.parametrize("place", ["{}", "Here you are: {} That is all.", "```json\n{}\n```"])
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_in_json_is_text(answer: str, place: str, format: CallFormat) -> None:
+    """Whoever is asked for JSON may give it: what names no offered tool is no call, good or bad."""
+    text = place.replace("{}", answer)
+    message = parse(text, format)
+    assert () == message.calls
+    assert text == message.content
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "name": "f", "parameters": {"b": 2}}', {"b": 2}),
+        ('{"parameters": {"b": 2}, "name": "f"}', {"b": 2}),
+        ('{"type": "function", "name": "f", "parameters": {"b": 2}}', {"b": 2}),
+        ('{"id": "c1", "name": "f", "arguments": "{\\"b\\": 2}"}', {"b": 2}),
+        (
+            '{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}',
+            '"name" and the arguments are inside of "function"',
+        ),
+        ('{"function": {"name": "f", "arguments": {}}}', 'inside of "function"'),
+        ('{"function": "f", "parameters": {}}', '"name" is missing'),
+        ('{"name": "f"}', '"parameters" is missing'),
+        ("{'name': 'f', 'parameters': {}}", "the JSON breaks"),
+        ('{"name": "f", "parameters": {"b": ', "the JSON is not closed"),
+        ('{"function": {"name": "f", "arguments": {', "the JSON is not closed"),
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "I call it. {}"])
+def test_json_that_names_an_offered_tool_is_one_call(
+    text: str, expected: dict[str, Any] | str, place: str
+) -> None:
+    """Keys may be in any order; the form of another program is one bad call as a whole."""
+    message = parse(place.replace("{}", text, 1), CallFormat.LLAMA3_JSON)
+    (call,) = message.calls
+    assert message.content == place.removesuffix("{}").strip()
+    if isinstance(expected, dict):
+        assert isinstance(call, ToolCall)
+        assert ("f", expected) == (call.name, call.arguments)
+    else:
+        assert isinstance(call, BadCall)
+        assert expected in call.reason
+        assert text == call.text
+
+
+def test_openai_form_between_marks_is_one_bad_call() -> None:
+    """The reason says where the name is expected."""
+    text = '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {}}}</tool_call>'
+    assert 'inside of "function"' in str(only_call(text))
+
+
+def test_a_call_after_json_that_is_none_is_read() -> None:
+    """Neither an answer nor an open brace before it hides a call."""
+    call = '{"name": "f", "parameters": {}}'
+    for before in ('{"age": 30}', '{"age": ', '{"name": "Bingo"', '{"a": {"b": {"c": '):
+        message = parse(f"{before} {call}", CallFormat.LLAMA3_JSON)
+        assert (before.strip(), ["f"]) == (
+            message.content,
+            [call.name for call in message.calls if isinstance(call, ToolCall)],
+        )
+
+
+def test_json_without_known_tools_is_a_call_if_it_looks_like_one() -> None:
+    """A reader who does not know the tools goes by the keys."""
+    for text, calls in (('{"name": "f", "parameters": {}}', 1), ('{"name": "f", "age": 3}', 0)):
+        message = parse_message(text, CallFormat.LLAMA3_JSON, call_prefix="c")
+        assert calls == len(message.calls)
+
+
+def test_a_mark_makes_json_a_call_whatever_it_names() -> None:
+    """Only JSON without a mark may be an answer."""
+    message = parse('<|python_tag|>{"name": "nothing", "parameters": {}}', CallFormat.LLAMA3_JSON)
+    assert ["nothing"] == [call.name for call in message.calls if isinstance(call, ToolCall)]
+
+
+def test_many_open_braces_end_the_scan() -> None:
+    """What is never closed costs no time without bound; the text behind it stays text."""
+    call = '{"name": "f", "parameters": {}}'
+    for count, calls in ((MAX_UNCLOSED - 1, 1), (MAX_UNCLOSED, 0)):
+        message = parse('{"a": ' * count + call, CallFormat.LLAMA3_JSON)
+        assert calls == len(message.calls)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from golden_errors import ErrorCheck
+from trustee.cli.episodes import show_trajectories
+from trustee.decoding import MOST_LINE_BYTES, BadLine
 from trustee.errors import InputError
 from trustee.runs.store import EpisodeLine, Store, TaskLine
-from trustee.runs.view import Filter, find_episodes, parse_reward, show_trajectories
+from trustee.runs.view import Filter, find_episodes, parse_reward
 from trustee.types import (
     BadCall,
     Completion,
@@ -117,7 +120,8 @@ def folder(tmp_path: Path) -> Path:
 
 def names(folder: Path, wanted: Filter) -> list[str]:
     """List the episodes that a filter lets pass."""
-    return [line.trajectory.id for line in find_episodes(folder, wanted)]
+    found = find_episodes(folder, wanted)
+    return [line.trajectory.id for line in found if not isinstance(line, BadLine)]
 
 
 def show(folder: Path, wanted: Filter, *, as_json: bool = False) -> str:
@@ -237,10 +241,37 @@ def test_folder_of_no_run(check_error: ErrorCheck, tmp_path: Path) -> None:
     check_error(caught, tmp_path, "episodes.jsonl")
 
 
-def test_broken_line_is_named(check_error: ErrorCheck, folder: Path) -> None:
-    """A whole line that cannot be read is an error with its number, not a silent gap."""
-    path = folder / "episodes.jsonl"
-    path.write_bytes(path.read_bytes().replace(b'"group":1', b'"group":"x"', 1))
-    with pytest.raises(InputError) as caught:
-        names(folder, Filter())
-    check_error(caught, f"{path}:3", "$.group")
+@pytest.mark.parametrize("name", ["episodes.jsonl", "tasks.jsonl"])
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (b'{"group":"x"}', "$.group"),
+        (b'{"group": 1, "\xff": 1}', "not UTF-8"),
+        (b"[" * 5000, "Expected `object`"),
+        (b'{"group":' * 5000, "Expected `int`"),
+        (b" " * (MOST_LINE_BYTES + 1), "has more than"),
+        (b"{", "not JSON"),
+    ],
+    ids=["kind", "bytes", "deep", "deep object", "long", "cut"],
+)
+def test_a_bad_line_is_named_and_the_rest_is_shown(
+    folder: Path, name: str, bad: bytes, why: str
+) -> None:
+    """With its number, on the error stream, and the exit code says that something is missing."""
+    path = folder / name
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], bad, *lines[1:]]))
+    out, err = io.StringIO(), io.StringIO()
+    assert 1 == show_trajectories(folder, Filter(), out=out, as_json=False, err=err)
+    assert err.getvalue().startswith(f"trustee: {path}:2: ")
+    assert why in err.getvalue()
+    assert ["0/0", "0/1", "1/0", "1/1", "2/0"] == names(folder, Filter())
+    assert all(f"episode {id} " in out.getvalue() for id in names(folder, Filter()))
+
+
+def test_a_pipe_is_refused(folder: Path) -> None:
+    """It would be waited for without end."""
+    (folder / "episodes.jsonl").unlink()
+    os.mkfifo(folder / "episodes.jsonl")
+    with pytest.raises(InputError, match="not an ordinary file"):
+        show(folder, Filter())

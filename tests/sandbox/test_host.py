@@ -13,7 +13,7 @@ import pytest
 
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Isolation, SandboxConfig
-from trustee.sandbox.host import LONGEST_ARGUMENTS, LONGEST_SOURCE, ProcessSandbox
+from trustee.sandbox.host import LONGEST_ARGUMENTS, LONGEST_SOURCE, ProcessSandbox, count_calls
 from trustee.sandbox.isolation import Lock
 from trustee.sandbox.process import WorkerProcess, start_process
 
@@ -69,6 +69,16 @@ def choose(seconds: float = 5, workers: int = 64, isolation: Isolation = "none")
 def pids(sandbox: ProcessSandbox) -> list[int]:
     """Name the processes of the workers that are warm."""
     return [warm.process.pid for warm in sandbox._warm.values() if warm.process is not None]
+
+
+@pytest.mark.parametrize(("total", "calls"), [(4096, 32), (1024, 4), (256, 1), (32, 1)])
+async def test_calls_at_once_fit_into_the_memory_for_all(
+    monkeypatch: pytest.MonkeyPatch, total: int, calls: int
+) -> None:
+    """On many processors it is the total that limits, but one call may always run."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    config = SandboxConfig(total_mib=total, memory_mib=256 if total < 4096 else 128)
+    assert calls == count_calls(config)
 
 
 async def test_same_tools_share_a_worker(sandbox: ProcessSandbox) -> None:

@@ -80,6 +80,7 @@ async def test_probe_finds_everything_refused() -> None:
     if probe.isolation is None:
         pytest.skip(probe.why)
     assert (True, tuple(ATTEMPTS), ()) == (probe.holds, probe.refused, probe.allowed)
+    assert (("metadata",) if probe.isolation == "landlock" else ()) == probe.visible
 
 
 @pytest.mark.anyio

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trustee.errors import InputError
 from trustee.sandbox.calls import SandboxConfig, Worker
 from trustee.sandbox.host import ProcessSandbox
 
@@ -20,6 +21,12 @@ SOURCES = {
     "        str(datetime.date.today()), time.strftime('%Y-%m-%d %H:%M:%S'), time.ctime()]",
     "chance": "import os, random, secrets, uuid\ndef chance():\n"
     "    return [random.random(), os.urandom(2).hex(), secrets.token_hex(2), str(uuid.uuid4())]",
+    "unseeded": "import os, posix, random, uuid\ndef unseeded():\n"
+    "    shared = random.random()\n    random.seed()\n"
+    "    return [random.Random().random(), shared, random.random(), os.getrandom(2).hex(),\n"
+    "        posix.getrandom(2).hex(), str(uuid.uuid1()), list(os.times()),\n"
+    "        list(os.uname())[1:4], os.cpu_count()]",
+    "process": "import os\ndef process():\n    return [os.getpid(), os.getppid()]",
     "echo": "def echo(it):\n    return it",
     "text": "def text(it):\n    return str(it)",
     "order": "def order():\n    return list({'alpha', 'beta', 'gamma', 'delta', 'epsilon'})",
@@ -69,6 +76,30 @@ async def test_randomness_is_the_seeds(sandbox: ProcessSandbox, worker: Worker) 
     async with sandbox.open(only, seed=86400) as same, sandbox.open(only, seed=5) as other:
         texts += [(await lent.call("chance", {})).text for lent in (same, other)]
     assert texts[0] == texts[1] == texts[2] != texts[3]
+
+
+async def test_what_takes_its_seed_from_the_machine_is_the_seeds(
+    sandbox: ProcessSandbox, worker: Worker
+) -> None:
+    """Generators without a seed, times and the machine's name repeat in every call and worker."""
+    texts = [(await worker.call("unseeded", {})).text for _ in range(2)]
+    only = {"unseeded": SOURCES["unseeded"]}
+    async with sandbox.open(only, seed=86400) as same, sandbox.open(only, seed=5) as other:
+        texts += [(await lent.call("unseeded", {})).text for lent in (same, other)]
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+    assert '"sandbox"' in texts[0]
+
+
+async def test_process_ids_do_not_count_calls() -> None:
+    """Where ids are of no use, every call has the same."""
+    try:
+        async with (
+            ProcessSandbox(SandboxConfig(seconds=60)) as locked,
+            locked.open({"process": SOURCES["process"]}, seed=1) as lent,
+        ):
+            assert ["[2, 1]"] * 2 == [(await lent.call("process", {})).text for _ in range(2)]
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 async def test_order_of_sets_is_the_same_in_every_worker(

@@ -19,6 +19,7 @@ from plain_sandbox import PlainSandbox
 from scripted_program import BASE, play_with, small_config
 from scripts import perfect, silent
 from trustee.cli.commands.options import single_error
+from trustee.cli.episodes import show_trajectories
 from trustee.config import Config, decode_stored
 from trustee.engine.script import Request
 from trustee.engine.scripted import scripted_renderer
@@ -30,7 +31,7 @@ from trustee.events import Emit, EpisodePlayed, Event, TaskCollected, encode_eve
 from trustee.jobs import collect as command
 from trustee.jobs.collect import CollectionMetadata, PlayerConfig, counts_text, run_collection
 from trustee.runs.store import EpisodeLine, TaskLine, read_lines
-from trustee.runs.view import Filter, show_trajectories
+from trustee.runs.view import Filter
 from trustee.sft.collect import CollectConfig, Counts
 from trustee.sft.demonstration_files import read_demonstrations
 from trustee.sft.demonstrations import Demonstration

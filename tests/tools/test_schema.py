@@ -64,8 +64,7 @@ ROOT: dict[str, Any] = {
 )
 def test_types_of(schema: Any, types: Any) -> None:
     """Types are found through references, combinations, values and other keywords."""
-    found: Any = types_of(schema, ROOT)
-    assert found == types
+    assert set(types_of(schema, ROOT) or ()) == (types or set())
 
 
 def test_types_of_shared_references_is_fast() -> None:
@@ -75,7 +74,7 @@ def test_types_of_shared_references_is_fast() -> None:
         for n in range(100)
     }
     chain["s100"] = {"type": "boolean"}
-    assert types_of({"$ref": "#/$defs/s0"}, {"$defs": chain}) == {"boolean"}
+    assert types_of({"$ref": "#/$defs/s0"}, {"$defs": chain}) == frozenset(("boolean",))
 
 
 def test_walking_copes_with_anything() -> None:

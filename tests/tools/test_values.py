@@ -11,7 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustee.tools.values import call_key, call_line, normalise, tells_error, write_decimal
+from trustee.environments.executable.blueprint import GoldCall
+from trustee.environments.executable.building.probes import ProbeCall, judge_probe
+from trustee.environments.simulated.quoting import quote_result
+from trustee.environments.trial.metrics import brings_nothing
+from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
+from trustee.sandbox.calls import CallResult
+from trustee.tools.values import (
+    call_key,
+    call_line,
+    normalise,
+    render_json,
+    tells_error,
+    write_decimal,
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -22,6 +35,13 @@ JSON_VALUES = st.recursive(
 )
 IDS = st.from_regex(r"[+-]?[0-9]{1,22}(\.[0-9]{1,4}|e[0-9]{1,3}|_[0-9]{1,3})?", fullmatch=True)
 """Texts that a reader of numbers would confuse: leading zeros, signs, exponents, many digits."""
+
+
+def test_render_json_keeps_letters() -> None:
+    """Models read letters of any script as they are; all that is no letter stays escaped."""
+    assert render_json({"città": ["東京", "\n", 1.5]}) == '{"città": ["東京", "\\n", 1.5]}'
+    assert render_json("\x85\u2028\u2029\u202e\ud83c") == r'"\u0085\u2028\u2029\u202e\ud83c"'
+    assert call_line("get_city", {"q": "東京"}) == 'get_city {"q": "東京"}'
 
 
 @pytest.mark.parametrize(
@@ -153,3 +173,21 @@ def test_decimals_are_written_without_redundant_zeros(number: Decimal) -> None:
     text = write_decimal(number)
     assert Decimal(text) == number
     assert "." not in text or text[-1] not in "0."
+
+
+DEEP = ("[" * 1100, "[" * 1100 + "]" * 1100, '{"a":' * 600 + "1" + "}" * 600, "9" * 5000, "\udc80")
+
+
+@pytest.mark.parametrize("answer", DEEP, ids=lambda text: text[:3].encode("utf-8", "replace").hex())
+def test_no_answer_of_a_tool_ends_the_program(answer: str) -> None:
+    """Every reader of what a tool returned takes it for text, however deeply it nests."""
+    call = GoldCall(name="f", arguments={}, answer="K 17")
+    probe = ProbeCall(kind="type", name="f", arguments={}, subject="a", fails=True)
+    alias = ToolAlias(inner="f")
+    assert not tells_error(answer)
+    assert not brings_nothing(answer)
+    assert "no_error" == getattr(
+        judge_probe(probe, CallResult(ok=True, text=answer), [call]), "kind", ""
+    )
+    assert answer == Perturbation(kind="x", tools=(), aliases={"f": alias}).show("f", answer)
+    assert isinstance(quote_result(answer), str)

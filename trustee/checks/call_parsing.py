@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from trustee.checks.config import GateConfig
 from trustee.errors import RunError
 from trustee.rendering.call_parser import CallFormat
-from trustee.types import Message, Record, Trajectory
+from trustee.types import Message, Record, ToolCall, Trajectory
 
 FEWEST_MESSAGES = 50
 """Minimum number of messages for comparing the parser with the second reader."""
@@ -18,7 +18,9 @@ _MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
 
 _LIST = re.compile(r"<tool_call>\s*\[")
 
-_OBJECT = re.compile(r'(?<!:)(?<!: )\{\s*"(?:name|type|function)"\s*:|<\|python_tag\|>(?!\s*[\[{])')
+_NAMED = re.compile(r'(?<!:)(?<!: )\{[^{}\[\]]*?"name"\s*:\s*"([^"]*)"')
+_ARGUMENTS = re.compile(r'"(?:parameters|arguments)"\s*:')
+_TAG_WITHOUT_JSON = re.compile(r"<\|python_tag\|>(?!\s*[\[{])")
 
 
 class TextRenderer(Protocol):
@@ -42,12 +44,16 @@ class CallCrosscheck(Record, frozen=True):
     """The first text that they read differently."""
 
 
-def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) -> bool:
+def crosscheck_calls(
+    text: str, message: Message, *, call_format: CallFormat, names: Collection[str] = ()
+) -> bool:
     """Return whether a text has as many opening call markers as its message has calls, good or bad.
 
     Thoughts do not count, and a list after one marker may hold several calls. If the parser found
     no call, the text must not hold the marker of any model family. Markers inside strings are
-    counted here, whereas the parser rightly ignores them.
+    counted here, whereas the parser rightly ignores them. Where calls have no marker, an object
+    counts that has one of `names`, the tools that were called elsewhere; without any, each that has
+    a name and arguments.
     """
     spoken = text.rpartition("</think>")[2].partition("<think>")[0]
     calls = len(message.calls)
@@ -59,7 +65,10 @@ def crosscheck_calls(text: str, message: Message, *, call_format: CallFormat) ->
             if calls > marks > 0 and _LIST.search(spoken):
                 return True
         case CallFormat.LLAMA3_JSON:
-            marks = len(_OBJECT.findall(spoken))
+            named = _NAMED.findall(spoken)
+            known = names or (named if _ARGUMENTS.search(spoken) else ())
+            marks = sum(name in known for name in named)
+            marks += len(_TAG_WITHOUT_JSON.findall(spoken))
         case CallFormat.QWEN3_CODER:
             marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
     return marks == calls
@@ -69,11 +78,20 @@ def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> Ca
     """Count the calls in all messages of a step a second time."""
     differing = total = 0
     example = ""
+    names = {
+        call.name
+        for trajectory in trajectories
+        for turn in trajectory.turns
+        for call in turn.message.calls
+        if isinstance(call, ToolCall)
+    }
     for trajectory in trajectories:
         for turn in trajectory.turns:
             total += 1
             text = renderer.decode(turn.completion.ids)
-            if not crosscheck_calls(text, turn.message, call_format=renderer.call_format):
+            if not crosscheck_calls(
+                text, turn.message, call_format=renderer.call_format, names=names
+            ):
                 differing += 1
                 example = example or text
     return CallCrosscheck(differing=differing, total=total, example=example)

@@ -15,7 +15,7 @@ import anyio
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
 from trustee.environments.protocol import Services, World
-from trustee.environments.simulated.environment import judge_episode
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulator import Simulator
 from trustee.errors import RunError, SimulatorError

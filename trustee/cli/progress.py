@@ -6,10 +6,10 @@ import time
 from collections import Counter, deque
 from typing import Literal, TextIO
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from trustee.cli.terminal import barred, make_console, say, say_json, visible
 from trustee.events import (
     CandidateBuilt,
     EpisodeBegun,
@@ -42,7 +42,7 @@ class ProgressDisplay:
     def __init__(self, out: TextIO, *, mode: DisplayMode) -> None:
         self._out = out
         self._mode = mode
-        self._console = Console(file=out, highlight=False, markup=False, emoji=False)
+        self._console = make_console(out)
         self._live: Live | None = None
         self._started_at = time.monotonic()
         self._before = 0.0
@@ -81,17 +81,15 @@ class ProgressDisplay:
         """Handle an event."""
         self._count(event)
         if self._mode == "json":
-            self._out.write(encode_event(event).decode() + "\n")
-            self._out.flush()
+            say_json(encode_event(event), to=self._out)
         elif self._mode == "lines" and (line := self.line(event)):
-            self._out.write(line + "\n")
-            self._out.flush()
+            say(barred(line), to=self._out)
         elif (
             self._live is not None
             and not isinstance(event, StepTrained)
             and (line := self.line(event))
         ):
-            self._console.print(line)
+            self._console.print(barred(line))
 
     def _count(self, event: Event) -> None:
         match event:
@@ -178,7 +176,7 @@ class ProgressDisplay:
         table = Table.grid(padding=(0, 2))
         last = self._recent[-1] if self._recent else None
         failed = ", ".join(f"{k} {v}" for k, v in sorted(self._failed.items())) or "none"
-        table.add_row("now", self._stage)
+        table.add_row("now", visible(self._stage))
         table.add_row(
             "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trustee.engine.model_config import check_config, read_model_config
 from trustee.errors import InputError
 
 TINY = Path(__file__).parents[1] / "tiny" / "model"
+CONFIG = "config.json"
 WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
@@ -23,11 +25,16 @@ def find_model(path: str) -> Path:
                 f"model.path {path!r} is not a folder; give a Hugging Face model folder, a hub id "
                 "such as Qwen/Qwen3-8B, or tiny for the model in the package"
             )
+        # Its config alone first, because the rest may be many gigabytes that are of no use.
+        config = fetch_model(path, CONFIG) / CONFIG
+        if config.is_file():
+            check_config(read_model_config(config), name=path)
         folder = fetch_model(path)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"model.path {folder} holds no config.json; it is not a model folder")
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"model.path {folder} holds no {CONFIG}; it is not a model folder")
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model.path {folder} holds no *.safetensors; pickled weights are refused")
+    check_config(read_model_config(folder / CONFIG), name=path)
     return folder
 
 
@@ -46,8 +53,14 @@ def name_base(path: str, folder: Path) -> str:
     return str(whole)
 
 
-def fetch_model(hub_id: str) -> Path:
-    """Return the folder of a hub model, downloading it unless it is in the hub's cache."""
+def fetch_model(hub_id: str, *names: str) -> Path:
+    """Return the folder of a hub model, downloading it unless it is in the hub's cache.
+
+    With names only those files are looked for.
+
+    Raises:
+        InputError: if the hub has no such model, or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -56,7 +69,7 @@ def fetch_model(hub_id: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED_FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(names or WANTED_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"model.path {hub_id!r} is not a folder and cannot be fetched from the hub: {error}"

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import json
 import random
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.engine.protocol import Sampling
 from trustee.errors import InputError
+from trustee.tools.alternatives import alternatives, kinds_of
+from trustee.tools.schema import (
+    ANYTHING,
+    Schema,
+    as_object,
+    item_of,
+    members,
+    properties_of,
+    required_of,
+)
+from trustee.tools.values import render_json
 from trustee.types import Adapter, Record
 
 LONGEST_LIST = 2
 """Maximum length of an improvised list, unless the schema asks for more items."""
+MOST_NESTED = 8
+"""Levels of objects with optional parts, because a schema may lead to itself."""
 OFFERED = re.compile(r'^(\{"type": "function".*\})(?:<\|im_end\|>)?$', re.MULTILINE)
 """Pattern of the tools in a prompt, one per line, as `ByteTokenizer` writes them."""
 WORDS = ("blue", "river", "seven", "garden", "Amara", "Lima", "note", "green")
@@ -74,40 +86,53 @@ def improvise(request: Request) -> str:
         r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
     )
     if request.sampling.schema is not None:
-        return json.dumps(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
+        return render_json(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
         return rng.choice(words or WORDS)
     tool = decode_json(rng.choice(offered), error=InputError)["function"]
     call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
-    return f"<tool_call>{json.dumps(call)}</tool_call>"
+    return f"<tool_call>{render_json(call)}</tool_call>"
 
 
-def draw_value(schema: Mapping[str, Any], rng: random.Random, words: Sequence[str] = ()) -> Any:
+def draw_value(
+    schema: object,
+    rng: random.Random,
+    words: Sequence[str] = (),
+    *,
+    root: Schema | None = None,
+    nested: int = 0,
+) -> Any:
     """Return a random value that fits the common keywords of a JSON Schema; strings use `words`."""
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return rng.choice(schema["enum"])
-    for key in ("anyOf", "oneOf"):
-        if key in schema:
-            return draw_value(rng.choice(schema[key]), rng, words)
-    kind = schema.get("type", "object")
-    match rng.choice(kind) if isinstance(kind, list) else kind:
+    root = as_object(schema) if root is None else root
+    found = alternatives(schema, root) or [as_object(schema)]
+    plain = found[0] if len(found) == 1 else rng.choice(found)
+    if "const" in plain:
+        return plain["const"]
+    if "enum" in plain:
+        return rng.choice(plain["enum"])
+    kinds = kinds_of(plain, root) or ["object"]
+    deeper: dict[str, Any] = {"root": root, "nested": nested + 1}
+    match kinds[0] if len(kinds) == 1 else rng.choice(kinds):
         case "object":
+            needed = required_of(plain)
+            named = properties_of(plain)
+            named |= {name: ANYTHING for name in needed if name not in named}
             return {
-                name: draw_value(inner, rng, words)
-                for name, inner in schema.get("properties", {}).items()
-                if name in schema.get("required", ()) or rng.random() < 0.5
+                name: draw_value(inner, rng, words, **deeper)
+                for name, inner in named.items()
+                if name in needed or (nested < MOST_NESTED and rng.random() < 0.5)
             }
         case "array":
-            least = schema.get("minItems", 0)
-            count = rng.randint(least, schema.get("maxItems", max(least, LONGEST_LIST)))
-            inner = schema.get("items", {"type": "string"})
-            return [draw_value(inner, rng, words) for _ in range(count)]
+            first = len(members(plain, "prefixItems"))
+            least = max(first, plain.get("minItems", 0))
+            count = rng.randint(least, plain.get("maxItems", max(least, LONGEST_LIST)))
+            usual = {} if first or "items" in plain else {"items": {"type": "string"}}
+            holder = {**plain, **usual}
+            return [draw_value(item_of(holder, n), rng, words, **deeper) for n in range(count)]
         case "integer" | "number":
-            least = schema.get("minimum", 1)
-            return rng.randint(int(least), int(schema.get("maximum", least + 9)))
+            least = plain.get("minimum", 1)
+            return rng.randint(int(least), int(plain.get("maximum", least + 9)))
         case "boolean":
             return rng.random() < 0.5
         case "null":

@@ -32,6 +32,7 @@ from trustee.engine.vllm import VllmConfig
 from trustee.errors import ContextError, EngineError
 from trustee.rendering.call_parser import CallFormat
 from trustee.rendering.renderer import Renderer
+from trustee.tools.values import render_json
 from trustee.types import Adapter, Completion, Sample
 
 MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
@@ -84,11 +85,11 @@ class ByteTokenizer:
         """Return messages as ChatML text, with tools as JSON lines in front."""
         text = ""
         if tools:
-            lines = "\n".join(json.dumps(tool) for tool in tools)
+            lines = "\n".join(map(render_json, tools))
             text += f"<|im_start|>tools\n{lines}<|im_end|>\n"
         for message in messages:
             calls = "".join(
-                f"<tool_call>{json.dumps(call['function'])}</tool_call>"
+                f"<tool_call>{render_json(call['function'])}</tool_call>"
                 for call in message.get("tool_calls") or ()
             )
             text += f"<|im_start|>{message['role']}\n{message['content']}{calls}<|im_end|>\n"

@@ -14,9 +14,8 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import anyio
 import msgspec
@@ -32,17 +31,23 @@ from trustee.algorithm.learner import (
     MicroRequest,
     TrainerSpec,
 )
+from trustee.engine.blocking_start import run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_files import find_model
+from trustee.engine.model_files import TINY, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
 from trustee.types import Adapter, Completion, Record, Sample
+
+if TYPE_CHECKING:
+    from trustee.trainer.quantised_cache import BaseCache
 
 log = structlog.get_logger()
 
@@ -94,10 +99,10 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         """Find the model and return its folder and its renderer.
 
         Raises:
-            InputError: if there is no such model, or its template is unknown.
+            InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path)
-        return folder, Renderer.load(folder, thinking=thinking)
+        return folder, load_tried(folder, thinking=thinking, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Refuse an adapter whose training cannot be continued on a base.
@@ -143,6 +148,26 @@ class VllmEngine:
 
     async def __aenter__(self) -> Self:
         """Start the child process, load the weights and build the trainer over them."""
+        with ExitStack() as sockets, ExitStack() as undo:
+            folder = sockets.enter_context(open_scratch())
+            os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
+            cache = await run_blocking(lambda: self._start_child(folder))
+            undo.callback(self._llm.shutdown)
+            spec = msgspec.structs.replace(self._trainer, memory_gib=self._config.memory_gib)
+            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
+            await cache.keep(self.call)
+            undo.pop_all()
+            self._sockets = sockets.pop_all()
+        self._process = built["process"]
+        log.info("engine_ready", **built)
+        return self
+
+    def _start_child(self, folder: Path) -> BaseCache:
+        """Import vLLM and start the child process, which blocks the event loop; return the cache.
+
+        Raises:
+            RunError: if the engine does not start.
+        """
         set_variables(self._config.device)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -161,22 +186,14 @@ class VllmEngine:
         cache = open_cache(
             Path(self._trainer.folder), weights=config.weight_format, device=config.device
         )
-        with ExitStack() as sockets, ExitStack() as undo:
-            folder = sockets.enter_context(TemporaryDirectory(prefix="trustee-"))
-            os.environ["VLLM_RPC_BASE_PATH"] = folder
-            try:
+        try:
+            with tie_children(folder):
                 self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
-            except (RuntimeError, ValueError, OSError) as error:
-                raise RunError(f"the engine did not start ({error}); see engine.log") from error
-            undo.callback(self._llm.shutdown)
-            spec = msgspec.structs.replace(self._trainer, memory_gib=config.memory_gib)
-            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
-            await cache.keep(self.call)
-            undo.pop_all()
-            self._sockets = sockets.pop_all()
-        self._process = built["process"]
-        log.info("engine_ready", **built)
-        return self
+            # Known before the first call, which would wait for ever if the child died in it.
+            self._process = find_child(folder)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RunError(f"the engine did not start ({error}); see engine.log") from error
+        return cache
 
     def _arguments(self, loading: dict[str, Any]) -> Any:
         """Return vLLM's engine arguments, including the loader of the weights."""

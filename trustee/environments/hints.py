@@ -6,11 +6,10 @@ and the values that the teacher may not use before they occur in the conversatio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trustee.tools.values import call_line
+from trustee.tools.values import call_line, render_json
 from trustee.types import ExpectedCall, Record
 
 
@@ -40,4 +39,4 @@ def scalars(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         yield value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield json.dumps(value)
+        yield render_json(value)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
+from trustee.engine.scratch import open_scratch
 from trustee.errors import InputError, RunError, TrusteeError
 from trustee.events import Note
 from trustee.jobs.assemble import (
@@ -106,10 +106,12 @@ async def try_sandbox(config: Config) -> Finding:
     """Attempt forbidden actions in the sandbox; skipped if no world of the config runs code."""
     probe = await probe_isolation(config.sandbox.isolation)
     tried = len(probe.refused) + len(probe.allowed)
+    seen = f"; visible: {', '.join(probe.visible)} of files" if probe.visible else ""
     return Finding(
         name="tools with code",
         state="ok" if probe.holds else "warn",
         why=f"{probe.isolation}: {len(probe.refused)} of {tried} forbidden attempts were refused"
+        + seen
         if probe.isolation
         else probe.why,
         fix="" if probe.holds else "install sandlock or bubblewrap; see [sandbox] isolation",
@@ -125,13 +127,11 @@ async def try_engine(
         TrusteeError: if the engine does not start or cannot continue.
     """
     async with AsyncExitStack() as stack:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="trustee-doctor-"))
+        scratch = stack.enter_context(open_scratch())
         started_at = time.monotonic()
         try:
             engine = await stack.enter_async_context(
-                open_watched(
-                    config, model, Path(scratch), clock=EngineClock(), emit=lambda event: None
-                )
+                open_watched(config, model, scratch, clock=EngineClock(), emit=lambda event: None)
             )
         except TrusteeError:
             raise
@@ -139,7 +139,7 @@ async def try_engine(
             raise RunError(f"the engine does not start: {error}") from error
         why = f"engine and trainer are ready after {time.monotonic() - started_at:.0f} s"
         find(Finding(name="start", state="ok", why=why))
-        exam = EngineExam(config, engine, renderer, folder=Path(scratch))
+        exam = EngineExam(config, engine, renderer, folder=scratch)
         for attempt in exam.attempts():
             find(await attempt())
         for number in range(1, soak + 1):
@@ -152,7 +152,7 @@ def finding_text(finding: Finding) -> str:
     return f"{text}\n{'':<25}-> {finding.fix}" if finding.fix else text
 
 
-def examination_json(examination: Examination) -> str:
+def examination_json(examination: Examination) -> bytes:
     """Return an examination as JSON."""
     written = {"healthy": examination.healthy, "findings": list(examination.findings)}
-    return msgspec.json.encode(written).decode()
+    return msgspec.json.encode(written)

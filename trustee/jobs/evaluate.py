@@ -106,9 +106,7 @@ async def run_comparison(
                 return tasks
 
         tasks = await restart_once(play, emit=emit)
-    comparison = compare_played(
-        tasks, played, world=evaluation_world(config), adapter=folder, seed=config.eval.seed
-    )
+    comparison = compare_played(tasks, played, world=evaluation_world(config), adapter=folder)
     emit(
         Compared(
             base=comparison.base.value,
@@ -125,7 +123,6 @@ def compare_played(
     *,
     world: World,
     adapter: Path,
-    seed: int,
 ) -> Comparison:
     """Return the success of base and adapter on the same tasks, and the gain between them."""
     base, trained = played["base"], played["adapter"]
@@ -133,7 +130,7 @@ def compare_played(
         adapter=adapter,
         base=success_of(base),
         trained=success_of(trained),
-        gain=gain_between(base, trained, seed=seed),
+        gain=gain_between(base, trained),
         by_calls=split_by_calls(world, tasks, base=base, trained=trained),
         trials=pair_figures(figures_of(base), figures_of(trained)),
     )

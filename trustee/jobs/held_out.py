@@ -150,7 +150,7 @@ def conclude(
         version=run.versions.version,
         before=success_of(before) if before else None,
         after=success_of(after) if after else None,
-        gain=gain_between(before, after, seed=config.eval.seed) if measured else None,
+        gain=gain_between(before, after) if measured else None,
         seconds=seconds,
     )
     write_json(run.store.folder / "outcome.json", outcome)

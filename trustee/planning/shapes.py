@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trustee.decoding import decode_json, read_file
+from trustee.engine.model_config import check_config, read_model_config
 from trustee.engine.model_files import TINY
 from trustee.errors import InputError
 from trustee.types import Record
@@ -121,6 +121,7 @@ def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
             f"model {name} has the unsupported type {kind!r}; give a dense model of type "
             f"{', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]} (model.path)"
         )
+    check_config(config, name=name)
     for key, why in (("attention_bias", "a bias in o_proj"), ("mlp_bias", "biases in its MLP")):
         if config.get(key):
             raise InputError(
@@ -128,17 +129,17 @@ def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
                 "give another model (model.path)"
             )
     try:
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
         return ModelShape(
             name=name,
             model_type=kind,
-            layers=int(config["num_hidden_layers"]),
+            layers=config["num_hidden_layers"],
             hidden=hidden,
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            intermediate=int(config["intermediate_size"]),
-            vocab=int(config["vocab_size"]),
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or max(1, hidden // heads),
+            intermediate=config["intermediate_size"],
+            vocab=config["vocab_size"],
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=kind == "qwen2",
             qk_norm=kind == "qwen3",
@@ -160,7 +161,7 @@ def find_shape(path: str) -> ModelShape:
     Raises:
         InputError: if no config is found, or the one that was found is not usable.
     """
-    return read_shape(_read_config(_find_config(path)), name=path)
+    return read_shape(read_model_config(_find_config(path)), name=path)
 
 
 def _find_config(path: str) -> Path:
@@ -188,13 +189,3 @@ def _find_cached(hub_id: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    def refuse(why: str) -> InputError:
-        return InputError(f"{path} cannot be read as a model's config: {why}")
-
-    config = decode_json(read_file(path, error=refuse), error=refuse)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not a model's config: it does not contain a JSON object")
-    return config

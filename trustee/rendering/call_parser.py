@@ -14,16 +14,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Never
 
 import msgspec
 
+from trustee.rendering.unmarked_calls import is_broken_call, is_call
+from trustee.tools.schema import property_of, type_of, types_of
 from trustee.types import BadCall, Call, Message, Tool, ToolCall
 
 MAX_DEPTH = 64
 """Maximum nesting of JSON in a call, far below Python's recursion limit; deeper is a bad call."""
+
+MAX_UNCLOSED = 16
+"""Maximum number of JSON objects that are never closed and are no calls; the text behind them is
+not scanned, because each of them may be as long as the text."""
 
 
 class CallFormat(StrEnum):
@@ -32,7 +38,8 @@ class CallFormat(StrEnum):
     HERMES = "hermes"
     """A JSON object inside `<tool_call>`; also Qwen2.5 and Qwen3."""
     LLAMA3_JSON = "llama3_json"
-    """A bare JSON object, with or without `<|python_tag|>` before it."""
+    """A bare JSON object, with or without `<|python_tag|>` before it. Without, it is a call only if
+    it names an offered tool: any other JSON is an answer, which is text."""
     QWEN3_CODER = "qwen3_coder"
     """`<function=name>` with a `<parameter=key>` element for each argument."""
 
@@ -46,7 +53,9 @@ def parse_message(
         text: what the policy sampled, with or without its end-of-turn mark.
         format: how the model writes calls.
         call_prefix: calls get the ids `<call_prefix>0`, `<call_prefix>1`, …, in order.
-        tools: tools whose schemas give the types of `qwen3_coder` values, which are bare text.
+        tools: offered tools. Their schemas give the types of `qwen3_coder` values, which are bare
+            text; their names tell calls from other JSON in `llama3_json`. Without any, JSON with a
+            name and parameters is a call.
     """
     text = _END_OF_TURN.sub("", text)
     schemas = {tool.name: tool.parameters for tool in tools}
@@ -54,8 +63,8 @@ def parse_message(
     thought: list[str] = []
     calls: list[Call] = []
     # text[unsaid:at] is JSON that turned out not to be a call: content, but not scanned again.
-    unsaid = at = 0
-    while mark := _OPENING[format].search(text, at):
+    unsaid = at = unclosed = 0
+    while unclosed < MAX_UNCLOSED and (mark := _OPENING[format].search(text, at)):
         if mark.group() == "<think>":
             _keep(said, text[unsaid : mark.start()])
             end = text.find("</think>", mark.end())
@@ -67,14 +76,15 @@ def parse_message(
             case CallFormat.HERMES:
                 block = _read_hermes(text, mark)
             case CallFormat.LLAMA3_JSON:
-                first = not said and unsaid == at and not text[at : mark.start()].strip()
-                block = _read_llama(text, mark, first=first)
+                block = _read_llama(text, mark, offered=schemas.keys())
             case CallFormat.QWEN3_CODER:
                 block = _read_coder(text, mark, schemas=schemas)
         if block.calls:
             _keep(said, text[unsaid : mark.start()])
             calls.extend(block.calls)
             unsaid = block.end
+        elif block.end == mark.end():
+            unclosed += 1
         at = block.end
     _keep(said, text[unsaid:])
     return Message(
@@ -105,7 +115,7 @@ _OPENING = {
     CallFormat.HERMES: re.compile(r"<think>|<tool_call>"),
     CallFormat.LLAMA3_JSON: re.compile(
         r"<think>|<\|python_tag\|>|(?:\[\s*+)?"
-        r"""\{\s*+["'](?:name|function|parameters|arguments|type)["']\s*+:"""
+        r"""\{\s*+(?:"[^"\\\n]{0,80}+"|'[^'\\\n]{0,80}+')\s*+:"""
     ),
     CallFormat.QWEN3_CODER: re.compile(r"<think>|<tool_call>|<function="),
 }
@@ -143,18 +153,21 @@ def _read_hermes(text: str, mark: re.Match[str]) -> _Block:
         )
 
 
-def _read_llama(text: str, mark: re.Match[str], *, first: bool) -> _Block:
-    """Read JSON as a call if it opens the message, is tagged, or has a call's two keys."""
+def _read_llama(text: str, mark: re.Match[str], *, offered: Collection[str]) -> _Block:
+    """Read JSON as a call if it is tagged or names an offered tool; any other is text."""
     tagged = mark.group() == "<|python_tag|>"
     start = _after_space(text, mark.end()) if tagged else mark.start()
     end = _json_end(text, start)
-    end = len(text) if end < 0 else end
     try:
         value, end = _decode_json(text, start)
-        if not (first or tagged or _has_call_keys(value)):
+        if not (tagged or is_call(value, offered)):
             return _Block(end=end, calls=())
         calls = _as_calls(value, may_lack_arguments=False)
     except _Unreadable as error:
+        if not (tagged or is_broken_call(text, start, offered)):
+            # A call may follow inside of what was never closed.
+            return _Block(end=mark.end() if end < 0 else end, calls=())
+        end = len(text) if end < 0 else end
         calls = (_bad(text[start:end], reason=f"{error}; {_LLAMA_SHAPE}"),)
     separator = _after_space(text, end)
     return _Block(end=separator + 1 if text.startswith(";", separator) else end, calls=calls)
@@ -181,7 +194,7 @@ def _read_function(
     function = _FUNCTION.match(text, at)
     if function is None or not (name := function.group(1).strip()):
         raise _Unreadable("<function=TOOL> is missing")
-    properties = schemas.get(name, {}).get("properties", {})
+    root = schemas.get(name, {})
     arguments: dict[str, Any] = {}
     at = _after_space(text, function.end())
     while parameter := _PARAMETER.match(text, at):
@@ -191,16 +204,15 @@ def _read_function(
         if not (key := parameter.group(1).strip()):
             raise _Unreadable("a <parameter=KEY> has no key")
         value = text[parameter.end() : stop.start()].removeprefix("\n").removesuffix("\n")
-        arguments[key] = _typed(value, properties.get(key, {}))
+        arguments[key] = _typed(value, types_of(property_of(root, key, root), root))
         at = _after_space(text, stop.end())
     if not text.startswith("</function>", at):
         raise _Unreadable("</function> is missing after the last parameter")
     return ToolCall(id="", name=name, arguments=arguments), at + len("</function>")
 
 
-def _typed(text: str, schema: Mapping[str, Any]) -> Any:
-    """Convert bare text to a type that its schema allows; if none fits, it stays text."""
-    allowed = _types(schema)
+def _typed(text: str, types: frozenset[str] | None) -> Any:
+    """Convert bare text to one of the types that its schema allows; if none fits, it stays text."""
     word = text.strip()
     if word.startswith(("{", "[")):
         try:
@@ -214,29 +226,11 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
             value = _WORDS[word] if word in _WORDS else _DECODER.decode(word)
         except (ValueError, _Unreadable):
             return text
-    kinds: set[str] = {_KINDS[type(value)], "number" if type(value) is int else ""}
-    return text if isinstance(value, str) or kinds.isdisjoint(allowed) else value
+    return text if isinstance(value, str) or type_of(value) not in (types or ()) else value
 
 
 _WORDS = {"True": True, "False": False, "None": None}
 """Templates write these values as in Python; JSON's spellings are read by the decoder."""
-_KINDS: dict[type, str] = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    type(None): "null",
-    list: "array",
-    dict: "object",
-}
-
-
-def _types(schema: Mapping[str, Any]) -> set[str]:
-    named = schema.get("type", [])
-    types = {named} if isinstance(named, str) else set(named)
-    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        types |= _types(choice)
-    return types
 
 
 def _after_space(text: str, at: int) -> int:
@@ -276,6 +270,8 @@ def _as_calls(value: Any, *, may_lack_arguments: bool) -> tuple[Call, ...]:
 def _as_call(item: Any, *, may_lack_arguments: bool) -> ToolCall:
     if not isinstance(item, dict):
         raise _Unreadable("a call in the list is not a JSON object")
+    if isinstance(item.get("function"), dict):
+        raise _Unreadable('"name" and the arguments are inside of "function"')
     name = item.get("name")
     if not isinstance(name, str) or not name:
         raise _Unreadable('"name" is missing or is not a string')
@@ -298,14 +294,6 @@ def _as_call(item: Any, *, may_lack_arguments: bool) -> ToolCall:
     if not isinstance(arguments, dict):
         raise _Unreadable("the arguments are not a JSON object")
     return ToolCall(id="", name=name, arguments=arguments)
-
-
-def _has_call_keys(value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    return all(
-        isinstance(item, dict) and "name" in item and ("parameters" in item or "arguments" in item)
-        for item in items
-    )
 
 
 _JSON_STEP = re.compile(

@@ -16,6 +16,13 @@ import msgspec
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
 
+BROKEN_TEMPLATE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError),
+    *(TypeError, ValueError),
+)
+"""What a chat template may raise besides jinja's own errors: it is a program like any other."""
+MOST_WORDS = 500
+"""Letters of a template's own message that are shown."""
 REMEMBERED = 2048
 """Number of texts between marks whose ids are cached."""
 
@@ -114,10 +121,11 @@ class FolderTokenizer:
                 add_generation_prompt=add_generation_prompt,
                 enable_thinking=self._thinking,
             )
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, *BROKEN_TEMPLATE) as error:
             roles = [message["role"] for message in messages]
+            reason = str(error)[:MOST_WORDS] or type(error).__name__
             raise InputError(
-                f"the model's chat template refuses messages of roles {roles}: {error}"
+                f"the model's chat template refuses messages of roles {roles}: {reason}"
             ) from None
         return str(text)
 

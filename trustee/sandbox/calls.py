@@ -32,6 +32,8 @@ class SandboxConfig(Record, frozen=True):
     """Maximum processor time of one call, in seconds."""
     memory_mib: Annotated[int, Meta(ge=32)] = 256
     """Maximum address space that one call may add to its worker's, in MiB."""
+    total_mib: Annotated[int, Meta(ge=32)] = 4096
+    """Maximum memory of all calls that run at once, in MiB: fewer run at once if need be."""
     output_bytes: Annotated[int, Meta(ge=64)] = 65536
     """Maximum size of a call's result in bytes; more is a breach."""
     workers: Annotated[int, Meta(ge=1)] = 64

@@ -46,6 +46,15 @@ def log_breach(tool: str, breach: str, why: str) -> None:
     log.warning("sandbox_breach", tool=tool, breach=breach, why=why)
 
 
+def count_calls(config: SandboxConfig) -> int:
+    """Return how many calls may run at once.
+
+    Many more than processors would slow each one down to its time limit.
+    """
+    by_processors = max(4, 2 * len(os.sched_getaffinity(0)))
+    return max(1, min(by_processors, config.total_mib // config.memory_mib))
+
+
 class ProcessSandbox:
     """Runs tools in locked worker processes."""
 
@@ -57,8 +66,7 @@ class ProcessSandbox:
         self._lock: Lock | None = None
         self._warm: OrderedDict[Key, WarmWorker] = OrderedDict()
         """Workers by tools, least recently lent first."""
-        # Many more concurrent calls than processors would slow each one down to its time limit.
-        self._limiter = anyio.CapacityLimiter(max(4, 2 * len(os.sched_getaffinity(0))))
+        self._limiter = anyio.CapacityLimiter(count_calls(config))
 
     @property
     def isolation(self) -> Isolation:

@@ -51,6 +51,13 @@ ANSWER = struct.Struct(">cII")
 texts follow it."""
 
 leave = os._exit
+POSIX: tuple[Any, Any] = (os, sys.modules["posix"])
+"""Both doors to the same functions of the system."""
+getpid, getppid = os.getpid, os.getppid
+PID = 2
+"""What a tool is told of its process id."""
+NODE = 0x020000000001
+"""What a tool is told of the network card's address."""
 
 
 class Contained:
@@ -104,6 +111,9 @@ class Clock:
             setattr(module, name, lambda: self.elapsed_ns() / NS)
         module.clock_gettime_ns = lambda _: self.time_ns()
         module.clock_gettime = lambda _: self.time_ns() / NS
+        spent = time.process_time
+        for target in POSIX:
+            target.times = lambda: os.times_result((spent(), 0.0, 0.0, 0.0, spent()))
         for name in ("localtime", "gmtime", "ctime"):
             setattr(module, name, self._of_now(getattr(module, name)))
         strftime, asctime = module.strftime, module.asctime
@@ -161,6 +171,7 @@ class Tools:
         self.clock = Clock()
         self.entropy = random.Random()
         self.held_bytes = read_address_space()
+        self.worker = getpid()
 
     def prepare(self) -> None:
         """Load modules, isolate this process, compile the tools.
@@ -168,12 +179,12 @@ class Tools:
         Raises:
             OSError: if the kernel refuses to isolate this process.
         """
+        hide_the_machine(process=bool(self.filter))
         for name in PRELOADED.split():
             __import__(name)
         fill_finders()
         self.clock.install()
-        os.urandom = self.entropy.randbytes
-        random._urandom = self.entropy.randbytes  # type: ignore[attr-defined]
+        replace_randomness(self.entropy)
         if self.start.library:
             confine(self.start.library, self.start.readable)
         self._give_up_powers()
@@ -194,6 +205,9 @@ class Tools:
     def lock(self, pipe: int) -> None:
         """Restrict this fork to its memory, its pipe and its time limit."""
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if getppid() != self.worker:
+            # The worker ended before that request, so nobody would end this call.
+            leave(1)
         for stream in range(3):
             os.dup2(self.null, stream)
         os.closerange(3, pipe)
@@ -268,6 +282,11 @@ class Tools:
         leave(0)
 
 
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def describe_error(error: BaseException) -> str:
     """Return an error as one line, even if its class raises when it is converted to text."""
     line = "an error without a text"
@@ -299,6 +318,39 @@ def read_address_space() -> int:
             return int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
         return 128 << 20
+
+
+def hide_the_machine(*, process: bool) -> None:
+    """Give tools the same machine in every call, and the same process ids where they are no use.
+
+    It comes before modules that remember what they saw.
+    """
+    machine = os.uname().machine
+    for module in POSIX:
+        if process:
+            module.getpid, module.getppid = lambda: PID, lambda: PID - 1
+        module.uname = lambda: os.uname_result(("Linux", "sandbox", "0", "0", machine))
+        module.cpu_count = lambda: 1
+    uuid: Any = __import__("uuid")
+    uuid._generate_time_safe = None
+    uuid.getnode = lambda: NODE
+
+
+def replace_randomness(entropy: random.Random) -> None:
+    """Let all randomness of the interpreter come from one seeded generator."""
+    draw: Any = entropy.randbytes
+    for module in POSIX:
+        module.urandom = draw
+        module.getrandom = lambda size, flags=0: draw(size)
+    random._urandom = draw  # type: ignore[attr-defined]
+    # A generator without a seed takes one from the kernel, in C.
+    plain, shared = random.Random.seed, random.random.__self__  # type: ignore[attr-defined]
+
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        plain(self, entropy.getrandbits(64) if a is None else a, version)
+
+    random.Random.seed = seed  # type: ignore[method-assign]
+    random.seed = shared.seed
 
 
 def fill_finders() -> None:

@@ -27,8 +27,13 @@ ATTEMPTS = {
     "signal_the_host": "os.kill(HOST, 0)",
     "trace_a_process": "assert ctypes.CDLL(None).ptrace(0, 0, 0, 0) == 0",
     "see_the_environment": "assert os.environ",
+    "open_a_mere_path": "os.close(os.open(OWN_FILE, os.O_PATH))",
+    "ask_whether_a_file_exists": "assert os.access(OWN_FILE, os.F_OK)",
+    "name_the_machine": "assert ctypes.CDLL(None).uname(ctypes.create_string_buffer(1024)) == 0",
 }
 """Forbidden actions by name, each a statement that raises an error if it is refused."""
+VISIBLE = {"metadata": "os.stat(OWN_FILE)"}
+"""What a lock may leave visible, see docs/sandbox.md; only bubblewrap hides it."""
 
 
 class IsolationReport(Record, frozen=True):
@@ -39,6 +44,8 @@ class IsolationReport(Record, frozen=True):
     refused: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     """Attempts that succeeded; a lock that works leaves none."""
+    visible: tuple[str, ...] = ()
+    """What can be seen although nothing forbidden was possible."""
     why: str = ""
     """What is missing if no isolation works."""
 
@@ -53,10 +60,11 @@ async def probe_isolation(isolation: Isolation = "auto") -> IsolationReport:
     tools = {
         name: f"import ctypes, os, socket, sys, threading\ndef {name}():\n    "
         + body.replace("HOST", str(os.getpid())).replace("OWN_FILE", repr(str(Path(__file__))))
-        for name, body in ATTEMPTS.items()
+        for name, body in (ATTEMPTS | VISIBLE).items()
     }
     refused: list[str] = []
     allowed: list[str] = []
+    visible: list[str] = []
     try:
         async with (
             ProcessSandbox(SandboxConfig(isolation=isolation), report=ignore) as sandbox,
@@ -64,9 +72,15 @@ async def probe_isolation(isolation: Isolation = "auto") -> IsolationReport:
         ):
             for name in tools:
                 outcome = await worker.call(name, {})
-                (allowed if outcome.ok else refused).append(name)
+                if name not in VISIBLE:
+                    (allowed if outcome.ok else refused).append(name)
+                elif outcome.ok:
+                    visible.append(name)
             return IsolationReport(
-                isolation=sandbox.isolation, refused=tuple(refused), allowed=tuple(allowed)
+                isolation=sandbox.isolation,
+                refused=tuple(refused),
+                allowed=tuple(allowed),
+                visible=tuple(visible),
             )
     except InputError as error:
         return IsolationReport(isolation=None, why=str(error))

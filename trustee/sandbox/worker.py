@@ -167,10 +167,12 @@ def load_inside() -> None:
 
 def main() -> None:
     """Start, report readiness, and serve until standard input ends."""
+    load_inside()
+    # Whoever was killed before this has closed standard input.
+    inside.die_with_parent()
     os.environ.clear()
     # The C implementations read the kernel's clock; those in Python use `time`, which is replaced.
     sys.modules["_datetime"] = sys.modules["_zoneinfo"] = None  # type: ignore[assignment]
-    load_inside()
     buffer = bytearray()
     while (frame := cut(buffer)) is None:
         received = receive()

@@ -7,7 +7,6 @@ Thoughts are dropped, because a teacher's thoughts are about its hints.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 
 from trustee.decoding import decode_json
 from trustee.errors import AnswerError
+from trustee.tools.values import render_json
 from trustee.types import BadCall, Message, ToolCall
 
 SHOWN_ANSWER = 300
@@ -181,6 +181,6 @@ def _as_openai(message: Message, ids: dict[str, str]) -> dict[str, Any]:
         form["tool_calls"] = []
     for call in calls:
         ids[call.id] = f"call{len(ids):05d}"
-        function = {"name": call.name, "arguments": json.dumps(call.arguments)}
+        function = {"name": call.name, "arguments": render_json(call.arguments)}
         form["tool_calls"].append({"id": ids[call.id], "type": "function", "function": function})
     return form

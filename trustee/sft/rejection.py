@@ -6,7 +6,6 @@ the policy would have seen it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -15,7 +14,7 @@ from msgspec import Meta
 
 from trustee.environments.hints import Hints, scalars
 from trustee.sft.teacher import TELLTALE
-from trustee.tools.values import call_key, tells_error
+from trustee.tools.values import call_key, render_json, tells_error
 from trustee.types import (
     BadCall,
     Message,
@@ -114,7 +113,7 @@ def goes_in_a_loop(made: Sequence[Made]) -> bool:
 def leaks(trajectory: Trajectory, task: Task, hints: Hints) -> bool:
     """Return whether the teacher mentions its hints, or a secret before it could know it."""
     known = " ".join(message.content for message in task.messages).casefold()
-    known += " ".join(json.dumps(tool.schema, ensure_ascii=False) for tool in task.tools).casefold()
+    known += " ".join(render_json(tool.schema) for tool in task.tools).casefold()
     secrets = [secret.casefold() for secret in hints.secrets if secret.strip()]
     for turn in trajectory.turns:
         said = said_in(turn.message).casefold()

@@ -7,7 +7,6 @@ the skills of all roles but bad habits as a policy, which reinforcement learning
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +45,7 @@ from trustee.environments.simulated.roles import (
     user_prompt,
     writer_prompt,
 )
-from trustee.tools.values import call_line
+from trustee.tools.values import call_line, render_json
 from trustee.types import BadCall, Call, Completion, Message, Record, Tool, ToolCall, Turn
 
 NO_COMPLETION = Completion(ids=(), logprobs=(), stop="stop", version=0)
@@ -125,7 +124,7 @@ class ScriptedEpisode:
     def learn(self, role: str, prompt: str, answer: dict[str, Any]) -> None:
         """Add a lesson of one of the simulator's roles."""
         asked = Message(role="user", content=prompt)
-        told = Message(role="assistant", content=json.dumps(answer))
+        told = Message(role="assistant", content=render_json(answer))
         self.lessons.append(Lesson(role=role, messages=(asked, told)))
 
     def furnish(self) -> None:
@@ -152,7 +151,7 @@ class ScriptedEpisode:
         result, changes = self.world.call(call.name, call.arguments)
         self.learn("tool", prompt, {"result": result, "changes": changes})
         self.state |= changes
-        text = json.dumps(result)
+        text = render_json(result)
         self.seen.append((call_line(call.name, call.arguments), text))
         self.executed.append(Executed(call=call, result=text, ok=True))
         return Message(role="tool", content=text, call_id=call.id)
@@ -181,7 +180,7 @@ class ScriptedEpisode:
         for call in calls:
             if isinstance(call, BadCall):
                 self.malformed += 1
-                text = json.dumps({"error": call.reason})
+                text = render_json({"error": call.reason})
                 replies.append(Message(role="tool", content=text, call_id=call.id))
             else:
                 replies.append(self.run_call(call))
@@ -282,7 +281,7 @@ class ScriptedEpisode:
 
 def broken_call(call: ToolCall) -> BadCall:
     """Return a call that cannot be read because its last brace is missing."""
-    text = json.dumps({"name": call.name, "arguments": call.arguments})[:-1]
+    text = render_json({"name": call.name, "arguments": call.arguments})[:-1]
     return BadCall(id=f"{call.id}-bad", text=text, reason="the call is not valid JSON")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trustee.tools.schema import NOTHING, properties_of, required_of
+from trustee.tools.values import render_json
 from trustee.types import BadCall, Call, Tool
 
 if TYPE_CHECKING:
@@ -161,9 +162,9 @@ def describe_rule(error: ValidationError) -> str:
             names = [value] if isinstance(value, str) else value
             return f"be {' or '.join(_TYPES[name] for name in names)}"
         case "enum":
-            return f"be one of {', '.join(json.dumps(item, ensure_ascii=False) for item in value)}"
+            return f"be one of {', '.join(map(render_json, value))}"
         case "const":
-            return f"be {json.dumps(value, ensure_ascii=False)}"
+            return f"be {render_json(value)}"
         case "minLength" | "minItems" | "minProperties":
             return f"have at least {value} {_unit(error.validator, value)}"
         case "maxLength" | "maxItems" | "maxProperties":

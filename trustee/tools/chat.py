@@ -6,7 +6,6 @@ Nothing is guessed: what cannot be read raises an error that names the place.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from trustee.decoding import Failure, decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
 from trustee.tools.type_words import as_json_schema
+from trustee.tools.values import render_json
 from trustee.types import Call, Message, Tool, ToolCall
 
 ROLES = {
@@ -97,7 +97,7 @@ def read_content(value: Any, *, role: str, error: Failure) -> str:
     if isinstance(value, list) and len(read) == len(texts):
         return "".join(read)
     if role == "tool":
-        return json.dumps(value, ensure_ascii=False)
+        return render_json(value)
     raise error(f"content must be text or parts of type text, got {shorten(value)}")
 
 

@@ -17,6 +17,7 @@ from trustee.decoding import read_file
 from trustee.errors import InputError
 from trustee.tools.files import read_tools
 from trustee.tools.files.rules import check_tools, split_name
+from trustee.tools.schema import Schema, item_of, parts_of, properties_of, required_of
 from trustee.types import Tool
 
 
@@ -131,16 +132,26 @@ def _singular(word: str) -> str:
 def _id_nouns(schema: dict[str, Any], *, required_only: bool = False) -> frozenset[str]:
     """Return the kinds of things whose ids a schema contains: `event` for `event_id`."""
     nouns: set[str] = set()
-    needed = schema.get("required", ())
-    for name, inner in schema.get("properties", {}).items():
-        if not isinstance(inner, dict) or (required_only and name not in needed):
+    waiting: list[tuple[Schema, str]] = [(schema, "")]
+    seen: set[str] = set()
+    while waiting:
+        inner, within = waiting.pop()
+        # A definition is looked at once, since it may lead to itself.
+        reference = inner.get("$ref")
+        if isinstance(reference, str) and reference in seen:
             continue
-        words = _words(name)
-        if len(words) > 1 and words[-1] == "id":
-            nouns.add(words[-2])
-        for nested in (inner, inner.get("items")):
-            if isinstance(nested, dict):
-                nouns |= _id_nouns(nested, required_only=required_only)
+        seen.add(str(reference))
+        for part in parts_of(inner, schema):
+            needed = required_of(part)
+            for name, nested in properties_of(part).items():
+                if required_only and name not in needed:
+                    continue
+                words = _words(name)
+                if len(words) > 1 and words[-1] == "id":
+                    nouns.add(words[-2])
+                waiting.append((nested, name))
+            if within and "items" in part:
+                waiting.append((item_of(part, 0), within))
     return frozenset(nouns)
 
 

@@ -184,6 +184,30 @@ def property_of(schema: object, name: str, root: Schema) -> Schema:
     return others if isinstance(others, Mapping) else ANYTHING
 
 
+def leaves(schema: object, value: Any, root: Schema | None = None) -> Iterator[tuple[Schema, Any]]:
+    """Yield (schema, value) for every single value inside a value."""
+    found = as_object(schema)
+    root = found if root is None else root
+    match value:
+        case Mapping():
+            for name, inner in value.items():
+                yield from leaves(property_of(found, str(name), root), inner, root)
+        case list() | tuple():
+            parts = parts_of(found, root)
+            holder = next((part for part in parts if "items" in part or "prefixItems" in part), {})
+            for index, inner in enumerate(value):
+                yield from leaves(item_of(holder, index), inner, root)
+        case _:
+            yield _merge_values(parts_of(found, root)), value
+
+
+def _merge_values(parts: list[Schema]) -> Schema:
+    """Return a single value's schema with the options that its combinations offer."""
+    offered = [option for part in parts for option in members(part, "enum")]
+    offered += [part["const"] for part in parts if "const" in part]
+    return {**parts[0], "enum": offered} if offered else parts[0]
+
+
 def types_of(schema: object, root: Schema) -> frozenset[str] | None:
     """Return the types that a schema allows, whichever keyword says so; None if none does.
 

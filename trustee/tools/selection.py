@@ -9,6 +9,8 @@ from msgspec import Meta
 
 from trustee.types import Record
 
+CHARACTERS_PER_TOKEN = 4
+"""About as many make a token in the schemas of tools."""
 MOST_CHARACTERS = 8_000
 """About 2,000 tokens: four such tools take half of a context of 16,384."""
 

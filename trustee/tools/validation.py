@@ -24,6 +24,7 @@ from referencing import Registry
 from referencing.exceptions import NoSuchResource, Unresolvable
 
 from trustee.decoding import decode_json
+from trustee.tools.metaschema import is_schema
 from trustee.tools.patterns import TooSlow, compile_pattern, search
 from trustee.tools.schema import NOTHING, change_children, properties_of, required_of
 
@@ -79,7 +80,8 @@ def find_fault(schema: Mapping[str, Any]) -> SchemaError | str | None:
         # Numbers that are not finite, and texts that are no Unicode, cannot be written again.
         if decode_json(msgspec.json.encode(schema), error=ValueError) != schema:
             return "contains NaN or Infinity; only finite numbers are allowed"
-        Draft202012Validator.check_schema(schema, format_checker=_pattern_checker())
+        if not is_schema(schema):
+            Draft202012Validator.check_schema(schema, format_checker=_pattern_checker())
     except SchemaError as error:
         return error
     except FAULTS as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
@@ -13,6 +14,19 @@ from trustee.decoding import decode_json
 
 LARGEST = 1 << 14_000
 """Smallest integer that is not written in decimal; it has fewer digits than Python allows."""
+
+
+_ESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls, ends of lines, changes of direction, halves of pairs: none of them is a letter."""
+
+
+def render_json(value: Any) -> str:
+    """Return a value as JSON on one line, for a model to read: letters of any script as they are.
+
+    What could end the line, hide text or not be written as UTF-8 is escaped.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return _ESCAPED.sub(lambda sign: f"\\u{ord(sign.group()):04x}", text)
 
 
 def is_error(result: Any) -> bool:
@@ -30,7 +44,7 @@ def tells_error(content: str) -> bool:
 
 def call_line(name: str, arguments: Mapping[str, Any]) -> str:
     """Return a call on one line, as prompts and hints write it."""
-    return f"{name} {json.dumps(arguments)}"
+    return f"{name} {render_json(arguments)}"
 
 
 def call_key(name: str, arguments: Mapping[str, Any]) -> str:

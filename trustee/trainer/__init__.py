@@ -1,13 +1,11 @@
 """What runs inside the engine's process: shared weights, and the trainer over them."""
 
-import ctypes
 import faulthandler
 import multiprocessing
+import os
 import signal
-import sys
 
-DEATH_SIGNAL = 1
-"""prctl's PR_SET_PDEATHSIG."""
+from trustee.trainer.die_with_parent import ask_for_death
 
 
 def register() -> None:
@@ -22,9 +20,14 @@ def register() -> None:
 
 
 def follow_parent() -> None:
-    """Die when the parent dies, however it dies, and leave the terminal's interrupt to it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Die when the parent dies, however it dies, and leave the terminal's interrupt to it.
+
+    Where `engine/scratch.py` could tie this process from its start, the first is done already.
+    """
+    parent = multiprocessing.parent_process()
+    pid = None if parent is None else parent.pid
+    ask_for_death(os.getppid() if pid is None else pid)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # For the watchdog, which asks where this process hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)

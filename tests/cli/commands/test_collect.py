@@ -66,13 +66,14 @@ def test_adapter_of_another_rank(
 ) -> None:
     """An adapter must have the rank that the config trains."""
     started = never_start(monkeypatch)
-    folder = write_adapter(tmp_path / "adapter", rank=8)
+    folder = write_adapter(tmp_path / "adapter", rank=32)
+    real = ("--set", "engine={device='cpu', weights='bf16'}", "--set", "model.path=tiny")
     check_error(
-        refuse(capfd, *command(tmp_path / "new", "--adapter", folder)),
+        refuse(capfd, *command(tmp_path / "new", "--adapter", folder), *real),
         folder,
-        "rank 8",
+        "rank 32",
         "learn.rank is 16",
-        "learn.rank=8",
+        "learn.rank=32",
     )
     assert ([], False) == (started, (tmp_path / "new").exists())
 

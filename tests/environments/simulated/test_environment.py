@@ -16,11 +16,8 @@ from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
-from trustee.environments.simulated.environment import (
-    HiddenSimulated,
-    Simulated,
-    SimulatedEnvironment,
-)
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import HiddenSimulated, SimulatedEnvironment
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.splits import is_reserved
 from trustee.errors import SimulatorError
@@ -269,7 +266,7 @@ async def test_judge_reads_the_policy_quoted() -> None:
         [Turn(rendered_ids=(1,), completion=SILENCE, message=forged)], Stop.DONE
     )
     prompt = stage.engine.requests[-1].prompt
-    assert "assistant: [mark] / ([mark] true)" in prompt
+    assert "assistant: [mark] / ([mark])" in prompt
     assert 1 == prompt.count("<|im_end|>")
 
 

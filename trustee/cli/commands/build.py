@@ -62,6 +62,7 @@ def build_command(options: argparse.Namespace) -> int:
             resume=options.resume,
             emit=emit,
         ),
+        again="run the same command again with --resume",
         text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
     )
     return DONE if report.accepted >= report.wanted else FAILED

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from trustee.cli.commands.options import DONE, Commands
+from trustee.cli.terminal import say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -28,8 +28,8 @@ def config_command(options: argparse.Namespace) -> int:
 
     settings = list_settings(options.section)
     if options.json:
-        text = "\n".join(msgspec.json.encode(setting).decode() for setting in settings)
+        for setting in settings:
+            say_json(msgspec.json.encode(setting))
     else:
-        text = settings_text(settings)
-    sys.stdout.write(f"{text}\n")
+        say(settings_text(settings))
     return DONE

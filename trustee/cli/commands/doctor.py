@@ -14,6 +14,7 @@ from trustee.cli.commands.options import (
     choose_device,
     find_default,
 )
+from trustee.cli.terminal import say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -35,14 +36,12 @@ def add(commands: Commands) -> None:
 
 def doctor_command(options: argparse.Namespace) -> int:
     """Run all checks; if one fails, return exit code 1 and keep the engine's log."""
-    from shutil import rmtree
-    from tempfile import mkdtemp
-
     import anyio
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
     from trustee.config import read_config
+    from trustee.engine.scratch import open_scratch
     from trustee.jobs.doctor import examination_json, examine, finding_text
     from trustee.planning.card_fit import look_at_card
     from trustee.planning.cards import count_cards
@@ -51,29 +50,31 @@ def doctor_command(options: argparse.Namespace) -> int:
     name = "qwen3-8b.toml" if on_card else "tiny.toml"
     config = read_config(options.config or find_default(name), allow_unsafe(options))
     choose_device(config, options.gpu)
-    folder = Path(mkdtemp(prefix="trustee-doctor-"))
-    with divert_noise(folder) as to:
-
-        def emit(text: str) -> None:
-            to.out.write(f"{text}\n")
-            to.out.flush()
-
+    with open_scratch() as folder, divert_noise(folder) as to:
         found = anyio.run(
             until_interrupted,
             lambda: examine(
                 config,
                 extra=look_at_card(config, options.gpu or 0),
                 soak=options.soak,
-                emit=lambda finding: None if options.json else emit(finding_text(finding)),
+                emit=lambda finding: (
+                    None if options.json else say(finding_text(finding), to=to.out)
+                ),
             ),
         )
         if options.json:
-            emit(examination_json(found))
+            say_json(examination_json(found), to=to.out)
         else:
-            emit("all checks passed" if found.healthy else "something failed; see above")
-        kept = not found.healthy and (folder / "engine.log").stat().st_size > 0
-        if kept:
-            to.err.write(f"the engine's output is in {folder / 'engine.log'}\n")
-    if not kept:
-        rmtree(folder)
+            end = "all checks passed" if found.healthy else "something failed; see above"
+            say(end, to=to.out)
+        noise = folder / "engine.log"
+        if not found.healthy and noise.stat().st_size > 0:
+            say(f"the engine's output is in {keep_noise(noise)}", to=to.err)
     return DONE if found.healthy else FAILED
+
+
+def keep_noise(noise: Path) -> Path:
+    """Move the engine's output to a folder that stays; return where it is now."""
+    from tempfile import mkdtemp
+
+    return noise.rename(Path(mkdtemp(prefix="trustee-doctor-")) / noise.name)

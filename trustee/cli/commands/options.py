@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trustee.cli.terminal import complain, is_interactive, say, say_json
 from trustee.errors import InputError, TrusteeError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def choose_mode(options: argparse.Namespace) -> DisplayMode:
     """Return how progress is shown."""
     if options.json:
         return "json"
-    return "live" if sys.stdout.isatty() else "lines"
+    return "live" if is_interactive() else "lines"
 
 
 def show_job(
@@ -83,17 +83,21 @@ def show_job(
     job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
+    again: str = "run the same command again",
 ) -> T:
     """Run a job that emits events, log its noise to `folder`, and show its result.
 
     If the input was bad and the folder holds nothing else, the folder is removed again.
+
+    Raises:
+        KeyboardInterrupt: if it was interrupted, with a text that says how to go on, `again`.
     """
     from trustee.runs.ownership import own_folder
 
     is_new = not folder.exists()
     with own_folder(folder):
         try:
-            return show_events(options, folder, job, text=text)
+            return show_events(options, folder, job, text=text, again=again)
         except (InputError, BaseExceptionGroup) as error:
             ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
             if is_new and isinstance(ours, InputError):
@@ -116,9 +120,11 @@ def show_events(
     job: Callable[[Emit], Awaitable[T]],
     *,
     text: Callable[[T], str],
+    again: str,
 ) -> T:
     """Run a job and show its events, then its result."""
     import anyio
+    import structlog
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
@@ -126,20 +132,24 @@ def show_events(
 
     with divert_noise(folder) as screen:
         with ProgressDisplay(screen.out, mode=choose_mode(options)) as progress:
-            result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
+            try:
+                result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
+            except KeyboardInterrupt:
+                structlog.get_logger().warning("interrupted", again=again)
+                raise KeyboardInterrupt(f"interrupted; to continue, {again}") from None
         if options.json:
-            print_text(show_json(result), to_errors=False, screen=screen)
+            say_json(show_json(result), to=screen.out)
         else:
             print_text(text(result), to_errors=False, screen=screen)
     return result
 
 
-def show_json(result: object) -> str:
+def show_json(result: object) -> bytes:
     """Return a result as the last JSON event of a job."""
     import msgspec
 
     fields = msgspec.to_builtins(result, enc_hook=str, str_keys=True)
-    return msgspec.json.encode({"event": "result", **fields}).decode()
+    return msgspec.json.encode({"event": "result", **fields})
 
 
 def allow_unsafe(options: argparse.Namespace) -> list[str]:
@@ -180,17 +190,14 @@ def warn_unconfined(config: Config) -> None:
 
     unconfined = config.sandbox.isolation == "none"
     if unconfined and (config.env.needs_sandbox() or evaluation_world(config).needs_sandbox()):
-        sys.stderr.write(
-            "trustee: sandbox.isolation is 'none': code that a model wrote runs unconfined, with "
-            "your rights\n"
+        complain(
+            "sandbox.isolation is 'none': code that a model wrote runs unconfined, with your rights"
         )
 
 
 def print_text(text: str, *, to_errors: bool, screen: Screen) -> None:
     """Write a closing text to the error stream or the output."""
-    stream = screen.err if to_errors else screen.out
-    stream.write(text + "\n")
-    stream.flush()
+    say(text, to=screen.err if to_errors else screen.out)
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:

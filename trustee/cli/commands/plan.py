@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from trustee.cli.commands.options import DONE, FAILED, Commands, add_shared, find_default
+from trustee.cli.terminal import say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -35,5 +35,8 @@ def plan_command(options: argparse.Namespace) -> int:
         card=options.card,
         as_json=options.json,
     )
-    sys.stdout.write(f"{text}\n")
+    if options.json:
+        say_json(text.encode())
+    else:
+        say(text)
     return DONE if fits else FAILED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +24,13 @@ from trustee.cli.commands.options import (
     single_error,
     warn_unconfined,
 )
-from trustee.errors import InputError, TrusteeError
+from trustee.errors import EngineDied, InputError, TrusteeError
 
 if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
+
+from trustee.cli.terminal import barred, complain
 
 
 def add(commands: Commands) -> None:
@@ -149,7 +150,7 @@ def check_worlds(config: Config) -> None:
     from trustee.jobs.held_out import evaluation_world
 
     for text in config.env.check(seed=config.run.seed):
-        sys.stderr.write(f"trustee: {text}\n")
+        complain(text)
     if config.eval.tasks:
         evaluation_world(config).check(seed=config.eval.seed, held_out=True)
 
@@ -157,11 +158,11 @@ def check_worlds(config: Config) -> None:
 def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int:
     """Train in this process and show the result."""
     import anyio
+    import structlog
 
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
     from trustee.cli.progress import ProgressDisplay
-    from trustee.environments.registry import outside_worlds
     from trustee.jobs.assemble import prepare_model
     from trustee.jobs.stages import run_stages_of
 
@@ -186,16 +187,32 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             error = single_error(group)
             if not isinstance(error, TrusteeError):
                 raise
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), failed_text(error, folder)
         except TrusteeError as error:
-            code, text = error_code(error), f"trustee: {error}"
+            code, text = error_code(error), failed_text(error, folder)
         except KeyboardInterrupt:
-            code = INTERRUPTED
-            allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
-            text = f"interrupted; continue with: trustee run --resume {folder}{allowed}"
+            code, text = INTERRUPTED, f"interrupted; {next_text(folder)}"
+        if code:
+            structlog.get_logger().warning("ended", code=code, text=text)
         if mode != "json" or code:
             print_text(text, to_errors=bool(code), screen=screen)
     return code
+
+
+def next_text(folder: Path) -> str:
+    """Return how an ended run goes on."""
+    from trustee.environments.registry import outside_worlds
+
+    if not (folder / "run.json").exists():
+        return "nothing was begun yet; start it again"
+    allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+    return f"continue with: trustee run --resume {folder}{allowed}"
+
+
+def failed_text(error: TrusteeError, folder: Path) -> str:
+    """Return an error's text; after an engine's death, also how the run goes on."""
+    goes_on = f"; {next_text(folder)}" if isinstance(error, EngineDied) else ""
+    return f"trustee: {barred(str(error))}{goes_on}"
 
 
 def conclude_text(outcome: RunResult) -> str:

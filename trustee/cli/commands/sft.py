@@ -66,5 +66,6 @@ def sft_command(options: argparse.Namespace) -> int:
             config, config.sft, file, folder, emit=emit, resume=options.resume is not None
         ),
         text=sft_text,
+        again=f"run: trustee sft --resume {folder}",
     )
     return DONE

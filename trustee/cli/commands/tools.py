@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from trustee.cli.commands.options import DONE, Commands
+from trustee.cli.terminal import barred, complain, say
 from trustee.errors import InputError
 from trustee.tools.selection import MOST_CHARACTERS, Selection
 from trustee.types import Tool
@@ -56,9 +57,9 @@ def tools_command(options: argparse.Namespace) -> int:
         tools = read_tools_of(options)
         if options.out is not None:
             options.out.write_bytes(dump_tools(tools))
-            sys.stdout.write(
+            say(
                 f"{len(tools)} tools written to {options.out}; "
-                f"train on them with: trustee run --tools {options.out}\n"
+                f"train on them with: trustee run --tools {options.out}"
             )
             return DONE
     else:
@@ -73,8 +74,8 @@ def tools_command(options: argparse.Namespace) -> int:
             else repository.categories[options.category]
         )
     for tool in tools:
-        sys.stdout.write(f"{tool.category:<18} {tool.effect:<6} {tool.signature}\n")
-    sys.stdout.write(f"{len(tools)} tools\n")
+        say(barred(f"{tool.category:<18} {tool.effect:<6} {tool.signature}"))
+    say(f"{len(tools)} tools")
     return DONE
 
 
@@ -93,5 +94,5 @@ def read_tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
     notices = Notices()
     tools = import_tools(options.file, selection, notices=notices)
     for line in notices.lines(most=sys.maxsize if options.all_notices else SHOWN):
-        sys.stderr.write(f"trustee: {line}\n")
+        complain(line)
     return tools

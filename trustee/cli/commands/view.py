@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from trustee.cli.commands.options import DONE, Commands
+from trustee.cli.commands.options import DONE, FAILED, Commands
 
 
 def add(commands: Commands) -> None:
@@ -28,8 +27,9 @@ def add(commands: Commands) -> None:
 
 
 def view_command(options: argparse.Namespace) -> int:
-    """Print trajectories."""
-    from trustee.runs.view import Filter, show_trajectories
+    """Print trajectories; return exit code 1 if lines cannot be read."""
+    from trustee.cli.episodes import show_trajectories
+    from trustee.runs.view import Filter
 
     wanted = Filter(
         step=options.step,
@@ -39,5 +39,5 @@ def view_command(options: argparse.Namespace) -> int:
         tool=options.tool,
         limit=options.limit,
     )
-    show_trajectories(options.run, wanted, out=sys.stdout, as_json=options.json)
-    return DONE
+    bad = show_trajectories(options.run, wanted, as_json=options.json)
+    return FAILED if bad else DONE

@@ -12,7 +12,6 @@ check, nor does a call of the reference solution: it is no invention of the poli
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import unicodedata
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -26,10 +25,10 @@ from trustee.environments.executable.matching import (
     spoken_dates,
     tells,
 )
-from trustee.environments.simulated.roles import NUMBER_WORDS
+from trustee.environments.simulated.spoken import NUMBER_WORDS
 from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_call
-from trustee.tools.values import call_key, tells_error
+from trustee.tools.values import call_key, render_json, tells_error
 from trustee.types import ExpectedCall, Message, Tool, ToolCall
 
 MOST_VALUES = 16
@@ -88,7 +87,7 @@ class EchoCheck:
         """Number of calls that were run again."""
         self._opening = [message.content for message in opening if message.role != "system"]
         self._tools = tuple(tools)
-        self._documents = {tool.name: json.dumps(tool.parameters) for tool in tools}
+        self._documents = {tool.name: render_json(tool.parameters) for tool in tools}
         self._gold = {call_key(call.name, call.arguments) for call in gold}
         self._earlier: list[tuple[ToolCall, str]] = []
         self._found: list[str] = []

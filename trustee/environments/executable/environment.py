@@ -1,14 +1,12 @@
 """FTRL's world: tool environments with executable tools and a verifiable reward.
 
 Each call runs in the sandbox, which never sees what decides the reward. Its result is recorded and
-matched once; the score is computed from that record. One task is a whole episode, or
-(`unit = "turn"`) one policy message from a state that an earlier episode went through.
-Source: FTRL, arXiv 2508.08791.
+matched once; the score is computed from that record. One task is a whole episode, or one policy
+message from a state of an earlier one (`unit = "turn"`). Source: FTRL, arXiv 2508.08791.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -60,6 +58,7 @@ from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
+from trustee.tools.values import render_json
 from trustee.types import (
     BadCall,
     Call,
@@ -68,6 +67,7 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
+    PathText,
     Role,
     Score,
     SolveFacts,
@@ -82,7 +82,7 @@ from trustee.types import (
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Settings of the world of executable environments."""
 
-    path: str
+    path: PathText
     """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
     variant: Variant = "f1"
     """Rule by which calls are paid."""
@@ -90,7 +90,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Whether to run, compare and pay exactly as FTRL does, loopholes included."""
     unit: Unit = "episode"
     """Unit of training; evaluation always plays whole episodes."""
-    states: str | None = None
+    states: PathText | None = None
     """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
     uses the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
@@ -397,4 +397,4 @@ class ExecutableEnvironment:
 
 
 def _error_text(reason: str) -> str:
-    return json.dumps({"error": reason}, ensure_ascii=False)
+    return render_json({"error": reason})

@@ -6,7 +6,6 @@ tasks with combinations of tools that training never used.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +29,11 @@ from trustee.environments.protocol import (
     WorldConfig,
 )
 from trustee.environments.simulated.curriculum import Curriculum, Persona
-from trustee.environments.simulated.environment import HiddenSimulated
+from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
 from trustee.tools.arguments import check_call
+from trustee.tools.values import render_json
 from trustee.types import (
     BadCall,
     Call,
@@ -160,7 +160,7 @@ class MicroworldEnvironment(PlainEpisode):
         return Reply(messages=said, done=done)
 
     def _answer_call(self, call: Call) -> Message:
-        return Message(role="tool", content=json.dumps(self._run_call(call)), call_id=call.id)
+        return Message(role="tool", content=render_json(self._run_call(call)), call_id=call.id)
 
     def _run_call(self, call: Call) -> dict[str, Any]:
         error = check_call(self.task.tools, call)
@@ -171,7 +171,7 @@ class MicroworldEnvironment(PlainEpisode):
             result, _ = self._world.call(call.name, call.arguments)
         else:
             result = {"error": error}
-        self._executed.append(Executed(call=call, result=json.dumps(result), ok=error is None))
+        self._executed.append(Executed(call=call, result=render_json(result), ok=error is None))
         return result
 
     async def score(self, turns: Sequence[Turn], stop: Stop) -> Score:

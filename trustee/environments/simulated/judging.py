@@ -9,7 +9,6 @@ Measured in `bench/real_roles.py`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -19,17 +18,16 @@ from trustee.decoding import decode_json
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.criteria import Criterion
 from trustee.environments.simulated.facts import Executed, Facts, fits
+from trustee.environments.simulated.grammar import object_grammar, text_grammar
 from trustee.environments.simulated.quoting import quote, quote_call, quote_result
-from trustee.environments.simulated.roles import (
+from trustee.environments.simulated.roles import dialogue_lines
+from trustee.environments.simulated.spoken import (
     NUMBER,
-    _contains,
-    _known_numbers,
-    _normalise_number,
-    _object,
-    _text,
-    dialogue_lines,
+    contains_value,
+    known_numbers,
+    normalise_number,
 )
-from trustee.tools.values import call_line
+from trustee.tools.values import call_line, render_json
 from trustee.types import ExpectedCall, Message, Record, Turn
 
 SPACED = re.compile(r"\d+(?:[ -]\d+){2,}")
@@ -87,7 +85,7 @@ def collect_evidence(
     said += [m.content for turn in turns for m in turn.replies]
     known = [intent, *said]
     for entry in executed:
-        known += [json.dumps(entry.call.arguments), entry.result]
+        known += [render_json(entry.call.arguments), entry.result]
     return Evidence(
         parts=tuple(parts),
         others=tuple(others),
@@ -107,8 +105,8 @@ def _describe_part(call: ExpectedCall, made: bool, worked: Sequence[Executed], w
         asked=asked,
         ran=True,
         result=quote_result(entry.result),
-        told=tuple(quote(str(v)) for v in values if _contains(words, v)),
-        untold=tuple(quote(str(v)) for v in values if not _contains(words, v)),
+        told=tuple(quote(str(v)) for v in values if contains_value(words, v)),
+        untold=tuple(quote(str(v)) for v in values if not contains_value(words, v)),
     )
 
 
@@ -119,7 +117,7 @@ def _serves(call: ExpectedCall, worked: Sequence[Executed], intent: str) -> bool
     used = {
         str(value) for entry in worked[at + 1 :] for value in _flatten_value(entry.call.arguments)
     }
-    return any(not _contains(intent, value) for value in found & used)
+    return any(not contains_value(intent, value) for value in found & used)
 
 
 def _list_values(result: str) -> list[str | int | float]:
@@ -148,7 +146,7 @@ def find_invented(words: str, known: str) -> tuple[str, ...]:
 
     Small counts, sums, differences, products and percentages of known numbers are no inventions.
     """
-    there = _known_numbers(known)
+    there = known_numbers(known)
     digits = _keep_digits(known)
     words = SPACED.sub(lambda run: "" if _keep_digits(run[0]) in digits else run[0], words)
     amounts = {abs(float(number)) for number in there if _is_amount(number)}
@@ -160,7 +158,7 @@ def find_invented(words: str, known: str) -> tuple[str, ...]:
     return tuple(
         token
         for token in dict.fromkeys(NUMBER.findall(words))
-        if (number := _normalise_number(token)) not in there
+        if (number := normalise_number(token)) not in there
         and not (len(token) >= 4 and _keep_digits(token) in digits)
         and not (_is_amount(number) and (float(number) in derived or float(number) <= 2))
     )
@@ -190,11 +188,11 @@ def refuse_without_judge(evidence: Evidence) -> str | None:
 
 def judging_schema(evidence: Evidence, criteria: Sequence[Criterion]) -> str:
     """Return the grammar: for each part what was told and whether it agrees, then the criteria."""
-    answer = _object({"told": _text(240), "agrees": {"type": "boolean"}})
+    answer = object_grammar({"told": text_grammar(240), "agrees": {"type": "boolean"}})
     parts = {f"part_{number}": answer for number, _ in enumerate(evidence.parts, 1)}
     needed = {f"needed_{n}": {"type": "boolean"} for n, _ in enumerate(evidence.changes, 1)}
     asked = {c.value: {"type": "boolean"} for c in criteria if c is not Criterion.FULFILLED}
-    return json.dumps(_object(parts | needed | asked))
+    return render_json(object_grammar(parts | needed | asked))
 
 
 def judging_prompt(

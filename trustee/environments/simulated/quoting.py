@@ -7,7 +7,6 @@ parts is shown with `[mark]` in their place.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.environments.simulated.criteria import Criterion
-from trustee.tools.values import call_line
+from trustee.tools.values import call_line, render_json
 from trustee.types import ToolCall
 
 ROLE_MARKERS = re.compile(
@@ -40,10 +39,11 @@ more."""
 _KEYS = "|".join(re.escape(key).replace("_", "[ _-]?") for key in ("evidence", *Criterion))
 _QUOTES = r"[\"'`\u00b4\u00ab\u00bb\u2018-\u201f\u2039\u203a\u3008-\u300f*_~|\\]{0,4}"
 VERDICT_KEYS = re.compile(
-    rf"(?<!\w){_QUOTES}(?:{_KEYS}){_QUOTES}\s{{0,4}}[:=]|‹/?(?:{_KEYS})(?:[^‹›\w][^‹›]{{0,20}})?›",
+    rf"(?<!\w){_QUOTES}(?:{_KEYS}){_QUOTES}\s{{0,4}}[:=](?:\s{{0,4}}(?:true|false)\b)?"
+    rf"|‹/?(?:{_KEYS})(?:[^‹›\w][^‹›]{{0,20}})?›",
     re.IGNORECASE,
 )
-"""A key of a verdict and its colon, in any quotes or none, or a tag of its name."""
+"""A key of a verdict, its colon and its truth, in any quotes or none; or a tag of its name."""
 _VERDICT_KEY = re.compile(rf"\W*(?:{_KEYS})\W*", re.IGNORECASE)
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
@@ -87,7 +87,7 @@ def quote_result(content: str) -> str:
         value = decode_json(content, error=ValueError)
     except ValueError:
         return quote(content)
-    return json.dumps(_quote_value(value))
+    return render_json(_quote_value(value))
 
 
 def quote_call(call: ToolCall) -> str:

@@ -9,13 +9,14 @@ Measured in `bench/real_roles.py`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import msgspec
 
 from trustee.environments.prompts import fill_prompt
+from trustee.environments.simulated.grammar import object_grammar, text_grammar
 from trustee.environments.simulated.quoting import quote
+from trustee.tools.values import render_json
 from trustee.types import Message
 
 GREETING = "Hello, how can I help you?"
@@ -30,14 +31,7 @@ def asks_something(text: str) -> bool:
 def user_schema(*, may_end: bool) -> str:
     """Return the grammar of the user's answer; it cannot end while a wish is still unsaid."""
     done = {"type": "boolean"} if may_end else {"const": False}
-    return json.dumps(
-        {
-            "type": "object",
-            "properties": {"message": {"type": "string", "maxLength": 600}, "done": done},
-            "required": ["message", "done"],
-            "additionalProperties": False,
-        }
-    )
+    return render_json(object_grammar({"message": text_grammar(600), "done": done}))
 
 
 def turn_round(
@@ -62,7 +56,7 @@ def turn_round(
         if not message.content.strip():
             continue
         if message.role == "user":
-            said = msgspec.json.encode({"message": message.content, "done": False}).decode()
+            said = render_json({"message": message.content, "done": False})
             heard.append(Message(role="assistant", content=said))
         elif message.role == "assistant":
             heard.append(Message(role="user", content=quote(message.content)))

@@ -8,7 +8,6 @@ that the user is to say. Measured on a model of 1.5B parameters in `bench/real_r
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -18,22 +17,27 @@ import msgspec
 
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import Aspects
+from trustee.environments.simulated.grammar import (
+    arguments_grammar,
+    object_grammar,
+    text_grammar,
+)
 from trustee.environments.simulated.roles import (
     WrittenTask,
-    _alludes,
-    _contains,
-    _find_values,
-    _object,
-    _plain_schema,
-    _text,
     check_task,
     tool_lines,
-    value_pattern,
     writer_prompt,
     writer_schema,
 )
+from trustee.environments.simulated.spoken import (
+    alludes_to,
+    contains_value,
+    find_values,
+    value_pattern,
+)
 from trustee.environments.simulator import Simulator
 from trustee.tools.arguments import check_arguments
+from trustee.tools.values import call_key, render_json
 from trustee.types import ExpectedCall, Record, Role, Tool
 
 OPTIONAL_SHARE = 0.25
@@ -96,7 +100,7 @@ async def write_in_steps(
         Role.WRITER,
         query_prompt(prompt_set, draft, aspects, plan=plan, told=told),
         answer=WrittenQuery,
-        schema=json.dumps(_object({"query": _text(500)})),
+        schema=render_json(object_grammar({"query": text_grammar(500)})),
         seed=rng.randrange(1 << 31),
         check=lambda written: check_query(written.query, tools, plan),
     )
@@ -157,19 +161,19 @@ def _narrow(tool: Tool, rng: random.Random) -> Tool:
 def draft_schema(tools: Sequence[Tool], aspects: Aspects) -> str:
     """Return the grammar of `DraftedTask`, which allows only these tools and their types."""
     calls = [
-        _object(
+        object_grammar(
             {
                 "name": {"const": tool.name},
-                "arguments": _plain_schema(tool.parameters),
-                "wish": _text(300),
+                "arguments": arguments_grammar(tool.parameters),
+                "wish": text_grammar(300),
             }
         )
         for tool in tools
     ]
-    return json.dumps(
-        _object(
+    return render_json(
+        object_grammar(
             {
-                "persona": _text(200),
+                "persona": text_grammar(200),
                 "calls": {
                     "type": "array",
                     "items": calls[0] if len(calls) == 1 else {"anyOf": calls},
@@ -209,7 +213,7 @@ def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> 
             return f"expected call of {call.name}: an argument is empty"
         if not call.wish.strip():
             return f"expected call of {call.name}: the wish is empty"
-        keys.add(json.dumps([call.name, call.arguments], sort_keys=True))
+        keys.add(call_key(call.name, call.arguments))
     return "the same call is expected twice" if len(keys) < len(draft.calls) else None
 
 
@@ -223,9 +227,9 @@ def complete_wish(call: DraftedCall) -> str:
         "."
     )
     unsaid = [
-        f"{_in_words(name)} {json.dumps(value) if isinstance(value, bool) else value}"
+        f"{_in_words(name)} {render_json(value) if isinstance(value, bool) else value}"
         for name, value in _name_values(call.arguments)
-        if value is not None and (isinstance(value, bool) or not _contains(wish, value))
+        if value is not None and (isinstance(value, bool) or not contains_value(wish, value))
     ]
     return f"{wish} ({', '.join(unsaid)})" if unsaid else wish
 
@@ -261,7 +265,7 @@ def plan_query(
     first = draft.calls[0]
     schema = next(tool.parameters for tool in tools if tool.name == first.name)
     values = list(
-        dict.fromkeys(str(value) for value in _find_values(schema, first.arguments, chosen=False))
+        dict.fromkeys(str(value) for value in find_values(schema, first.arguments, chosen=False))
     )
     count = {
         "clear": len(values),
@@ -305,13 +309,13 @@ def check_query(query: str, tools: Sequence[Tool], plan: QueryPlan) -> str | Non
         return "the query must not be empty"
     if BLANK in query:
         return "the query has a blank in it"
-    leaked = [tool.name for tool in tools if "_" in tool.name and _contains(query, tool.name)]
+    leaked = [tool.name for tool in tools if "_" in tool.name and contains_value(query, tool.name)]
     if leaked:
         return f"the query names the tools {leaked}"
-    unsaid = [value for value in plan.said if not _alludes(query, value)]
+    unsaid = [value for value in plan.said if not alludes_to(query, value)]
     if unsaid:
         return f"the query leaves out {unsaid}"
-    said = [value for value in plan.hidden if _contains(query, value)]
+    said = [value for value in plan.hidden if contains_value(query, value)]
     if said:
         return f"the query says {said}, which it should leave out"
     return None

@@ -8,7 +8,6 @@ Source: ToolMaster, arXiv 2601.12762; its tags, budgets and rewards are not publ
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
@@ -43,6 +42,7 @@ from trustee.environments.trial.transforms.perturbation import (
 from trustee.environments.trial.transforms.supply import Break
 from trustee.errors import InputError
 from trustee.tools.arguments import check_name
+from trustee.tools.values import render_json
 from trustee.types import (
     Attempt,
     BadCall,
@@ -447,4 +447,4 @@ def _tool_message(call: Call, content: str) -> Message:
 
 
 def _error(reason: str) -> str:
-    return json.dumps({"error": reason})
+    return render_json({"error": reason})

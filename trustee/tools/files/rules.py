@@ -6,6 +6,7 @@ read pass `check_tools`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,8 @@ from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
 from trustee.tools.files.notices import Notices
-from trustee.tools.selection import Selection
+from trustee.tools.metaschema import is_schema
+from trustee.tools.selection import CHARACTERS_PER_TOKEN, Selection
 from trustee.types import Tool
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def add_property(target: Schema, name: str, *, schema: Schema, needed: bool) -> 
 
 def allow_null(schema: Schema) -> Schema:
     """Return a schema that also allows null."""
-    if not isinstance(schema.get("type"), str):
+    if not isinstance(schema.get("type"), str) or "const" in schema:
         return {"anyOf": [schema, {"type": "null"}]} if schema else schema
     result = {**schema, "type": [schema["type"], "null"]}
     if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
@@ -118,7 +120,19 @@ def select_tools(
             _check_tool(tool, where=where, sources=sources)
             sources[tool.name] = where
             tools.append(tool)
+            _note_length(tool, most=selection.most_characters, notices=notices)
     return tuple(tools)
+
+
+def _note_length(tool: Tool, *, most: int, notices: Notices) -> None:
+    """Say that a tool is too long, which its reader did not shorten."""
+    length = len(json.dumps(tool.schema, ensure_ascii=False))
+    if length > most:
+        tokens = most // CHARACTERS_PER_TOKEN
+        notices.add(
+            f"tools longer than {most:,} characters, which are about {tokens:,} tokens",
+            f"{tool.name} ({length:,})",
+        )
 
 
 def _check_tool(tool: Tool, *, where: str, sources: dict[str, str]) -> None:
@@ -148,7 +162,8 @@ def _check_parameters(parameters: Any, *, where: str) -> None:
     if decode_json(msgspec.json.encode(parameters), error=InputError) != parameters:
         raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
     try:
-        Draft202012Validator.check_schema(parameters)
+        if not is_schema(parameters):
+            Draft202012Validator.check_schema(parameters)
     except SchemaError as error:
         raise InputError(
             f"{where}: not a JSON Schema (draft 2020-12), {error.json_path[1:].lstrip('.')} must"

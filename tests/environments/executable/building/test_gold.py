@@ -14,8 +14,8 @@ from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Decomposition
 from trustee.environments.executable.building.documents import Document
 from trustee.environments.executable.building.gold import check_call, check_calls
-from trustee.environments.executable.building.values import leaves
 from trustee.environments.executable.matching import says
+from trustee.tools.schema import leaves
 from trustee.types import Tool
 
 CHAIN = good_parts("multi_hop", 2)

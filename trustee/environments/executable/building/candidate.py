@@ -7,7 +7,6 @@ Source: FTRL, arXiv 2508.08791, section 3; stage names are the paper's, the call
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from trustee.errors import TrusteeError
+from trustee.tools.values import render_json
 from trustee.types import Record
 
 
@@ -94,4 +94,4 @@ class Decomposition(Record, frozen=True):
 
 def grammar_of(kind: Any) -> str:
     """Return the JSON Schema of a type, in the form that the engine expects."""
-    return json.dumps(msgspec.json.schema(kind))
+    return render_json(msgspec.json.schema(kind))

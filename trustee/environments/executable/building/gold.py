@@ -11,10 +11,10 @@ from typing import Any
 
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Decomposition, Flaw
-from trustee.environments.executable.building.values import leaves
 from trustee.environments.executable.matching import says
 from trustee.environments.executable.rewards import Observation, solves
 from trustee.tools.arguments import check_arguments
+from trustee.tools.schema import Schema, leaves, members
 from trustee.types import Record, Tool
 
 
@@ -66,11 +66,10 @@ def check_call(
     return None
 
 
-def is_offered(schema: Mapping[str, Any], value: Any) -> bool:
+def is_offered(schema: Schema, value: Any) -> bool:
     """Return whether a value is given in the schema."""
-    return (
-        isinstance(value, bool) or value in schema.get("enum", ()) or value == schema.get("default")
-    )
+    given = [*members(schema, "enum"), schema.get("default"), schema.get("const")]
+    return isinstance(value, bool) or value in given
 
 
 def check_calls(calls: tuple[GoldCall, ...]) -> Flaw | None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 
 from trustee.environments.executable.building.candidate import Flaw
+from trustee.tools.schema import properties_of, required_of
 from trustee.types import Tool
 
 MODULES = frozenset(
@@ -66,13 +67,13 @@ def check_signature(function: ast.FunctionDef, tool: Tool) -> Flaw | None:
         if default is not None
     }
     names = {argument.arg for argument in [*taken.args, *taken.kwonlyargs]}
-    properties = tool.parameters.get("properties", {})
+    properties = properties_of(tool.parameters)
     if taken.vararg or taken.kwarg or taken.posonlyargs or names != properties.keys():
         return Flaw(
             kind="signature",
             text=f"{tool.name} must take exactly {', '.join(properties)}; no * and no **",
         )
-    required = {*tool.parameters.get("required", ())}
+    required = {*required_of(tool.parameters)}
     if names - has_default != required:
         return Flaw(
             kind="signature",

@@ -6,18 +6,26 @@ Pure: this module plans the calls from schemas and gold calls and judges their r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from trustee.environments.executable.blueprint import GoldCall
 from trustee.environments.executable.building.candidate import Flaw
-from trustee.environments.executable.building.values import leaves
 from trustee.environments.executable.echoes import repeats
 from trustee.environments.executable.matching import tells
 from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_arguments
-from trustee.tools.values import tells_error
+from trustee.tools.schema import (
+    Schema,
+    follow,
+    leaves,
+    members,
+    properties_of,
+    property_of,
+    required_of,
+    types_of,
+)
+from trustee.tools.values import render_json, tells_error
 from trustee.types import Record, Tool
 
 STRANGE = "zz unknown 7"
@@ -60,8 +68,7 @@ def plan_probes(tools: Sequence[Tool], gold: Sequence[GoldCall]) -> list[ProbeCa
 
 def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[ProbeCall]:
     """Yield wrong variants of a gold call."""
-    properties = tool.parameters.get("properties", {})
-    required = tool.parameters.get("required", ())
+    required = required_of(tool.parameters)
     for name in required:
         left = {key: value for key, value in call.arguments.items() if key != name}
         yield _probe("missing", call, left, subject=name, gold=number, fails=True)
@@ -71,13 +78,12 @@ def spoil_call(tool: Tool, call: GoldCall, number: int) -> Iterator[ProbeCall]:
         spoiled = call.arguments | {name: {"value": value}}
         yield _probe("type", call, spoiled, subject=name, gold=number, fails=True)
         if name in required:
-            wrong = replace_value(properties.get(name, {}), value)
+            wrong = replace_value(property_of(tool.parameters, name, tool.parameters), value)
             strange = STRANGE in (wrong, *(wrong if isinstance(wrong, list) else ()))
             spoiled = call.arguments | {name: wrong}
             yield _probe("value", call, spoiled, subject=name, gold=number, fails=strange)
-    for name, schema in properties.items():
-        kinds = schema.get("type", ())
-        if "string" in ([kinds] if isinstance(kinds, str) else kinds) and "enum" not in schema:
+    for name, schema in properties_of(tool.parameters).items():
+        if "string" in (types_of(schema, tool.parameters) or ()) and "enum" not in schema:
             echoed = call.arguments | {name: call.answer}
             yield _probe("echo", call, echoed, subject=name, gold=number)
 
@@ -96,7 +102,7 @@ def _probe(
     )
 
 
-def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
+def replace_value(schema: Schema, value: Any) -> Any:
     """Return another value of the same type."""
     match value:
         case bool():
@@ -106,21 +112,22 @@ def replace_value(schema: Mapping[str, Any], value: Any) -> Any:
         case list():
             return [STRANGE]
         case _:
-            others = [option for option in schema.get("enum", ()) if option != value]
+            others = [option for option in members(schema, "enum") if option != value]
             return others[0] if others else STRANGE
 
 
 def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[ProbeCall]:
     """Yield calls of a tool with values of the environment that are not meant for it."""
-    properties = tool.parameters.get("properties", {})
-    required = tool.parameters.get("required", ())
+    required = required_of(tool.parameters)
+    root = tool.parameters
+    schema_of = {name: follow(property_of(root, name, root), root) for name in required}
     pool = [value for call in gold for _, value in leaves({}, call.arguments)]
     pool += [part for call in gold for part in (call.answer, *call.answer.split(", "))]
     own = [call.arguments for call in gold if call.name == tool.name]
     seen = [{key: call.get(key) for key in required} for call in own]
     for turn in range(UNRELATED_CALLS):
         arguments = {
-            name: pick_value(properties.get(name, {}), pool, turn + place)
+            name: pick_value(schema_of[name], pool, turn + place)
             for place, name in enumerate(required)
         }
         if arguments not in seen and check_arguments(tool, arguments) is None:
@@ -128,12 +135,12 @@ def plan_unrelated(tool: Tool, gold: Sequence[GoldCall]) -> Iterator[ProbeCall]:
             yield ProbeCall(kind="unrelated", name=tool.name, arguments=arguments)
 
 
-def pick_value(schema: Mapping[str, Any], pool: Sequence[Any], turn: int) -> Any:
+def pick_value(schema: Schema, pool: Sequence[Any], turn: int) -> Any:
     """Return a value of a parameter's type, from the pool if it has one."""
-    if "enum" in schema:
-        return schema["enum"][turn % len(schema["enum"])]
+    if options := members(schema, "enum"):
+        return options[turn % len(options)]
     kinds = schema.get("type", "string")
-    kind = kinds if isinstance(kinds, str) else kinds[0]
+    kind = kinds if isinstance(kinds, str) else next(iter(kinds), "string")
     texts = [value for value in pool if isinstance(value, str)] or [STRANGE]
     numbers = [value for value in pool if type(value) in (int, float)] or [1, 12, 2024]
     match kind:
@@ -163,7 +170,7 @@ def judge_probe(
         gold: all gold calls.
         ancestors: for each gold call, the indices of those whose answers it needs and may repeat.
     """
-    shown = f"{probe.name}({json.dumps(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
+    shown = f"{probe.name}({render_json(probe.arguments)}) returned {outcome.text[:SHOWN_LENGTH]!r}"
     if outcome.breach:
         return Flaw(
             kind="breach", text=f"{shown}; it broke a limit of the sandbox: {outcome.breach}"

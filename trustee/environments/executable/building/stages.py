@@ -7,7 +7,6 @@ Source: FTRL, arXiv 2508.08791, section 3; its prompts are not public, these are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -43,6 +42,7 @@ from trustee.environments.executable.building.lint import MODULES, check_source
 from trustee.environments.executable.building.topics import ANGLES, TOPICS
 from trustee.environments.executable.building.verification import verify_tool
 from trustee.environments.executable.building.workshop import Workshop, side_by_side
+from trustee.tools.values import render_json
 from trustee.types import Record, Tool
 
 
@@ -193,7 +193,7 @@ async def write_calls(
         given = await shop.ask(
             shop.fill(
                 "call",
-                tool=json.dumps(tool.schema["function"]),
+                tool=render_json(tool.schema["function"]),
                 question=parts.ask(number),
                 known=parts.known(number),
             ),
@@ -254,13 +254,13 @@ async def scale(
 
 def call_lines(calls: Sequence[GoldCall]) -> str:
     """Return the arguments of calls, one call per line."""
-    return "\n".join(json.dumps(call.arguments) for call in calls)
+    return "\n".join(render_json(call.arguments) for call in calls)
 
 
 def case_lines(calls: Sequence[GoldCall]) -> str:
     """Return calls with what their results must contain, one call per line."""
     return "\n".join(
-        f"{json.dumps(call.arguments)} -> the result must contain exactly: {call.answer}"
+        f"{render_json(call.arguments)} -> the result must contain exactly: {call.answer}"
         for call in calls
     )
 
@@ -304,7 +304,7 @@ def describe_candidate(document: Document) -> dict[str, str]:
     """Return the values of the deploy prompt that describe a tool."""
     schema: dict[str, Any] = document.tool.schema["function"]
     return {
-        "tool": json.dumps(schema),
+        "tool": render_json(schema),
         "signature": document.signature,
         "modules": ", ".join(sorted(MODULES)),
     }

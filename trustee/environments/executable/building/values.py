@@ -5,24 +5,9 @@ Answers are found in the same way as by the reward, see `matching.tells`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from trustee.environments.executable.matching import tells
-
-
-def leaves(schema: Mapping[str, Any], value: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Yield (schema, value) for every single value inside a value."""
-    match value:
-        case Mapping():
-            known = schema.get("properties", {})
-            for name, inner in value.items():
-                yield from leaves(known.get(name, {}), inner)
-        case list() | tuple():
-            for inner in value:
-                yield from leaves(schema.get("items", {}), inner)
-        case _:
-            yield schema, value
 
 
 def find_leak(texts: Mapping[str, str], answers: Sequence[str]) -> str | None:

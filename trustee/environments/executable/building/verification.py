@@ -18,6 +18,7 @@ from trustee.environments.executable.building.probes import (
 )
 from trustee.environments.executable.building.values import find_leak
 from trustee.sandbox.calls import CallResult, Sandbox
+from trustee.tools.schema import members, properties_of, walk
 from trustee.types import Tool
 
 SEEDS = (11, 4242)
@@ -101,8 +102,8 @@ def find_flaw(
 def schema_text(tool: Tool) -> str:
     """Return all words of a tool that the policy reads, including those in names."""
     words = [tool.name.replace("_", " "), tool.description]
-    for name, schema in tool.parameters.get("properties", {}).items():
-        words += [name.replace("_", " "), str(schema.get("description", ""))]
-        words += [str(option) for option in schema.get("enum", ())]
-        words += [str(schema.get("default", ""))]
+    for schema in walk(tool.parameters):
+        words += [name.replace("_", " ") for name in properties_of(schema)]
+        words += [str(option) for option in members(schema, "enum")]
+        words += [str(schema[key]) for key in ("description", "default", "const") if key in schema]
     return " / ".join(words)

@@ -9,14 +9,13 @@ before it is played.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.tools.arguments import check_arguments, shorten
-from trustee.tools.values import normalise
+from trustee.tools.values import normalise, render_json
 from trustee.types import ExpectedCall, Record, Tool, ToolCall
 
 
@@ -33,7 +32,7 @@ class Recoding(Record, frozen=True):
         if self.codes:
             if isinstance(value, str) and value in self.codes:
                 return self.codes[value], ""
-            allowed = ", ".join(json.dumps(code, ensure_ascii=False) for code in self.codes)
+            allowed = ", ".join(render_json(code) for code in self.codes)
             return None, f'"{name}" must be one of {allowed}, got {shorten(value)}'
         # Anything but a number passes unchanged, and the real tool's schema refuses it.
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -84,11 +83,11 @@ class Perturbation(Record, frozen=True):
             inner = alias.parameters.get(name, name)
             # The real name of a renamed parameter is not a parameter of the shown tool.
             if inner == name and name in alias.parameters.values():
-                return json.dumps({"error": f'{call.name} does not take "{name}".'})
+                return render_json({"error": f'{call.name} does not take "{name}".'})
             if inner in alias.values:
                 value, refusal = alias.values[inner].to_real(name, value)
                 if refusal:
-                    return json.dumps({"error": f"{call.name}: {refusal}."}, ensure_ascii=False)
+                    return render_json({"error": f"{call.name}: {refusal}."})
             arguments[inner] = value
         return ToolCall(id=call.id, name=alias.inner, arguments=arguments)
 
@@ -103,7 +102,7 @@ class Perturbation(Record, frozen=True):
             return self._rename(name, text)
         if not isinstance(result, dict) or not isinstance(result.get("error"), str):
             return text
-        return json.dumps(result | {"error": self._rename(name, result["error"])})
+        return render_json(result | {"error": self._rename(name, result["error"])})
 
     def to_shown(self, call: ExpectedCall) -> ExpectedCall | None:
         """Return the shown call that reaches a real one; None if no working tool does."""

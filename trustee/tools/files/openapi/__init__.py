@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
-from urllib.parse import unquote
+from contextlib import contextmanager
+from typing import Any
 
-from trustee.decoding import decode_json
+import msgspec
+
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
 from trustee.tools.files.notices import Notices
+from trustee.tools.files.openapi.bodies import take_apart
+from trustee.tools.files.openapi.lengths import Lengths, TooLong, measure, shorten_texts
+from trustee.tools.files.openapi.names import Names
+from trustee.tools.files.openapi.pointers import Document, Unreadable
+from trustee.tools.files.openapi.schemas import FALSE, TRUE, Definitions
 from trustee.tools.files.rules import (
     Found,
     Schema,
     add_property,
-    allow_null,
     check_effect,
     first_paragraph,
     object_schema,
@@ -31,15 +36,8 @@ from trustee.types import Tool
 _METHODS = ("get", "head", "post", "put", "patch", "delete")
 _PLACES = {"path": 0, "query": 1, "formData": 2, "body": 3}
 """Parameter locations that become arguments, in the order in which they are listed."""
-_TRUE = (True, "true")
-"""Existing documents write flags as text too."""
-_COPIED = ("description", "default", "enum", "const", "format", "uniqueItems")
-_NUMERIC = re.compile(
-    "multipleOf|minimum|maximum|exclusiveMinimum|exclusiveMaximum|minLength|maxLength"
-    "|minItems|maxItems|minProperties|maxProperties"
-)
-"""Together with `_COPIED`, the keywords with the same meaning in OpenAPI and JSON Schema. The
-others are rewritten or dropped, because examples and vendor keys would only lengthen prompts."""
+_BODIES = ("body", "request_body", "request_body_content")
+"""Names for a body that stays one argument; the first that no parameter has is taken."""
 
 
 def read_operations(
@@ -48,236 +46,183 @@ def read_operations(
     """Yield a tool for each wanted operation of a document.
 
     Raises:
-        InputError: if an operation cannot be read; names its method and path.
+        InputError: if it has no paths; with strict notices also if an operation cannot be read.
     """
     paths = document.get("paths")
+    if paths is None and ("webhooks" in document or "components" in document):
+        raise InputError(
+            f"{source}: has no paths, so there is nothing to call; it only describes"
+            f" {'webhooks' if 'webhooks' in document else 'components'}"
+        )
     if not isinstance(paths, dict):
         raise InputError(f"{source}: paths must be an object of paths, got {shorten(paths)}")
+    reader = _Reader(Document(document), source=source, selection=selection, notices=notices)
     for path, listed in paths.items():
         item: dict[str, Any] = {}
-        with notices.leaving_out():
-            item = _Reader(document, f"{source}: {path}").follow(listed)
+        with notices.leaving_out(), _named(f"{source}: {path}"):
+            item = reader.document.follow(listed)
         for method in _METHODS:
             if method in item:
-                reader = _Reader(document, f"{source}: {method.upper()} {path}")
-                with notices.leaving_out():
-                    yield reader.where, _read_operation(reader, item, method=method, path=path)
+                where = f"{source}: {method.upper()} {path}"
+                with notices.leaving_out(), _named(where):
+                    tool = reader.read(item, method=method, path=path)
+                    if tool is not None:
+                        yield where, tool
 
 
-class _Reader(NamedTuple):
-    """A document, and the operation being read, for messages."""
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Say where it is that something cannot be read."""
+    try:
+        yield
+    except Unreadable as error:
+        raise InputError(f"{where}: {error}") from error
 
-    document: dict[str, Any]
-    where: str
 
-    def read_list(self, holder: dict[str, Any], key: str) -> list[Any]:
+class _Reader:
+    """Turns the operations of one document into tools."""
+
+    def __init__(
+        self, document: Document, *, source: str, selection: Selection, notices: Notices
+    ) -> None:
+        self.document = document
+        self.source = source
+        self.selection = selection
+        self.notices = notices
+        self.definitions = Definitions(document, notices=notices)
+        self.lengths = Lengths(self.definitions)
+        self.names = Names(notices=notices)
+
+    def read(self, item: dict[str, Any], *, method: str, path: str) -> Tool | None:
+        """Turn one operation into a tool; None if it is not wanted."""
+        operation = self.document.follow(item[method])
+        place = f"{method.upper()} {path}"
+        name = self.names.give(operation.get("operationId"), method=method, path=path)
+        if not self.selection.wants(name, place):
+            return None
+        tags = self._read_list(operation, "tags") or [""]
+        effect = operation.get("x-effect", "read" if method in ("get", "head") else "write")
+        tool = Tool(
+            name=name,
+            description=first_paragraph(
+                str(operation.get("description") or operation.get("summary") or "")
+            ),
+            parameters=self._read_arguments(item, operation, path=path, where=place),
+            effect=check_effect(effect, where=f"{self.source}: {place}"),
+            category=str(operation.get("x-category", tags[0])),
+        )
+        return self._fit(tool, where=place)
+
+    def _read_arguments(
+        self, item: dict[str, Any], operation: dict[str, Any], *, path: str, where: str
+    ) -> Schema:
+        """Return the arguments of path, query and body."""
+        arguments = object_schema()
+        bodies = []
+        for parameter in self._list_parameters(item, operation):
+            if parameter["in"] == "body":
+                bodies.append((parameter.get("schema", {}), parameter.get("required")))
+                continue
+            needed = parameter.get("required") in TRUE or parameter["in"] == "path"
+            schema = self._parameter_schema(parameter, where=where)
+            self._add(arguments, parameter["name"], schema=schema, needed=needed, where=where)
+        for name in re.findall(r"\{([^{}]+)\}", path):
+            if name not in arguments["properties"]:
+                add_property(arguments, name, schema={"type": "string"}, needed=True)
+        if "requestBody" in operation:
+            body = self.document.follow(operation["requestBody"])
+            schema = self._media_schema(body)
+            if schema is not None:
+                bodies.append((schema, body.get("required")))
+        for schema, flag in bodies:
+            self._add_body(arguments, schema, flag=flag, where=where)
+        return arguments
+
+    def _read_list(self, holder: dict[str, Any], key: str) -> list[Any]:
         value = holder.get(key, [])
         if not isinstance(value, list):
-            raise InputError(f"{self.where}: {key} must be a list, got {shorten(value)}")
+            raise Unreadable(f"{key} must be a list, got {shorten(value)}")
         return value
 
-    def follow(self, node: Any) -> dict[str, Any]:
-        """Follow references and return the object they lead to."""
-        seen: set[str] = set()
-        while isinstance(node, dict) and isinstance(node.get("$ref"), str):
-            if node["$ref"] in seen:
-                raise InputError(f'{self.where}: the $ref "{node["$ref"]}" leads back to itself')
-            seen.add(node["$ref"])
-            node = self.look_up(node["$ref"])
-        if not isinstance(node, dict):
-            raise InputError(f"{self.where}: must be an object, got {shorten(node)}")
-        return node
+    def _list_parameters(
+        self, item: dict[str, Any], operation: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the parameters that become arguments; an operation overrides its path's."""
+        parameters = {}
+        for listed in (
+            *self._read_list(item, "parameters"),
+            *self._read_list(operation, "parameters"),
+        ):
+            parameter = self.document.follow(listed)
+            if not isinstance(parameter.get("name"), str) or not isinstance(
+                parameter.get("in"), str
+            ):
+                raise Unreadable(f'a parameter needs "name" and "in", got {shorten(listed)}')
+            parameters[parameter["name"], parameter["in"]] = parameter
+        wanted = (parameter for parameter in parameters.values() if parameter["in"] in _PLACES)
+        return sorted(wanted, key=lambda parameter: _PLACES[parameter["in"]])
 
-    def look_up(self, reference: str) -> Any:
-        if not reference.startswith("#/"):
-            raise InputError(
-                f'{self.where}: the $ref "{reference}" points outside the document; references'
-                " must begin with #/, so bundle the document first"
+    def _parameter_schema(self, parameter: dict[str, Any], *, where: str) -> Schema:
+        """Return a parameter's schema, written as in OpenAPI 3 or as in Swagger 2."""
+        node: Any = parameter.get("schema", parameter)
+        if "content" in parameter and "schema" not in parameter:
+            node = self._media_schema(parameter) or {}
+        schema = self.definitions.rewrite(node, where=f"{where} {parameter['name']}")
+        # A parameter's own `required` is a flag.
+        if "description" in parameter:
+            return schema | {"description": str(parameter["description"]).strip()}
+        return schema
+
+    def _media_schema(self, holder: dict[str, Any]) -> Any:
+        """Return the schema of a body, preferably of its JSON media type; None if it has none."""
+        content = self.document.follow(holder.get("content", {}))
+        media = next((media for media in content if "json" in media), next(iter(content), None))
+        return None if media is None else self.document.follow(content[media]).get("schema", {})
+
+    def _add(
+        self, arguments: Schema, name: str, *, schema: Schema, needed: bool, where: str
+    ) -> None:
+        """Add an argument; if two locations share a name, the first of `_PLACES` wins."""
+        known = arguments["properties"].get(name)
+        if known is None:
+            add_property(arguments, name, schema=schema, needed=needed)
+        elif shorten_texts(known, most=0) != shorten_texts(schema, most=0):
+            self.notices.add(
+                "arguments that are given twice, of which the first is kept", f'{where} "{name}"'
             )
-        node: Any = self.document
-        for part in reference[2:].split("/"):
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            if not isinstance(node, dict) or key not in node:
-                raise InputError(
-                    f'{self.where}: the $ref "{reference}" leads nowhere in the document'
-                )
-            node = node[key]
-        return node
 
-    def inline(self, schema: Any, inside: tuple[str, ...] = ()) -> Schema:
-        """Return an OpenAPI schema as JSON Schema without references; a cycle becomes `{}`."""
-        if isinstance(schema, bool):
-            return {} if schema else {"not": {}}
-        if not isinstance(schema, dict):
-            raise InputError(f"{self.where}: a schema must be an object, got {shorten(schema)}")
-        reference = schema.get("$ref")
-        if not isinstance(reference, str):
-            return self._rewrite(schema, inside)
-        if reference in inside:
-            return {}
-        result = self.inline(self.look_up(reference), (*inside, reference))
-        return result | {key: schema[key] for key in ("description", "default") if key in schema}
+    def _add_body(self, arguments: Schema, node: Any, *, flag: object, where: str) -> None:
+        """Add the members of an object as arguments; any other body as one argument.
 
-    def _rewrite(self, schema: Schema, inside: tuple[str, ...]) -> Schema:
-        """Rewrite the keywords of a schema that is not a reference."""
-        offered = self.follow(schema.get("properties", {}))
-        result: Schema = {}
-        for key, value in schema.items():
-            if key == "description" and isinstance(value, str):
-                result[key] = value.strip()
-            elif key in _COPIED:
-                result[key] = value
-            elif _NUMERIC.fullmatch(key):
-                result[key] = _read_number(value)
-            elif key == "type":
-                result[key] = "string" if value == "file" else value
-            elif key == "properties":
-                result[key] = {
-                    name: self.inline(inner, inside)
-                    for name, inner in offered.items()
-                    if not _is_read_only(inner)
-                }
-            elif key in ("allOf", "anyOf", "oneOf") and isinstance(value, list):
-                result[key] = [self.inline(inner, inside) for inner in value]
-            elif key in ("items", "not"):
-                result[key] = self.inline(value, inside)
-            elif key == "additionalProperties" and isinstance(value, bool | dict):
-                result[key] = value if isinstance(value, bool) else self.inline(value, inside)
-            elif key == "pattern" and _compiles(value):
-                result[key] = value
-        if isinstance(schema.get("required"), list):
-            shown = result.get("properties", {})
-            result["required"] = [
-                name
-                for name in schema["required"]
-                if isinstance(name, str) and (name in shown or name not in offered)
-            ]
-        return _modernise(
-            result, nullable=schema.get("nullable", schema.get("x-nullable")) in _TRUE
-        )
+        Most documents do not say whether a body is required, also where it is. Its required
+        members are required unless the document says that the body is not.
+        """
+        members = take_apart(node, self.definitions, where=where)
+        if members is None:
+            name = next(name for name in _BODIES if name not in arguments["properties"])
+            schema = self.definitions.rewrite(node, where=where)
+            add_property(arguments, name, schema=schema, needed=flag in TRUE)
+            return
+        for name, schema in members.properties.items():
+            needed = flag not in FALSE and name in members.required
+            self._add(arguments, name, schema=schema, needed=needed, where=where)
+        if members.others is not False:
+            arguments["additionalProperties"] = members.others
 
-
-def _read_operation(reader: _Reader, item: dict[str, Any], *, method: str, path: str) -> Tool:
-    """Turn one operation into a tool with the arguments of path, query and body."""
-    operation = reader.follow(item[method])
-    arguments = object_schema()
-    for parameter in _list_parameters(reader, item, operation):
-        schema = _parameter_schema(reader, parameter)
-        needed = parameter.get("required") in _TRUE or parameter["in"] == "path"
-        if parameter["in"] == "body":
-            _add_body(arguments, schema, needed=needed)
-        else:
-            _add_argument(arguments, parameter["name"], schema=schema, needed=needed)
-    for name in re.findall(r"\{([^{}]+)\}", path):
-        _add_argument(arguments, name, schema={"type": "string"}, needed=True)
-    if "requestBody" in operation:
-        body = reader.follow(operation["requestBody"])
-        schema = _media_schema(reader, body)
-        _add_body(arguments, schema, needed=body.get("required") in _TRUE)
-
-    tags = reader.read_list(operation, "tags") or [""]
-    effect = operation.get("x-effect", "read" if method in ("get", "head") else "write")
-    return Tool(
-        name=_operation_name(operation.get("operationId"), method=method, path=path),
-        description=first_paragraph(
-            str(operation.get("description") or operation.get("summary") or "")
-        ),
-        parameters=arguments,
-        effect=check_effect(effect, where=reader.where),
-        category=str(operation.get("x-category", tags[0])),
-    )
-
-
-def _list_parameters(
-    reader: _Reader, item: dict[str, Any], operation: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the parameters that become arguments; an operation overrides those of its path."""
-    parameters = {}
-    for listed in (
-        *reader.read_list(item, "parameters"),
-        *reader.read_list(operation, "parameters"),
-    ):
-        parameter = reader.follow(listed)
-        if not isinstance(parameter.get("name"), str) or not isinstance(parameter.get("in"), str):
-            raise InputError(
-                f'{reader.where}: a parameter needs "name" and "in", got {shorten(listed)}'
+    def _fit(self, tool: Tool, *, where: str) -> Tool:
+        """Return a tool that is no longer than the selection allows."""
+        most = self.selection.most_characters
+        bare = msgspec.structs.replace(tool, parameters={})
+        try:
+            fitting = self.lengths.fit(tool.parameters, room=most - measure(bare.schema))
+        except TooLong as error:
+            raise Unreadable(
+                f"takes {error.length:,} characters when it is shortened as far as can be; "
+                f"at most {most:,} are allowed, which --most-characters changes"
+            ) from error
+        if fitting.how:
+            self.notices.add(
+                f"tools shortened to {most:,} characters (--most-characters), {fitting.how}",
+                tool.name,
             )
-        parameters[parameter["name"], parameter["in"]] = parameter
-    wanted = (parameter for parameter in parameters.values() if parameter["in"] in _PLACES)
-    return sorted(wanted, key=lambda parameter: _PLACES[parameter["in"]])
-
-
-def _operation_name(identifier: object, *, method: str, path: str) -> str:
-    """Return a tool name made from the operationId, or from method and path."""
-    text = (
-        identifier if isinstance(identifier, str) and identifier else f"{method}_{path.strip('/')}"
-    )
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:64]
-
-
-def _parameter_schema(reader: _Reader, parameter: dict[str, Any]) -> Schema:
-    """Return a parameter's schema, written as in OpenAPI 3 or as in Swagger 2."""
-    if "content" in parameter and "schema" not in parameter:
-        schema = _media_schema(reader, parameter)
-    else:
-        schema = reader.inline(parameter.get("schema", parameter))
-    described = (
-        {"description": str(parameter["description"]).strip()} if "description" in parameter else {}
-    )
-    return schema | described
-
-
-def _media_schema(reader: _Reader, holder: dict[str, Any]) -> Schema:
-    """Return the schema of a body, preferably of its JSON media type."""
-    content = reader.follow(holder.get("content", {}))
-    media = next((media for media in content if "json" in media), next(iter(content), None))
-    return {} if media is None else reader.inline(reader.follow(content[media]).get("schema", {}))
-
-
-def _add_argument(arguments: Schema, name: str, *, schema: Schema, needed: bool) -> None:
-    """Add an argument; if two locations share a name, the first of `_PLACES` wins."""
-    if name not in arguments["properties"]:
-        add_property(arguments, name, schema=schema, needed=needed)
-
-
-def _add_body(arguments: Schema, schema: Schema, *, needed: bool) -> None:
-    """Add the properties of an object as arguments; any other body is the argument `body`."""
-    parts = [schema, *schema.get("allOf", ())]
-    properties = {
-        name: inner for part in parts for name, inner in part.get("properties", {}).items()
-    }
-    required = [name for part in parts for name in part.get("required", ())]
-    for name, inner in properties.items():
-        _add_argument(arguments, name, schema=inner, needed=name in required)
-    if schema and not properties:
-        _add_argument(arguments, "body", schema=schema, needed=needed)
-
-
-def _read_number(value: Any) -> Any:
-    """Convert a number written as text; everything else is left to the schema check."""
-    try:
-        return decode_json(value, error=ValueError) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _modernise(schema: Schema, *, nullable: bool) -> Schema:
-    """Replace older spellings: numbers as text, boolean exclusive bounds, `nullable`."""
-    if schema.get("type") in ("integer", "number") and "default" in schema:
-        schema["default"] = _read_number(schema["default"])
-    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-        if isinstance(schema.get(flag), bool) and schema.pop(flag) and bound in schema:
-            schema[flag] = schema.pop(bound)
-    return allow_null(schema) if nullable else schema
-
-
-def _is_read_only(schema: object) -> bool:
-    return isinstance(schema, dict) and schema.get("readOnly") in _TRUE
-
-
-def _compiles(pattern: object) -> bool:
-    try:
-        re.compile(cast(str, pattern))
-    except (re.error, TypeError):
-        return False
-    return True
+        return msgspec.structs.replace(tool, parameters=fitting.parameters)

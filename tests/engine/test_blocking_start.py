@@ -1,0 +1,85 @@
+"""Work that blocks the event loop: a signal ends it at once, with the processes it has started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
+import anyio
+import pytest
+
+from trustee.cli.interrupt import until_interrupted
+from trustee.engine import blocking_start
+from trustee.engine.blocking_start import SIGNALS, Signalled, run_blocking, signals_raise
+from trustee.errors import RunError
+
+
+def raise_soon(number: signal.Signals, seconds: float = 0.1) -> None:
+    """Send this process a signal a little later."""
+    threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_job_that_blocks_is_interrupted(number: signal.Signals) -> None:
+    """The loop never got a turn, and still the job ends at once; its new child does too."""
+    children = []
+
+    def start() -> None:
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        child.start()
+        children.append(child)
+        raise_soon(number)
+        # As libraries do while they import.
+        with suppress(Exception):
+            time.sleep(60)
+
+    async def job() -> None:
+        await run_blocking(start)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(until_interrupted, job)
+    assert time.monotonic() - began < 20
+    assert [False] == [child.is_alive() for child in children]
+
+
+@pytest.mark.anyio
+async def test_result_passes_and_handlers_come_back() -> None:
+    """Without a signal the function's result is the result, and nothing stays changed."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    assert 7 == await run_blocking(lambda: 7)
+    assert before == [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.mark.anyio
+async def test_signal_that_cancels_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a handler does nothing, the start has failed all the same, and says why."""
+    monkeypatch.setattr(blocking_start, "CANCEL_SECONDS", 0.01)
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with pytest.raises(RunError, match="SIGTERM came while the engine was started"):
+            await run_blocking(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [signal.SIGTERM] == seen
+
+
+def test_signals_that_nobody_hears_keep_their_meaning() -> None:
+    """Neither a default nor an ignored signal is taken."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_raise():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_error_is_no_exception() -> None:
+    """What catches all exceptions does not catch a signal."""
+    assert not issubclass(Signalled, Exception)

@@ -1,0 +1,121 @@
+"""A model's config: what is quantised already, and what no model can be, is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command_line import TINY as TINY_TOML
+from command_line import never_start, refuse
+from trustee.engine.model_config import check_config, read_model_config, suggest_plain
+from trustee.engine.model_files import TINY, find_model
+from trustee.errors import InputError
+from trustee.planning.shapes import find_shape
+
+
+def make_model(folder: Path, **changes: Any) -> Path:
+    """Write the built-in model's config, changed, beside weights that are never read."""
+    folder.mkdir()
+    config = json.loads((TINY / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+QUANTISED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        "bitsandbytes, 4 bits, quantization_config",
+    ),
+    ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq, 4 bits"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 8}}, "gptq, 8 bits"),
+    ({"quantization_config": {"quant_method": "fp8"}}, "fp8, quantization_config"),
+    ({"quantization_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+    ({"quantization": {"group_size": 64, "bits": 4}}, "an unknown method, 4 bits, quantization"),
+    ({"quantization_config": "yes"}, "by an unknown method"),
+]
+
+
+@pytest.mark.parametrize(("changes", "method"), QUANTISED)
+def test_quantised_models_are_refused(tmp_path: Path, changes: dict[str, Any], method: str) -> None:
+    """By the plan and by the run alike, before anything heavy, with what to give instead."""
+    folder = make_model(tmp_path / "m", **changes)
+    for find in (find_model, find_shape):
+        with pytest.raises(InputError) as caught:
+            find(str(folder))
+        assert f"model {folder} is already quantised ({method}" in str(caught.value)
+        assert "so give the folder or hub id of the plain bf16 model" in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", [None, {}, False])
+def test_key_without_a_method_is_no_quantisation(tmp_path: Path, empty: Any) -> None:
+    """Some programs write the key and nothing in it."""
+    folder = make_model(tmp_path / "m", quantization_config=empty)
+    assert folder == find_model(str(folder))
+    assert find_shape(str(folder)).layers == find_shape("tiny").layers
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("unsloth/Qwen3-8B-unsloth-bnb-4bit", "unsloth/Qwen3-8B"),
+        ("unsloth/Qwen3-8B-bnb-4bit", "unsloth/Qwen3-8B"),
+        ("Qwen/Qwen3-8B-AWQ", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen/Qwen2.5-7B-Instruct"),
+        ("Qwen/Qwen3-8B-FP8", "Qwen/Qwen3-8B"),
+        ("owner/Llama-3.1-8B-Instruct-FP8-dynamic", "owner/Llama-3.1-8B-Instruct"),
+        ("owner/Llama-3.1-8B-Instruct-quantized.w4a16", "owner/Llama-3.1-8B-Instruct-quantized"),
+    ],
+)
+def test_plain_model_is_named(name: str, plain: str) -> None:
+    """The usual endings of quantised models are taken off."""
+    assert suggest_plain(name) == f"the plain model, such as {plain}"
+    assert "or hub id of the plain bf16 model" in suggest_plain("Qwen/Qwen3-8B")
+
+
+SIZES = (
+    *("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "intermediate_size", "vocab_size"),
+)
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("size", [10**12, 10**30, 0, -1, "8", 1.5, True, [1], {}])
+def test_sizes_that_no_model_has(tmp_path: Path, key: str, size: Any) -> None:
+    """A list of as many layers would be made before anybody looked for their weights."""
+    folder = make_model(tmp_path / "m", **{key: size})
+    for find in (find_model, find_shape):
+        with pytest.raises(InputError, match=f"{key} in config.json is ") as caught:
+            find(str(folder))
+        assert len(str(caught.value)) < 300 + len(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", "{" * 5, '{"a":' * 5000, "\xff", '{"a": NaN}'])
+def test_what_is_no_config(tmp_path: Path, text: str) -> None:
+    """The file is named."""
+    path = tmp_path / "config.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(InputError) as caught:
+        read_model_config(path)
+    assert str(path) in str(caught.value)
+
+
+def test_known_configs_pass() -> None:
+    """The built-in model, and sizes that are left out, are fine."""
+    check_config(read_model_config(TINY / "config.json"), name="tiny")
+    check_config({"num_key_value_heads": None}, name="m")
+
+
+def test_commands_refuse_a_quantised_model(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No engine is started, and the plan is no promise."""
+    started = never_start(monkeypatch)
+    model = make_model(tmp_path / "m", quantization_config={"quant_method": "awq", "bits": 4})
+    change = ("--set", f"model.path={model}")
+    for command in (("plan", TINY_TOML, "--card", "RTX 3090"), ("run", "--config", TINY_TOML)):
+        assert "is already quantised (awq, 4 bits" in refuse(capfd, *command, *change)
+    assert not any(started)

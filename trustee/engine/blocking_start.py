@@ -1,0 +1,80 @@
+"""Letting a signal end work that blocks the event loop, such as vLLM's start.
+
+The event loop answers signals between its turns. Code that blocks it for half a minute would make
+the user wait that long, so within such code a signal raises at once. The loop gets it too: what the
+signal means is decided where it is listened for (`cli/interrupt.py`).
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+import anyio
+
+from trustee.errors import RunError
+
+T = TypeVar("T")
+
+CANCEL_SECONDS = 5.0
+"""Maximum time for whoever listens for signals to cancel the job."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signalled(BaseException):
+    """A signal came. Not an `Exception`, because libraries catch those while they import."""
+
+
+async def run_blocking(start: Callable[[], T]) -> T:
+    """Run a function that blocks; if a signal ends it, kill the processes that it has started.
+
+    Raises:
+        RunError: if a signal ended it and nobody cancels the job.
+    """
+    before = multiprocessing.active_children()
+    name = ""
+    try:
+        with signals_raise():
+            return start()
+    except Signalled as signalled:
+        name = str(signalled)
+    for child in multiprocessing.active_children():
+        if child not in before:
+            child.kill()
+            child.join()
+    # Collected now, while finalisers that fail write to the log and not to the screen.
+    gc.collect()
+    await anyio.sleep(CANCEL_SECONDS)
+    raise RunError(f"{name} came while the engine was started")
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Raise `Signalled` in this block when a signal comes that this process listens for.
+
+    Its former handler is called first. Signals that nobody handles keep their default, and threads
+    other than the main one get none.
+    """
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        before[number](number, frame)
+        raise Signalled(signal.Signals(number).name)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+    unheard = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
+    heard = {number: handler for number, handler in before.items() if handler not in unheard}
+    try:
+        for number in heard:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
