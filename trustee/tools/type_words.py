@@ -41,7 +41,7 @@ def as_json_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a function's parameters as a JSON Schema of an object.
 
     A plain table of parameters by name becomes the schema's properties; those without a default
-    that are not called optional are required.
+    that are not called optional are required, or those that say so.
     """
     given = {key: value for key, value in parameters.items() if value is not None}
     if given and "properties" not in given and all(isinstance(v, dict) for v in given.values()):
@@ -104,16 +104,18 @@ def read_type(text: str) -> dict[str, Any]:
 
 
 def _as_object(table: Mapping[str, Any]) -> dict[str, Any]:
-    needed = [
-        name
-        for name, one in table.items()
-        if "default" not in one and OPTIONAL.search(str(one.get("type", ""))) is None
-    ]
+    needed = [name for name, one in table.items() if _is_needed(one)]
     schema = {
         "type": "object",
         "properties": {name: read_schema(one) for name, one in table.items()},
     }
     return {**schema, "required": needed} if needed else schema
+
+
+def _is_needed(one: Mapping[str, Any]) -> bool:
+    if isinstance(one.get("required"), bool):
+        return bool(one["required"])
+    return "default" not in one and OPTIONAL.search(str(one.get("type", ""))) is None
 
 
 def _read_type(value: Any) -> dict[str, Any]:
