@@ -47,7 +47,7 @@ from trustee.environments.simulated.roles import (
     tool_prompt,
     tool_schema,
 )
-from trustee.environments.simulated.speaking import turn_round, user_schema
+from trustee.environments.simulated.speaking import check_turn, plan_turn
 from trustee.environments.simulator import Asked, Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, write_tasks
@@ -152,22 +152,25 @@ class Bench:
         """Have the user answer in dialogues of the micro-world."""
 
         async def ask(case: UserCase, index: int) -> Findings:
-            got = await self.simulator.ask(
-                Role.USER,
-                turn_round(
-                    SET,
-                    case.messages,
-                    intent=case.intent,
-                    persona=case.persona,
-                    ask_for=case.ask_for,
-                ),
-                answer=UserAnswer,
-                schema=user_schema(may_end=not case.ask_for),
-                seed=index,
-                check=lambda answer: check_user(
-                    answer, case.messages, intent=case.intent, tools=case.tools
-                ),
-            )
+            turn = plan_turn(SET, case.messages, case.wanted, told=case.told)
+            try:
+                got = await self.simulator.ask(
+                    Role.USER,
+                    turn.heard,
+                    answer=UserAnswer,
+                    schema=turn.schema,
+                    seed=index,
+                    check=lambda answer: (
+                        check_user(
+                            answer, case.messages, intent=case.wanted.intent, tools=case.tools
+                        )
+                        or (None if answer.done else check_turn(answer.message, turn))
+                    ),
+                )
+            except SimulatorError:
+                if not turn.fallback:
+                    raise
+                got = UserAnswer(message=turn.fallback, done=False)
             said = got.message.lower()
             ends = got.done == case.done
             says = case.done or all(word.lower() in said for word in case.says)
@@ -178,11 +181,17 @@ class Bench:
                     "user",
                     wrong if not ends else f"leaves out values ({kind})",
                     answer=f"{msgspec.to_builtins(got)} wanted {case.says} after "
-                    f"{case.messages[-1].content!r} intent {case.intent!r}",
+                    f"{case.messages[-1].content!r} intent {case.wanted.intent!r}",
                 )
             asks = case.messages[-1].content.endswith("?")
             kind = "end" if case.done else "question" if asks else "next"
-            return {"faithful": ends and says, "ends": ends, f"faithful_{kind}": ends and says}
+            by_model = not turn.fallback or got.message != turn.fallback
+            return {
+                "faithful": ends and says,
+                "ends": ends,
+                "by_model": by_model,
+                f"faithful_{kind}": ends and says,
+            }
 
         return await self.ask_all("user", draw_user_cases(self.cases, f"{self.seed} user"), ask)
 

@@ -13,6 +13,7 @@ from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
 from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.speaking import UserWishes, list_values
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Habits, ScriptedEpisode
 from trustee.types import Message, Record, Stop, Task, Tool, ToolCall
 
@@ -36,13 +37,12 @@ class UserCase(Record, frozen=True):
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
-    intent: str
-    persona: str
     done: bool
     says: tuple[str, ...]
     """Words that the user's message must contain."""
-    ask_for: str
-    """What the user asks for next, where it has not asked for everything."""
+    wanted: UserWishes
+    told: int
+    """Number of wishes that the user has said."""
 
 
 class Stage(ScriptedEpisode):
@@ -96,7 +96,7 @@ class Stage(ScriptedEpisode):
         message = Message(role="assistant", content=text)
         before = tuple(say_plainly(m) for turn in self.turns for m in (turn.message, *turn.replies))
         told = self.user.still_open
-        unsaid = self.plan.goals[self.user._told :]
+        said = self.user._told
         super().say(text)
         replies = self.turns[-1].replies
         answer = replies[0].content if replies else ""
@@ -110,13 +110,15 @@ class Stage(ScriptedEpisode):
             UserCase(
                 messages=(*self.plain_opening, *before, say_plainly(message)),
                 tools=self.plan.tools,
-                intent=self.plain_intent,
-                persona=PERSONS[self.plan.aspects.persona],
                 done=self.done,
                 says=says,
-                ask_for=""
-                if asked or self.done
-                else "; ".join(write_goal(goal) for goal in unsaid),
+                wanted=UserWishes(
+                    persona=PERSONS[self.plan.aspects.persona],
+                    intent=self.plain_intent,
+                    wishes=tuple(write_goal(goal) for goal in self.plan.goals),
+                    values=tuple(list_values(goal.call.arguments) for goal in self.plan.goals),
+                ),
+                told=said,
             )
         )
 

@@ -47,7 +47,13 @@ from trustee.environments.simulated.roles import (
     transcript_lines,
     user_prompt,
 )
-from trustee.environments.simulated.speaking import asks_something, turn_round, user_schema
+from trustee.environments.simulated.speaking import (
+    UserTurn,
+    UserWishes,
+    check_turn,
+    list_values,
+    plan_turn,
+)
 from trustee.tools.arguments import check_call
 from trustee.tools.values import call_key, call_line, is_error, render_json, tells_error
 from trustee.types import (
@@ -97,6 +103,12 @@ class SimulatedEnvironment(PlainEpisode):
         self._messages = list(task.messages)
         self._executed: list[Executed] = []
         self._malformed = 0
+        self._wanted = UserWishes(
+            persona=self._hidden.persona,
+            intent=self._hidden.intent,
+            wishes=self._hidden.wishes,
+            values=tuple(list_values(call.arguments) for call in self._hidden.expected_calls),
+        )
         self._told = self._hidden.told
         """Number of wishes that the user has said."""
         self._seen: list[tuple[str, str]] = []
@@ -111,41 +123,45 @@ class SimulatedEnvironment(PlainEpisode):
             replies = [await self._answer_call(call) for call in message.calls]
             self._messages += replies
             return Reply(messages=tuple(replies), done=False)
-        answer = await self._ask_user(message.content)
+        answer = await self._ask_user()
         if answer.done:
             return Reply(messages=(), done=True)
         said = Message(role="user", content=answer.message)
         self._messages.append(said)
         return Reply(messages=(said,), done=False)
 
-    async def _ask_user(self, text: str) -> UserAnswer:
-        """Ask for the user's answer to a text of the policy."""
-        hidden, prompt_set = self._hidden, self._prompt_set
-        schema = USER_SCHEMA
-        prompt: str | tuple[Message, ...]
-        if is_taught(prompt_set):
+    async def _ask_user(self) -> UserAnswer:
+        """Ask for the user's answer to the policy's last text."""
+        hidden = self._hidden
+        if is_taught(self._prompt_set):
             prompt = user_prompt(
-                prompt_set, self._messages, intent=hidden.intent, persona=hidden.persona
+                self._prompt_set, self._messages, intent=hidden.intent, persona=hidden.persona
             )
-        else:
-            unsaid = hidden.wishes[self._told :] if not asks_something(text) else ()
-            schema = user_schema(may_end=not unsaid)
-            prompt = turn_round(
-                prompt_set,
-                self._messages,
-                persona=hidden.persona,
-                intent=hidden.intent,
-                ask_for="; ".join(unsaid),
-            )
-            self._told += len(unsaid)
+            return await self._ask_user_for(prompt, USER_SCHEMA, UserTurn(heard=(), schema=""))
+        turn = plan_turn(self._prompt_set, self._messages, self._wanted, told=self._told)
+        if turn.must_say:
+            self._told = len(hidden.wishes)
+        try:
+            return await self._ask_user_for(turn.heard, turn.schema, turn)
+        except SimulatorError:
+            if not turn.fallback:
+                raise
+            return UserAnswer(message=turn.fallback, done=False)
+
+    async def _ask_user_for(
+        self, prompt: str | Sequence[Message], schema: str, turn: UserTurn
+    ) -> UserAnswer:
         return await self._services.simulator.ask(
             Role.USER,
             prompt,
             answer=UserAnswer,
             schema=schema,
             seed=self._services.rng.randrange(1 << 31),
-            check=lambda answer: check_user(
-                answer, self._messages, intent=hidden.intent, tools=self.task.tools
+            check=lambda answer: (
+                check_user(
+                    answer, self._messages, intent=self._hidden.intent, tools=self.task.tools
+                )
+                or (None if answer.done else check_turn(answer.message, turn))
             ),
         )
 

@@ -3,29 +3,101 @@
 A small model that reads a dialogue and is told to write the user's next message falls into the
 assistant's part: it offers help and asks back. So the dialogue is given to it as its own, in which
 the assistant's words are addressed to it. The conversation only grows, so the engine's prefix cache
-holds all of it but the last message. Code keeps count of what the user has asked for.
-Measured in `bench/real_roles.py`.
+holds all of it but the last message. Code keeps count of what the user has asked for, and says it
+itself where the model does not. Measured in `bench/real_roles.py`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.grammar import object_grammar, text_grammar
 from trustee.environments.simulated.quoting import quote
+from trustee.environments.simulated.spoken import contains_value
+from trustee.tools.schema import leaves
 from trustee.tools.values import render_json
-from trustee.types import Message
+from trustee.types import Message, Record
 
 GREETING = "Hello, how can I help you?"
 """The assistant's first words, which the user's query answers."""
+QUESTION_MARKS = "?\uff1f\u061f"
+NO_VALUE = re.compile(
+    r"\b(?:yes|no|not|any|either|preference|mind|matter|sure|thank|thanks|ok|okay)\b", re.IGNORECASE
+)
+"""An answer without a value of the goal has one of these words: to a question whether to go on, or
+about something of which the goal says nothing."""
+
+Value = str | int | float
+"""A value that a user can say."""
+
+
+class UserWishes(Record, frozen=True):
+    """What the user of an episode wants."""
+
+    persona: str
+    intent: str
+    wishes: tuple[str, ...]
+    """What each expected call is to do, in words."""
+    values: tuple[tuple[Value, ...], ...]
+    """The values that each wish has to say."""
+
+
+class UserTurn(Record, frozen=True):
+    """What the user is asked for, and what its message must have."""
+
+    heard: tuple[Message, ...]
+    """The dialogue as the user sees it."""
+    schema: str
+    must_say: tuple[Value, ...] = ()
+    """Values that the message must say, all of them."""
+    may_say: tuple[Value, ...] = ()
+    """Values of which the answer to a question says one."""
+    fallback: str = ""
+    """What code says in the user's place if the model never gives a usable message."""
+
+
+def plan_turn(
+    prompt_set: str, messages: Sequence[Message], wanted: UserWishes, *, told: int
+) -> UserTurn:
+    """Choose what the user's next message is for: to answer, to ask for the next thing, or to end.
+
+    Args:
+        prompt_set: set of the user's prompt.
+        messages: the dialogue, which ends with the assistant's text.
+        wanted: what the user wants.
+        told: number of wishes that the user has said.
+    """
+    heard = turn_round(prompt_set, messages, persona=wanted.persona, intent=wanted.intent)
+    if asks_something(messages[-1].content):
+        goal = ", and to ".join(wanted.wishes[:told]) or wanted.intent
+        return UserTurn(
+            heard=_add_note(heard, f"You are the customer. What you want: {goal}. Answer briefly."),
+            schema=user_schema(may_end=told >= len(wanted.wishes)),
+            may_say=tuple(value for values in wanted.values[:told] for value in values),
+            fallback=f"I would like to {goal}." if wanted.wishes else "",
+        )
+    unsaid = wanted.wishes[told:]
+    if unsaid:
+        goal = ", and to ".join(unsaid)
+        return UserTurn(
+            heard=_add_note(
+                heard, f"You are the customer. Ask the assistant for this now: {goal}."
+            ),
+            schema=user_schema(may_end=False),
+            must_say=tuple(value for values in wanted.values[told:] for value in values),
+            fallback=f"I would also like to {goal}.",
+        )
+    return UserTurn(heard=heard, schema=user_schema(may_end=True))
 
 
 def asks_something(text: str) -> bool:
     """Whether a message of the assistant ends with a question, so that the user answers it."""
-    return any(mark in text[-160:] for mark in "?\uff1f\u061f")
+    return any(mark in text[-160:] for mark in QUESTION_MARKS)
 
 
 def user_schema(*, may_end: bool) -> str:
@@ -35,23 +107,14 @@ def user_schema(*, may_end: bool) -> str:
 
 
 def turn_round(
-    prompt_set: str, messages: Sequence[Message], *, persona: str, intent: str, ask_for: str = ""
+    prompt_set: str, messages: Sequence[Message], *, persona: str, intent: str
 ) -> tuple[Message, ...]:
     """Return a dialogue as the user sees it, with the user's own messages as its earlier answers.
 
-    Args:
-        prompt_set: set of the user's prompt.
-        messages: the dialogue; calls and results are left out.
-        persona: who the user is.
-        intent: what the user wants.
-        ask_for: what the next message asks for, chosen by code; empty leaves it to the model.
+    Calls and their results are left out: a user sees texts alone.
     """
-    heard = [
-        Message(
-            role="system", content=fill_prompt(prompt_set, "user", persona=persona, intent=intent)
-        ),
-        Message(role="user", content=GREETING),
-    ]
+    rules = fill_prompt(prompt_set, "user", persona=persona, intent=intent)
+    heard = [Message(role="system", content=rules), Message(role="user", content=GREETING)]
     for message in messages:
         if not message.content.strip():
             continue
@@ -60,8 +123,27 @@ def turn_round(
             heard.append(Message(role="assistant", content=said))
         elif message.role == "assistant":
             heard.append(Message(role="user", content=quote(message.content)))
-    if ask_for:
-        last = heard.pop()
-        note = f"{last.content}\n\n(Now ask for the next thing that you want: {ask_for}.)"
-        heard.append(msgspec.structs.replace(last, content=note))
     return tuple(heard)
+
+
+def _add_note(heard: Sequence[Message], note: str) -> tuple[Message, ...]:
+    last = heard[-1]
+    return (*heard[:-1], msgspec.structs.replace(last, content=f"{last.content}\n\n({note})"))
+
+
+def list_values(arguments: Any) -> tuple[Value, ...]:
+    """Return the values inside arguments that a user can say: texts and numbers."""
+    found = (value for _, value in leaves({}, arguments))
+    return tuple(v for v in found if isinstance(v, str | int | float) and not isinstance(v, bool))
+
+
+def check_turn(message: str, turn: UserTurn) -> str | None:
+    """Return why a message does not do what the turn is for; None if it does."""
+    missing = [value for value in turn.must_say if not contains_value(message, value)]
+    if missing:
+        return f"the user leaves out {missing}"
+    if not turn.may_say or any(contains_value(message, value) for value in turn.may_say):
+        return None
+    if message.rstrip().endswith(tuple(QUESTION_MARKS)):
+        return "the user answers a question with a question"
+    return None if NO_VALUE.search(message) else "the user does not answer the question"
