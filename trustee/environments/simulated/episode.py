@@ -54,6 +54,7 @@ from trustee.environments.simulated.speaking import (
     list_values,
     plan_turn,
 )
+from trustee.errors import SimulatorError
 from trustee.tools.arguments import check_call
 from trustee.tools.values import call_key, call_line, is_error, render_json, tells_error
 from trustee.types import (
