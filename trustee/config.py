@@ -43,7 +43,7 @@ from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
-from trustee.types import PathText, Record
+from trustee.types import PATH, PathText, Record
 
 CONFIGS = Path("configs")
 SAME = "same"
@@ -269,7 +269,8 @@ def expand_path(text: str, *, where: str) -> str:
 def is_path(kind: Any) -> bool:
     """Whether a type is that of a path, which may be switched off."""
     options = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else [kind]
-    return PathText in options
+    metas = [meta for option in options for meta in getattr(option, "__metadata__", ())]
+    return any(isinstance(meta, Meta) and PATH in (meta.extra or {}) for meta in metas)
 
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:

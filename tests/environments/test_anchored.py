@@ -326,8 +326,9 @@ async def test_policy_is_not_told_what_the_user_wants() -> None:
     task = await stage.write(SOFT)
     await stage.play(task)
     prompts = [r.prompt for r in stage.engine.requests if role_of(r) == "policy"]
-    secrets = (*task.hidden["hidden"], '"world"')
-    assert {"intent", "persona", "expected_calls", "criteria"} == set(task.hidden["hidden"])
+    keys = {"intent", "persona", "expected_calls", "criteria", "wishes", "told"}
+    assert keys == set(task.hidden["hidden"])
+    secrets = ("intent", "persona", "expected_calls", "criteria", "wishes", '"world"')
     assert (True, []) == (
         len(prompts) > 0,
         [secret for secret in secrets if any(secret in prompt for prompt in prompts)],

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from trustee.decoding import decode_text, read_file
+
 Weights = Literal["auto", "nf4", "bf16", "fp32"]
 WeightFormat = Literal["nf4", "bf16", "fp32"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -20,8 +22,8 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 def read_processor(path: Path = Path("/proc/cpuinfo")) -> tuple[str, frozenset[str]]:
     """Return the processor's name and its flags; both are empty where they are not told."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = decode_text(read_file(path, error=ValueError), error=ValueError).splitlines()
+    except ValueError:
         return "", frozenset()
     told = {
         name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)

@@ -16,7 +16,7 @@ from msgspec import Meta
 from trustee.decoding import decode_json
 from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.errors import ContextError, SimulatorError
-from trustee.types import Message, Record, Role, Tool
+from trustee.types import Completion, Message, Record, Role, Tool
 
 T = TypeVar("T")
 
@@ -95,6 +95,28 @@ class Simulator:
         self.tokens: Counter[str] = Counter()
         """Number of sampled tokens by role."""
 
+    async def _sample(
+        self, role: Role, ids: Sequence[int], schema: str, *, seed: int, attempt: int
+    ) -> Completion:
+        """Sample one answer; a rejected greedy answer would come again, so later ones are not."""
+        settings = self._sampling_by_role[role]
+        sampling = Sampling(
+            max_tokens=settings.max_tokens,
+            temperature=max(settings.temperature, 0.7) if attempt else settings.temperature,
+            seed=(seed + attempt) % (1 << 31),
+            schema=schema,
+        )
+        self._requests += 1
+        request = f"{role}-{self._requests}"
+        try:
+            completion = await self._engine.generate(
+                ids, sampling, adapter=None, request_id=request
+            )
+        except ContextError as error:
+            raise SimulatorError(f"{role}: {error}", source=role) from error
+        check_completion(completion, request_id=request)
+        return completion
+
     async def ask(
         self,
         role: Role,
@@ -110,30 +132,12 @@ class Simulator:
         Raises:
             SimulatorError: if no try gave a usable answer; its source is the role.
         """
-        role_sampling = self._sampling_by_role[role]
         if isinstance(prompt, str):
             prompt = (Message(role="user", content=prompt),)
         ids = self._renderer.open(prompt, ())
         reason = ""
         for attempt in range(self._tries):
-            self._requests += 1
-            sampling = Sampling(
-                max_tokens=role_sampling.max_tokens,
-                # A rejected greedy answer would come again.
-                temperature=role_sampling.temperature
-                if attempt == 0
-                else max(role_sampling.temperature, 0.7),
-                seed=(seed + attempt) % (1 << 31),
-                schema=schema,
-            )
-            try:
-                request = f"{role}-{self._requests}"
-                completion = await self._engine.generate(
-                    ids, sampling, adapter=None, request_id=request
-                )
-                check_completion(completion, request_id=request)
-            except ContextError as error:
-                raise SimulatorError(f"{role}: {error}", source=role) from error
+            completion = await self._sample(role, ids, schema, seed=seed, attempt=attempt)
             self.asked[role] += 1
             self.tokens[role] += len(completion.ids)
             stops = self._renderer.stop_ids
@@ -145,15 +149,14 @@ class Simulator:
                 refusal = str(error)
             if self._observer is not None:
                 self._observer(
-                    Asked(
-                        role=role,
-                        prompt="\n".join(f"[{m.role}] {m.content}" for m in prompt),
-                        answer=text,
+                    _describe(
+                        role,
+                        prompt,
+                        completion,
+                        length=len(ids),
+                        text=text,
                         refusal=refusal,
                         attempt=attempt,
-                        read=len(ids) - completion.cached,
-                        cached=completion.cached,
-                        written=len(completion.ids),
                     )
                 )
             if refusal is None:
@@ -164,6 +167,28 @@ class Simulator:
             f"{role} gave no usable answer in {self._tries} tries; the last was {reason}",
             source=role,
         )
+
+
+def _describe(
+    role: Role,
+    prompt: Sequence[Message],
+    completion: Completion,
+    *,
+    length: int,
+    text: str,
+    refusal: str | None,
+    attempt: int,
+) -> Asked:
+    return Asked(
+        role=role,
+        prompt="\n".join(f"[{message.role}] {message.content}" for message in prompt),
+        answer=text,
+        refusal=refusal,
+        attempt=attempt,
+        read=length - completion.cached,
+        cached=completion.cached,
+        written=len(completion.ids),
+    )
 
 
 def _read_answer(text: str, kind: type[T], check: Callable[[T], str | None]) -> T:

@@ -24,10 +24,11 @@ from trustee.jobs.assemble import (
     open_watched,
     prepare_model,
 )
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.files import write_json
+from trustee.runs.inputs import pin_inputs
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, read_address
@@ -68,7 +69,7 @@ class PlayerConfig(Record, frozen=True):
 
 
 class CollectionMetadata(Record, frozen=True):
-    """What a collection was started with; the config is in `run.json`."""
+    """What a collection was started with; the config has hashes in place of its inputs' paths."""
 
     player: PlayerConfig
     collect: CollectConfig
@@ -96,7 +97,7 @@ async def run_collection(
     trained = None
     if player.adapter:
         trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
-    record = CollectionMetadata(player=player.public, collect=collection, config=config)
+    record = CollectionMetadata(player=player.public, collect=collection, config=pin_inputs(config))
     check_collection_metadata(folder, record)
     clock = EngineClock()
     async with (
@@ -105,7 +106,8 @@ async def run_collection(
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_collection_metadata(folder, record)
+        write_json(folder / COLLECTION_FILE, record, indent=2)
+        config = begin_record(config, folder)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))
@@ -160,12 +162,6 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
     adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
     await engine.publish(adapter)
     return adapter
-
-
-def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """Write the record of what a collection is started with."""
-    for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
-        write_json(folder / name, content, indent=2)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from trustee import __version__
 from trustee.config import Config, decode_stored
@@ -16,6 +17,17 @@ from trustee.engine.script import was_found
 from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, UntrustedWorld
+from trustee.jobs.protections import protect
+from trustee.runs.files import write_json
+from trustee.runs.inputs import (
+    StoredInput,
+    check_inputs,
+    find_input_keys,
+    find_inputs,
+    keep_inputs,
+    place_of,
+    replace_inputs,
+)
 from trustee.types import Record
 
 
@@ -26,6 +38,8 @@ class RunMetadata(Record, frozen=True):
     versions: dict[str, str]
     prompts: dict[str, str]
     platform: str
+    inputs: dict[str, StoredInput] = {}
+    """What the run reads besides its config, by key."""
 
 
 def name_folder(config: Config) -> Path:
@@ -37,6 +51,29 @@ def name_folder(config: Config) -> Path:
         count += 1
         folder = base.with_name(f"{base.name}-{count}")
     return folder
+
+
+def begin_record(config: Config, folder: Path) -> Config:
+    """Write what a run starts with, keep its inputs, and return the config that reads the copies.
+
+    Raises:
+        InputError: if an input cannot be read.
+        RunError: if the record or a copy cannot be written.
+    """
+    found = find_inputs(config)
+    inputs = keep_inputs(found, folder)
+    named = replace_inputs(config, {key: path.absolute() for key, path in found.items()})
+    write_json(folder / "run.json", replace(describe_run(named), inputs=inputs), indent=2)
+    return locate_inputs(named, inputs, folder)
+
+
+def locate_inputs(config: Config, inputs: Mapping[str, StoredInput], folder: Path) -> Config:
+    """Return a run's config with the places where its inputs are read."""
+    known = find_input_keys(config)
+    return replace_inputs(
+        config,
+        {key: place_of(stored, folder) for key, stored in inputs.items() if key in known},
+    )
 
 
 def describe_run(config: Config) -> RunMetadata:
@@ -58,12 +95,26 @@ def describe_run(config: Config) -> RunMetadata:
     )
 
 
+def read_trusted(folder: Path, changes: Sequence[str] = ()) -> Config:
+    """Read the config of an earlier run, to act on it.
+
+    Raises:
+        UntrustedWorld: if the run's world is code that this call does not allow.
+        InputError: if the folder is not a run folder, another version of this program wrote it, an
+            input has changed, or it weakens a protection that `changes` do not name.
+    """
+    record = read_metadata(folder)
+    check_inputs(record.inputs, folder)
+    return protect(record.config, changes, source=folder / "run.json")
+
+
 def read_metadata(folder: Path) -> RunMetadata:
     """Read the metadata of an earlier run, ignoring a recorded switched-off sandbox.
 
     A run folder may come from a stranger. Only the current call may switch the sandbox off
     (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only the
-    current call may load a world outside the package (`--allow-world`).
+    current call may load a world outside the package (`--allow-world`). Who acts on the config
+    calls `read_trusted`.
 
     Raises:
         UntrustedWorld: if the run's world is code that this call does not allow.
@@ -80,11 +131,10 @@ def read_metadata(folder: Path) -> RunMetadata:
     except InputError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
     check_script(path, record.config)
-    if record.config.sandbox.isolation != "none":
-        return record
-    locked = msgspec.structs.replace(record.config.sandbox, isolation="auto")
-    config = msgspec.structs.replace(record.config, sandbox=locked)
-    return msgspec.structs.replace(record, config=config)
+    config = locate_inputs(record.config, record.inputs, folder)
+    if config.sandbox.isolation == "none":
+        config = replace(config, sandbox=replace(config.sandbox, isolation="auto"))
+    return replace(record, config=config)
 
 
 def check_script(path: Path, config: Config) -> None:

@@ -230,13 +230,15 @@ async def test_a_task_is_written_in_two_steps() -> None:
 
 @pytest.mark.anyio
 async def test_a_writer_that_never_gives_a_query_fails() -> None:
-    """As any other role."""
+    """As any other role; but where nothing is to be left out, code says the wish."""
     engine = ScriptedEngine(
         lambda request: msgspec.json.encode(
             {"query": ""} if "query" in (request.sampling.schema or "") else drafted(book())
         ).decode()
     )
+    simulator = make_simulator(engine)
+    hidden = aspects(ambiguity="highly")
     with pytest.raises(SimulatorError, match="the query must not be empty"):
-        await write_in_steps(
-            make_simulator(engine), [TABLE], aspects(), prompt_set="simulated", seed=3
-        )
+        await write_in_steps(simulator, [TABLE], hidden, prompt_set="simulated", seed=3)
+    task = await write_in_steps(simulator, [TABLE], aspects(), prompt_set="simulated", seed=3)
+    assert f"Hello, I would like to {task.wishes[0]}." == task.query

@@ -224,9 +224,10 @@ def test_import_refuses_a_choice_of_nothing(tmp_path: Path) -> None:
 def test_import_refuses_unreadable_files(tmp_path: Path) -> None:
     """A missing file and a folder are refused."""
     absent = tmp_path / "absent.json"
+    give = "give a JSON, JSONL, YAML or Python file"
     assert [refusal(absent), refusal(tmp_path)] == [
-        f"{absent}: cannot be read (No such file or directory); give a JSON, JSONL or Python file",
-        f"{tmp_path}: is a folder, not a file; give a JSON, JSONL or Python file",
+        f"{absent}: cannot be read (No such file or directory); {give}",
+        f"{tmp_path}: is a folder, not a file; {give}",
     ]
 
 

@@ -292,16 +292,13 @@ HINTS = (
 PYTHON_REFUSALS = [
     (
         "def f(:",
-        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
-    ),
-    (
-        "openapi: 3.0.0\npaths:\n  /a: 1",
-        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
+        "neither JSON, YAML nor Python, line 1: invalid syntax; give a JSON, JSONL, YAML or Python"
+        " file",
     ),
     (
         "x = 1\0",
-        "neither JSON nor Python, source code string cannot contain null bytes; give a JSON,"
-        " JSONL or Python file",
+        "neither JSON, YAML nor Python, source code string cannot contain null bytes; give a JSON,"
+        " JSONL, YAML or Python file",
     ),
     ("\n\ndef f(a): ...", f"line 3 f(a): has no type hint; use one of {HINTS}"),
     (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -36,6 +36,7 @@ from trustee.environments.simulated.spoken import (
     value_pattern,
 )
 from trustee.environments.simulator import Simulator
+from trustee.errors import SimulatorError
 from trustee.tools.arguments import check_arguments
 from trustee.tools.values import call_key, render_json
 from trustee.types import ExpectedCall, Record, Role, Tool
@@ -96,13 +97,14 @@ async def write_in_steps(
     wishes = tuple(complete_wish(call) for call in draft.calls)
     told = 1 if aspects.turns > 1 else len(wishes)
     plan = plan_query(draft, tools, aspects, rng)
-    written = await simulator.ask(
-        Role.WRITER,
+    query = await _write_query(
+        simulator,
         query_prompt(prompt_set, draft, aspects, plan=plan, told=told),
-        answer=WrittenQuery,
-        schema=render_json(object_grammar({"query": text_grammar(500)})),
         seed=rng.randrange(1 << 31),
         check=lambda written: check_query(written.query, tools, plan),
+        fallback=""
+        if plan.hidden
+        else f"Hello, I would like to {', and to '.join(wishes[:told])}.",
     )
     return WrittenTask(
         persona=draft.persona,
@@ -110,10 +112,35 @@ async def write_in_steps(
         expected_calls=tuple(
             ExpectedCall(name=call.name, arguments=call.arguments) for call in draft.calls
         ),
-        query=written.query,
+        query=query,
         wishes=wishes,
         told=told,
     )
+
+
+async def _write_query(
+    simulator: Simulator,
+    prompt: str,
+    *,
+    seed: int,
+    check: Callable[[WrittenQuery], str | None],
+    fallback: str,
+) -> str:
+    """Have the query written; where the model never says every value, code says the wish itself."""
+    try:
+        written = await simulator.ask(
+            Role.WRITER,
+            prompt,
+            answer=WrittenQuery,
+            schema=render_json(object_grammar({"query": text_grammar(500)})),
+            seed=seed,
+            check=check,
+        )
+    except SimulatorError:
+        if not fallback:
+            raise
+        return fallback
+    return written.query
 
 
 async def write_at_once(

@@ -19,6 +19,7 @@ from trustee.tools.files.notices import Notices
 from trustee.tools.files.openapi import read_operations
 from trustee.tools.files.python import read_functions
 from trustee.tools.files.rules import Found, check_effect, guess_effect, select_tools
+from trustee.tools.files.yaml_text import decode_yaml, is_yaml
 from trustee.tools.selection import Selection
 from trustee.types import Tool
 
@@ -34,9 +35,10 @@ def import_tools(
     """Read the wanted tools of a file; its format is recognised by content.
 
     A text that begins with a brace or bracket is JSON: OpenAI tools, bare functions, JSON lines of
-    either, or an OpenAPI 3 or Swagger 2 document. Any other text is a Python module of functions
-    with type hints and Google docstrings. If the effect is not declared by `x-effect`, it follows
-    from an operation's HTTP method, or from the first word of the name (`READ_VERBS`).
+    either, or an OpenAPI 3 or Swagger 2 document. One that begins with a key or a dash is the same
+    in YAML. Any other text is a Python module of functions with type hints and Google docstrings.
+    If the effect is not declared by `x-effect`, it follows from an operation's HTTP method, or from
+    the first word of the name (`READ_VERBS`).
 
     A tool that cannot be used is left out, which `notices` then says.
 
@@ -46,7 +48,7 @@ def import_tools(
     notices = Notices() if notices is None else notices
     data = read_file(
         path,
-        error=lambda why: InputError(f"{path}: {why}; give a JSON, JSONL or Python file"),
+        error=lambda why: InputError(f"{path}: {why}; give a JSON, JSONL, YAML or Python file"),
         most=MOST_TOOL_BYTES,
     )
     found = read_tools(data, source=str(path), selection=selection, notices=notices)
@@ -91,16 +93,37 @@ def read_tools(
         data, error=lambda why: InputError(f"{source}: {why}; save the file as UTF-8")
     )
     if not text.lstrip().startswith(("{", "[")):
-        return read_functions(text, source=source)
+        if not is_yaml(text):
+            return read_functions(text, source=source)
+        documents = decode_yaml(
+            text,
+            notices=notices,
+            error=lambda why: InputError(
+                f"{source}: not YAML, {why}; give a JSON, JSONL, YAML or Python file"
+            ),
+        )
+        return _read_documents(documents, source=source, selection=selection, notices=notices)
     try:
         document = decode_json(text, error=_NotJson)
     except _NotJson as error:
         if "trailing characters" not in str(error):
             raise _refuse_text(source, error) from error
         return _read_lines(text, source=source, notices=notices)
-    if isinstance(document, dict) and ("openapi" in document or "swagger" in document):
-        return read_operations(document, source=source, selection=selection, notices=notices)
-    return _read_document(document, source=source, notices=notices)
+    return _read_documents([document], source=source, selection=selection, notices=notices)
+
+
+def _read_documents(
+    documents: list[Any], *, source: str, selection: Selection, notices: Notices
+) -> Iterator[Found]:
+    for number, document in enumerate(documents, start=1):
+        where = f"{source}: document {number}" if len(documents) > 1 else source
+        with notices.leaving_out():
+            if isinstance(document, dict) and ("openapi" in document or "swagger" in document):
+                yield from read_operations(
+                    document, source=where, selection=selection, notices=notices
+                )
+            else:
+                yield from _read_document(document, source=where, notices=notices)
 
 
 class _NotJson(ValueError):
