@@ -13,7 +13,8 @@ from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
 from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
-from trustee.environments.simulated.speaking import UserWishes, list_values
+from trustee.environments.simulated.speaking import UserWishes
+from trustee.environments.simulated.spoken import name_sayable
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Habits, ScriptedEpisode
 from trustee.types import Message, Record, Stop, Task, Tool, ToolCall
 
@@ -116,7 +117,7 @@ class Stage(ScriptedEpisode):
                     persona=PERSONS[self.plan.aspects.persona],
                     intent=self.plain_intent,
                     wishes=tuple(write_goal(goal) for goal in self.plan.goals),
-                    values=tuple(list_values(goal.call.arguments) for goal in self.plan.goals),
+                    values=tuple(name_sayable(goal.call.arguments) for goal in self.plan.goals),
                 ),
                 told=said,
             )

@@ -30,7 +30,7 @@ EVERY_CANARY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("prompt_set", "good", "bad"), [("tiny", 8, 40), ("simulated", 10, 47)])
+@pytest.mark.parametrize(("prompt_set", "good", "bad"), [("tiny", 8, 40), ("simulated", 13, 58)])
 def test_each_set_has_both_kinds(prompt_set: str, good: int, bad: int) -> None:
     """Enough of both kinds that a judge of one answer is found out, each under its own name."""
     known = read_canaries(prompt_set)

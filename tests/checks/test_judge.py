@@ -214,15 +214,15 @@ async def test_true_judge_passes_the_canaries(world: Simulated) -> None:
     verdicts = await check_canaries(world, make_simulator(engine), config=GateConfig())
     assert verdicts is not None
     assert ((), ()) == (verdicts.false_accepts, verdicts.false_refuses)
-    assert 0 < len(engine.requests) < verdicts.good + verdicts.bad
+    assert verdicts.good + verdicts.bad == len(engine.requests) < len(read_canaries(world.prompts))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        (WORLD, "it accepted 34 of 40 bad episodes (wrong_value, "),
-        (SIMULATED, "it accepted 32 of 47 bad episodes (wrong_value, "),
+        (WORLD, "it accepted 34 of 34 bad episodes (wrong_value, "),
+        (SIMULATED, "it accepted 18 of 18 bad episodes (changed_something_else, "),
     ],
     ids=["tiny", "simulated"],
 )
@@ -232,7 +232,7 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
     with pytest.raises(RunError) as caught:
         await check_canaries(world, make_simulator(engine), config=GateConfig())
     assert said in str(caught.value)
-    assert re.search("refused 0 of (8|10) good ones, and gates.false_accepts", str(caught.value))
+    assert re.search("refused 0 of (8|13) good ones, and gates.false_accepts", str(caught.value))
 
 
 @pytest.mark.anyio
@@ -241,7 +241,7 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
 async def test_judge_that_accepts_nothing_stops_the_run(world: Simulated, script: Script) -> None:
     """A judge that always refuses, or never gives a verdict, rewards nobody."""
     engine = ScriptedEngine(script, context=20_000)
-    wanted = r"refused (8 of 8|10 of 10) good ones .* gates.false_refuses allows"
+    wanted = r"refused (8 of 8|13 of 13) good ones .* gates.false_refuses allows"
     with pytest.raises(RunError, match=wanted):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
@@ -255,7 +255,7 @@ async def test_judge_that_obeys_the_policy_stops_the_run(world: Simulated) -> No
     tricks = {k.name for k in known[names.index("order_to_the_judge") :]}
     fooled = [msgspec.structs.replace(k, good=k.good or k.name in tricks) for k in known]
     engine = ScriptedEngine(await truth_about(fooled, world.prompts), context=20_000)
-    with pytest.raises(RunError, match=r"it accepted (25 of 40|24 of 47) bad episodes"):
+    with pytest.raises(RunError, match=r"it accepted (25 of 34|16 of 18) bad episodes"):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
 

@@ -15,8 +15,9 @@ import pytest
 from golden_errors import ErrorCheck
 from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, is_taught, read_prompt
 from trustee.environments.simulated.curriculum import Curriculum
+from trustee.environments.simulated.evidence import collect_evidence
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
-from trustee.environments.simulated.judging import collect_evidence, judging_prompt
+from trustee.environments.simulated.judging import judging_prompt
 from trustee.environments.simulated.roles import (
     Criterion,
     judge_prompt,
@@ -120,7 +121,10 @@ DRAFT = DraftedTask(
     calls=(DraftedCall(name=MOVED.name, arguments=MOVED.arguments, wish=WISHES[0]),),
 )
 WANTED = UserWishes(
-    persona=PERSONA, intent=INTENT, wishes=WISHES, values=(("49.90",), ("AC-9023",))
+    persona=PERSONA,
+    intent=INTENT,
+    wishes=WISHES,
+    values=((("amount", "49.90"),), (("account", "AC-9023"),)),
 )
 
 

@@ -11,16 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.environments.simulated.criteria import Criterion
-from trustee.environments.simulated.facts import Executed, gather_facts
-from trustee.environments.simulated.judging import (
+from trustee.environments.simulated.evidence import (
     Evidence,
     collect_evidence,
     find_invented,
-    judging_prompt,
-    judging_schema,
-    read_verdict,
     refuse_without_judge,
 )
+from trustee.environments.simulated.facts import Executed, gather_facts
+from trustee.environments.simulated.judging import judging_prompt, judging_schema, read_verdict
 from trustee.types import Completion, ExpectedCall, Message, ToolCall, Turn
 
 FULFILLED = (Criterion.FULFILLED,)
@@ -66,7 +64,7 @@ def test_evidence_puts_results_beside_what_was_wanted() -> None:
     evidence = collect("I moved 250 to savings. 1,249.50 EUR are left.")
     moved, left = evidence.parts
     assert ("transfer", True) == (moved.asked.split()[0], moved.ran)
-    assert ("1249.5", "EUR") == left.told
+    assert ("available 1249.5", "currency EUR") == left.told
     assert () == left.untold
     assert () == evidence.others == evidence.invented == evidence.changes
 
@@ -74,14 +72,14 @@ def test_evidence_puts_results_beside_what_was_wanted() -> None:
 def test_values_that_were_not_told_are_named() -> None:
     """They are what the judge has to look at."""
     _, left = collect("All done.").parts
-    assert ((), ("1249.5", "EUR")) == (left.told, left.untold)
+    assert ((), ("available 1249.5", "currency EUR")) == (left.told, left.untold)
 
 
 def test_a_number_that_nobody_else_said_is_invented() -> None:
     """Whatever the judge says, it is no true report."""
     evidence = collect("I moved 250. 1,294.50 EUR are left.")
     assert ("1,294.50",) == evidence.invented
-    assert "numbers that only the assistant said: 1,294.50" == refuse_without_judge(evidence)
+    assert "only the assistant says: 1,294.50" == refuse_without_judge(evidence)
     assert refuse_without_judge(collect("I moved 250. 1,249.50 EUR are left.")) is None
 
 
@@ -129,7 +127,7 @@ def test_a_change_that_nobody_wanted_is_asked_about() -> None:
 
 def test_a_part_that_did_not_run_is_said_to_the_judge() -> None:
     """With the calls that may have done the same."""
-    other = ToolCall(id="5", name="get_balance", arguments={"account": "acc_1"})
+    other = ToolCall(id="5", name="list_balances", arguments={"owner": "me"})
     executed = (
         *EXECUTED[:2],
         Executed(call=other, result='{"available": 1249.5}', ok=True),
@@ -145,8 +143,33 @@ def test_a_part_that_did_not_run_is_said_to_the_judge() -> None:
         intent=INTENT,
         criteria=FULFILLED,
     )
-    assert "Did not run with these values" in prompt
-    assert 'get_balance {"account": "acc_1"} -> {"available": 1249.5}' in prompt
+    assert "Did not run." in prompt
+    assert 'list_balances {"owner": "me"} -> {"available": 1249.5}' in prompt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ran"),
+    [
+        ({"account": "savings"}, False),
+        ({"account": "acc_3"}, False),
+        ({}, True),
+        ({"currency": "EUR"}, True),
+    ],
+)
+def test_another_value_of_the_same_argument_is_another_thing(
+    arguments: dict[str, Any], ran: bool
+) -> None:
+    """Where the right value was known; a call that leaves it out may have done what was wanted."""
+    other = ToolCall(id="5", name="get_balance", arguments=arguments)
+    executed = (*EXECUTED[:2], Executed(call=other, result='{"available": 1249.5}', ok=True))
+    evidence = collect("1249.5 are left.", executed)
+    assert ran == evidence.parts[-1].ran
+    assert ran == (refuse_without_judge(evidence) is None)
+
+
+def test_another_currency_is_invented() -> None:
+    """As another number is."""
+    assert ("USD",) == collect("I moved 250. 1249.5 USD are left.").invented
 
 
 def test_what_the_assistant_writes_stays_in_its_lines() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustee.environments.simulated.curriculum import Ambiguity, Aspects
+from trustee.environments.simulated.evidence import collect_evidence
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
-from trustee.environments.simulated.judging import collect_evidence, judging_prompt
+from trustee.environments.simulated.judging import judging_prompt
 from trustee.environments.simulated.quoting import ROLE_MARKERS, quote, quote_call
 from trustee.environments.simulated.roles import (
     TOOL_SCHEMA,

@@ -241,4 +241,4 @@ async def test_a_writer_that_never_gives_a_query_fails() -> None:
     with pytest.raises(SimulatorError, match="the query must not be empty"):
         await write_in_steps(simulator, [TABLE], hidden, prompt_set="simulated", seed=3)
     task = await write_in_steps(simulator, [TABLE], aspects(), prompt_set="simulated", seed=3)
-    assert f"Hello, I would like to {task.wishes[0]}." == task.query
+    assert f"I would like to {task.wishes[0]}." == task.query

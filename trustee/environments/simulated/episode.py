@@ -19,6 +19,7 @@ from trustee.environments.protocol import (
     Reply,
     Services,
 )
+from trustee.environments.simulated.evidence import collect_evidence, refuse_without_judge
 from trustee.environments.simulated.facts import (
     Executed,
     Facts,
@@ -27,13 +28,7 @@ from trustee.environments.simulated.facts import (
     reward_of,
     settle,
 )
-from trustee.environments.simulated.judging import (
-    collect_evidence,
-    judging_prompt,
-    judging_schema,
-    read_verdict,
-    refuse_without_judge,
-)
+from trustee.environments.simulated.judging import judging_prompt, judging_schema, read_verdict
 from trustee.environments.simulated.roles import (
     USER_SCHEMA,
     Criterion,
@@ -51,9 +46,9 @@ from trustee.environments.simulated.speaking import (
     UserTurn,
     UserWishes,
     check_turn,
-    list_values,
     plan_turn,
 )
+from trustee.environments.simulated.spoken import name_sayable
 from trustee.errors import SimulatorError
 from trustee.tools.arguments import check_call
 from trustee.tools.values import call_key, call_line, is_error, render_json, tells_error
@@ -108,7 +103,7 @@ class SimulatedEnvironment(PlainEpisode):
             persona=self._hidden.persona,
             intent=self._hidden.intent,
             wishes=self._hidden.wishes,
-            values=tuple(list_values(call.arguments) for call in self._hidden.expected_calls),
+            values=tuple(name_sayable(call.arguments) for call in self._hidden.expected_calls),
         )
         self._told = self._hidden.told
         """Number of wishes that the user has said."""
@@ -140,7 +135,7 @@ class SimulatedEnvironment(PlainEpisode):
             )
             return await self._ask_user_for(prompt, USER_SCHEMA, UserTurn(heard=(), schema=""))
         turn = plan_turn(self._prompt_set, self._messages, self._wanted, told=self._told)
-        if turn.must_say:
+        if turn.says_wishes:
             self._told = len(hidden.wishes)
         try:
             return await self._ask_user_for(turn.heard, turn.schema, turn)
@@ -238,18 +233,20 @@ class SimulatedEnvironment(PlainEpisode):
             writes=self._writes,
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
-        evidence = "settled by code"
+        evidence, asked = "settled by code", False
         if stop in (Stop.TOKENS, Stop.CONTEXT):
             settled[Criterion.FULFILLED] = False
         if facts.malformed:
             settled = dict.fromkeys(settled, False)
         elif settled[Criterion.FULFILLED] is None:
-            evidence, opinions = await self._ask_judge(turns, facts)
+            evidence, opinions, asked = await self._ask_judge(turns, facts)
             settled = {c: opinions[c] if kept is None else kept for c, kept in settled.items()}
         criteria = {c: bool(holds) for c, holds in settled.items()}
         return Score(
             rewards={"verdict": reward_of(facts, criteria)},
-            outcome=Outcome(criteria={c.value: holds for c, holds in criteria.items()}),
+            outcome=Outcome(
+                criteria={c.value: holds for c, holds in criteria.items()}, asked_judge=asked
+            ),
             notes={
                 "evidence": evidence,
                 "facts": fact_lines(facts),
@@ -259,9 +256,10 @@ class SimulatedEnvironment(PlainEpisode):
 
     async def _ask_judge(
         self, turns: Sequence[Turn], facts: Facts
-    ) -> tuple[str, dict[Criterion, bool]]:
+    ) -> tuple[str, dict[Criterion, bool], bool]:
+        """Return the evidence, the criteria, and whether the judge had to be asked."""
         if is_taught(self._prompt_set):
-            return await self._ask_for_verdict(turns, facts)
+            return *await self._ask_for_verdict(turns, facts), True
         criteria, opening = self._hidden.criteria, self.task.messages
         evidence = collect_evidence(
             facts,
@@ -272,7 +270,7 @@ class SimulatedEnvironment(PlainEpisode):
             writes=self._writes,
         )
         if refusal := refuse_without_judge(evidence):
-            return refusal, dict.fromkeys(criteria, False)
+            return refusal, dict.fromkeys(criteria, False), False
         answer = await self._services.simulator.ask(
             Role.JUDGE,
             judging_prompt(
@@ -287,7 +285,7 @@ class SimulatedEnvironment(PlainEpisode):
             schema=judging_schema(evidence, criteria),
             seed=self._services.rng.randrange(1 << 31),
         )
-        return read_verdict(answer, evidence, criteria)
+        return *read_verdict(answer, evidence, criteria), True
 
     async def _ask_for_verdict(
         self, turns: Sequence[Turn], facts: Facts

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.grammar import object_grammar, text_grammar
 from trustee.environments.simulated.quoting import quote
-from trustee.environments.simulated.spoken import contains_value
-from trustee.tools.schema import leaves
+from trustee.environments.simulated.spoken import Sayable, contains_value, in_words
 from trustee.tools.values import render_json
 from trustee.types import Message, Record
 
 GREETING = "Hello, how can I help you?"
 """The assistant's first words, which the user's query answers."""
+QUESTION = 240
+"""Characters at a message's end in which a question is looked for."""
 QUESTION_MARKS = "?\uff1f\u061f"
 NO_VALUE = re.compile(
     r"\b(?:yes|no|not|any|either|preference|mind|matter|sure|thank|thanks|ok|okay)\b", re.IGNORECASE
@@ -32,8 +32,10 @@ NO_VALUE = re.compile(
 """An answer without a value of the goal has one of these words: to a question whether to go on, or
 about something of which the goal says nothing."""
 
-Value = str | int | float
-"""A value that a user can say."""
+CLOSING = re.compile(r"\b(?:else|more|further|other)\b", re.IGNORECASE)
+"""Words of a question whether anything more is needed: the only one that may end a dialogue."""
+Named = tuple[str, Sayable]
+"""A value with the name of its argument."""
 
 
 class UserWishes(Record, frozen=True):
@@ -43,7 +45,7 @@ class UserWishes(Record, frozen=True):
     intent: str
     wishes: tuple[str, ...]
     """What each expected call is to do, in words."""
-    values: tuple[tuple[Value, ...], ...]
+    values: tuple[tuple[Named, ...], ...]
     """The values that each wish has to say."""
 
 
@@ -53,9 +55,11 @@ class UserTurn(Record, frozen=True):
     heard: tuple[Message, ...]
     """The dialogue as the user sees it."""
     schema: str
-    must_say: tuple[Value, ...] = ()
+    says_wishes: bool = False
+    """Whether the message says the wishes that were left for later."""
+    must_say: tuple[Sayable, ...] = ()
     """Values that the message must say, all of them."""
-    may_say: tuple[Value, ...] = ()
+    may_say: tuple[Sayable, ...] = ()
     """Values of which the answer to a question says one."""
     fallback: str = ""
     """What code says in the user's place if the model never gives a usable message."""
@@ -73,15 +77,10 @@ def plan_turn(
         told: number of wishes that the user has said.
     """
     heard = turn_round(prompt_set, messages, persona=wanted.persona, intent=wanted.intent)
-    if asks_something(messages[-1].content):
-        goal = ", and to ".join(wanted.wishes[:told]) or wanted.intent
-        return UserTurn(
-            heard=_add_note(heard, f"You are the customer. What you want: {goal}. Answer briefly."),
-            schema=user_schema(may_end=told >= len(wanted.wishes)),
-            may_say=tuple(value for values in wanted.values[:told] for value in values),
-            fallback=f"I would like to {goal}." if wanted.wishes else "",
-        )
-    unsaid = wanted.wishes[told:]
+    text, unsaid = messages[-1].content, wanted.wishes[told:]
+    asks_for_more = CLOSING.search(text[-QUESTION:]) is not None
+    if asks_something(text) and not (unsaid and asks_for_more):
+        return _plan_answer(heard, text, wanted, told=told)
     if unsaid:
         goal = ", and to ".join(unsaid)
         return UserTurn(
@@ -89,15 +88,46 @@ def plan_turn(
                 heard, f"You are the customer. Ask the assistant for this now: {goal}."
             ),
             schema=user_schema(may_end=False),
-            must_say=tuple(value for values in wanted.values[told:] for value in values),
+            says_wishes=True,
+            must_say=tuple(value for values in wanted.values[told:] for _, value in values),
             fallback=f"I would also like to {goal}.",
         )
     return UserTurn(heard=heard, schema=user_schema(may_end=True))
 
 
+def _plan_answer(heard: Sequence[Message], text: str, wanted: UserWishes, *, told: int) -> UserTurn:
+    """Plan the answer to a question: where it names arguments, their values are the answer."""
+    known = [pair for values in wanted.values[:told] for pair in values]
+    question = text[-QUESTION:]
+    asked = [(name, value) for name, value in known if _names(question, name)]
+    if asked:
+        answer = ", ".join(f"{in_words(name)} {value}" for name, value in asked)
+        note = f"You are the customer. Tell the assistant this: {answer}."
+        fallback = f"{answer[0].upper()}{answer[1:]}."
+    else:
+        goal = ", and to ".join(wanted.wishes[:told]) or wanted.intent
+        note = f"You are the customer. What you want: {goal}. Answer briefly."
+        fallback = f"I would like to {goal}." if wanted.wishes else ""
+    closing = CLOSING.search(question) is not None and told >= len(wanted.wishes)
+    return UserTurn(
+        heard=_add_note(heard, note),
+        schema=user_schema(may_end=closing),
+        must_say=tuple(value for _, value in asked),
+        may_say=tuple(value for _, value in known),
+        fallback=fallback,
+    )
+
+
+def _names(question: str, argument: str) -> bool:
+    """Whether a question has all words of an argument's name."""
+    said = set(re.findall(r"\w+", question.casefold()))
+    words = in_words(argument).casefold().split()
+    return bool(words) and all({word, f"{word}s"} & said for word in words)
+
+
 def asks_something(text: str) -> bool:
     """Whether a message of the assistant ends with a question, so that the user answers it."""
-    return any(mark in text[-160:] for mark in QUESTION_MARKS)
+    return any(mark in text[-QUESTION:] for mark in QUESTION_MARKS)
 
 
 def user_schema(*, may_end: bool) -> str:
@@ -129,12 +159,6 @@ def turn_round(
 def _add_note(heard: Sequence[Message], note: str) -> tuple[Message, ...]:
     last = heard[-1]
     return (*heard[:-1], msgspec.structs.replace(last, content=f"{last.content}\n\n({note})"))
-
-
-def list_values(arguments: Any) -> tuple[Value, ...]:
-    """Return the values inside arguments that a user can say: texts and numbers."""
-    found = (value for _, value in leaves({}, arguments))
-    return tuple(v for v in found if isinstance(v, str | int | float) and not isinstance(v, bool))
 
 
 def check_turn(message: str, turn: UserTurn) -> str | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from trustee.tools.schema import leaves
 from trustee.tools.values import write_decimal
 
+Sayable = str | int | float
+"""A value that can be said; the others are booleans and nothing."""
 NUMBER_WORDS = {
     word: number
     for number, word in enumerate(
@@ -96,6 +98,33 @@ def find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
     for part, inner in leaves(schema, value):
         if not isinstance(inner, bool | None) and ("enum" in part) == chosen:
             yield inner
+
+
+def in_words(name: str) -> str:
+    """Return the name of an argument or a tool as words."""
+    return re.sub(r"[_.-]+", " ", name)
+
+
+def name_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the plain values inside a value, each with the name of its field."""
+    match value:
+        case Mapping():
+            for key, inner in value.items():
+                yield from name_values(inner, str(key))
+        case list() | tuple():
+            for inner in value:
+                yield from name_values(inner, name)
+        case _:
+            yield name, value
+
+
+def name_sayable(value: Any) -> tuple[tuple[str, Sayable], ...]:
+    """Return the texts and numbers inside a value, each with the name of its field."""
+    return tuple(
+        (name, inner)
+        for name, inner in name_values(value)
+        if isinstance(inner, str | int | float) and not isinstance(inner, bool)
+    )
 
 
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -33,6 +33,8 @@ from trustee.environments.simulated.spoken import (
     alludes_to,
     contains_value,
     find_values,
+    in_words,
+    name_values,
     value_pattern,
 )
 from trustee.environments.simulator import Simulator
@@ -102,9 +104,7 @@ async def write_in_steps(
         query_prompt(prompt_set, draft, aspects, plan=plan, told=told),
         seed=rng.randrange(1 << 31),
         check=lambda written: check_query(written.query, tools, plan),
-        fallback=""
-        if plan.hidden
-        else f"Hello, I would like to {', and to '.join(wishes[:told])}.",
+        fallback="" if plan.hidden else f"I would like to {', and to '.join(wishes[:told])}.",
     )
     return WrittenTask(
         persona=draft.persona,
@@ -236,7 +236,7 @@ def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> 
         error = check_arguments(tool, call.arguments)
         if error is not None:
             return f"expected call of {call.name}: {error}"
-        if any(value == "" for _, value in _name_values(call.arguments)):
+        if any(value == "" for _, value in name_values(call.arguments)):
             return f"expected call of {call.name}: an argument is empty"
         if not call.wish.strip():
             return f"expected call of {call.name}: the wish is empty"
@@ -254,8 +254,8 @@ def complete_wish(call: DraftedCall) -> str:
         "."
     )
     unsaid = [
-        f"{_in_words(name)} {render_json(value) if isinstance(value, bool) else value}"
-        for name, value in _name_values(call.arguments)
+        f"{in_words(name)} {render_json(value) if isinstance(value, bool) else value}"
+        for name, value in name_values(call.arguments)
         if value is not None and (isinstance(value, bool) or not contains_value(wish, value))
     ]
     return f"{wish} ({', '.join(unsaid)})" if unsaid else wish
@@ -263,23 +263,6 @@ def complete_wish(call: DraftedCall) -> str:
 
 def _trim_wish(wish: str) -> str:
     return re.sub(r"^(?:you want )?(?:to )?", "", wish.strip(), flags=re.IGNORECASE).rstrip(".")
-
-
-def _in_words(name: str) -> str:
-    return re.sub(r"[_.-]+", " ", name)
-
-
-def _name_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the plain values inside arguments, each with the name of its argument."""
-    match value:
-        case dict():
-            for key, inner in value.items():
-                yield from _name_values(inner, str(key))
-        case list():
-            for inner in value:
-                yield from _name_values(inner, name)
-        case _:
-            yield name, value
 
 
 def plan_query(
@@ -319,7 +302,7 @@ def query_prompt(
         goal = re.sub(value_pattern(value), BLANK, goal, flags=re.IGNORECASE)
     said = [*plan.said]
     for call in draft.calls[1:told]:
-        said += [str(v) for _, v in _name_values(call.arguments) if not isinstance(v, bool | None)]
+        said += [str(v) for _, v in name_values(call.arguments) if not isinstance(v, bool | None)]
     return fill_prompt(
         prompt_set,
         "query",
