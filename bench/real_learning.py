@@ -57,7 +57,7 @@ parallel = 64
 class Sizes(Record, frozen=True):
     """How much is done."""
 
-    demonstrations: int = 64
+    demonstrations: int = 32
     steps: int = 1000
     minutes: float = 60.0
     """Minutes of reinforcement learning at most."""
