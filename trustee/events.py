@@ -32,9 +32,9 @@ class StageMoved(Record, frozen=True, tag_field="event", tag="moved"):
     seconds: float
     """Time since the stage began."""
     sampled_per_s: float
-    """Tokens sampled a second, since the last such event."""
+    """Tokens sampled a second, over the last minute."""
     read_per_s: float
-    """Tokens of prompts read a second, since the last such event."""
+    """Tokens of prompts read a second, over the last minute."""
     left_s: float | None
     """Estimated time to the end of the stage; None before the first is done."""
 

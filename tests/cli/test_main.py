@@ -911,7 +911,9 @@ def test_failed_comparison(
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert BAD_INPUT == main(["eval", str(tmp_path)])
     assert (
-        f"trustee: {tmp_path} holds no adapter; train first, or name one with --adapter DIR\n"
+        f"trustee: {tmp_path} contains no adapter: neither adapter_config.json nor "
+        "adapters/policy-*; give a PEFT folder, or the folder of a run that has trained at least "
+        "one step\n"
     ) == capfd.readouterr().err
 
 

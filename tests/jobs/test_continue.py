@@ -13,6 +13,7 @@ import pytest
 from golden_errors import ErrorCheck
 from scripted_program import learnt, play_with, small_config
 from trustee.algorithm.step import rate_at
+from trustee.environments.micro.world import TOOLS
 from trustee.errors import InputError, RunError
 from trustee.events import Event, Note
 from trustee.jobs.held_out import RunResult, check_same_tasks, read_played
@@ -23,6 +24,7 @@ from trustee.rl.run import RunState
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.files import write_json
 from trustee.runs.store import TaskLine, read_lines
+from trustee.tools.files import dump_tools
 from trustee.types import Stop, Trajectory
 
 pytestmark = pytest.mark.anyio
@@ -261,6 +263,25 @@ async def test_checkpoint_that_cannot_be_read_is_named(
     assert f"{newest} is damaged and passed over" in said
     assert any(text.endswith(f"from {older}") for text in said)
     assert [1, 2, 3] == [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")]
+
+
+async def test_run_keeps_its_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on, moved and without its file; a copy that has changed is named."""
+    file, elsewhere = tmp_path / "tools.json", tmp_path / "elsewhere"
+    file.write_bytes(dump_tools(TOOLS))
+    monkeypatch.chdir(tmp_path)
+    play_with(monkeypatch, learnt)
+    await begin(tmp_path / "run", "env.tools=tools.json")
+    file.write_text("[]")
+    (tmp_path / "run").rename(elsewhere)
+    monkeypatch.chdir("/")
+    outcome, _ = await resume(elsewhere, steps="3")
+    assert 3 == outcome.steps
+    copy = elsewhere / "inputs" / "env.tools.json"
+    assert dump_tools(TOOLS) == copy.read_bytes()
+    copy.write_bytes(dump_tools(TOOLS[1:]))
+    with pytest.raises(InputError, match=r"env\.tools\.json has changed since the run started"):
+        await resume(elsewhere, steps="4")
 
 
 def episode(task: str) -> Trajectory:

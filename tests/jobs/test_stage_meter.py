@@ -39,9 +39,9 @@ def test_an_error_ends_the_teller() -> None:
 
 
 def test_rates_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens are counted since the last event; the time left goes by what this stage has done."""
+    """Tokens are counted over the last minute; the time left goes by what this stage has done."""
     now = [100.0]
-    monkeypatch.setattr(stage_meter.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("trustee.jobs.stage_meter.time.monotonic", lambda: now[0])
     seen = [EngineProgress(read=100, sampled=10)]
     meter = StageMeter(of=10, unit="environments", engine=lambda: seen[0])
     now[0], seen[0] = 110.0, EngineProgress(read=1100, sampled=60)
@@ -56,7 +56,11 @@ def test_rates_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     meter.advance_to(6)
     now[0] = 120.0
     told = meter.tell()
-    assert (6, 0.0, 80.0) == (told.done, told.read_per_s, told.left_s)
+    assert (6, 50.0, 80.0) == (told.done, told.read_per_s, told.left_s)
+    # Only the last minute counts.
+    for now[0] in (180.0, 240.0):
+        told = meter.tell()
+    assert 0.0 == told.read_per_s
 
 
 def test_loading_is_counted_by_the_engine() -> None:

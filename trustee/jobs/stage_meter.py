@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from trustee.events import Emit, Stage, StageMoved
 
 TELL_SECONDS = 2.0
 """Time between two events of a stage."""
+RATE_SECONDS = 60.0
+"""Time over which tokens a second are counted; one step of a slow processor may take most of it."""
 MIB = 1 << 20
 
 
@@ -29,7 +32,7 @@ class StageMeter:
         self._before: int | None = None
         """What was done before the stage began, if it goes on with an earlier one."""
         self._started_at = time.monotonic()
-        self._last = (self._started_at, engine())
+        self._seen = deque([(self._started_at, engine())])
 
     def count(self, *_: object) -> None:
         """Add one; takes whatever a callback is given."""
@@ -43,8 +46,10 @@ class StageMeter:
     def tell(self) -> StageMoved:
         """Return an event about now."""
         now, engine = time.monotonic(), self._engine()
-        then, before = self._last
-        self._last = now, engine
+        self._seen.append((now, engine))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - RATE_SECONDS:
+            self._seen.popleft()
+        then, before = self._seen[0]
         passed = max(1e-6, now - then)
         done, of, unit = self._done, self._of, self._unit
         if unit == "MiB":

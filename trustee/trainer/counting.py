@@ -26,6 +26,8 @@ def count_steps(runner: Any, counters: Counters) -> None:
     def execute_counted(scheduled: Any, *args: Any, **named: Any) -> Any:
         output = execute(scheduled, *args, **named)
         counts = scheduled.num_scheduled_tokens.values()
+        if not counts:
+            return output
         # One token of a request is the last sampled one; more are a part of its prompt.
         if len(counts) != scheduled.total_num_scheduled_tokens:
             counters.add(Counter.READ, sum(count for count in counts if count > 1))

@@ -19,11 +19,11 @@ from trustee.tools.files.rules import (
     Found,
     Schema,
     add_property,
-    allow_null,
     first_paragraph,
     guess_effect,
     object_schema,
 )
+from trustee.tools.mending import allow_null
 from trustee.types import Tool
 
 _ALLOWED_HINTS = (
