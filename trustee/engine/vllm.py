@@ -31,7 +31,7 @@ from trustee.algorithm.learner import (
     MicroRequest,
     TrainerSpec,
 )
-from trustee.engine.blocking_start import run_blocking
+from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import TINY, find_model
 from trustee.engine.process_exit import cancel_at_death
@@ -85,6 +85,8 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """Whether CUDA graphs are off."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
+    start_seconds: Annotated[float, Meta(gt=0)] = 1800
+    """Maximum time for the engine's process to start, and then for the trainer to be built."""
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -123,11 +125,7 @@ class VllmEngine:
     """Engine and learner that share one copy of the weights."""
 
     def __init__(
-        self,
-        config: VllmConfig,
-        trainer: TrainerSpec,
-        *,
-        observer: Observer | None = None,
+        self, config: VllmConfig, trainer: TrainerSpec, *, observer: Observer | None = None
     ) -> None:
         self._config = config
         self._trainer = trainer
@@ -151,10 +149,12 @@ class VllmEngine:
         with ExitStack() as sockets, ExitStack() as undo:
             folder = sockets.enter_context(open_scratch())
             os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
-            cache = await run_blocking(lambda: self._start_child(folder))
-            undo.callback(self._llm.shutdown)
+            seconds = self._config.start_seconds
+            cache = await run_blocking(lambda: self._start_child(folder), seconds=seconds)
+            undo.callback(self._llm.shutdown, timeout=ENGINE_CLOSING_SECONDS)
             spec = msgspec.structs.replace(self._trainer, memory_gib=self._config.memory_gib)
-            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
+            with limit_start(seconds):
+                built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
             await cache.keep(self.call)
             undo.pop_all()
             self._sockets = sockets.pop_all()
