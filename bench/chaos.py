@@ -740,6 +740,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chaos = Chaos(options, Path(scratch), own_disk=own_disk)
         try:
             chaos.run()
+        except KeyboardInterrupt:
+            tell("interrupted; these are the figures so far")
         finally:
             for pid in marked_processes():
                 os.kill(pid, signal.SIGKILL)
