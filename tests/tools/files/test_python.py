@@ -429,6 +429,10 @@ def main() -> None:
 
 def undocumented(a: int): ...
 
+@mcp.resource("a://b")
+def resource() -> str:
+    '''A resource.'''
+
 def get_weather(city: str, day: str) -> str:
     '''Weather of a city on a day.'''
 """,
@@ -437,6 +441,7 @@ def get_weather(city: str, day: str) -> str:
     assert notices == [
         f"left out: {tmp_path}/tools.py: line 17 helper(session): has no type hint; use one of"
         f" {HINTS}",
+        "functions that are marked as no tools, left out: resource",
         "functions without docstrings, left out: undocumented",
     ]
 

@@ -27,6 +27,14 @@ _DECLARING = frozenset(("Tool", "FunctionDeclaration", "FunctionTool"))
 """Calls whose keywords are a tool, written out."""
 _SCHEMAS = ("parameters", "input_schema", "inputSchema")
 _NO_TOOLS = frozenset(("main", "setup", "teardown", "run_server", "create_server"))
+_OTHER_MARKS = frozenset(
+    (
+        *("prompt", "resource", "custom_route", "route", "get", "post", "put", "patch", "delete"),
+        *("fixture", "command", "call_tool", "list_tools", "overload", "contextmanager"),
+        *("asynccontextmanager", "event", "middleware", "validator", "field_validator"),
+    )
+)
+"""Decorators that make something else of a function."""
 _DATA = frozenset(("BaseModel", "TypedDict", "NamedTuple", "Struct", "Protocol", "Exception"))
 """Bases of classes that hold data."""
 
@@ -58,10 +66,11 @@ class _Module:
         self._source = source
         self._notices = notices
         self._names: dict[str, ast.ClassDef | ast.expr] = {}
+        for inner in ast.walk(tree):
+            if isinstance(inner, ast.ClassDef):
+                self._names.setdefault(inner.name, inner)
         for node in tree.body:
-            if isinstance(node, ast.ClassDef):
-                self._names[node.name] = node
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 self._names[node.targets[0].id] = node.value
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 self._names |= {node.target.id: node.value} if node.value else {}
@@ -90,9 +99,19 @@ class _Module:
                 if function not in marked and function.name[0] != "_":
                     self._notices.add(UNMARKED, function.name)
             return
-        public = [f for f in functions if f.name[0] != "_" and f.name not in _NO_TOOLS]
+        public = [function for function in functions if self._may_be_tool(function)]
         found = list(self._read_all(_documented(public, self._notices)))
         yield from found or self._read_classes()
+
+    def _may_be_tool(self, function: Function) -> bool:
+        """Return whether a function is public and not marked as something else."""
+        if function.name.startswith(("_", "test_")) or function.name in _NO_TOOLS:
+            return False
+        called = (m.func if isinstance(m, ast.Call) else m for m in function.decorator_list)
+        if not _OTHER_MARKS.intersection(map(last_name, called)):
+            return True
+        self._notices.add("functions that are marked as no tools, left out", function.name)
+        return False
 
     def _read_all(
         self, functions: Sequence[Function], *, methods: set[ast.stmt] | None = None
