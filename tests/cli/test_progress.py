@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from typing import Any
 
@@ -23,6 +24,7 @@ from trustee.events import (
     RolledBack,
     SftStepTrained,
     Stage,
+    StageMoved,
     StepTrained,
     TaskCollected,
     TaskWritten,
@@ -417,3 +419,65 @@ def test_panel_shows_the_last_eight_rewards() -> None:
         shown.emit(replace(STEP, step=number, reward=number / 10))
     expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
     assert expected == rows_of(shown)["reward"]
+
+
+MOVED = StageMoved(
+    done=12, of=48, unit="episodes", seconds=30.0, sampled_per_s=5.2, read_per_s=210.4, left_s=90.0
+)
+MOVED_TEXT = "12 of 48 episodes, 5 tokens/s sampled, 210 read, left 1:30"
+
+
+def test_panel_shows_that_a_stage_moves() -> None:
+    """Done of all, tokens a second and time left stand below the stage, and go with it."""
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(STAGE)
+    shown.emit(MOVED)
+    assert MOVED_TEXT == rows_of(shown)["so far"]
+    shown.emit(STAGE)
+    assert "so far" not in rows_of(shown)
+
+
+def test_lines_about_a_stage_are_few(clock: Clock) -> None:
+    """A stage tells a line every ten seconds, and none if it is shorter."""
+    out = StringIO()
+    with ProgressDisplay(out, mode="lines") as shown:
+        shown.emit(STAGE)
+        for _ in range(15):
+            clock.now += 2
+            shown.emit(MOVED)
+    line = f"training, 80 steps: {MOVED_TEXT}"
+    assert ["training, 80 steps", line, line, line] == out.getvalue().splitlines()
+
+
+def test_a_stage_without_figures_shows_its_time() -> None:
+    """Before anything can be counted the time alone moves."""
+    bare = replace(MOVED, done=0, of=0, seconds=75.0, sampled_per_s=0, read_per_s=0, left_s=None)
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(bare)
+    assert "under way for 1:15" == rows_of(shown)["so far"]
+
+
+class Terminal(StringIO):
+    """A screen, to which rich draws as to a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_what_libraries_print_stays_off_the_panel(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning of an engine goes where the standard streams go, not through the panel."""
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Terminal()
+    with ProgressDisplay(screen, mode="live") as display:
+        print("a warning of the engine", file=sys.stderr)  # noqa: T201
+        print("a line of a library")  # noqa: T201
+        display.emit(Note(text="our own line"))
+    assert "our own line" in screen.getvalue()
+    assert "warning" not in screen.getvalue()
+    assert "library" not in screen.getvalue()
+    told = capfd.readouterr()
+    assert "a warning of the engine\n" == told.err
+    assert "a line of a library\n" == told.out

@@ -8,14 +8,14 @@ effect and the call parser; alarms over a run's own metrics are in `alarms.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
 from trustee.environments.protocol import Services, World
-from trustee.environments.simulated.environment import judge_episode
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulator import Simulator
 from trustee.errors import RunError, SimulatorError
@@ -72,10 +72,20 @@ class Verdicts(Record, frozen=True):
 
 
 async def ask_judge(
-    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator
+    episodes: Sequence[Known],
+    *,
+    prompt_set: str,
+    simulator: Simulator,
+    whole: bool = True,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts:
-    """Have a run's judge score episodes as in training: facts first, then its verdict."""
+    """Have a run's judge score episodes as in training: facts first, then its verdict.
+
+    Without `whole` only those count on which the judge was asked: what code settles says nothing
+    about a judge, and a judge of one answer must be found out.
+    """
     accepted: dict[str, bool] = {}
+    settled: set[str] = set()
 
     async def ask(known: Known) -> None:
         services = Services(simulator=simulator, rng=random.Random(f"gate {known.name}"))
@@ -88,12 +98,16 @@ async def ask_judge(
             accepted[known.name] = False
         else:
             accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
+            if not (whole or score.outcome.asked_judge):
+                settled.add(known.name)
+        done()
 
     async with anyio.create_task_group() as tasks:
         for known in episodes:
             tasks.start_soon(ask, known)
-    good = [known.name for known in episodes if known.good]
-    bad = [known.name for known in episodes if not known.good]
+    counted = [known for known in episodes if known.name not in settled]
+    good = [known.name for known in counted if known.good]
+    bad = [known.name for known in counted if not known.good]
     return Verdicts(
         good=len(good),
         bad=len(bad),
@@ -103,9 +117,15 @@ async def ask_judge(
 
 
 async def check_canaries(
-    world: World, simulator: Simulator, *, config: GateConfig
+    world: World,
+    simulator: Simulator,
+    *,
+    config: GateConfig,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts | None:
     """Test the judge on episodes of known verdict; None without a judge or with the checks off.
+
+    `done` is called after each episode.
 
     Raises:
         InputError: if the world's prompt set has no canaries.
@@ -115,7 +135,11 @@ async def check_canaries(
     if prompt_set is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(prompt_set), prompt_set=prompt_set, simulator=simulator
+        read_canaries(prompt_set),
+        prompt_set=prompt_set,
+        simulator=simulator,
+        whole=False,
+        done=done,
     )
     for names, count, limit, key in (
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
@@ -139,6 +163,7 @@ async def compare_judge(
     training: World,
     simulator: Simulator,
     config: GateConfig,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts | None:
     """Ask the training judge about episodes that the held-out world has scored by the truth.
 
@@ -165,6 +190,7 @@ async def compare_judge(
         ],
         prompt_set=prompt_set,
         simulator=simulator,
+        done=done,
     )
 
 
