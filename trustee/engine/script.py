@@ -104,6 +104,9 @@ def draw_value(
     nested: int = 0,
 ) -> Any:
     """Return a random value that fits the common keywords of a JSON Schema; strings use `words`."""
+    if nested > 2 * MOST_NESTED:
+        # What requires itself has no end, so nothing of it fits.
+        return {}
     root = as_object(schema) if root is None else root
     found = alternatives(schema, root) or [as_object(schema)]
     plain = found[0] if len(found) == 1 else rng.choice(found)

@@ -12,14 +12,19 @@ from trustee.tools.schema import NOTHING, Schema, as_object, follow, members, ty
 
 MOST = 24
 """Alternatives of one schema; with more it is not taken apart."""
-MOST_NESTED = 16
-"""Combinations in combinations, of which a definition that leads to itself has no end."""
+MOST_STEPS = 200
+"""Combinations that are looked at, of which a definition that leads to itself has no end."""
 _COMBINING = ("allOf", "anyOf", "oneOf", "$ref")
 
 
-def alternatives(schema: object, root: Schema, *, nested: int = 0) -> list[Schema] | None:
+def alternatives(schema: object, root: Schema) -> list[Schema] | None:
     """Return plain schemas of which a value fits one, none if nothing fits; None for too many."""
-    if nested > MOST_NESTED:
+    return _take_apart(schema, root, [MOST_STEPS])
+
+
+def _take_apart(schema: object, root: Schema, left: list[int]) -> list[Schema] | None:
+    left[0] -= 1
+    if left[0] < 0:
         return None
     whole = follow(schema, root)
     if whole.get("not") == NOTHING["not"]:
@@ -30,7 +35,7 @@ def alternatives(schema: object, root: Schema, *, nested: int = 0) -> list[Schem
     for choice in choices:
         parts: list[Schema] = []
         for part in choice:
-            plain = alternatives(part, root, nested=nested + 1)
+            plain = _take_apart(part, root, left)
             if plain is None:
                 return None
             parts += plain

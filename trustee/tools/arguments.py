@@ -98,7 +98,11 @@ def _closest(errors: Sequence[ValidationError]) -> ValidationError:
     while error.context:
         choices: dict[object, list[ValidationError]] = {}
         for inner in error.context:
-            choices.setdefault(inner.relative_schema_path[0], []).append(inner)
+            # The alternative `false` is never meant, and its error has no path.
+            if inner.relative_schema_path:
+                choices.setdefault(inner.relative_schema_path[0], []).append(inner)
+        if not choices:
+            return error
         ranked = sorted(choices.values(), key=_distance)
         tied = len(ranked) > 1 and _distance(ranked[0]) == _distance(ranked[1])
         if tied and not any(inner.relative_path for inner in error.context):

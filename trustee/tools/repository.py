@@ -133,14 +133,13 @@ def _id_nouns(schema: dict[str, Any], *, required_only: bool = False) -> frozens
     """Return the kinds of things whose ids a schema contains: `event` for `event_id`."""
     nouns: set[str] = set()
     waiting: list[tuple[Schema, str]] = [(schema, "")]
-    seen: set[str] = set()
+    seen: set[int] = set()
     while waiting:
         inner, within = waiting.pop()
-        # A definition is looked at once, since it may lead to itself.
-        reference = inner.get("$ref")
-        if isinstance(reference, str) and reference in seen:
+        # Each part of the schema is looked at once, since it may lead to itself.
+        if id(inner) in seen:
             continue
-        seen.add(str(reference))
+        seen.add(id(inner))
         for part in parts_of(inner, schema):
             needed = required_of(part)
             for name, nested in properties_of(part).items():

@@ -9,6 +9,7 @@ import pytest
 
 from tool_documents import refusal, write
 from trustee.tools.files import import_tools
+from trustee.tools.files.notices import Notices
 from trustee.types import Tool
 
 MODULE = '''
@@ -135,11 +136,12 @@ def all_kinds(
     computed: int = 6 * 7,
     literal: tuple[int, int] = (1, 2),
     uncodable: set[int] = {1},
-): ...
+):
+    """Take all kinds."""
 
 
 def no_arguments():
-    pass
+    """Take nothing."""
 
 
 def _private(anything): ...
@@ -213,7 +215,7 @@ def test_import_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert empty == Tool(
         name="no_arguments",
-        description="",
+        description="Take nothing.",
         parameters={"type": "object", "properties": {}, "required": []},
     )
     assert [path.name for path in tmp_path.iterdir()] == ["shop.py"]
@@ -322,11 +324,6 @@ PYTHON_REFUSALS = [
         "def f(a: Callable[[int], str]): ...",
         f"line 1 f(a): the type hint [int] is not supported; use one of {HINTS}",
     ),
-    (
-        'def f():\n    """Do.\n\n    Args:\n        a\n    """',
-        "line 1 f: the docstring is not in Google style (Expected a colon in 'a'.);"
-        " sections such as Args: consist of indented lines of name: description",
-    ),
     ("def f(*names: str): ...", "line 1 f: *names cannot be passed by name; use a list parameter"),
     (
         "class E(Enum):\n    A = auto()\n\ndef f(a: E): ...",
@@ -345,3 +342,206 @@ def test_import_refuses_python(tmp_path: Path, text: str, message: str) -> None:
     """An unusable module names the line, function and parameter."""
     path = write(tmp_path, text, name="tools.py")
     assert refusal(path) == f"{path}: {message}"
+
+
+def names_in(tmp_path: Path, text: str) -> tuple[list[str], list[str]]:
+    """Import a module; return the tools' names and the notices."""
+    notices = Notices()
+    tools = import_tools(write(tmp_path, text, name="tools.py"), notices=notices)
+    return [tool.name for tool in tools], notices.lines()
+
+
+def test_marked_functions_alone_are_tools(tmp_path: Path) -> None:
+    """Where functions are marked as tools, nested ones too, others are left out and named."""
+    text = """
+from fastmcp import Context, FastMCP
+mcp = FastMCP("x")
+
+@mcp.tool
+async def greet(name: str, ctx: Context) -> str:
+    "Greet somebody."
+
+@mcp.tool(name="sum_up", annotations={"readOnlyHint": True}, description="Sum.")
+def add(a: int, b, *, run: "Context | None" = None, user=Depends(who), **rest): ...
+
+@mcp.resource("config://app")
+def config() -> str:
+    "The configuration."
+
+def main():
+    "Start."
+
+def build():
+    @mcp.tool("inner")
+    def nested(a: Annotated[str, InjectedToolArg], b: int = Field(3, ge=1)): ...
+
+    class Box:
+        @function_tool
+        def put(self, thing: str): ...
+
+def later(x: float): ...
+mcp.add_tool(later)
+
+@server.list_tools()
+def handle(): ...
+"""
+    notices = Notices()
+    tools = import_tools(write(tmp_path, text, name="tools.py"), notices=notices)
+    shown = {tool.name: (list(tool.parameters["properties"]), tool.effect) for tool in tools}
+    assert shown == {
+        "greet": (["name"], "write"),
+        "sum_up": (["a", "b"], "read"),
+        "inner": (["b"], "write"),
+        "put": (["thing"], "write"),
+        "later": (["x"], "write"),
+    }
+    assert tools[1].description == "Sum."
+    assert notices.lines() == [
+        "functions that are not marked as tools, left out: config; main; build; handle"
+    ]
+
+
+def test_functions_that_are_no_tools_are_left_out(tmp_path: Path) -> None:
+    """A helper without hints or docstring spoils nothing and is named."""
+    names, notices = names_in(
+        tmp_path,
+        """
+def get_weather(city: str) -> str:
+    '''Weather of a city.
+
+Args:
+city (str): not indented
+'''
+
+def typed(city, days=1):
+    '''By docstring.
+
+    Args:
+        city (str): Where.
+        days (int, optional): How long.
+    '''
+
+def helper(session):
+    '''Return it.'''
+
+def main() -> None:
+    '''Run.'''
+
+def undocumented(a: int): ...
+
+@mcp.resource("a://b")
+def resource() -> str:
+    '''A resource.'''
+
+def get_weather(city: str, day: str) -> str:
+    '''Weather of a city on a day.'''
+""",
+    )
+    assert names == ["get_weather", "typed"]
+    assert notices == [
+        f"left out: {tmp_path}/tools.py: line 17 helper(session): has no type hint; use one of"
+        f" {HINTS}",
+        "functions that are marked as no tools, left out: resource",
+        "functions without docstrings, left out: undocumented",
+    ]
+
+
+def test_docstrings_of_any_style_are_read(tmp_path: Path) -> None:
+    """Other styles than Google's are read; of a broken one the description is."""
+    text = '''
+def numpy(city: str):
+    """Look it up.
+
+    Parameters
+    ----------
+    city : str
+        Where.
+    """
+
+def rest(city: str):
+    """Look it up.
+
+    :param city: Where.
+    """
+
+def broken(city: str):
+    """Look it up.
+
+    Args:
+        city
+    """
+'''
+    tools = import_tools(write(tmp_path, text, name="tools.py"))
+    assert [(tool.description, tool.parameters["properties"]["city"]) for tool in tools] == [
+        ("Look it up.", string(description="Where.")),
+        ("Look it up.", string(description="Where.")),
+        ("Look it up.", string()),
+    ]
+
+
+def test_methods_are_tools_where_there_are_no_functions(tmp_path: Path) -> None:
+    """Public methods of classes that hold no data are tools; the class is their category."""
+    text = """
+@dataclass
+class Point:
+    x: int
+    def norm(self) -> float:
+        "Length."
+
+class Files:
+    "A file system."
+    def __init__(self, root: str):
+        "Open."
+    def _load(self, scenario: dict):
+        "Load."
+    @property
+    def root(self) -> str:
+        "The root."
+    def cat(self, file_name: str) -> str:
+        "Show a file."
+    @staticmethod
+    def split(path: str) -> list:
+        "Split."
+    @classmethod
+    def open(cls, path: str, at: Point) -> "Files":
+        "Open."
+"""
+    tools = import_tools(write(tmp_path, text, name="tools.py"))
+    shown = [(tool.name, tool.category, list(tool.parameters["properties"])) for tool in tools]
+    assert shown == [
+        ("cat", "Files", ["file_name"]),
+        ("split", "Files", ["path"]),
+        ("open", "Files", ["path", "at"]),
+    ]
+
+
+def test_schemas_that_are_written_out_are_tools(tmp_path: Path) -> None:
+    """Literal schemas, and calls that declare one, are read; what is computed is named."""
+    names, notices = names_in(
+        tmp_path,
+        """
+class CancelOrder(Tool):
+    @staticmethod
+    def invoke(data, order_id: str) -> str: ...
+    @staticmethod
+    def get_info():
+        return {"type": "function", "function": {"name": "cancel_order",
+            "description": ("a" "b"), "parameters": {"type": "object", "properties": {}}}}
+
+TOOLS = [types.Tool(name="find", description="d", inputSchema={"type": "object"},
+    annotations=types.ToolAnnotations(readOnlyHint=True))]
+MORE = {"name": "computed", "parameters": schema_of(X)}
+CALL = {"name": "find", "arguments": {"a": 1}}
+""",
+    )
+    assert names == ["cancel_order", "find"]
+    assert len(notices) == 1
+    assert "line 12: a tool's schema is not written out" in notices[0]
+
+
+def test_classes_that_name_each_other_have_an_end(tmp_path: Path) -> None:
+    """Each use of a class is written out, up to a bound; after that it is left open."""
+    classes = [f"class C{n}(TypedDict):\n    a: C{n + 1}\n    b: C{n + 1}" for n in range(30)]
+    text = "\n".join([*classes, "class C30(TypedDict):\n    c: int", "def f(x: C0): ..."])
+    (tool,) = import_tools(write(tmp_path, text, name="tools.py"))
+    assert len(str(tool.parameters)) < 100_000

@@ -116,7 +116,7 @@ def read_tools(
     )
     if not text.lstrip().startswith(("{", "[")):
         if not is_yaml(text):
-            return read_functions(text, source=source)
+            return read_functions(text, source=source, notices=notices)
         documents = decode_yaml(
             text,
             notices=notices,

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from trustee.environments.trial.transforms.perturbation import Perturbation, Recoding, ToolAlias
+from trustee.tools.schema import change_children, properties_of, required_of
 from trustee.types import ExpectedCall, Record, Tool
 
 SHORT = 4
@@ -81,7 +82,7 @@ class Undocument(Record, frozen=True, tag="undocument", tag_field="kind"):
         """Draw one required parameter of each chosen tool."""
         shown: list[Tool] = []
         for tool in tools:
-            required = tool.parameters.get("required", [])
+            required = required_of(tool.parameters)
             if required and rng.random() < self.share:
                 shown.append(_without_parameter(tool, rng.choice(required)))
             else:
@@ -114,7 +115,7 @@ class Recode(Record, frozen=True, tag="recode", tag_field="kind"):
             schema = dict(tool.parameters)
             properties: dict[str, Any] = dict(schema.get("properties", {}))
             values: dict[str, Recoding] = {}
-            for name, part in properties.items():
+            for name, part in properties_of(schema).items():
                 recoding = self._recode(part, rng)
                 if recoding is not None:
                     values[name] = recoding
@@ -166,19 +167,14 @@ def _recoded_schema(part: Mapping[str, Any], recoding: Recoding) -> dict[str, An
 
 def _without_parameter(tool: Tool, name: str) -> Tool:
     schema = dict(tool.parameters)
-    schema["properties"] = {k: v for k, v in schema["properties"].items() if k != name}
-    schema["required"] = [other for other in schema["required"] if other != name]
+    schema["properties"] = {k: v for k, v in schema.get("properties", {}).items() if k != name}
+    schema["required"] = [other for other in required_of(schema) if other != name]
     return msgspec.structs.replace(tool, parameters=schema)
 
 
-def _without_descriptions(value: Any) -> Any:
+def _without_descriptions(schema: Any) -> Any:
     """Return a schema without descriptions and examples; a parameter may have such a name."""
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: {name: _without_descriptions(part) for name, part in inner.items()}
-        if key == "properties"
-        else _without_descriptions(inner)
-        for key, inner in value.items()
-        if key not in ("description", "examples")
-    }
+    if not isinstance(schema, dict):
+        return schema
+    told = {key: value for key, value in schema.items() if key not in ("description", "examples")}
+    return change_children(told, _without_descriptions)

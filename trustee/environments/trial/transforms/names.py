@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from trustee.environments.trial.transforms.perturbation import Perturbation, ToolAlias
+from trustee.tools.schema import properties_of, required_of
 from trustee.types import ExpectedCall, Record, Tool
 
 LETTERS = "bcdfghjklmnpqrstvwxz"
@@ -43,14 +44,14 @@ class Opaque(Record, frozen=True, tag="opaque", tag_field="kind"):
     ) -> Perturbation | None:
         """Draw new names, all different."""
         taken = {tool.name for tool in tools} | {
-            n for t in tools for n in t.parameters["properties"]
+            n for t in tools for n in properties_of(t.parameters)
         }
         names: dict[str, str] = {}
         parameters: dict[str, dict[str, str]] = {}
         for tool in tools:
             names[tool.name] = self._name(rng, taken, held_out) if self.tools else tool.name
             renamed: dict[str, str] = {}
-            for name in tool.parameters.get("properties", {}) if self.parameters else ():
+            for name in properties_of(tool.parameters) if self.parameters else ():
                 renamed[name] = self._name(rng, taken, held_out)
             parameters[tool.name] = renamed
         return rename("opaque", tools, names, parameters)
@@ -97,7 +98,7 @@ def rename(
         properties = schema.get("properties", {})
         schema["properties"] = {renamed.get(name, name): part for name, part in properties.items()}
         if "required" in schema:
-            schema["required"] = [renamed.get(name, name) for name in schema["required"]]
+            schema["required"] = [renamed.get(name, name) for name in required_of(schema)]
         name = names[tool.name]
         shown.append(
             msgspec.structs.replace(

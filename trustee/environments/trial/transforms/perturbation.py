@@ -15,6 +15,7 @@ from typing import Any
 
 from trustee.decoding import decode_json
 from trustee.tools.arguments import check_arguments, shorten
+from trustee.tools.schema import properties_of
 from trustee.tools.values import normalise, render_json
 from trustee.types import ExpectedCall, Record, Tool, ToolCall
 
@@ -208,8 +209,12 @@ def prove_solvable(
             return f"{call.name} is answered by a perturbation: {arrived}"
         if (arrived.name, normalise(arrived.arguments)) != (call.name, normalise(call.arguments)):
             return f"{call.name} arrives as {arrived.name} with {shorten(arrived.arguments)}"
-        documented = shown[shown_call.name].parameters.get("properties", {})
-        rest = {name: value for name, value in shown_call.arguments.items() if name in documented}
+        documented = shown[shown_call.name].parameters
+        rest = {
+            name: value
+            for name, value in shown_call.arguments.items()
+            if name in properties_of(documented)
+        }
         error = check_arguments(shown[shown_call.name], rest)
         if error and check_arguments(true[call.name], call.arguments) is None:
             return f"the shown tool refuses the reference solution: {error}"
