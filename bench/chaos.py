@@ -561,7 +561,11 @@ class Chaos:
             case "full_disk":
                 return self.fill_disk(folder, program)
             case "second_writer":
-                # Stopped, so that it cannot end in between and make room for the second.
+                # Stopped when it owns the folder, so that it cannot end and make room.
+                owner = str(folder.path / ".lock")
+                self.wait_until(program, lambda: read(owner).strip() == str(pid), START_SECONDS)
+                if not program_runs(program):
+                    return True
                 os.kill(pid, signal.SIGSTOP)
                 self.write_twice(folder)
                 os.kill(pid, signal.SIGCONT)
