@@ -12,13 +12,14 @@ from trustee.trainer.die_with_parent import ask_for_death
 def register() -> None:
     """Make our linear methods known to vLLM, which calls this in each of its processes."""
     # Importing it registers our linear methods and our loader.
-    from trustee.trainer import cpu_lora, cpu_norm, vllm_layers  # noqa: F401
+    from trustee.trainer import cpu_lora, cpu_norm, vllm_layers
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
         keep_bars_local()
     cpu_lora.fix_cpu_lora()
     cpu_norm.fix_cpu_norm()
+    vllm_layers.count_default_loading()
 
 
 def follow_parent() -> None:
