@@ -39,6 +39,7 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
+from trustee.rendering.call_parser import CallFormat
 from trustee.rollout import RolloutConfig
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
@@ -79,6 +80,10 @@ class ModelConfig(Record, frozen=True):
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
     """Value of enable_thinking that the chat template receives."""
+    template: PathText | None = None
+    """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
+    call_format: CallFormat | None = None
+    """How the template writes calls; none: found by having it write one."""
 
 
 class SimulatorConfig(Record, frozen=True):

@@ -14,9 +14,9 @@ from trustee.types import Message, Record, ToolCall, Trajectory
 FEWEST_MESSAGES = 50
 """Minimum number of messages for comparing the parser with the second reader."""
 
-_MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
+_MARKS = ("<tool_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]")
 
-_LIST = re.compile(r"<tool_call>\s*\[")
+_LIST = re.compile(r"(?:<tool_call>|\[TOOL_CALLS\])\s*\[")
 
 _NAMED = re.compile(r'(?<!:)(?<!: )\{[^{}\[\]]*?"name"\s*:\s*"([^"]*)"')
 _ARGUMENTS = re.compile(r'"(?:parameters|arguments)"\s*:')
@@ -60,8 +60,9 @@ def crosscheck_calls(
     if not calls and any(mark in spoken for mark in _MARKS):
         return False
     match call_format:
-        case CallFormat.HERMES:
-            marks = spoken.count("<tool_call>")
+        case CallFormat.HERMES | CallFormat.MISTRAL:
+            mistral = call_format is CallFormat.MISTRAL
+            marks = spoken.count("[TOOL_CALLS]" if mistral else "<tool_call>")
             if calls > marks > 0 and _LIST.search(spoken):
                 return True
         case CallFormat.LLAMA3_JSON:
@@ -111,5 +112,6 @@ def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
         f"in {reading.differing} of {reading.total} messages the parser found other calls than "
         f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
         "be scored for what it did not write, so check that the call format read is the model's "
-        f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
+        f"(model.call_format, or the chat template); the first such text is "
+        f"{reading.example[:300]!r}"
     )

@@ -40,6 +40,7 @@ from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
-
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """Class that vLLM mixes into its worker."""
 
@@ -86,14 +86,14 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
 
-    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+    def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Find the model and return its folder and its renderer.
 
         Raises:
             InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path)
-        return folder, load_tried(folder, thinking=thinking, trusted=folder == TINY)
+        return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Refuse an adapter whose training cannot be continued on a base.

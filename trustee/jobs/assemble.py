@@ -23,6 +23,7 @@ from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied
 from trustee.events import Emit, Note, Stage
 from trustee.jobs.held_out import evaluation_world
+from trustee.rendering.chat_templates import ChatStyle, read_template
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import find_adapter
 from trustee.sandbox.calls import NoSandbox, Sandbox
@@ -37,6 +38,7 @@ SHORTEST_CONTEXT = 512
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
     """Return the settings with which the trainer is built."""
+    template = read_template(config.model.template)
     return TrainerSpec(
         folder=str(folder),
         learn=config.learn,
@@ -44,6 +46,7 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         cores=len(os.sched_getaffinity(0)),
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else None,
         base=name_base(config.model.path, folder),
+        template=template.text if template else "",
         reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 
@@ -165,7 +168,12 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
         InputError: if the model or template is unusable; raised before anything heavy is loaded.
     """
     engine = config.engine
-    folder, renderer = engine.load_renderer(config.model.path, thinking=config.model.thinking)
+    style = ChatStyle(
+        thinking=config.model.thinking,
+        template=read_template(config.model.template),
+        call_format=config.model.call_format,
+    )
+    folder, renderer = engine.load_renderer(config.model.path, style)
     renderer.self_test()
     if config.run.adapter:
         start = find_adapter(Path(config.run.adapter))

@@ -24,7 +24,7 @@ from trustee.jobs.assemble import (
     open_watched,
     prepare_model,
 )
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import check_same_template, record_template, write_metadata
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.files import write_json
@@ -96,8 +96,11 @@ async def run_collection(
     trained = None
     if player.adapter:
         trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
-    record = CollectionMetadata(player=player.public, collect=collection, config=config)
+    record = CollectionMetadata(
+        player=player.public, collect=collection, config=record_template(config)
+    )
     check_collection_metadata(folder, record)
+    check_same_template(config, folder)
     clock = EngineClock()
     async with (
         open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
@@ -105,7 +108,8 @@ async def run_collection(
         open_sandbox(config) as sandbox,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_collection_metadata(folder, record)
+        write_json(folder / COLLECTION_FILE, record, indent=2)
+        write_metadata(config, folder)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))
@@ -160,12 +164,6 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
     adapter = Adapter(version=1, path=folder / "adapters" / "collecting")
     await engine.publish(adapter)
     return adapter
-
-
-def write_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """Write the record of what a collection is started with."""
-    for name, content in ((COLLECTION_FILE, record), ("run.json", describe_run(record.config))):
-        write_json(folder / name, content, indent=2)
 
 
 def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:

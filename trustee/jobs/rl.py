@@ -29,7 +29,7 @@ from trustee.jobs.assemble import (
     restart_once,
 )
 from trustee.jobs.held_out import RunResult, conclude, measure
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import write_metadata
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
 from trustee.rl.run import GroupQueue, Run, RunState
@@ -37,7 +37,6 @@ from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
-from trustee.runs.files import write_json
 from trustee.runs.store import Store, keep_lines
 from trustee.sandbox.calls import NoSandbox, Sandbox
 
@@ -66,7 +65,7 @@ async def run_training(
             TimedStore(folder, timeline) if timeline else Store(folder)
         )
         if not resume:
-            write_json(folder / "run.json", describe_run(config), indent=2)
+            config = write_metadata(config, folder)
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
 

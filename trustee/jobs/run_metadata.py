@@ -16,6 +16,9 @@ from trustee.engine.script import was_found
 from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, UntrustedWorld
+from trustee.rendering.chat_templates import is_packaged, read_template
+from trustee.runs.adapters import TEMPLATE
+from trustee.runs.files import write_json, write_text
 from trustee.types import Record
 
 
@@ -54,12 +57,69 @@ def describe_run(config: Config) -> RunMetadata:
         for name, digest in hash_prompts(prompt_set).items()
     }
     return RunMetadata(
-        config=config, versions=versions, prompts=prompts, platform=platform.platform()
+        config=record_template(config),
+        versions=versions,
+        prompts=prompts,
+        platform=platform.platform(),
     )
+
+
+def write_metadata(config: Config, folder: Path) -> Config:
+    """Write what a run starts with, and return its config, which names the run's own files.
+
+    A chat template is copied into the folder, because the one that the config names may change
+    before the run is resumed.
+
+    Raises:
+        InputError: if the template cannot be read.
+        RunError: if a file cannot be written.
+    """
+    template = read_template(config.model.template)
+    folder.mkdir(parents=True, exist_ok=True)
+    if template is not None:
+        write_text(folder / TEMPLATE, template.text)
+    write_json(folder / "run.json", describe_run(config), indent=2)
+    return own_template(config, folder)
+
+
+def own_template(config: Config, folder: Path) -> Config:
+    """Return a run's config with the run's copy of the chat template, if the config has one."""
+    if config.model.template is None:
+        return config
+    model = msgspec.structs.replace(config.model, template=str(folder / TEMPLATE))
+    return msgspec.structs.replace(config, model=model)
+
+
+def record_template(config: Config) -> Config:
+    """Return a config as it is recorded: a template that is a file is the one beside the record."""
+    name = config.model.template
+    if name is None or is_packaged(name):
+        return config
+    model = msgspec.structs.replace(config.model, template=TEMPLATE)
+    return msgspec.structs.replace(config, model=model)
+
+
+def check_same_template(config: Config, folder: Path) -> None:
+    """Check that a folder, if it has a copy of the config's chat template, has an equal one.
+
+    Raises:
+        InputError: if the file that the config names has changed.
+    """
+    template = read_template(config.model.template)
+    kept = folder / TEMPLATE
+    if template is None or not kept.exists():
+        return
+    if read_template(str(kept)) != msgspec.structs.replace(template, name=str(kept)):
+        raise InputError(
+            f"{folder} was begun with another chat template than model.template "
+            f"{template.name!r} is now; name another folder, or set model.template={kept}"
+        )
 
 
 def read_metadata(folder: Path) -> RunMetadata:
     """Read the metadata of an earlier run, ignoring a recorded switched-off sandbox.
+
+    Its chat template is the copy in the folder.
 
     A run folder may come from a stranger. Only the current call may switch the sandbox off
     (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only the
@@ -80,10 +140,10 @@ def read_metadata(folder: Path) -> RunMetadata:
     except InputError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
     check_script(path, record.config)
-    if record.config.sandbox.isolation != "none":
-        return record
-    locked = msgspec.structs.replace(record.config.sandbox, isolation="auto")
-    config = msgspec.structs.replace(record.config, sandbox=locked)
+    config = own_template(record.config, folder)
+    if config.sandbox.isolation == "none":
+        locked = msgspec.structs.replace(config.sandbox, isolation="auto")
+        config = msgspec.structs.replace(config, sandbox=locked)
     return msgspec.structs.replace(record, config=config)
 
 

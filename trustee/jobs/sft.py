@@ -12,7 +12,7 @@ from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_model
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import write_metadata
 from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.files import write_json
@@ -107,7 +107,7 @@ async def run_sft(
         if resume:
             checkpoint = open_checkpoint(folder / "checkpoints", SftState)
         else:
-            write_sft_metadata(config, record, store, dataset)
+            config = write_sft_metadata(config, record, store, dataset)
         watched = open_watched(config, model, folder, clock=EngineClock(), emit=emit)
         async with watched as engine:
             job = SftJob(
@@ -177,8 +177,10 @@ def read_dataset(
 
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
-) -> None:
+) -> Config:
     """Write what the run starts with, and every row that it does not use or has changed.
+
+    The config that is returned names the run's own files.
 
     Raises:
         InputError: if the folder already holds a run.
@@ -188,12 +190,13 @@ def write_sft_metadata(
         raise InputError(
             f"{folder} already holds a run; continue it with --resume {folder} or name another"
         )
-    for name, content in ((SFT_FILE, record), ("run.json", describe_run(config))):
-        write_json(folder / name, content, indent=2)
+    write_json(folder / SFT_FILE, record, indent=2)
+    config = write_metadata(config, folder)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
     if dataset.mended:
         store.append("mended.jsonl", dataset.mended)
+    return config
 
 
 def sft_text(outcome: SftResult) -> str:

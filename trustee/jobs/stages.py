@@ -22,11 +22,11 @@ from trustee.jobs.assemble import prepare_model
 from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 from trustee.jobs.held_out import RunResult
 from trustee.jobs.rl import run_training
-from trustee.jobs.run_metadata import describe_run
+from trustee.jobs.run_metadata import write_metadata
 from trustee.jobs.sft import run_sft
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints
-from trustee.runs.files import write_json, write_lines
+from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import Demonstration
 from trustee.tiny.teacher import play_demonstration
@@ -45,7 +45,8 @@ async def run_stages_of(
     """
     if config.collect.tasks and not config.run.adapter:
         if not resume:
-            write_config(config, folder)
+            # At the start of a run, so that its first stages can be resumed too.
+            config = write_metadata(config, folder)
         adapter = await sft_on_teacher(config, folder, emit=emit)
         run_config = msgspec.structs.replace(config.run, adapter=str(adapter))
         config = msgspec.structs.replace(config, run=run_config)
@@ -54,12 +55,6 @@ async def run_stages_of(
     return await run_training(
         config, folder, emit=emit, resume=resume and not begins, profile=profile
     )
-
-
-def write_config(config: Config, folder: Path) -> None:
-    """Write the config at the start of a run, so that its first stages can be resumed too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", describe_run(config), indent=2)
 
 
 async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:
