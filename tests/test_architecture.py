@@ -214,6 +214,7 @@ WRITES_JSON = {
     "environments.executable.published_rows": "what a hash is taken of",
     "environments.executable.source_check": "a request to that process",
     "sft.endpoint": "a request",
+    "sft.forms.prompted_tools": "a literal on its way to the decoder",
     "sft.secrets": "a form in which a secret is looked for",
     "tiny.build": "a filter of templates",
     "tools.arguments": "any value, cut",

@@ -40,11 +40,13 @@ from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
 from trustee.rendering.call_parser import CallFormat
+from trustee.rendering.chat_templates import TURN_ENDS
 from trustee.rollout import RolloutConfig
+from trustee.runs.inputs import INPUT
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
-from trustee.types import PathText, Record
+from trustee.types import PATH, PathText, Record
 
 CONFIGS = Path("configs")
 SAME = "same"
@@ -80,7 +82,7 @@ class ModelConfig(Record, frozen=True):
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
     """Value of enable_thinking that the chat template receives."""
-    template: PathText | None = None
+    template: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(TURN_ENDS)})] | None = None
     """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
     call_format: CallFormat | None = None
     """How the template writes calls; none: found by having it write one."""
@@ -274,7 +276,8 @@ def expand_path(text: str, *, where: str) -> str:
 def is_path(kind: Any) -> bool:
     """Whether a type is that of a path, which may be switched off."""
     options = get_args(kind) if isinstance(kind, UnionType) or get_origin(kind) is Union else [kind]
-    return PathText in options
+    metas = [meta for option in options for meta in getattr(option, "__metadata__", ())]
+    return any(isinstance(meta, Meta) and PATH in (meta.extra or {}) for meta in metas)
 
 
 def explain_conversion(error: str, table: dict[str, Any]) -> str:

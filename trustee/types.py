@@ -17,7 +17,9 @@ GIB = 1 << 30
 MIB = 1 << 20
 Share = Annotated[float, Meta(ge=0, le=1)]
 """A fraction from 0 to 1, in a config or a report."""
-PathText = Annotated[str, Meta(extra={"path": True})]
+PATH = "path"
+"""Key in the `extra` of a field's `Meta`: the field is a path."""
+PathText = Annotated[str, Meta(extra={PATH: True})]
 """A path in a config: `~` and environment variables in it are expanded when the config is read."""
 
 

@@ -149,6 +149,14 @@ def test_luck_of_the_restored_version_is_no_progress() -> None:
     assert (2, True) == (decisions[-1].roll_back_to, decisions[-1].stop is not None)
 
 
+def test_ruined_version_does_not_inherit_the_reward_of_the_one_before() -> None:
+    """The smoothed reward falls slowly, but the best version is one that earned it itself."""
+    watch = Watch(WatchConfig())
+    for reward, version in ((-1.0, 0), (1.0, 1), (1.0, 1), (-1.0, 2)):
+        watch.observe(GOOD, play(reward, version))
+    assert (0.5, 1) == watch.state().best
+
+
 def test_a_better_version_between_two_rollbacks_lets_the_run_go_on() -> None:
     """A run that becomes better than ever may roll back as often as it needs."""
     watch = trained()

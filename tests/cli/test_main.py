@@ -269,7 +269,7 @@ def test_resume_takes_no_changes(
     more: tuple[str, ...],
 ) -> None:
     """A continued run is the same run."""
-    check_error(refuse(capsys, "run", "--resume", tmp_path, *more), "--resume", more[0])
+    check_error(refuse(capsys, "run", "--resume", tmp_path, *more), "--resume", "--set", more[0])
 
 
 @pytest.mark.parametrize(
@@ -670,7 +670,7 @@ def read_tracks(path: Path) -> list[str]:
 
 
 def test_profiled_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """--profile draws a run into its folder; a resumed run draws beside, not over it."""
+    """--profile draws a run into its folder; a resumed run draws beside, a finished one nothing."""
     play_with(monkeypatch, learnt)
     changes = [word for change in SMALL for word in ("--set", change)]
     folder = tmp_path / "new"
@@ -682,10 +682,10 @@ def test_profiled_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     episodes = (folder / "episodes.jsonl").read_text().count("\n")
     assert episodes == drawn.count("episodes")
     text = first.read_bytes()
-    assert DONE == main(["run", "--resume", str(folder), "--profile"])
+    assert DONE == main(["run", "--resume", str(folder), "--steps", "3", "--profile"])
     assert {"train"} <= set(read_tracks(folder / "timeline-1.json"))
     assert text == first.read_bytes()
-    assert DONE == main(["run", "--resume", str(folder)])
+    assert DONE == main(["run", "--resume", str(folder), "--profile"])
     assert 2 == len(list(folder.glob("timeline-*.json")))
 
 
@@ -911,7 +911,9 @@ def test_failed_comparison(
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert BAD_INPUT == main(["eval", str(tmp_path)])
     assert (
-        f"trustee: {tmp_path} holds no adapter; train first, or name one with --adapter DIR\n"
+        f"trustee: {tmp_path} contains no adapter: neither adapter_config.json nor "
+        "adapters/policy-*; give a PEFT folder, or the folder of a run that has trained at least "
+        "one step\n"
     ) == capfd.readouterr().err
 
 

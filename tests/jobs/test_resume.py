@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 # One request at a time and no prefix cache: then no sum's order depends on what else was running.
 # Nothing written ahead: then no draft is drawn before the step that decides its difficulty.
+OFF = {"gates.false_accepts": "none", "gates.false_refuses": "none"}
+"""Checks that are off, which a call that resumes the run must say again."""
 EXACT = {
     "run.steps": 4,
     "run.minutes": "none",
@@ -30,8 +32,7 @@ EXACT = {
     "rollout.groups_per_step": 1,
     "rollout.limits.turns": 3,
     "eval.tasks": "none",
-    "gates.false_accepts": "none",
-    "gates.false_refuses": "none",
+    **OFF,
 }
 
 
@@ -104,7 +105,7 @@ def test_four_steps_equal_two_and_a_kill_and_two(tmp_path: Path) -> None:
     wait_for(broken / "checkpoints" / "step-000002", process)
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
-    code, output = finish(start(command(broken, "--resume", str(broken))))
+    code, output = finish(start(command(broken, "--resume", str(broken), **OFF)))
     assert code == 0, output
     metrics = (whole / "metrics.jsonl").read_bytes()
     assert len(metrics.splitlines()) == 4
@@ -135,7 +136,7 @@ def test_an_interrupt_ends_cleanly_and_can_be_continued(
     assert (130, True) == (code, f"trustee run --resume {folder}" in output), output
     assert "Traceback" not in output
     assert living_in_group(process.pid) == []
-    code, output = finish(start(command(folder, "--resume", str(folder))))
+    code, output = finish(start(command(folder, "--resume", str(folder), **OFF)))
     assert code == 0, output
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert [] == [path for path in compiled.rglob("*") if path.is_file()]

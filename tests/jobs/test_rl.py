@@ -327,7 +327,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(tmp_path) == written["folder"]
     assert [
         "starting the engine on base (cpu)",
-        "judge on episodes of known verdict: 3 of 26 bad episodes accepted, 0 of 8 good ones "
+        "judge on episodes of known verdict: 9 of 40 bad episodes accepted, 0 of 8 good ones "
         "refused",
         "held-out tasks before training: 6",
         "held-out success before: 0.0% (95 % interval 0.0% to 39.0%, 6 tasks)",
@@ -513,6 +513,6 @@ async def test_a_judge_that_accepts_everything_stops_the_run(
 
     engine = play_with(monkeypatch, silent)
     engine._script = lambda request: say_yes(request)
-    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 26"):
+    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 40"):
         await run_training(small_config(), tmp_path, emit=lambda event: None)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()

@@ -124,7 +124,13 @@ SLOW = {
     "quotes": '"',
     "backslashes": "\\",
 }
-STARTS = ("", "<tool_call>", "[TOOL_CALLS]", '<tool_call>{"name": "f", "arguments": {"a": ', "<function=f>")
+STARTS = (
+    "",
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    '<tool_call>{"name": "f", "arguments": {"a": ',
+    "<function=f>",
+)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -52,7 +52,7 @@ from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.errors import RunError, SimulatorError
 from trustee.events import EpisodeBegun, Event, RolledBack, StepTrained, encode_event
-from trustee.jobs.rl import restore
+from trustee.jobs.resume import restore
 from trustee.rl.run import Run, RunState
 from trustee.rl.train import train
 from trustee.rollout import Limits, RolloutConfig

@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 import torch
@@ -22,10 +24,12 @@ from trustee.runs import checkpoint
 from trustee.runs.checkpoint import (
     CheckpointState,
     find_checkpoints,
+    hash_file,
     is_whole,
     open_checkpoint,
     write_checkpoint,
 )
+from trustee.runs.files import sync
 
 pytestmark = pytest.mark.anyio
 
@@ -306,7 +310,7 @@ async def test_everything_is_synced_before_it_appears(
 ) -> None:
     """Every file, the manifest last, is on disk before the folder gets its name."""
     events: list[str] = []
-    sync, rename = checkpoint._sync, Path.rename
+    rename = Path.rename
 
     def note_sync(path: Path) -> None:
         events.append(path.name)
@@ -316,7 +320,7 @@ async def test_everything_is_synced_before_it_appears(
         events.append("rename")
         return rename(path, target)
 
-    monkeypatch.setattr(checkpoint, "_sync", note_sync)
+    monkeypatch.setattr("trustee.runs.checkpoint.sync", note_sync)
     monkeypatch.setattr(Path, "rename", note_rename)
     await write(tmp_path, 1)
     assert [
@@ -328,3 +332,80 @@ async def test_everything_is_synced_before_it_appears(
         "rename",
         tmp_path.name,
     ] == events
+
+
+async def test_manifest_without_a_state_is_no_checkpoint(tmp_path: Path) -> None:
+    """A manifest that lists nothing, or not the state, vouches for nothing."""
+    older = await write(tmp_path, 1)
+    newer = await write(tmp_path, 2)
+    for files in ({}, {"adapter.safetensors": [0, ""]}):
+        (newer / "manifest.json").write_text(json.dumps({"files": files}))
+        (newer / "adapter.safetensors").write_bytes(b"")
+        (newer / "state.json").unlink(missing_ok=True)
+        assert not is_whole(newer)
+        assert (older, state_at(1)) == open_newest(tmp_path)
+
+
+async def test_passed_over_checkpoints_are_told(tmp_path: Path) -> None:
+    """Each is named with what is wrong, newest first."""
+    for step in range(1, 4):
+        await write(tmp_path, step)
+    shorten(tmp_path / "step-000003" / "state.json")
+    write_state(tmp_path / "step-000002", '{"step": 2, "drawn": 1, "clock": 3}')
+    told: list[str] = []
+    assert state_at(1) == open_checkpoint(tmp_path, Counted, tell=told.append)[1]
+    assert [
+        f"{tmp_path / 'step-000003'} is damaged and passed over",
+        f"{tmp_path / 'step-000002'} is passed over, because it cannot be continued: Object "
+        "contains unknown field `clock`",
+    ] == told
+
+
+async def test_later_checkpoints_give_way(tmp_path: Path) -> None:
+    """Those that a run went back behind count neither as the newest nor as kept."""
+    for step in (1, 2, 7):
+        await write(tmp_path, step)
+    shorten(tmp_path / "step-000007" / "state.json")
+    assert state_at(2) == open_newest(tmp_path)[1]
+    await write(tmp_path, 3, keep=1)
+    assert [tmp_path / "step-000003"] == find_checkpoints(tmp_path)
+
+
+async def test_other_work_goes_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing does not block the event loop."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hash_slowly(path: Path) -> tuple[int, str]:
+        begun.set()
+        assert ended.wait(20)
+        return hash_file(path)
+
+    monkeypatch.setattr(checkpoint, "hash_file", hash_slowly)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write, tmp_path, 1)
+        assert await anyio.to_thread.run_sync(begun.wait, 20)
+        assert [] == find_checkpoints(tmp_path)
+        ended.set()
+    assert [tmp_path / "step-000001"] == find_checkpoints(tmp_path)
+
+
+async def test_cancelled_checkpoint_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever cancels waits until it has its name; no thread writes afterwards."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hash_slowly(path: Path) -> tuple[int, str]:
+        begun.set()
+        assert ended.wait(20)
+        return hash_file(path)
+
+    monkeypatch.setattr(checkpoint, "hash_file", hash_slowly)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(write, tmp_path, 1)
+        assert await anyio.to_thread.run_sync(begun.wait, 20)
+        tasks.cancel_scope.cancel()
+        ended.set()
+    assert state_at(1) == open_newest(tmp_path)[1]

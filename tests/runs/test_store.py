@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from golden_errors import ErrorCheck
 from trustee.errors import InputError, RunError
-from trustee.runs.store import EpisodeLine, Store, TaskLine, keep_lines, open_lines, read_lines
+from trustee.runs.store import (
+    EpisodeLine,
+    Store,
+    TaskLine,
+    count_groups,
+    keep_steps,
+    open_lines,
+    read_lines,
+)
 from trustee.types import (
     Adapter,
     BadCall,
@@ -242,29 +250,46 @@ def test_read_of_no_file_is_an_error(check_error: ErrorCheck, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "count", "expected"),
+    ("steps", "step", "kept", "count"),
     [
-        (b"a\nb\nc\n", 2, b"a\nb\n"),
-        (b"a\nb\nc\n", 3, b"a\nb\nc\n"),
-        (b"a\nb\nc\n", 9, b"a\nb\nc\n"),
-        (b"a\nb\nc\n", 0, b""),
-        (b"a\nb", 2, b"a\n"),
-        (b"a\nb\nc", 1, b"a\n"),
-        (b"", 3, b""),
+        ([1, 2, 3], 2, [1, 2], 2),
+        ([1, 2, 3], 9, [1, 2, 3], 3),
+        ([1, 2, 3], 0, [], 0),
+        ([6, 7], 5, [], 0),
+        ([1, 4, 5, 6, 7], 5, [1, 4, 5], 3),
+        ([1, 2, 3, 1, 2], 2, [1, 2], 2),
+        ([], 3, [], 0),
     ],
 )
-def test_keep_lines(tmp_path: Path, text: bytes, count: int, expected: bytes) -> None:
-    """At most `count` whole lines stay, and nothing is ever added."""
+def test_lines_of_later_steps_are_cut_off(
+    tmp_path: Path, steps: list[int], step: int, kept: list[int], count: int
+) -> None:
+    """What is left belongs to the steps so far, and their number is told."""
     path = tmp_path / "a.jsonl"
-    path.write_bytes(text)
-    keep_lines(path, count)
-    assert expected == path.read_bytes()
+    path.write_text("".join(f'{{"step":{number}}}\n' for number in steps) + '{"step":1')
+    assert count == keep_steps(path, step)
+    assert "".join(f'{{"step":{number}}}\n' for number in kept) == path.read_text()
 
 
-def test_keep_lines_of_no_file(tmp_path: Path) -> None:
-    """A file that is not there needs no cutting and is not made."""
-    keep_lines(tmp_path / "none.jsonl", 3)
+def test_steps_of_no_file(tmp_path: Path) -> None:
+    """A file that is not there has no steps and is not made."""
+    assert 0 == keep_steps(tmp_path / "none.jsonl", 3)
     assert [] == list(tmp_path.iterdir())
+
+
+def test_lines_that_cannot_be_read_stay(tmp_path: Path) -> None:
+    """A damaged line costs no other line."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"step":1}\n\xff\n{"step":3}\n{"step":4}\n')
+    assert 2 == keep_steps(path, 3)
+    assert path.read_bytes().endswith(b'{"step":3}\n')
+
+
+def test_group_numbers_go_on_after_the_last(tmp_path: Path) -> None:
+    """A group has a number once its task is on disk, whatever came of it."""
+    assert 0 == count_groups(tmp_path)
+    (tmp_path / "tasks.jsonl").write_text('{"group":4}\n{"group":2}\nbroken\n{"group":9')
+    assert 5 == count_groups(tmp_path)
 
 
 def test_adapter_folders_sort_by_version(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import Limits
 from trustee.runs.store import EpisodeLine
@@ -29,7 +30,9 @@ from trustee.tiny.lessons import FAULTLESS, teach
 from trustee.types import BadCall, Failure, Message, Role, Stop, Tool, ToolCall, Trajectory
 
 TOOL = Tool(
-    name="look", description="look", parameters={"type": "object", "properties": {"at": {}}}
+    name="look",
+    description="look",
+    parameters={"type": "object", "properties": {"at": {"type": ["integer", "array"]}}},
 )
 ASKED = Message(role="user", content="look there")
 CALL = Message(role="assistant", calls=(ToolCall(id="a", name="look", arguments={"at": 3}),))
@@ -109,11 +112,12 @@ def test_messages_are_written_as_models_write_them(
     ]
 
 
-def load(folder: Path, template: str) -> Renderer:
+def load(folder: Path, template: str, *, thinking: bool = False) -> Renderer:
     """Load the renderer of a model family."""
     if template == "tiny":
         return Renderer.load(TINY)
-    return Renderer.load(write_model(folder / "model", template=template, words=FEW))
+    model = write_model(folder / "model", template=template, words=FEW)
+    return Renderer.load(model, ChatStyle(thinking=thinking))
 
 
 def test_lessons_of_the_micro_world_can_be_imitated() -> None:
@@ -247,3 +251,69 @@ async def test_episode_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_scripted_stop_is_known() -> None:
     """The scripted renderer ends messages with its one stop id."""
     assert STOP == write_message(SAID, scripted_renderer())[-1]
+
+
+@pytest.mark.parametrize(
+    "template", ["qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_nothink", "llama3_1"]
+)
+@pytest.mark.parametrize("content", ["\n\ndone", "\n", "\tdone", " done", "done\n"])
+def test_text_that_would_merge_with_the_prompt(tmp_path: Path, template: str, content: str) -> None:
+    """Ids begin after the prompt's last one, as in sampling, whatever the text begins with."""
+    renderer = load(tmp_path, template)
+    said = Message(role="assistant", content=content, calls=() if content.strip() else CALL.calls)
+    shown = show(ASKED, said)
+    sample = render_demonstration(shown, renderer)
+    prompt = renderer.open((ASKED,), (TOOL,))
+    assert prompt == sample.ids[: len(prompt)]
+    assert not any(sample.mask[: len(prompt)])
+    assert all(sample.mask[len(prompt) :])
+    if template in ("qwen2_5", "qwen3_instruct_2507") and content.strip():
+        assert f"{content}<|im_end|>" == renderer.decode(sample.ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "llama3_1"])
+def test_letters_that_the_tokenizer_composes(tmp_path: Path, template: str) -> None:
+    """Texts are compared as the model sees them: composed and decomposed letters are the same."""
+    renderer = load(tmp_path, template)
+    loose = "Cafe\u0301"
+    call = ToolCall(id="a", name="look", arguments={"at": [loose, {loose: loose}]})
+    shown = show(
+        ASKED,
+        Message(role="assistant", calls=(call,)),
+        FOUND,
+        msgspec.structs.replace(SAID, content=loose),
+    )
+    text = renderer.decode(render_demonstration(shown, renderer).ids)
+    assert "Caf\u00e9" in text
+    assert loose not in text
+
+
+THOUGHT = Message(role="assistant", content="seven", thinking="three and four")
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3", "qwen3_5_nothink", "llama3_1"])
+def test_thoughts_with_thinking_off(tmp_path: Path, template: str) -> None:
+    """The error says what is off, and what to set."""
+    with pytest.raises(
+        InputError, match=r"^assistant message 0 has a thought, and model\.thinking"
+    ):
+        render_demonstration(show(ASKED, THOUGHT), load(tmp_path, template))
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "llama3_1"])
+def test_thoughts_that_a_template_leaves_out(tmp_path: Path, template: str) -> None:
+    """Where thinking is on and nothing writes thoughts, they must go."""
+    renderer = load(tmp_path, template, thinking=True)
+    with pytest.raises(InputError, match="which this model's chat template leaves out"):
+        render_demonstration(show(ASKED, THOUGHT), renderer)
+
+
+@pytest.mark.parametrize("template", ["qwen3", "qwen3_5_nothink"])
+@pytest.mark.parametrize("said", [THOUGHT, SAID, CALL])
+def test_thinking_on(tmp_path: Path, template: str, said: Message) -> None:
+    """With thinking on a message is learnt with its thought, or with an empty one."""
+    renderer = load(tmp_path, template, thinking=True)
+    sample = render_demonstration(show(ASKED, said), renderer)
+    prompt = renderer.open((ASKED,), (TOOL,))
+    assert prompt == sample.ids[: len(prompt)]
+    assert f"<think>\n{said.thinking}\n</think>\n\n" in renderer.decode(sample.ids)

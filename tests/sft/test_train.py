@@ -22,7 +22,7 @@ from trustee.engine.watchdog import Watchdog, WatchdogConfig
 from trustee.errors import OutOfMemory
 from trustee.events import Event, SftStepTrained, encode_event
 from trustee.runs.checkpoint import open_checkpoint
-from trustee.runs.store import Store, keep_lines, read_lines
+from trustee.runs.store import Store, keep_steps, read_lines
 from trustee.sft.samples import SftDataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Sample
@@ -168,7 +168,7 @@ async def test_sft_goes_on_where_it_was(tmp_path: Path) -> None:
     async with Store(tmp_path / "b") as store:
         path, state = open_checkpoint(tmp_path / "b" / "checkpoints", SftState)
         assert 4 == state.step
-        keep_lines(tmp_path / "b" / "metrics.jsonl", state.step)
+        keep_steps(tmp_path / "b" / "metrics.jsonl", state.step)
         again = Bench(tmp_path / "b", store)
         again.learner.finished = list(begun.learner.finished[:4])
         await continue_sft(again.job, path, state)

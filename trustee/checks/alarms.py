@@ -120,8 +120,10 @@ class Watch:
         # What was restored is the best version under a new number: only its successors can be
         # better, for otherwise luck would count as progress.
         is_new = self._restored is None or played > self._restored
-        if is_new and (self._best is None or self._smooth > self._best[0]):
-            self._best = (self._smooth, played)
+        # At most what it earned itself: the smoothed reward still holds that of its predecessors.
+        earned = min(mean, self._smooth)
+        if is_new and (self._best is None or earned > self._best[0]):
+            self._best = (earned, played)
             self._rollbacks = 0
 
     def _find_collapse(self, report: StepReport) -> Decision:

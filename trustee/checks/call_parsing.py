@@ -16,7 +16,7 @@ FEWEST_MESSAGES = 50
 
 _MARKS = ("<tool_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]")
 
-_LIST = re.compile(r"(?:<tool_call>|\[TOOL_CALLS\])\s*\[")
+_LIST = re.compile(r"<tool_call>\s*\[")
 
 _NAMED = re.compile(r'(?<!:)(?<!: )\{[^{}\[\]]*?"name"\s*:\s*"([^"]*)"')
 _ARGUMENTS = re.compile(r'"(?:parameters|arguments)"\s*:')
@@ -60,9 +60,8 @@ def crosscheck_calls(
     if not calls and any(mark in spoken for mark in _MARKS):
         return False
     match call_format:
-        case CallFormat.HERMES | CallFormat.MISTRAL:
-            mistral = call_format is CallFormat.MISTRAL
-            marks = spoken.count("[TOOL_CALLS]" if mistral else "<tool_call>")
+        case CallFormat.HERMES:
+            marks = spoken.count("<tool_call>")
             if calls > marks > 0 and _LIST.search(spoken):
                 return True
         case CallFormat.LLAMA3_JSON:
@@ -72,6 +71,9 @@ def crosscheck_calls(
             marks += len(_TAG_WITHOUT_JSON.findall(spoken))
         case CallFormat.QWEN3_CODER:
             marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
+        case CallFormat.MISTRAL:
+            lists = [_NAMED.findall(part) for part in spoken.split("[TOOL_CALLS]")[1:]]
+            marks = sum(max(1, sum(not names or name in names for name in one)) for one in lists)
     return marks == calls
 
 
@@ -112,6 +114,6 @@ def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
         f"in {reading.differing} of {reading.total} messages the parser found other calls than "
         f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
         "be scored for what it did not write, so check that the call format read is the model's "
-        f"(model.call_format, or the chat template); the first such text is "
+        f"(model.call_format, or the chat template in model.path); the first such text is "
         f"{reading.example[:300]!r}"
     )

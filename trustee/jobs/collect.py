@@ -24,10 +24,11 @@ from trustee.jobs.assemble import (
     open_watched,
     prepare_model,
 )
-from trustee.jobs.run_metadata import check_same_template, record_template, write_metadata
+from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.files import write_json
+from trustee.runs.inputs import pin_inputs
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, read_address
@@ -68,7 +69,7 @@ class PlayerConfig(Record, frozen=True):
 
 
 class CollectionMetadata(Record, frozen=True):
-    """What a collection was started with; the config is in `run.json`."""
+    """What a collection was started with; the config has hashes in place of its inputs' paths."""
 
     player: PlayerConfig
     collect: CollectConfig
@@ -96,11 +97,8 @@ async def run_collection(
     trained = None
     if player.adapter:
         trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
-    record = CollectionMetadata(
-        player=player.public, collect=collection, config=record_template(config)
-    )
+    record = CollectionMetadata(player=player.public, collect=collection, config=pin_inputs(config))
     check_collection_metadata(folder, record)
-    check_same_template(config, folder)
     clock = EngineClock()
     async with (
         open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
@@ -109,7 +107,7 @@ async def run_collection(
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
         write_json(folder / COLLECTION_FILE, record, indent=2)
-        write_metadata(config, folder)
+        config = begin_record(config, folder)
         adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
         simulator = make_simulator(config, engine, renderer)
         emit(Stage(name=f"playing {count} tasks"))

@@ -25,6 +25,7 @@ from trustee.jobs.assemble import (
 )
 from trustee.jobs.held_out import (
     HELD_OUT,
+    check_same_tasks,
     evaluation_world,
     held_out_tasks,
     make_eval_player,
@@ -126,6 +127,7 @@ def compare_played(
 ) -> Comparison:
     """Return the success of base and adapter on the same tasks, and the gain between them."""
     base, trained = played["base"], played["adapter"]
+    check_same_tasks(base, trained)
     return Comparison(
         adapter=adapter,
         base=success_of(base),

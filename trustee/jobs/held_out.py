@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
+from trustee.decoding import decode_json, read_file
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, World
+from trustee.errors import InputError, RunError
 from trustee.evaluation.evaluate import (
     Gain,
     SuccessRate,
@@ -20,13 +25,16 @@ from trustee.evaluation.evaluate import (
     write_tasks,
 )
 from trustee.events import Note, Stage
-from trustee.rl.run import Run
+from trustee.jobs.resume import progress_of
+from trustee.rl.run import Run, RunState
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.files import write_json, write_lines
-from trustee.runs.store import Store, read_lines
+from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
 
-HELD_OUT = "held-out-tasks.jsonl"
+HELD_OUT, OUTCOME = "held-out-tasks.jsonl", "outcome.json"
+
+T = TypeVar("T")
 
 
 class RunResult(Record, frozen=True):
@@ -74,11 +82,8 @@ async def measure(
     """Play the held-out tasks and store the episodes."""
     if not config.eval.tasks:
         return ()
-    kept = run.store.folder / f"held-out-{label}.jsonl"
-    if kept.exists():
-        if label == "before":
-            return tuple(read_lines(kept, Trajectory))
-        kept.unlink()
+    if label == "before" and (kept := read_played(run.store.folder, label)) is not None:
+        return kept
     run.emit(Stage(name=f"held-out tasks {label} training: {config.eval.tasks}"))
     player = make_eval_player(
         config,
@@ -90,11 +95,37 @@ async def measure(
     )
     tasks = await held_out_tasks(config, run.store, player)
     played = await evaluate(tasks, player, config=config.eval, adapter=adapter, label=label)
-    write_lines(kept, played)
+    write_lines(run.store.folder / name_played(label), played)
     share = success_of(played)
     run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
     return played
+
+
+def name_played(label: str) -> str:
+    """Return the file of the held-out episodes before or after training."""
+    return f"held-out-{label}.jsonl"
+
+
+def read_whole(path: Path, kind: type[T]) -> tuple[T, ...] | None:
+    """Return the lines of a file that decides something; None if it is missing or damaged."""
+    try:
+        data = read_file(path, error=InputError)
+        if not data.endswith(b"\n"):
+            return None
+        return tuple(decode_json(line, kind, error=InputError) for line in data.split(b"\n")[:-1])
+    except InputError:
+        return None
+
+
+def read_played(folder: Path, label: str) -> tuple[Trajectory, ...] | None:
+    """Return held-out episodes of an earlier call; None unless there is one for every task."""
+    tasks = read_whole(folder / HELD_OUT, Task)
+    played = read_whole(folder / name_played(label), Trajectory)
+    if tasks is None or played is None:
+        return None
+    # A kill in the middle of a write, or tasks that were made again, must not count as a result.
+    return played if [t.task_id for t in played] == [task.id for task in tasks] else None
 
 
 async def judge_the_judge(
@@ -124,10 +155,14 @@ async def judge_the_judge(
 async def held_out_tasks(
     config: Config, store: Store, player: EpisodePlayer, *, name: str = HELD_OUT
 ) -> tuple[Task, ...]:
-    """Return the held-out tasks, written once to a file so that every policy gets the same ones."""
+    """Return the held-out tasks, written once to a file so that every policy gets the same ones.
+
+    A file that is not whole is written again.
+    """
     path = store.folder / name
-    if path.exists():
-        return tuple(read_lines(path, Task))
+    known = read_whole(path, Task)
+    if known:
+        return known
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
     tasks = await write_tasks(source, player, config=config.eval)
     write_lines(path, tasks)
@@ -135,7 +170,6 @@ async def held_out_tasks(
 
 
 def conclude(
-    config: Config,
     run: Run,
     before: Sequence[Trajectory],
     after: Sequence[Trajectory],
@@ -143,18 +177,91 @@ def conclude(
     seconds: float,
 ) -> RunResult:
     """Compare before and after, and store the result."""
+    outcome = compare(
+        run.store.folder,
+        before,
+        after,
+        reached=Reached(steps=run.step, version=run.versions.version, seconds=seconds),
+    )
+    write_json(run.store.folder / OUTCOME, outcome)
+    return outcome
+
+
+class Reached(msgspec.Struct, frozen=True):
+    """How far a run has come; `outcome.json` has these fields and more."""
+
+    steps: int
+    version: int
+    seconds: float
+
+
+def read_finished(config: Config, folder: Path, state: RunState) -> RunResult | None:
+    """Return the result of a run that has nothing left to do; None if it has.
+
+    What was measured is read from the episodes; the run is not finished if some are missing.
+    """
+    if progress_of(config.run, state) < 1:
+        return None
+    try:
+        data = read_file(folder / OUTCOME, error=InputError)
+        reached = decode_json(data, Reached, error=InputError)
+    except InputError:
+        return None
+    if (reached.steps, reached.version) != (state.step, state.version):
+        return None
+    before, after = (read_played(folder, label) for label in ("before", "after"))
+    if config.eval.tasks and (before is None or after is None):
+        return None
+    return compare(folder, before or (), after or (), reached=reached)
+
+
+def finished_text(folder: Path, state: RunState) -> str:
+    """Say that a run is finished, and how it gets further."""
+    return (
+        f"this run is finished, after {state.step} steps and {state.seconds / 60:.1f} minutes of "
+        f"training; trustee run --resume {folder} --steps N or --minutes M makes it longer"
+    )
+
+
+def compare(
+    folder: Path,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+    *,
+    reached: Reached,
+) -> RunResult:
+    """Return the result of a run.
+
+    Raises:
+        RunError: if before and after were not measured on the same tasks.
+    """
     measured = bool(before and after)
-    outcome = RunResult(
-        folder=run.store.folder,
-        steps=run.step,
-        version=run.versions.version,
+    if measured:
+        check_same_tasks(before, after)
+    return RunResult(
+        folder=folder,
+        steps=reached.steps,
+        version=reached.version,
         before=success_of(before) if before else None,
         after=success_of(after) if after else None,
         gain=gain_between(before, after) if measured else None,
-        seconds=seconds,
+        seconds=reached.seconds,
     )
-    write_json(run.store.folder / "outcome.json", outcome)
-    return outcome
+
+
+def check_same_tasks(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> None:
+    """Refuse a gain between episodes of different tasks.
+
+    Raises:
+        RunError: naming how many tasks each side has alone.
+    """
+    one, two = (sorted(t.task_id for t in played) for played in (first, second))
+    if one != two:
+        raise RunError(
+            f"no gain can be told: of {len(one)} and {len(two)} held-out episodes "
+            f"{len(set(one) & set(two))} are of the same tasks; delete held-out-*.jsonl in the "
+            "run folder and continue, then all are played again"
+        )
 
 
 def show_share(share: SuccessRate) -> str:

@@ -28,8 +28,16 @@ from trustee.jobs.assemble import (
     prepare_model,
     restart_once,
 )
-from trustee.jobs.held_out import RunResult, conclude, measure
-from trustee.jobs.run_metadata import write_metadata
+from trustee.jobs.held_out import (
+    RunResult,
+    conclude,
+    finished_text,
+    measure,
+    read_finished,
+    read_played,
+)
+from trustee.jobs.resume import find_state, restore, settings_of
+from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
 from trustee.rl.run import GroupQueue, Run, RunState
@@ -37,7 +45,7 @@ from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
-from trustee.runs.store import Store, keep_lines
+from trustee.runs.store import Store
 from trustee.sandbox.calls import NoSandbox, Sandbox
 
 
@@ -55,7 +63,11 @@ async def run_training(
     model, renderer = prepare_model(config)
     config = pin_adapter(config)
     if resume:
-        open_checkpoint(folder / "checkpoints", RunState)
+        state = find_state(config, folder, model=model, tell=lambda text: emit(Note(text=text)))
+        finished = read_finished(config, folder, state)
+        if finished is not None:
+            emit(Note(text=finished_text(folder, state)))
+            return finished
     async with AsyncExitStack() as stack:
         timeline = None
         if profile:
@@ -65,7 +77,7 @@ async def run_training(
             TimedStore(folder, timeline) if timeline else Store(folder)
         )
         if not resume:
-            config = write_metadata(config, folder)
+            config = begin_record(config, folder)
         sandbox = await stack.enter_async_context(open_sandbox(config))
         run: Run | None = None
 
@@ -149,12 +161,14 @@ def make_run(
         rollout=config.rollout,
         learning=config.learn,
         seed=config.run.seed,
+        settings=settings_of(config),
         steps=config.run.steps,
         minutes=config.run.minutes,
         tokens=config.run.tokens,
         keep_checkpoints=config.run.keep_checkpoints,
         emit=emit,
         started_at=time.monotonic() if previous is None else previous.started_at,
+        seconds_before=0.0 if previous is None else previous.seconds_before,
         untrained=GroupQueue(() if previous is None else previous.untrained),
     )
 
@@ -166,56 +180,35 @@ async def run_stages(
     verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
     if verdicts is not None:
         run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
-    if config.run.adapter and not find_checkpoints(run.store.folder / "checkpoints"):
+    begins = not find_checkpoints(run.store.folder / "checkpoints")
+    unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, "before") is None
+    if config.run.adapter and begins:
         run.emit(Note(text=f"training starts from adapter {config.run.adapter}"))
+    if config.run.adapter and (begins or unmeasured):
         await publish(run, 1)
     before = await measure(config, run, run.versions.current, label="before")
-    if find_checkpoints(run.store.folder / "checkpoints") and (resume or previous is not None):
+    if not begins and (resume or previous is not None):
         path, state = open_checkpoint(
             run.store.folder / "checkpoints",
             RunState,
             accept=lambda state: run.source.restore(state.source),
         )
         await restore(run, path, state, previous=previous)
-    if run.step < run.steps:
-        if not find_checkpoints(run.store.folder / "checkpoints"):
+    if begins or previous is None:
+        # What was measured before is no training.
+        run.started_at = time.monotonic()
+    if run.progress < 1:
+        if begins:
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
         run.emit(Note(text=f"a training sample of {length} ids fits"))
-        if previous is None:
+        if begins or previous is None:
             run.started_at = time.monotonic()
-        name = f"training, {config.run.steps} steps"
+        name = f"training, {run.steps} steps"
         run.emit(Stage(name=name, progress=run.progress))
         # Start-up objects live for the whole run; not scanning them saves 5 % of all turns.
         gc.freeze()
         await train(run)
     after = await measure(config, run, run.versions.current, label="after")
-    return conclude(config, run, before, after, seconds=time.monotonic() - started_at)
-
-
-async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None = None) -> None:
-    """Continue from a checkpoint: weights, optimiser, source and counts; cut off later lines.
-
-    After an engine death, the task specs that the previous run had drawn are skipped, and its
-    finished groups are kept.
-    """
-    await run.engine.load(path)
-    run.source.restore(state.source)
-    run.watch.restore(state.watch)
-    run.effect.restore(state.effect)
-    run.ladder.restore(state.ladder)
-    await run.engine.adjust(run.ladder.level.activation_checkpointing)
-    run.episode_limiter.total_tokens = run.ladder.level.parallel
-    run.step, run.next_group, run.policy_tokens = state.step, state.next_group, state.policy_tokens
-    if previous is not None:
-        run.untrained.remove_newer(state.version)
-        while run.next_group < previous.next_group and run.source.draw() is not None:
-            run.next_group += 1
-    for name in ("metrics.jsonl", "timing.jsonl"):
-        keep_lines(run.store.folder / name, state.step)
-    if state.version:
-        adapter = run.store.adapter(state.version)
-        await run.engine.publish(adapter)
-        await run.versions.announce(adapter)
-    run.emit(Note(text=f"continuing after step {state.step} from {path}"))
+    return conclude(run, before, after, seconds=time.monotonic() - started_at)

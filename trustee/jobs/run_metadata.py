@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 
 from trustee import __version__
 from trustee.config import Config, decode_stored
@@ -16,9 +17,17 @@ from trustee.engine.script import was_found
 from trustee.engine.scripted import ScriptedConfig
 from trustee.environments.prompts import hash_prompts
 from trustee.errors import InputError, UntrustedWorld
-from trustee.rendering.chat_templates import is_packaged, read_template
-from trustee.runs.adapters import TEMPLATE
-from trustee.runs.files import write_json, write_text
+from trustee.jobs.protections import protect
+from trustee.runs.files import write_json
+from trustee.runs.inputs import (
+    StoredInput,
+    check_inputs,
+    find_input_keys,
+    find_inputs,
+    keep_inputs,
+    place_of,
+    replace_inputs,
+)
 from trustee.types import Record
 
 
@@ -29,6 +38,8 @@ class RunMetadata(Record, frozen=True):
     versions: dict[str, str]
     prompts: dict[str, str]
     platform: str
+    inputs: dict[str, StoredInput] = {}
+    """What the run reads besides its config, by key."""
 
 
 def name_folder(config: Config) -> Path:
@@ -40,6 +51,29 @@ def name_folder(config: Config) -> Path:
         count += 1
         folder = base.with_name(f"{base.name}-{count}")
     return folder
+
+
+def begin_record(config: Config, folder: Path) -> Config:
+    """Write what a run starts with, keep its inputs, and return the config that reads the copies.
+
+    Raises:
+        InputError: if an input cannot be read.
+        RunError: if the record or a copy cannot be written.
+    """
+    found = find_inputs(config)
+    inputs = keep_inputs(found, folder)
+    named = replace_inputs(config, {key: path.absolute() for key, path in found.items()})
+    write_json(folder / "run.json", replace(describe_run(named), inputs=inputs), indent=2)
+    return locate_inputs(named, inputs, folder)
+
+
+def locate_inputs(config: Config, inputs: Mapping[str, StoredInput], folder: Path) -> Config:
+    """Return a run's config with the places where its inputs are read."""
+    known = find_input_keys(config)
+    return replace_inputs(
+        config,
+        {key: place_of(stored, folder) for key, stored in inputs.items() if key in known},
+    )
 
 
 def describe_run(config: Config) -> RunMetadata:
@@ -57,73 +91,30 @@ def describe_run(config: Config) -> RunMetadata:
         for name, digest in hash_prompts(prompt_set).items()
     }
     return RunMetadata(
-        config=record_template(config),
-        versions=versions,
-        prompts=prompts,
-        platform=platform.platform(),
+        config=config, versions=versions, prompts=prompts, platform=platform.platform()
     )
 
 
-def write_metadata(config: Config, folder: Path) -> Config:
-    """Write what a run starts with, and return its config, which names the run's own files.
-
-    A chat template is copied into the folder, because the one that the config names may change
-    before the run is resumed.
+def read_trusted(folder: Path, changes: Sequence[str] = ()) -> Config:
+    """Read the config of an earlier run, to act on it.
 
     Raises:
-        InputError: if the template cannot be read.
-        RunError: if a file cannot be written.
+        UntrustedWorld: if the run's world is code that this call does not allow.
+        InputError: if the folder is not a run folder, another version of this program wrote it, an
+            input has changed, or it weakens a protection that `changes` do not name.
     """
-    template = read_template(config.model.template)
-    folder.mkdir(parents=True, exist_ok=True)
-    if template is not None:
-        write_text(folder / TEMPLATE, template.text)
-    write_json(folder / "run.json", describe_run(config), indent=2)
-    return own_template(config, folder)
-
-
-def own_template(config: Config, folder: Path) -> Config:
-    """Return a run's config with the run's copy of the chat template, if the config has one."""
-    if config.model.template is None:
-        return config
-    model = msgspec.structs.replace(config.model, template=str(folder / TEMPLATE))
-    return msgspec.structs.replace(config, model=model)
-
-
-def record_template(config: Config) -> Config:
-    """Return a config as it is recorded: a template that is a file is the one beside the record."""
-    name = config.model.template
-    if name is None or is_packaged(name):
-        return config
-    model = msgspec.structs.replace(config.model, template=TEMPLATE)
-    return msgspec.structs.replace(config, model=model)
-
-
-def check_same_template(config: Config, folder: Path) -> None:
-    """Check that a folder, if it has a copy of the config's chat template, has an equal one.
-
-    Raises:
-        InputError: if the file that the config names has changed.
-    """
-    template = read_template(config.model.template)
-    kept = folder / TEMPLATE
-    if template is None or not kept.exists():
-        return
-    if read_template(str(kept)) != msgspec.structs.replace(template, name=str(kept)):
-        raise InputError(
-            f"{folder} was begun with another chat template than model.template "
-            f"{template.name!r} is now; name another folder, or set model.template={kept}"
-        )
+    record = read_metadata(folder)
+    check_inputs(record.inputs, folder)
+    return protect(record.config, changes, source=folder / "run.json")
 
 
 def read_metadata(folder: Path) -> RunMetadata:
     """Read the metadata of an earlier run, ignoring a recorded switched-off sandbox.
 
-    Its chat template is the copy in the folder.
-
     A run folder may come from a stranger. Only the current call may switch the sandbox off
     (`--unsafe-local-tools`), so a recorded `isolation = "none"` is read as `auto`; and only the
-    current call may load a world outside the package (`--allow-world`).
+    current call may load a world outside the package (`--allow-world`). Who acts on the config
+    calls `read_trusted`.
 
     Raises:
         UntrustedWorld: if the run's world is code that this call does not allow.
@@ -140,11 +131,10 @@ def read_metadata(folder: Path) -> RunMetadata:
     except InputError as error:
         raise InputError(f"{path}: {error}; this program cannot continue that run") from error
     check_script(path, record.config)
-    config = own_template(record.config, folder)
+    config = locate_inputs(record.config, record.inputs, folder)
     if config.sandbox.isolation == "none":
-        locked = msgspec.structs.replace(config.sandbox, isolation="auto")
-        config = msgspec.structs.replace(config, sandbox=locked)
-    return msgspec.structs.replace(record, config=config)
+        config = replace(config, sandbox=replace(config.sandbox, isolation="auto"))
+    return replace(record, config=config)
 
 
 def check_script(path: Path, config: Config) -> None:

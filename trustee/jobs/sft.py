@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 
+import msgspec
+
 from trustee.config import Config
-from trustee.decoding import decode_json, open_file, read_file
+from trustee.decoding import decode_json, read_file
 from trustee.engine.clock import EngineClock
 from trustee.errors import InputError
 from trustee.events import Emit, Note, Stage
 from trustee.jobs.assemble import make_memory_ladder, open_watched, prepare_model
-from trustee.jobs.run_metadata import write_metadata
+from trustee.jobs.resume import cut_lines
+from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
 from trustee.runs.checkpoint import open_checkpoint
 from trustee.runs.files import write_json
-from trustee.runs.store import Store, keep_lines
+from trustee.runs.inputs import StoredInput, check_inputs, hash_input, keep_input, place_of
+from trustee.runs.store import Store
 from trustee.sft.demonstration_files import find_demonstrations, read_demonstrations
 from trustee.sft.demonstrations import show_mended_rows, show_refused_rows
 from trustee.sft.samples import SftDataset, make_dataset
 from trustee.sft.train import SftConfig, SftJob, SftState, continue_sft, hold_out, train_sft
 from trustee.types import Record
 
-SFT_FILE = "sft.json"
+SFT_FILE, DEMONSTRATIONS = "sft.json", "demonstrations"
 
 
 class SftMetadata(Record, frozen=True):
@@ -33,6 +36,8 @@ class SftMetadata(Record, frozen=True):
     file: str
     sha256: str
     """SHA-256 of the file's bytes, in hex."""
+    copy: str = ""
+    """Name of its copy in `inputs/` of the run folder; empty if it is too large to be copied."""
 
 
 class SftResult(Record, frozen=True):
@@ -76,9 +81,12 @@ def describe_sft(sft: SftConfig, file: Path) -> SftMetadata:
         InputError: if the file cannot be read.
     """
     found = find_demonstrations(file)
-    with open_file(found, error=lambda why: InputError(f"{found}: {why}")) as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return SftMetadata(sft=sft, file=str(found.absolute()), sha256=digest)
+    return SftMetadata(sft=sft, file=str(found.absolute()), sha256=hash_input(found))
+
+
+def input_of(record: SftMetadata) -> StoredInput:
+    """Return the demonstrations of a supervised run as an input."""
+    return StoredInput(origin=record.file, sha256=record.sha256, copy=record.copy)
 
 
 async def run_sft(
@@ -100,14 +108,14 @@ async def run_sft(
     model, renderer = prepare_model(config)
     record = read_sft_metadata(folder) if resume else describe_sft(sft, file)
     if resume:
-        check_unchanged(record)
-    dataset = read_dataset(config, record, renderer, emit=emit)
+        check_inputs({DEMONSTRATIONS: input_of(record)}, folder)
+    dataset = read_dataset(config, place_of(input_of(record), folder), renderer, emit=emit)
     training, held_out = hold_out(dataset, share=record.sft.held_out, seed=config.run.seed)
     async with Store(folder) as store:
         if resume:
             checkpoint = open_checkpoint(folder / "checkpoints", SftState)
         else:
-            config = write_sft_metadata(config, record, store, dataset)
+            write_sft_metadata(config, record, store, dataset)
         watched = open_watched(config, model, folder, clock=EngineClock(), emit=emit)
         async with watched as engine:
             job = SftJob(
@@ -123,7 +131,7 @@ async def run_sft(
                 emit=emit,
             )
             if resume:
-                keep_lines(folder / "metrics.jsonl", checkpoint[1].step)
+                cut_lines(folder / "metrics.jsonl", checkpoint[1].step, emit=emit)
                 await continue_sft(job, *checkpoint)
             emit(Stage(name=f"imitating, {job.steps} steps"))
             adapter = await train_sft(job)
@@ -142,29 +150,15 @@ async def run_sft(
     return outcome
 
 
-def check_unchanged(record: SftMetadata) -> None:
-    """Check that the file is still the one that the run started with.
-
-    Raises:
-        InputError: if it is not; the message gives both hashes.
-    """
-    now = describe_sft(record.sft, Path(record.file))
-    if now.sha256 != record.sha256:
-        raise InputError(
-            f"{record.file} has changed since the run started: its sha256 was {record.sha256[:12]} "
-            f"and is {now.sha256[:12]}; restore the original file, or start a new run"
-        )
-
-
 def read_dataset(
     config: Config,
-    record: SftMetadata,
+    file: Path,
     renderer: Renderer,
     *,
     emit: Emit,
 ) -> SftDataset:
     """Read the usable demonstrations and report how much of the file they are."""
-    reading = read_demonstrations(Path(record.file))
+    reading = read_demonstrations(file)
     dataset = make_dataset(reading, renderer, context=config.engine.context)
     text = f"{len(dataset.samples)} demonstrations are usable"
     if dataset.refused:
@@ -177,10 +171,8 @@ def read_dataset(
 
 def write_sft_metadata(
     config: Config, record: SftMetadata, store: Store, dataset: SftDataset
-) -> Config:
+) -> None:
     """Write what the run starts with, and every row that it does not use or has changed.
-
-    The config that is returned names the run's own files.
 
     Raises:
         InputError: if the folder already holds a run.
@@ -190,13 +182,13 @@ def write_sft_metadata(
         raise InputError(
             f"{folder} already holds a run; continue it with --resume {folder} or name another"
         )
-    write_json(folder / SFT_FILE, record, indent=2)
-    config = write_metadata(config, folder)
+    kept = keep_input(DEMONSTRATIONS, Path(record.file), folder)
+    write_json(folder / SFT_FILE, msgspec.structs.replace(record, copy=kept.copy), indent=2)
+    begin_record(config, folder)
     if dataset.refused:
         store.append("refused.jsonl", dataset.refused)
     if dataset.mended:
         store.append("mended.jsonl", dataset.mended)
-    return config
 
 
 def sft_text(outcome: SftResult) -> str:

@@ -22,11 +22,12 @@ from trustee.jobs.assemble import prepare_model
 from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 from trustee.jobs.held_out import RunResult
 from trustee.jobs.rl import run_training
-from trustee.jobs.run_metadata import write_metadata
+from trustee.jobs.run_metadata import begin_record
 from trustee.jobs.sft import run_sft
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints
 from trustee.runs.files import write_lines
+from trustee.runs.ownership import own_folder
 from trustee.runs.store import Store
 from trustee.sft.demonstrations import Demonstration
 from trustee.tiny.teacher import play_demonstration
@@ -46,7 +47,8 @@ async def run_stages_of(
     if config.collect.tasks and not config.run.adapter:
         if not resume:
             # At the start of a run, so that its first stages can be resumed too.
-            config = write_metadata(config, folder)
+            with own_folder(folder):
+                config = begin_record(config, folder)
         adapter = await sft_on_teacher(config, folder, emit=emit)
         run_config = msgspec.structs.replace(config.run, adapter=str(adapter))
         config = msgspec.structs.replace(config, run=run_config)

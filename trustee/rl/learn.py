@@ -43,17 +43,17 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
         fresh.sort(key=lambda group: group.id)
         seen.sort(key=lambda group: group.id)
         with run.engine.step(run.step + 1):
-            await finish_step(run, fresh, seen, waited)
+            progress = await finish_step(run, fresh, seen, waited)
         for group in fresh:
             run.untrained.remove(group)
             slots.free(group)
         fresh, seen, since = [], [], time.monotonic()
-        if run.progress >= 1:
+        if progress >= 1:
             return
 
 
-async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> None:
-    """Train on a step's groups, run the checks, publish, record, and store a checkpoint."""
+async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> float:
+    """Train on a step's groups, check, publish, record; return the progress of the checkpoint."""
     started_at = time.monotonic()
     lags = [run.versions.version - group.version for group in fresh]
     report = await take_step(
@@ -69,9 +69,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     trained = time.monotonic()
     run.step += 1
-    run.policy_tokens += sum(
-        len(u.completion.ids) for g in seen for t in g.trajectories for u in t.turns
-    )
+    run.policy_tokens += count_spoken(seen)
     figures = run.source.observe(seen)
     check_anchor(figures, config=run.gates)
     reading = read_again([t for group in seen for t in group.valid], run.renderer)
@@ -96,7 +94,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     if verdict.stop is not None:
         await end_run(run, verdict)
     published = time.monotonic()
-    await store_checkpoint(run)
+    progress = await store_checkpoint(run)
     # Only after the checkpoint, because the previous one may name an older best version.
     run.watch.prune(run.store, alive=run.versions.alive)
     timing = {
@@ -109,7 +107,13 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "rejected": dict(run.simulator.rejected),
     }
     run.store.append("timing.jsonl", [timing])
-    run.emit(describe_step(metrics, timing, progress=run.progress))
+    run.emit(describe_step(metrics, timing, progress=progress))
+    return progress
+
+
+def count_spoken(groups: list[Group]) -> int:
+    """Return the number of tokens that the policy sampled in groups."""
+    return sum(len(u.completion.ids) for g in groups for t in g.trajectories for u in t.turns)
 
 
 def describe_step(
@@ -138,8 +142,8 @@ def describe_step(
     )
 
 
-async def store_checkpoint(run: Run) -> None:
-    """Store a checkpoint of the run's current state."""
+async def store_checkpoint(run: Run) -> float:
+    """Store a checkpoint of the run's current state, and return the progress at that moment."""
     state = RunState(
         step=run.step,
         version=run.versions.version,
@@ -149,10 +153,14 @@ async def store_checkpoint(run: Run) -> None:
         watch=run.watch.state(),
         effect=run.effect.state(),
         ladder=run.ladder.state(),
+        seconds=run.seconds,
+        skipped=run.skipped,
+        settings=run.settings,
     )
     await write_checkpoint(
         run.store.folder / "checkpoints", state, save=run.engine.save, keep=run.keep_checkpoints
     )
+    return run.progress_at(state.seconds)
 
 
 async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import msgspec
@@ -88,6 +89,12 @@ class RunState(CheckpointState, frozen=True):
     """State of the memory ladder."""
     policy_tokens: int
     """Number of tokens that the policy has sampled."""
+    seconds: float = 0.0
+    """Seconds of training that are spent."""
+    skipped: int = 0
+    """Group numbers that were left out, because groups after an earlier checkpoint have them."""
+    settings: dict[str, Any] = {}
+    """Settings that the checkpoint depends on, by key."""
 
 
 @dataclass(slots=True)
@@ -123,6 +130,12 @@ class Run:
     policy_tokens: int = 0
     """Number of tokens that the policy has sampled in the groups of all steps."""
     started_at: float = field(default_factory=time.monotonic)
+    seconds_before: float = 0.0
+    """Seconds of training that earlier processes of this run have spent."""
+    skipped: int = 0
+    """Group numbers that were left out: a group's number less these is that of its task spec."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that checkpoints depend on, by key."""
     untrained: GroupQueue = field(default_factory=GroupQueue)
     episode_limiter: anyio.CapacityLimiter = field(init=False)
     """Limits the number of concurrent episodes."""
@@ -149,8 +162,37 @@ class Run:
         return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
 
     @property
+    def seconds(self) -> float:
+        """Seconds of training that this run has spent, earlier processes included."""
+        return self.seconds_before + time.monotonic() - self.started_at
+
+    @property
     def progress(self) -> float:
         """Fraction of the run that is done: the largest of those by steps, time and tokens."""
-        by_time = (time.monotonic() - self.started_at) / 60 / self.minutes if self.minutes else 0.0
-        by_tokens = self.policy_tokens / self.tokens if self.tokens else 0.0
-        return max(self.step / self.steps, by_time, by_tokens)
+        return self.progress_at(self.seconds)
+
+    def progress_at(self, seconds: float) -> float:
+        """Return the fraction that is done once so many seconds are spent."""
+        return share_done(
+            step=self.step,
+            steps=self.steps,
+            seconds=seconds,
+            minutes=self.minutes,
+            spoken=self.policy_tokens,
+            tokens=self.tokens,
+        )
+
+
+def share_done(
+    *,
+    step: int,
+    steps: int,
+    seconds: float,
+    minutes: float | None,
+    spoken: int,
+    tokens: int | None,
+) -> float:
+    """Return the fraction of a run that is done: the largest of those by steps, time and tokens."""
+    by_time = seconds / 60 / minutes if minutes else 0.0
+    by_tokens = spoken / tokens if tokens else 0.0
+    return max(step / steps, by_time, by_tokens)

@@ -102,7 +102,8 @@ async def play(
     async with specs, finished:
         async for number, spec in specs:
             with structlog.contextvars.bound_contextvars(group=number):
-                task = await run.player().write(run.source, spec, seed=f"{run.seed} draft {number}")
+                seed = f"{run.seed} draft {number - run.skipped}"
+                task = await run.player().write(run.source, spec, seed=seed)
                 if isinstance(task, Task):
                     await slots.groups.acquire()
                     group = await play_group(run, number, task, finished)
@@ -144,13 +145,15 @@ async def play_group(
 async def play_one(run: Run, task: Task, number: int, member: int) -> Trajectory:
     """Play one episode with the version that is current when it begins."""
     key = f"{number}/{member}"
+    # By the place of the task spec, so that a resumed run plays what an unbroken one would.
+    seed = random.Random(f"{run.seed} {number - run.skipped}/{member}").randrange(1 << 31)
     run.emit(EpisodeBegun(group=number, member=member))
     async with run.episode_limiter, run.versions.lease() as adapter:
         return await run.player().play(
             task,
             trajectory_id=key,
             adapter=adapter,
-            seed=random.Random(f"{run.seed} {key}").randrange(1 << 31),
+            seed=seed,
         )
 
 

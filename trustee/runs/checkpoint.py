@@ -2,6 +2,7 @@
 
 Written beside its place, every file synced, a manifest of sizes and hashes last, then renamed. The
 reader verifies the manifest and walks back to the newest whole one. Safetensors and JSON only.
+Reading, hashing and syncing happen in a thread, because half a gigabyte takes seconds.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
 import msgspec
 import structlog
 
 from trustee.decoding import decode_json, open_file, read_file
 from trustee.errors import InputError, RunError
+from trustee.runs.files import sync
 from trustee.runs.weight_files import refuse_not_finite
 from trustee.types import Record
+
+MANIFEST, STATE = "manifest.json", "state.json"
 
 log = structlog.get_logger()
 
@@ -48,7 +53,10 @@ S = TypeVar("S", bound=CheckpointState)
 async def write_checkpoint(
     folder: Path, state: CheckpointState, *, save: Callable[[Path], Awaitable[None]], keep: int
 ) -> Path:
-    """Write a checkpoint and delete all but the newest `keep`.
+    """Write a checkpoint and delete all but the newest `keep`; later steps are deleted too.
+
+    A later step is one that could not be continued: the run went back behind it and goes another
+    way. Once the trainer has saved, a cancellation waits until the checkpoint is whole.
 
     Args:
         folder: the run's `checkpoints` folder.
@@ -65,32 +73,40 @@ async def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         await save(partial)
-        (partial / "state.json").write_bytes(msgspec.json.encode(state))
-        files = {}
-        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-            files[str(path.relative_to(partial))] = hash_file(path)
-            _sync(path)
-        (partial / "manifest.json").write_bytes(
-            msgspec.json.encode(CheckpointManifest(files=files))
-        )
-        _sync(partial / "manifest.json")
-        _sync(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _sync(folder)
+        # Not abandoned on cancellation, so that no thread writes after the run has ended.
+        await anyio.to_thread.run_sync(complete, partial, final, state)
     except OSError as error:
         raise RunError(f"cannot write checkpoint {final}: {error.strerror}") from error
-    for old in find_checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    await anyio.to_thread.run_sync(delete_others, folder, final, keep)
     return final
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def complete(partial: Path, final: Path, state: CheckpointState) -> None:
+    """Add state and manifest to what a trainer has saved, sync it all, and give it its name.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    (partial / STATE).write_bytes(msgspec.json.encode(state))
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        files[str(path.relative_to(partial))] = hash_file(path)
+        sync(path)
+    (partial / MANIFEST).write_bytes(msgspec.json.encode(CheckpointManifest(files=files)))
+    sync(partial / MANIFEST)
+    sync(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    sync(final.parent)
+
+
+def delete_others(folder: Path, newest: Path, keep: int) -> None:
+    """Delete all checkpoints but the newest `keep` up to one."""
+    found = find_checkpoints(folder)
+    kept = [path for path in found if path.name <= newest.name][:keep]
+    for path in found:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -99,10 +115,10 @@ def find_checkpoints(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every file of a checkpoint is as its manifest says."""
+    """Whether every file of a checkpoint is as its manifest says, and a state is among them."""
     try:
-        manifest = read_part(path / "manifest.json", CheckpointManifest)
-        return all(
+        manifest = read_part(path / MANIFEST, CheckpointManifest)
+        return STATE in manifest.files and all(
             hash_file(path / name) == (size, digest)
             for name, (size, digest) in manifest.files.items()
         )
@@ -130,7 +146,11 @@ def read_part(path: Path, kind: type[R]) -> R:
 
 
 def open_checkpoint(
-    folder: Path, kind: type[S], *, accept: Callable[[S], None] = lambda state: None
+    folder: Path,
+    kind: type[S],
+    *,
+    accept: Callable[[S], None] = lambda state: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Path, S]:
     """Find the newest whole checkpoint with finite weights whose state can be continued from.
 
@@ -139,6 +159,7 @@ def open_checkpoint(
         kind: the struct of the run's state.
         accept: looks at the parts that only their owners can read, and raises `InputError` where
             one cannot be continued from; an older checkpoint is then looked at.
+        tell: receives a sentence for each checkpoint that is passed over.
 
     Raises:
         InputError: if there is none.
@@ -147,16 +168,18 @@ def open_checkpoint(
     for path in find_checkpoints(folder):
         if not is_whole(path):
             log.warning("checkpoint_broken", path=str(path))
+            tell(f"{path} is damaged and passed over")
             continue
         try:
-            state = read_part(path / "state.json", kind)
+            state = read_part(path / STATE, kind)
             accept(state)
             for name in WEIGHT_FILES:
                 if (path / name).exists():
                     refuse_not_finite(path / name)
         except InputError as error:
             log.warning("checkpoint_refused", path=str(path), why=str(error))
-            whose = "" if str(path) in str(error) else f"{path.name}/state.json: "
+            tell(f"{path} is passed over, because it cannot be continued: {error}")
+            whose = "" if str(path) in str(error) else f"{path.name}/{STATE}: "
             refused.append(f"{whose}{error}")
         else:
             return path, state

@@ -52,15 +52,6 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
     _write(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text completely or not at all.
-
-    Raises:
-        RunError: if it cannot be written; what was there before is untouched.
-    """
-    _write(path, text.encode())
-
-
 def _write(path: Path, data: bytes) -> None:
     try:
         write_file(path, data)

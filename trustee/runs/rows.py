@@ -45,11 +45,11 @@ def read_rows(path: Path, *, error: Failure) -> Iterator[tuple[int, Row]]:
         return
     lines = read_json_lines(path, dict[str, Any], error=error, unended=True)
     first = next(lines, None)
-    whole = _read_whole(path) if isinstance(first, BadLine) else []
+    whole = _read_whole(path) if isinstance(first, BadLine) else None
     if isinstance(whole, InputError):
         # An array that is broken somewhere says where; a line of many says what it is itself.
         first = BadLine(1, str(whole))
-    if isinstance(whole, list) and whole:
+    if isinstance(whole, list):
         yield from enumerate(whole, 1)
         return
     for line in itertools.chain([first] if first else [], lines):
@@ -61,6 +61,8 @@ def _read_whole(path: Path) -> list[Row] | InputError | None:
     data = b""
     try:
         data = read_file(path, error=InputError).removeprefix(BOM).strip()
+        if not data:
+            return []
         if not data.startswith(b"["):
             return [decode_json(data, dict[str, Any], error=InputError)]
         entries = decode_json(data, list[msgspec.Raw], error=InputError)

@@ -16,19 +16,21 @@ modules that write them describe them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 import msgspec
 
-from trustee.decoding import BadLine, read_file, read_json_lines
+from trustee.decoding import BadLine, decode_json, open_file, read_json_lines
 from trustee.errors import InputError, RunError
 from trustee.events import EpisodePlayed, TaskWritten
 from trustee.runs.ownership import own_folder, refuse_unwritable
 from trustee.types import Adapter, Failure, Record, RejectReason, Task, Trajectory
+
+T = TypeVar("T")
 
 TAIL = 1 << 16
 """Bytes read at a time to find the end of the last complete line."""
@@ -160,13 +162,45 @@ def read_lines(path: Path, kind: Any = dict[str, Any]) -> list[Any]:
     return rows
 
 
-def keep_lines(path: Path, count: int) -> None:
-    """Cut a file down to its first `count` complete lines."""
+class _Numbered(msgspec.Struct):
+    """What every line of `metrics.jsonl` and `timing.jsonl` has."""
+
+    step: int
+
+
+class _Grouped(msgspec.Struct):
+    """What every line of `tasks.jsonl` has."""
+
+    group: int
+
+
+def _scan(path: Path, kind: type[T]) -> Iterator[tuple[int, T]]:
+    """Yield the complete lines of a kind with the offset at which each begins; skip others."""
     if not path.exists():
         return
-    lines = read_file(path, error=lambda why: InputError(f"{path}: {why}")).split(b"\n")[:-1]
+    begin = 0
+    with open_file(path, error=lambda why: InputError(f"{path}: {why}")) as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                with suppress(InputError):
+                    yield begin, decode_json(line, kind, error=InputError)
+            begin += len(line)
+
+
+def keep_steps(path: Path, step: int) -> int:
+    """Cut off what a file has from the first later step on; return how many steps are left."""
+    if not path.exists():
+        return 0
+    steps = list(_scan(path, _Numbered))
+    later = [begin for begin, line in steps if line.step > step]
     with path.open("r+b") as file:
-        file.truncate(sum(len(line) + 1 for line in lines[:count]))
+        file.truncate(later[0] if later else find_end(file))
+    return len({line.step for begin, line in steps if not later or begin < later[0]})
+
+
+def count_groups(folder: Path) -> int:
+    """Return the first number that no group of a run has, trained on or not."""
+    return max((line.group + 1 for _, line in _scan(folder / "tasks.jsonl", _Grouped)), default=0)
 
 
 def describe(entry: TaskLine | EpisodeLine) -> TaskWritten | EpisodePlayed:

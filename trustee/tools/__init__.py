@@ -1,1 +1,1 @@
-"""Tool schemas: the packaged repository, importers, checks of arguments."""
+"""Tool schemas: the packaged repository, importers, checks of arguments, chat messages."""

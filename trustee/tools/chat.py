@@ -14,7 +14,8 @@ import msgspec
 from trustee.decoding import Failure, decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
-from trustee.tools.type_words import as_json_schema
+from trustee.tools.entries import find_parameters
+from trustee.tools.mending import mend_parameters
 from trustee.tools.values import render_json
 from trustee.types import Call, Message, Tool, ToolCall
 
@@ -30,7 +31,6 @@ ROLES = {
 THOUGHTS = ("thinking", "reasoning_content", "reasoning")
 TEXTS = ("text", "input_text", "output_text")
 """Types of a content's part that is a text."""
-SCHEMAS = ("parameters", "input_schema", "inputSchema")
 
 
 def read_chat_messages(values: Sequence[Any], *, where: str = "messages") -> tuple[Message, ...]:
@@ -173,16 +173,15 @@ def read_offered_tool(entry: Any, *, where: str) -> Tool:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
         raise InputError(f"{where}: {shorten(entry)} is not a function schema with a name")
-    given: Any = next((function[key] for key in SCHEMAS if function.get(key)), {})
-    if isinstance(given, str):
-        given = decode_json(given, error=lambda why: InputError(f"{where}: not JSON ({why})"))
-    if not isinstance(given, dict):
+    given = find_parameters(function, where=f"{where} {name}")
+    parameters = mend_parameters({} if given is None else given, set())
+    if not isinstance(parameters, dict):
         raise InputError(f"{where}: the parameters of {name} are not a JSON Schema")
     effect, category = function.get("effect"), function.get("category")
     return Tool(
         name=name,
         description=str(function.get("description") or ""),
-        parameters=as_json_schema(given),
+        parameters=parameters,
         effect="read" if effect == "read" else "write",
         category=category if isinstance(category, str) else "",
     )

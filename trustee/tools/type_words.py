@@ -1,81 +1,37 @@
-"""Schemas whose types are words of another language, as JSON Schema.
+"""Types that are words of another language, as JSON Schema.
 
 People's function lists say `dict`, `float` or `List[int], optional` where JSON Schema says
-`object`, `number` or an array of integers, and leave `null` where a table had no value. A schema
-that is already JSON Schema stays as it is.
+`object`, `number` or an array of integers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-WORDS = {
-    word: kind
-    for kind, words in {
-        "string": "string str text char",
-        "integer": "integer int long",
-        "number": "number float double decimal",
-        "boolean": "boolean bool",
-        "object": "object dict map hashmap",
-        "array": "array list tuple set arraylist",
-        "null": "null none",
-    }.items()
-    for word in words.split()
+_LISTED = {
+    "string": "string str text char bytes date datetime date-time time uuid path url uri file",
+    "integer": "integer int long short byte bigint int32 int64",
+    "number": "number float double decimal numeric real",
+    "boolean": "boolean bool",
+    "object": "object dict dictionary map hashmap mapping",
+    "array": "array list tuple set frozenset arraylist sequence iterable",
+    "null": "null none nonetype",
 }
+WORDS = {word: kind for kind, words in _LISTED.items() for word in words.split()}
 """JSON Schema's type by the lower-case word for it."""
+ANY = frozenset(("any", "mixed", "unknown", "*", ""))
+"""Words that say nothing on purpose."""
 OPTIONAL = re.compile(r",?\s*optional\.?\s*$", re.IGNORECASE)
 GENERIC = re.compile(r"([\w.]+)\s*\[(.*)\]", re.DOTALL)
 MOST_CHARACTERS = 200
 """Length of the longest text that is read as a type."""
-MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-SINGLE = ("items", "additionalProperties", "unevaluatedProperties", "not", "contains")
-VALUES = frozenset(("default", "const", "enum", "examples", "example"))
-"""Keywords whose value is data, in which null means null."""
-SHAPES = frozenset(("type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"))
 
 
-def as_json_schema(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a function's parameters as a JSON Schema of an object.
-
-    A plain table of parameters by name becomes the schema's properties; those without a default
-    that are not called optional are required.
-    """
-    given = {key: value for key, value in parameters.items() if value is not None}
-    if given and "properties" not in given and all(isinstance(v, dict) for v in given.values()):
-        return _as_object(given)
-    schema: dict[str, Any] = read_schema(given)
-    if "type" not in schema and not SHAPES & schema.keys() - {"properties"}:
-        schema = {"type": "object", "properties": {}, **schema}
-    return schema
-
-
-def read_schema(schema: Any) -> Any:
-    """Return a schema with its types in JSON Schema's words, at every depth."""
-    if not isinstance(schema, dict):
-        return schema
-    result: dict[str, Any] = {}
-    needed: list[str] = []
-    for key, value in schema.items():
-        if value is None and key not in VALUES:
-            continue
-        if key == "type":
-            result |= _read_type(value)
-        elif key in MAPS and isinstance(value, dict):
-            inner = {name: one for name, one in value.items() if one is not None}
-            needed = [n for n, one in inner.items() if _says_required(one)] or needed
-            result[key] = {name: read_schema(one) for name, one in inner.items()}
-        elif key in LISTS and isinstance(value, list):
-            result[key] = [read_schema(one) for one in value]
-        elif key in SINGLE:
-            result[key] = read_schema(value)
-        elif key != "required" or not isinstance(value, bool):
-            result[key] = value
-    if needed:
-        result["required"] = list(dict.fromkeys([*result.get("required", ()), *needed]))
-    return result
+def is_known(text: str) -> bool:
+    """Return whether a word for a type is known, or says on purpose that all are allowed."""
+    plain = OPTIONAL.sub("", text[:MOST_CHARACTERS]).strip()
+    return bool(read_type(plain)) or plain.rpartition(".")[2].lower() in ANY
 
 
 def read_type(text: str) -> dict[str, Any]:
@@ -84,6 +40,10 @@ def read_type(text: str) -> dict[str, Any]:
     A word that says nothing gives the schema that allows everything.
     """
     text = OPTIONAL.sub("", text[:MOST_CHARACTERS]).strip()
+    if text.endswith("[]"):
+        items = read_type(text[:-2])
+        return {"type": "array", "items": items} if items else {"type": "array"}
+    text = re.sub(r"^(\w+)\s*<(.*)>$", r"\1[\2]", text, flags=re.DOTALL)
     if (word := text.rpartition(".")[2].lower()) in WORDS:
         return {"type": WORDS[word]}
     choices = _split(text, "|")
@@ -101,32 +61,6 @@ def read_type(text: str) -> dict[str, Any]:
         return {}
     schemas = [read_type(choice) for choice in choices]
     return {"anyOf": schemas} if all(schemas) else {}
-
-
-def _as_object(table: Mapping[str, Any]) -> dict[str, Any]:
-    needed = [
-        name
-        for name, one in table.items()
-        if "default" not in one and OPTIONAL.search(str(one.get("type", ""))) is None
-    ]
-    schema = {
-        "type": "object",
-        "properties": {name: read_schema(one) for name, one in table.items()},
-    }
-    return {**schema, "required": needed} if needed else schema
-
-
-def _read_type(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"type": value} if value in WORDS.values() else read_type(value)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        words = [WORDS.get(one.lower(), "") for one in value]
-        return {"type": list(dict.fromkeys(words))} if all(words) else {}
-    return {}
-
-
-def _says_required(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("required") is True
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -183,7 +183,7 @@ def test_import_leaves_out_bad_entries(tmp_path: Path) -> None:
     assert left_out(path) == [
         f"{path}: line 2: not JSON: JSON is malformed: invalid character (byte 9); give one JSON"
         " document, or one JSON object per line",
-        f"{path}: line 3: not a tool, got [1]{a_tool}",
+        f"{path}: line 3[0]: not a tool, got 1{a_tool}",
     ]
     assert [tool.name for tool in import_tools(path)] == ["f", "g"]
 
@@ -222,11 +222,13 @@ def test_import_refuses_a_choice_of_nothing(tmp_path: Path) -> None:
 
 
 def test_import_refuses_unreadable_files(tmp_path: Path) -> None:
-    """A missing file and a folder are refused."""
+    """A missing file and an empty folder are refused."""
     absent = tmp_path / "absent.json"
+    give = "give a JSON, JSONL, YAML or Python file"
     assert [refusal(absent), refusal(tmp_path)] == [
-        f"{absent}: cannot be read (No such file or directory); give a JSON, JSONL or Python file",
-        f"{tmp_path}: is a folder, not a file; give a JSON, JSONL or Python file",
+        f"{absent}: cannot be read (No such file or directory); {give}",
+        f"{tmp_path}: no tools found; give OpenAI tools, an OpenAPI document with operations, or"
+        " public Python functions",
     ]
 
 

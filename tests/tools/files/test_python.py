@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tool_documents import left_out, refusal, write
+from tool_documents import refusal, write
 from trustee.tools.files import import_tools
 from trustee.types import Tool
 
@@ -292,16 +292,13 @@ HINTS = (
 PYTHON_REFUSALS = [
     (
         "def f(:",
-        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
-    ),
-    (
-        "openapi: 3.0.0\npaths:\n  /a: 1",
-        "neither JSON nor Python, line 1: invalid syntax; give a JSON, JSONL or Python file",
+        "neither JSON, YAML nor Python, line 1: invalid syntax; give a JSON, JSONL, YAML or Python"
+        " file",
     ),
     (
         "x = 1\0",
-        "neither JSON nor Python, source code string cannot contain null bytes; give a JSON,"
-        " JSONL or Python file",
+        "neither JSON, YAML nor Python, source code string cannot contain null bytes; give a JSON,"
+        " JSONL, YAML or Python file",
     ),
     ("\n\ndef f(a): ...", f"line 3 f(a): has no type hint; use one of {HINTS}"),
     (
@@ -340,11 +337,6 @@ PYTHON_REFUSALS = [
         "no tools found; give OpenAI tools, an OpenAPI document with operations, or public"
         " Python functions",
     ),
-    (
-        "def größe(): ...",
-        'line 1 größe: the name "größe" is not allowed; names have 1 to 64 of the characters'
-        " A-Z a-z 0-9 _ -",
-    ),
 ]
 
 
@@ -353,11 +345,3 @@ def test_import_refuses_python(tmp_path: Path, text: str, message: str) -> None:
     """An unusable module names the line, function and parameter."""
     path = write(tmp_path, text, name="tools.py")
     assert refusal(path) == f"{path}: {message}"
-
-
-def test_import_refuses_repeated_functions(tmp_path: Path) -> None:
-    """The second definition of a function is left out."""
-    path = write(tmp_path, "def f(): ...\ndef f(): ...", name="tools.py")
-    assert left_out(path) == [
-        f'{path}: line 2 f: the name "f" was already used by {path}: line 1 f; names must be unique'
-    ]

@@ -66,16 +66,17 @@ def eval_command(options: argparse.Namespace) -> int:
         return suite_command(options)
     from trustee.config import apply_changes
     from trustee.jobs.evaluate import compare_text, run_comparison
-    from trustee.jobs.run_metadata import read_metadata
+    from trustee.jobs.run_metadata import read_trusted
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
-    config = read_metadata(options.run).config
+    changes = allow_unsafe(options)
+    config = read_trusted(options.run, changes)
     if options.world is not None:
         config = move_to(config, options.world)
     tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
-    config = apply_changes(config, [*allow_unsafe(options), *tasks])
+    config = apply_changes(config, [*changes, *tasks])
     config = falsify(config, options)
     choose_device(config, options.gpu)
     warn_unconfined(config)

@@ -158,11 +158,18 @@ def allow_unsafe(options: argparse.Namespace) -> list[str]:
     return [*options.changes, *unsafe]
 
 
-def apply_unsafe(config: Config, options: argparse.Namespace) -> Config:
-    """Return the config of a resumed run, unconfined if this call has `--unsafe-local-tools`."""
-    from trustee.config import apply_changes
+def read_resumed(options: argparse.Namespace, folder: Path) -> Config:
+    """Return the config of a run that is resumed, with the protections that this call changes.
 
-    return apply_changes(config, allow_unsafe(options))
+    Raises:
+        InputError: if the call changes anything else, or the record weakens a protection.
+    """
+    from trustee.jobs.protections import only_protections
+    from trustee.jobs.run_metadata import read_trusted
+
+    only_protections(options.changes)
+    allow_worlds(options)
+    return read_trusted(folder, allow_unsafe(options))
 
 
 def add_allow_world(parser: argparse.ArgumentParser) -> None:

@@ -14,13 +14,12 @@ from trustee.cli.commands.options import (
     add_allow_world,
     add_shared,
     allow_unsafe,
-    allow_worlds,
-    apply_unsafe,
     choose_device,
     choose_mode,
     error_code,
     find_default,
     print_text,
+    read_resumed,
     single_error,
     warn_unconfined,
 )
@@ -40,6 +39,10 @@ def add(commands: Commands) -> None:
     run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
     run.add_argument("--tools", type=Path, metavar="FILE", help="train on these tools")
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    run.add_argument(
+        "--steps", type=int, metavar="N", help="steps in all; a finished run goes on with more"
+    )
+    run.add_argument("--minutes", metavar="M", help="minutes of training in all, or none; likewise")
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     run.add_argument(
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
@@ -65,9 +68,16 @@ def load_config(options: argparse.Namespace) -> Config:
     changes = allow_unsafe(options)
     if options.tools is not None:
         changes.append(set_path("env.tools", options.tools))
+    changes += [f"run.{key}={value}" for key, value in lengths_of(options).items()]
     if options.adapter is not None:
         changes.append(set_path("run.adapter", options.adapter.absolute()))
     return read_config(path, changes)
+
+
+def lengths_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the length that the options give a run, by key."""
+    given = {"steps": options.steps, "minutes": options.minutes}
+    return {key: str(value) for key, value in given.items() if value is not None}
 
 
 def set_path(key: str, path: Path) -> str:
@@ -77,19 +87,18 @@ def set_path(key: str, path: Path) -> str:
 
 def run_command(options: argparse.Namespace) -> int:
     """Train."""
-    from trustee.jobs.run_metadata import name_folder, read_metadata
+    from trustee.jobs.resume import extend_run
+    from trustee.jobs.run_metadata import name_folder
     from trustee.runs.ownership import own_folder
 
     if options.resume is not None:
-        given = (options.config, options.tools, options.adapter, options.out)
-        if any(given) or options.changes:
+        if any((options.config, options.tools, options.adapter, options.out)):
             raise InputError(
                 "--resume continues a run with its own config; leave out --config, --tools, "
-                "--adapter, --out and --set"
+                "--adapter and --out; --set changes only what protects"
             )
         folder: Path = options.resume
-        allow_worlds(options)
-        config = apply_unsafe(read_metadata(folder).config, options)
+        config = read_resumed(options, folder)
     else:
         if options.gpu is not None:
             from trustee.planning.cards import require_card
@@ -107,6 +116,8 @@ def run_command(options: argparse.Namespace) -> int:
         if options.resume is None:
             # Again, because another call may have begun a run here a moment ago.
             refuse_taken(folder)
+        elif lengths_of(options):
+            config = extend_run(config, folder, lengths_of(options))
         return train_here(options, config, folder)
 
 
@@ -187,11 +198,11 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             error = single_error(group)
             if not isinstance(error, TrusteeError):
                 raise
-            code, text = error_code(error), failed_text(error, folder)
+            code, text = error_code(error), failed_text(error, folder, config)
         except TrusteeError as error:
-            code, text = error_code(error), failed_text(error, folder)
+            code, text = error_code(error), failed_text(error, folder, config)
         except KeyboardInterrupt:
-            code, text = INTERRUPTED, f"interrupted; {next_text(folder)}"
+            code, text = INTERRUPTED, f"interrupted; {next_text(folder, config)}"
         if code:
             structlog.get_logger().warning("ended", code=code, text=text)
         if mode != "json" or code:
@@ -199,19 +210,20 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     return code
 
 
-def next_text(folder: Path) -> str:
+def next_text(folder: Path, config: Config) -> str:
     """Return how an ended run goes on."""
     from trustee.environments.registry import outside_worlds
+    from trustee.jobs.protections import show_weakened
 
     if not (folder / "run.json").exists():
         return "nothing was begun yet; start it again"
     allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
-    return f"continue with: trustee run --resume {folder}{allowed}"
+    return f"continue with: trustee run --resume {folder}{allowed}{show_weakened(config)}"
 
 
-def failed_text(error: TrusteeError, folder: Path) -> str:
+def failed_text(error: TrusteeError, folder: Path, config: Config) -> str:
     """Return an error's text; after an engine's death, also how the run goes on."""
-    goes_on = f"; {next_text(folder)}" if isinstance(error, EngineDied) else ""
+    goes_on = f"; {next_text(folder, config)}" if isinstance(error, EngineDied) else ""
     return f"trustee: {barred(str(error))}{goes_on}"
 
 

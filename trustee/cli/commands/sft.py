@@ -11,9 +11,8 @@ from trustee.cli.commands.options import (
     add_allow_world,
     add_shared,
     allow_unsafe,
-    allow_worlds,
-    apply_unsafe,
     choose_device,
+    read_resumed,
     show_job,
     warn_unconfined,
 )
@@ -38,18 +37,17 @@ def add(commands: Commands) -> None:
 def sft_command(options: argparse.Namespace) -> int:
     """Imitate."""
     from trustee.config import read_config
-    from trustee.jobs.run_metadata import name_folder, read_metadata
+    from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.sft import read_sft_metadata, run_sft, sft_text
 
     if options.resume is not None:
-        if options.config or options.file or options.out or options.changes:
+        if options.config or options.file or options.out:
             raise InputError(
-                "--resume continues a run with its own config and file; leave out CONFIG, FILE, "
-                "--out and --set"
+                "--resume continues a run with its own config and file; leave out CONFIG, FILE and "
+                "--out; --set changes only what protects"
             )
         folder: Path = options.resume
-        allow_worlds(options)
-        config = apply_unsafe(read_metadata(folder).config, options)
+        config = read_resumed(options, folder)
         file = Path(read_sft_metadata(folder).file)
     else:
         if options.config is None or options.file is None:

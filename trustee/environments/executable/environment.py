@@ -56,6 +56,7 @@ from trustee.environments.protocol import (
 )
 from trustee.environments.splits import is_held_out
 from trustee.errors import InputError
+from trustee.runs.inputs import InputPath
 from trustee.sandbox.calls import CallResult, Worker
 from trustee.tools.arguments import check_call
 from trustee.tools.values import render_json
@@ -67,7 +68,6 @@ from trustee.types import (
     Group,
     Message,
     Outcome,
-    PathText,
     Role,
     Score,
     SolveFacts,
@@ -82,7 +82,7 @@ from trustee.types import (
 class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Settings of the world of executable environments."""
 
-    path: PathText
+    path: InputPath
     """Environments: a folder of JSON files, JSON lines, or published rows (`blueprint_files`)."""
     variant: Variant = "f1"
     """Rule by which calls are paid."""
@@ -90,7 +90,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
     """Whether to run, compare and pay exactly as FTRL does, loopholes included."""
     unit: Unit = "episode"
     """Unit of training; evaluation always plays whole episodes."""
-    states: PathText | None = None
+    states: InputPath | None = None
     """For `turn`: JSON lines of states as `trustee collect` writes them, or published rows; none
     uses the rows of `path`."""
     reserve_one_in: Annotated[int, Meta(ge=1)] = 10
@@ -214,8 +214,7 @@ class ExecutableSource(CountedSource):
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Build a task from a state, without a model."""
-        config = self._config
-        state = self._states[spec.data["state"]]
+        config, state = self._config, self._states[spec.data["state"]]
         blueprint = self._blueprints[state.blueprint]
         hidden = HiddenExecutable(
             blueprint=blueprint.id,
@@ -229,13 +228,13 @@ class ExecutableSource(CountedSource):
                 ExpectedCall(name=call.name, arguments=call.arguments) for call in blueprint.gold
             ),
         )
-        guidance: tuple[Message, ...] = ()
-        if not config.published and state.messages[0].role != "system":
+        messages = state.messages
+        if not config.published and messages[0].role != "system":
             text = fill_prompt(config.prompts, "agent_ftrl")
-            guidance = (Message(role="system", content=text),)
+            messages = (Message(role="system", content=text), *messages)
         return Task(
             id=spec.id,
-            messages=guidance + state.messages,
+            messages=messages,
             tools=blueprint.tools,
             difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(hidden),

@@ -51,21 +51,25 @@ from trustee.environments.simulated.roles import (
     writer_prompt,
     writer_schema,
 )
-from trustee.environments.simulated.tool_sets import find_tools
-from trustee.environments.splits import is_reserved
-from trustee.errors import InputError
+from trustee.environments.simulated.tool_sets import (
+    PACKAGED,
+    ToolSets,
+    explain_split,
+    find_tools,
+)
+from trustee.runs.inputs import INPUT
 from trustee.tools.arguments import check_call
 from trustee.tools.files.notices import Notices
 from trustee.tools.repository import Repository
 from trustee.tools.values import call_key, call_line, is_error, render_json, tells_error
 from trustee.types import (
+    PATH,
     BadCall,
     Call,
     ExpectedCall,
     Group,
     Message,
     Outcome,
-    PathText,
     Record,
     Role,
     Score,
@@ -75,9 +79,6 @@ from trustee.types import (
     ToolCall,
     Turn,
 )
-
-TOOL_SET_DRAWS = 200
-"""Attempts to draw a tool set of one size before a smaller size is tried."""
 
 
 class HiddenSimulated(Record, frozen=True):
@@ -95,11 +96,12 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     prompts: str = "simulated"
     """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
-    tools: PathText = ""
+    tools: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(PACKAGED)})] = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
-    """One pair of tools in this many is reserved for evaluation: training never offers both."""
+    """One pair of tools in this many, and at least one pair, is reserved for evaluation: training
+    never offers both."""
     curriculum: Curriculum = Curriculum()
 
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
@@ -107,11 +109,12 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
         return SimulatedSource(self, find_tools(self.tools), seed=seed, held_out=held_out)
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
-        """Read the tools, and say what of their file is not used or was changed."""
+        """Read the tools; say what of them is not used, and how few tools are split."""
         notices = Notices()
         tools = find_tools(self.tools, notices=notices)
         SimulatedSource(self, tools, seed=seed, held_out=held_out)
-        return tuple(f"{self.tools}: {line}" for line in notices.lines())
+        split = explain_split(tools, one_in=self.reserve_one_in)
+        return (*(f"{self.tools}: {line}" for line in notices.lines()), *split)
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Return the environment of one episode."""
@@ -145,9 +148,8 @@ class SimulatedSource(CountedSource):
         self, config: Simulated, repository: Repository, *, seed: int, held_out: bool
     ) -> None:
         super().__init__(seed=seed)
-        self._held_out = held_out
         self._config = config
-        self._repository = repository
+        self._tool_sets = ToolSets(repository, one_in=config.reserve_one_in, with_reserved=held_out)
         self.difficulty = config.curriculum.start
 
     def make_spec(self, index: int) -> TaskSpec:
@@ -161,7 +163,7 @@ class SimulatedSource(CountedSource):
         """Have the writer turn a task spec into a task."""
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
-        tools = self._sample(rng, aspects.tools)
+        tools = self._tool_sets.sample(rng, aspects.tools)
         written = await services.simulator.ask(
             Role.WRITER,
             writer_prompt(self._config.prompts, tools, aspects),
@@ -186,19 +188,6 @@ class SimulatedSource(CountedSource):
             tools=tools,
             difficulty=spec.difficulty,
             hidden=msgspec.to_builtins(hidden),
-        )
-
-    def _sample(self, rng: random.Random, count: int) -> tuple[Tool, ...]:
-        """Sample tools with or without a reserved pair; fewer tools if no larger set is found."""
-        one_in, least = self._config.reserve_one_in, 2 if self._held_out else 1
-        for size in range(max(count, least), least - 1, -1):
-            for _ in range(TOOL_SET_DRAWS):
-                tools = self._repository.sample(rng, min(size, len(self._repository.tools)))
-                if is_reserved(tools, one_in=one_in) == self._held_out:
-                    return tools
-        raise InputError(
-            f"no set of tools {'with' if self._held_out else 'without'} a reserved pair was found; "
-            "give more tools (env.tools) or change env.reserve_one_in"
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:

@@ -24,6 +24,8 @@ from trustee.sft.forms.completion import read_completion
 from trustee.sft.forms.turns import Conversation, find_turns
 from trustee.sft.forms.xlam import read_xlam
 
+PICTURES = ("images", "image", "videos", "audios")
+"""Columns whose contents a conversation refers to, and that a language model cannot see."""
 KNOWN = "messages, conversations, prompt and completion, or query, tools and answers"
 
 
@@ -50,6 +52,8 @@ def convert_conversation(row: dict[str, Any]) -> Conversation:
     Raises:
         InputError: as in `convert_row`.
     """
+    if seen := [key for key in PICTURES if row.get(key)]:
+        raise InputError(f"it has {', '.join(seen)}, and only text can be imitated")
     if (turns := find_turns(row)) is not None:
         return read_chat(row, turns)
     if "prompt" in row and "completion" in row:

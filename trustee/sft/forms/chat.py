@@ -10,6 +10,7 @@ from trustee.errors import InputError
 from trustee.sft.forms.prompted_tools import take_tools
 from trustee.sft.forms.turns import Conversation, read_tools_of
 from trustee.sft.forms.written_calls import (
+    CALL,
     RESULTS,
     read_call_turn,
     read_written,
@@ -89,7 +90,7 @@ def _read_turn(turn: Any, *, where: str) -> Message:
         raise InputError(
             f"{where}: from must be one of {', '.join(ROLES)} and value a text, got {shorten(turn)}"
         )
-    if role == "call" and "<tool_call>" not in (value or ""):
+    if role == "call" and CALL.search(value or "") is None:
         calls = read_call_turn(value or "", where=where)
         return Message(role="assistant", calls=calls)
     role = "assistant" if role == "call" else role

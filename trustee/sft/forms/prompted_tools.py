@@ -7,6 +7,7 @@ prompt, with the sentences that say how another program wants calls written; all
 from __future__ import annotations
 
 import ast
+import json
 import re
 from typing import Any
 
@@ -16,14 +17,19 @@ from trustee.tools.chat import read_offered_tools
 from trustee.types import Tool
 
 BLOCK = re.compile(r"<tools>\s*([\[{].*?)\s*</tools>", re.DOTALL)
-LISTED = re.compile(r"Here is a list of functions in JSON format[^\n\[]*:\s*(?=\[)")
-WRITTEN_AS = re.compile(r"[\s.]*Should you decide to return the function call.*\Z", re.DOTALL)
+LISTED = re.compile(r"Here is a list of functions in JSON format[^\n\[]*[:.]\s*(?=\[)")
 SENTENCES = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
 ABOUT_CALLS = re.compile(
-    r"</?tools>|</?tool_call>|</?tool_response>|pydantic model json schema", re.IGNORECASE
+    r"</?tools>|</?tool_call>|</?tool_response>|pydantic model json schema|"
+    r"should you decide to return the function call|in the format of \[|"
+    r"(?:should not include any|no) other text",
+    re.IGNORECASE,
 )
+"""What a sentence holds that says how calls are to be written."""
 EXAMPLE = re.compile(r"<tool_call>\s*\{.*?\}\s*</tool_call>", re.DOTALL)
+COLON = re.compile(r":\s*\Z")
 HEADING = re.compile(r"^#+ Tools\s*$", re.MULTILINE)
+WORDS = {"true": True, "false": False, "null": None, "none": None}
 MOST_LITERAL = 30_000
 """Characters of the longest Python value that is read."""
 
@@ -37,13 +43,12 @@ def take_tools(prompt: str) -> tuple[str, tuple[Tool, ...]] | None:
     if (block := BLOCK.search(prompt)) is not None:
         tools = _read_list(block.group(1))
         # The mark stays for a moment, so that the sentence that leads up to the list goes too.
-        rest = EXAMPLE.sub("", f"{prompt[: block.start()]}<tools>\n{prompt[block.end() :]}")
-        kept = [one for one in SENTENCES.split(rest) if ABOUT_CALLS.search(one) is None]
-        return _tidy(HEADING.sub("", "".join(kept))), tools
+        before = COLON.sub(": ", prompt[: block.start()])
+        return _tidy(f"{before}<tools>\n{prompt[block.end() :]}"), tools
     if (listed := LISTED.search(prompt)) is not None:
         end = _end_of_list(prompt, listed.end())
         tools = _read_list(prompt[listed.end() : end])
-        return _tidy(prompt[: listed.start()] + WRITTEN_AS.sub("", prompt[end:])), tools
+        return _tidy(f"{prompt[: listed.start()]}\n{prompt[end:].removeprefix('.')}"), tools
     return None
 
 
@@ -57,12 +62,41 @@ def read_value(text: str, *, where: str) -> Any:
         return decode_json(text, error=InputError)
     except InputError as error:
         reason = str(error)
-    if len(text) <= MOST_LITERAL:
-        try:
-            return ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            pass
-    raise InputError(f"{where}: not JSON ({reason})")
+    try:
+        return read_literal(text)
+    except ValueError:
+        raise InputError(f"{where}: {reason}") from None
+
+
+def read_literal(text: str) -> Any:
+    """Read a Python literal, in which `true`, `false` and `null` may stand too, as a JSON value.
+
+    Raises:
+        ValueError: if it is none, or nothing that JSON can hold.
+    """
+    if len(text) > MOST_LITERAL:
+        raise ValueError(f"it has more than {MOST_LITERAL:,} characters")
+    try:
+        tree = _name_constants(ast.parse(text.strip(), mode="eval"))
+        written = json.dumps(ast.literal_eval(tree))
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return decode_json(written, error=ValueError)
+
+
+def _name_constants(tree: ast.Expression) -> ast.Expression:
+    for node in ast.walk(tree):
+        for field, child in ast.iter_fields(node):
+            if isinstance(child, list):
+                child[:] = [_as_constant(one) for one in child]
+            else:
+                setattr(node, field, _as_constant(child))
+    return tree
+
+
+def _as_constant(node: Any) -> Any:
+    word = node.id.lower() if isinstance(node, ast.Name) else ""
+    return ast.Constant(WORDS[word]) if word in WORDS else node
 
 
 def _read_list(text: str) -> tuple[Tool, ...]:
@@ -93,5 +127,8 @@ def _end_of_list(text: str, start: int) -> int:
     return len(text)
 
 
-def _tidy(text: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+def _tidy(prompt: str) -> str:
+    """Return a prompt without the sentences and examples that say how calls are to be written."""
+    sentences = SENTENCES.split(EXAMPLE.sub("", prompt))
+    kept = "".join(one for one in sentences if ABOUT_CALLS.search(one) is None)
+    return re.sub(r"\n{3,}", "\n\n", HEADING.sub("", kept)).strip()

@@ -5,10 +5,9 @@ The same calls are then rendered in the format of the model that is trained.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,16 +15,15 @@ import msgspec
 from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
-from trustee.sft.forms.prompted_tools import MOST_LITERAL, read_value
+from trustee.sft.forms.prompted_tools import read_literal, read_value
 from trustee.tools.arguments import shorten
 from trustee.tools.chat import read_chat_call
 from trustee.types import Call, Message, Tool, ToolCall
 
 THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-CALL = re.compile(r"<tool_call>.*?</tool_call>", re.DOTALL)
+CALL = re.compile(r"<tool_call>.*?</tool_call>|<function=[^<>]+>.*?</function>", re.DOTALL)
 RESULT = re.compile(r"\s*<tool_response>(?:\n)?(.*?)(?:\n)?</tool_response>\s*", re.DOTALL)
 RESULTS = re.compile(rf"(?:{RESULT.pattern})+", re.DOTALL)
-WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 def read_written(message: Message, tools: Sequence[Tool], *, where: str) -> Message:
@@ -38,7 +36,8 @@ def read_written(message: Message, tools: Sequence[Tool], *, where: str) -> Mess
     if message.calls:
         return message
     if CALL.search(text) or (THOUGHT.match(text) and not message.thinking):
-        read = parse_message(text, CallFormat.HERMES, call_prefix="", tools=tools)
+        format = CallFormat.QWEN3_CODER if "<function=" in text else CallFormat.HERMES
+        read = parse_message(text, format, call_prefix="", tools=tools)
         calls = tuple(_read_bad(call, where=where) for call in read.calls)
         thinking = read.thinking or message.thinking
         return msgspec.structs.replace(read, calls=calls, thinking=thinking)
@@ -124,47 +123,46 @@ def _read_bad(call: Call, *, where: str) -> ToolCall:
 
 
 def _end_of_arguments(text: str, start: int) -> int:
-    """Return the place after the bracket that closes a call, judging by brackets and quotes."""
-    depth, quote, at = 1, "", start
+    """Return the place after the bracket that closes a call."""
+    depth = 1
+    for at, letter in _outside_quotes(text, start):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth == 0:
+            return at + 1
+    return len(text) + 1
+
+
+def _outside_quotes(text: str, start: int) -> Iterator[tuple[int, str]]:
+    """Yield the places and letters of a text that stand in no string."""
+    quote, at = "", start
     while at < len(text):
         letter = text[at]
         if quote and letter == "\\":
             at += 1
-        elif letter in "\"'":
-            quote = letter if not quote else "" if letter == quote else quote
+        elif letter == quote:
+            quote = ""
+        elif not quote and letter in "\"'":
+            quote = letter
         elif not quote:
-            depth += (letter in "([{") - (letter in ")]}")
-            if depth == 0:
-                return at + 1
+            yield at, letter
         at += 1
-    return len(text)
 
 
 def _read_keywords(text: str, *, where: str) -> dict[str, Any]:
-    """Read the keywords of a call; values are Python's or JSON's."""
-    try:
-        if len(text) > MOST_LITERAL:
-            raise ValueError("too long")
-        tree = ast.parse(f"f({text.strip()})", mode="eval").body
-        if not isinstance(tree, ast.Call) or tree.args:
-            raise ValueError("arguments need names")
-        return {str(keyword.arg): _literal(keyword.value) for keyword in tree.keywords}
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise InputError(f"{where}: the arguments {shorten(text)} cannot be read") from error
-
-
-def _literal(node: ast.expr) -> Any:
-    """Return a value, with `true`, `false` and `null` wherever they stand."""
-    for inner in ast.walk(node):
-        for name, child in ast.iter_fields(inner):
-            if isinstance(child, list):
-                child[:] = [_constant(one) for one in child]
-            elif isinstance(child, ast.Name):
-                setattr(inner, name, _constant(child))
-    return ast.literal_eval(_constant(node))
-
-
-def _constant(node: Any) -> Any:
-    if isinstance(node, ast.Name) and node.id.lower() in WORDS:
-        return ast.Constant(WORDS[node.id.lower()])
-    return node
+    """Read `a=1, b="x"`; values are Python's or JSON's, names may be words of Python."""
+    parts, depth, start = [], 0, 0
+    for at, letter in _outside_quotes(text, 0):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            parts.append(text[start:at])
+            start = at + 1
+    arguments: dict[str, Any] = {}
+    for part in filter(str.strip, [*parts, text[start:]]):
+        name, equals, value = part.partition("=")
+        try:
+            if not equals or not name.strip() or name.strip() in arguments:
+                raise ValueError("each argument needs a name of its own")
+            arguments[name.strip()] = read_literal(value)
+        except ValueError as error:
+            raise InputError(f"{where}: the argument {shorten(part)} cannot be read") from error
+    return arguments

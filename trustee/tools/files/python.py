@@ -19,11 +19,11 @@ from trustee.tools.files.rules import (
     Found,
     Schema,
     add_property,
-    allow_null,
     first_paragraph,
     guess_effect,
     object_schema,
 )
+from trustee.tools.mending import allow_null
 from trustee.types import Tool
 
 _ALLOWED_HINTS = (
@@ -74,8 +74,8 @@ def read_functions(text: str, *, source: str) -> Iterator[Found]:
     except (SyntaxError, ValueError) as error:
         line = error.lineno if isinstance(error, SyntaxError) else None
         raise InputError(
-            f"{source}: neither JSON nor Python,{f' line {line}:' if line else ''}"
-            f" {error.args[0]}; give a JSON, JSONL or Python file"
+            f"{source}: neither JSON, YAML nor Python,{f' line {line}:' if line else ''}"
+            f" {error.args[0]}; give a JSON, JSONL, YAML or Python file"
         ) from error
     names: dict[str, ast.ClassDef | ast.expr] = {}
     for node in tree.body:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import msgspec
 
-from trustee.decoding import decode_json
 from trustee.errors import InputError
 from trustee.tools.arguments import describe_rule, shorten
+from trustee.tools.files.names import Names
 from trustee.tools.files.notices import Notices
-from trustee.tools.metaschema import is_schema
+from trustee.tools.mending import mend_parameters
+from trustee.tools.schema import walk
 from trustee.tools.selection import CHARACTERS_PER_TOKEN, Selection
 from trustee.types import Tool
-
-if TYPE_CHECKING:
-    from referencing import Registry
 
 READ_VERBS = frozenset(
     (
@@ -83,16 +81,6 @@ def add_property(target: Schema, name: str, *, schema: Schema, needed: bool) -> 
         target["required"].append(name)
 
 
-def allow_null(schema: Schema) -> Schema:
-    """Return a schema that also allows null."""
-    if not isinstance(schema.get("type"), str) or "const" in schema:
-        return {"anyOf": [schema, {"type": "null"}]} if schema else schema
-    result = {**schema, "type": [schema["type"], "null"]}
-    if isinstance(schema.get("enum"), list) and None not in schema["enum"]:
-        result["enum"] = [*schema["enum"], None]
-    return result
-
-
 def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
     """Return the tools that were found if all of them can be used.
 
@@ -106,22 +94,45 @@ def check_tools(found: Iterable[Found]) -> tuple[Tool, ...]:
 def select_tools(
     found: Iterable[Found], selection: Selection, *, notices: Notices
 ) -> tuple[Tool, ...]:
-    """Return the wanted tools; one that cannot be used is left out, or refused by strict notices.
+    """Return the wanted tools, mended and named; one that cannot be used is left out.
+
+    Strict notices refuse it instead, and nothing is changed.
 
     Raises:
         InputError: as `check_tools`, if the notices are strict.
     """
     sources: dict[str, str] = {}
+    equal: set[bytes] = set()
+    names = Names(notices=notices)
     tools = []
-    for where, tool in found:
-        if not selection.wants(tool.name, where.rpartition(": ")[2]):
+    for where, given in found:
+        place = where.rpartition(": ")[2]
+        if not selection.wants(given.name, place):
             continue
         with notices.leaving_out():
+            tool = given
+            if not notices.strict:
+                tool = _mend(tool, notices=notices)
+                key = msgspec.json.encode(msgspec.structs.replace(tool, category=""))
+                if key in equal:
+                    notices.add("tools that were there before, taken once", tool.name)
+                    continue
+                equal.add(key)
+                name = names.give(tool.name, place=place)
+                tool = msgspec.structs.replace(tool, name=name)
             _check_tool(tool, where=where, sources=sources)
             sources[tool.name] = where
             tools.append(tool)
             _note_length(tool, most=selection.most_characters, notices=notices)
     return tuple(tools)
+
+
+def _mend(tool: Tool, *, notices: Notices) -> Tool:
+    notes: set[str] = set()
+    parameters = mend_parameters(tool.parameters, notes)
+    for note in sorted(notes):
+        notices.add(note, tool.name)
+    return msgspec.structs.replace(tool, parameters=parameters)
 
 
 def _note_length(tool: Tool, *, most: int, notices: Notices) -> None:
@@ -150,56 +161,49 @@ def _check_tool(tool: Tool, *, where: str, sources: dict[str, str]) -> None:
 
 
 def _check_parameters(parameters: Any, *, where: str) -> None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-    from referencing import Registry
-    from referencing.jsonschema import DRAFT202012
+    from trustee.tools.validation import find_fault
 
     if not isinstance(parameters, dict) or parameters.get("type") != "object":
         raise InputError(
             f'{where}: must be a JSON Schema with "type": "object", got {shorten(parameters)}'
         )
-    if decode_json(msgspec.json.encode(parameters), error=InputError) != parameters:
-        raise InputError(f"{where}: contains NaN or Infinity; only finite numbers are allowed")
-    try:
-        if not is_schema(parameters):
-            Draft202012Validator.check_schema(parameters)
-    except SchemaError as error:
+    _check_references(parameters, where=where)
+    fault = find_fault(parameters)
+    if isinstance(fault, str):
+        raise InputError(f"{where}: {fault}")
+    if fault is not None:
         raise InputError(
-            f"{where}: not a JSON Schema (draft 2020-12), {error.json_path[1:].lstrip('.')} must"
-            f" {describe_rule(error)}, got {shorten(error.instance)}"
-        ) from error
-    registry = Registry().with_resource("", DRAFT202012.create_resource(parameters))
-    for reference in _references(parameters):
-        _check_reference(reference, registry, where=where)
+            f"{where}: not a JSON Schema (draft 2020-12), {fault.json_path[1:].lstrip('.')} must"
+            f" {describe_rule(fault)}, got {shorten(fault.instance)}"
+        )
 
 
-def _references(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        if isinstance(node.get("$ref"), str):
-            yield node["$ref"]
-        for value in node.values():
-            yield from _references(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _references(value)
-
-
-def _check_reference(reference: str, registry: Registry[Any], *, where: str) -> None:
-    """Check that a reference leads to a schema within the same parameters."""
+def _check_references(parameters: Schema, *, where: str) -> None:
+    """Check that every reference leads to a schema within the same parameters."""
+    from referencing import Registry
     from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
 
-    passed: list[str] = []
-    following: object = reference
-    while isinstance(following, str):
-        if following in passed:
-            raise InputError(f'{where}: the $ref "{reference}" leads back to itself')
-        passed.append(following)
-        try:
-            target = registry.resolver().lookup(following).contents
-        except Unresolvable as error:
-            raise InputError(
-                f'{where}: the $ref "{reference}" leads nowhere; references must point inside'
-                " the same parameters"
-            ) from error
-        following = target.get("$ref") if isinstance(target, dict) else None
+    references = {part["$ref"] for part in walk(parameters) if isinstance(part.get("$ref"), str)}
+    if not references:
+        return
+    try:
+        registry = Registry().with_resource("", DRAFT202012.create_resource(parameters))
+        resolver = registry.resolver()
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise InputError(f"{where}: its references cannot be followed ({error})") from error
+    for reference in sorted(references):
+        passed: list[str] = []
+        following: object = reference
+        while isinstance(following, str):
+            if following in passed:
+                raise InputError(f'{where}: the $ref "{reference}" leads back to itself')
+            passed.append(following)
+            try:
+                target = resolver.lookup(following).contents
+            except (Unresolvable, TypeError, ValueError, AttributeError, LookupError) as error:
+                raise InputError(
+                    f'{where}: the $ref "{reference}" leads nowhere; references must point inside'
+                    " the same parameters"
+                ) from error
+            following = target.get("$ref") if isinstance(target, dict) else None

@@ -16,10 +16,10 @@ import msgspec
 
 from trustee.errors import InputError
 from trustee.tools.arguments import shorten
+from trustee.tools.files.names import Names
 from trustee.tools.files.notices import Notices
 from trustee.tools.files.openapi.bodies import take_apart
 from trustee.tools.files.openapi.lengths import Lengths, TooLong, measure, shorten_texts
-from trustee.tools.files.openapi.names import Names
 from trustee.tools.files.openapi.pointers import Document, Unreadable
 from trustee.tools.files.openapi.schemas import FALSE, TRUE, Definitions
 from trustee.tools.files.rules import (
@@ -97,7 +97,12 @@ class _Reader:
         """Turn one operation into a tool; None if it is not wanted."""
         operation = self.document.follow(item[method])
         place = f"{method.upper()} {path}"
-        name = self.names.give(operation.get("operationId"), method=method, path=path)
+        wished = operation.get("operationId")
+        name = self.names.give(
+            wished if isinstance(wished, str) else "",
+            place=place,
+            other=f"{method}_{path.strip('/')}",
+        )
         if not self.selection.wants(name, place):
             return None
         tags = self._read_list(operation, "tags") or [""]

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from trustee.tools.files.openapi.schemas import DEFINITIONS
-from trustee.tools.files.rules import Schema, allow_null
+from trustee.tools.files.rules import Schema
+from trustee.tools.mending import allow_null
 from trustee.tools.schema import change_children, walk
 
 _SMALL = 80

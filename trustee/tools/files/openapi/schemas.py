@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from trustee.decoding import decode_json
 from trustee.tools.arguments import shorten
 from trustee.tools.files.notices import Notices
 from trustee.tools.files.openapi.pointers import Document, Unreadable
-from trustee.tools.files.rules import Schema, allow_null
+from trustee.tools.files.rules import Schema
+from trustee.tools.mending import allow_null, read_number
 from trustee.tools.patterns import compile_pattern
 
 TRUE = (True, "true")
@@ -289,14 +289,6 @@ def _modernise(schema: Schema) -> Schema:
         if schema.get(key) == {}:
             del schema[key]
     return schema
-
-
-def read_number(value: Any) -> Any:
-    """Convert a number written as text; everything else is left to the schema check."""
-    try:
-        return decode_json(value, error=ValueError) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def _compiles(pattern: object) -> bool:

@@ -1,4 +1,4 @@
-"""Naming operations: every one gets a name of its own, of the characters that names may have."""
+"""Naming tools: every one gets a name of its own, of the characters that names may have."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import unicodedata
 
 from trustee.tools.files.notices import Notices
 
-_LONGEST = 64
+LONGEST = 64
 CHANGED = "names changed to be usable and unique"
 
 
 class Names:
-    """Gives every operation of a document its name."""
+    """Gives every tool of a file its name."""
 
     def __init__(self, *, notices: Notices) -> None:
         """Begin with no name taken."""
@@ -20,18 +20,20 @@ class Names:
         self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
 
-    def give(self, identifier: object, *, method: str, path: str) -> str:
-        """Return a name made from the operationId, or from method and path if it has none."""
-        route = _spell(f"{method}_{path.strip('/')}")
-        wished = identifier if isinstance(identifier, str) else ""
-        whole = _spell(wished) or route
-        name = whole[:_LONGEST].strip("_")
-        if name in self._taken and whole != route:
+    def give(self, wished: str, *, place: str, other: str = "") -> str:
+        """Return a name made from the wished one, or from another where that has no letters.
+
+        `other` also tells names apart that are equal; else they are numbered.
+        """
+        route = _spell(other)
+        whole = _spell(wished) or route or "tool"
+        name = whole[:LONGEST].strip("_") if len(whole) > LONGEST else whole
+        if name in self._taken and route not in ("", whole):
             name = _join(whole, route)
         name = self._number(name)
         self._taken.add(name)
-        if name != whole or _loses_letters(wished):
-            self.notices.add(CHANGED, f'{method.upper()} {path}: "{wished or route}" is "{name}"')
+        if name != whole or (whole != (wished or other) and (_loses_letters(wished) or not other)):
+            self.notices.add(CHANGED, f'{place}: "{wished or route}" is "{name}"')
         return name
 
     def _number(self, name: str) -> str:
@@ -46,11 +48,13 @@ class Names:
 def _join(name: str, suffix: str) -> str:
     """Return a name with a suffix, of which the end differs most where it is too long."""
     suffix = "_" + suffix[-40:].strip("_")
-    return name[: _LONGEST - len(suffix)].strip("_") + suffix
+    return name[: LONGEST - len(suffix)].strip("_") + suffix
 
 
 def _spell(text: str) -> str:
     """Write a text in the characters of names; accents are dropped, other letters left out."""
+    if re.fullmatch("[A-Za-z0-9_-]+", text):
+        return text
     plain = unicodedata.normalize("NFKD", text)
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_")

@@ -1,0 +1,76 @@
+"""Sets of tools: with a reserved pair for evaluation, without for training, for few tools too."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+
+import pytest
+
+from golden_errors import ErrorCheck
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.tool_sets import ToolSets, explain_split, find_tools
+from trustee.environments.splits import reserved_pairs
+from trustee.errors import InputError
+from trustee.tools.repository import Repository
+from trustee.types import Tool
+
+
+def make_tools(count: int, *, categories: int = 1) -> Repository:
+    """Make tools that share nothing but a category."""
+    return Repository(
+        Tool(
+            name=f"look_{chr(97 + number)}{number}",
+            description="",
+            parameters={"type": "object"},
+            category=f"c{number % categories}",
+        )
+        for number in range(count)
+    )
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 19, 24])
+@pytest.mark.parametrize("one_in", [2, 60, 10_000])
+@pytest.mark.parametrize("categories", [1, 3])
+def test_few_tools_are_split(count: int, one_in: int, categories: int) -> None:
+    """Any two tools or more can be trained on and evaluated, whatever the share."""
+    repository = make_tools(count, categories=categories)
+    names = [tool.name for tool in repository.tools]
+    reserved = set(reserved_pairs(names, one_in=one_in))
+    assert reserved
+    for with_reserved in (False, True):
+        sets = ToolSets(repository, one_in=one_in, with_reserved=with_reserved)
+        for wanted in (1, 2, 4, 10):
+            tools = sets.sample(random.Random(wanted), wanted)
+            pairs = set(combinations(sorted(tool.name for tool in tools), 2))
+            assert with_reserved == bool(pairs & reserved)
+            assert len({tool.name for tool in tools}) == len(tools) <= max(2, wanted)
+
+
+def test_rare_pair_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where luck does not find the only reserved pair, it is offered all the same."""
+    repository = make_tools(40)
+    sets = ToolSets(repository, one_in=10**9, with_reserved=True)
+    for seed in range(20):
+        assert 2 == len(sets.sample(random.Random(seed), 2))
+        assert 6 == len(sets.sample(random.Random(seed), 6))
+
+
+def test_pair_that_the_share_does_not_reserve_is_told() -> None:
+    """The user learns which pair training never offers; with enough tools nothing is said."""
+    (text,) = explain_split(make_tools(4), one_in=10**9)
+    (pair,) = reserved_pairs([tool.name for tool in make_tools(4).tools], one_in=10**9)
+    assert "reserves none of the 6 pairs of 4 tools" in text
+    assert " and ".join(pair) in text
+    assert () == explain_split(find_tools(""), one_in=60)
+    assert () == Simulated().check(seed=0) == Simulated().check(seed=0, held_out=True)
+
+
+def test_one_tool_is_trained_on_but_not_evaluated(check_error: ErrorCheck) -> None:
+    """What cannot work is said when the world is checked, with the ways out."""
+    repository = make_tools(1)
+    sets = ToolSets(repository, one_in=60, with_reserved=False)
+    assert repository.tools == sets.sample(random.Random(0), 3)
+    with pytest.raises(InputError) as caught:
+        ToolSets(repository, one_in=60, with_reserved=True)
+    check_error(caught, "env.tools has 1 tool", "eval.tasks=none", "eval_env")
