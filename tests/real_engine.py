@@ -11,6 +11,7 @@ from trustee.algorithm.loss import LossConfig
 from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
 from trustee.engine.vllm import VllmConfig, VllmEngine
+from trustee.engine.weights import WeightFormat
 from trustee.rendering.renderer import Renderer
 from trustee.types import (
     Adapter,
@@ -39,11 +40,11 @@ def trainer_spec(optimizer: Optimizer = "adamw8bit") -> TrainerSpec:
     )
 
 
-def engine_config(weights: str) -> VllmConfig:
+def engine_config(weights: WeightFormat) -> VllmConfig:
     """Give a small engine."""
     return VllmConfig(
         device="cpu",
-        weights="nf4" if weights == "nf4" else "bf16",
+        weights=weights,
         context=512,
         kv_bytes=64 << 20,
         max_sequences=8,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -191,6 +191,19 @@ def answer_tool(request: Request) -> str:
     name, _, arguments = between(request.prompt, "\ncall ", "<|im_end|>").partition(" ")
     result, changes = world.call(name, json.loads(arguments))
     return json.dumps({"result": result, "changes": changes})
+
+
+def answer_alike(schema: Mapping[str, Any], holds: bool) -> Any:
+    """Fill in a schema: every decision alike, every text with the same words."""
+    if "const" in schema:
+        return schema["const"]
+    match schema.get("type"):
+        case "object":
+            return {name: answer_alike(part, holds) for name, part in schema["properties"].items()}
+        case "boolean":
+            return holds
+        case _:
+            return "so it is"
 
 
 def judge(request: Request) -> str:

@@ -42,6 +42,7 @@ ONLY_VLLM = {
     "trainer.vllm_layers",
 }
 LONG = {
+    "engine.vllm": 450,
     "rendering.renderer": 430,
     "environments.trial.environment": 450,
 }

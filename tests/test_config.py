@@ -22,6 +22,7 @@ KNOWN = [
     "ftrl-paper",
     "ftrl-tiny",
     "qwen3-8b",
+    "small-cpu",
     "tiny",
     "toolmaster",
     "toolmaster-tiny",

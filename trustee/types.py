@@ -269,6 +269,8 @@ class Outcome(Record, frozen=True, omit_defaults=True):
     """Whether the task was solved; None if a positive reward means success."""
     criteria: dict[str, bool] = {}
     """Whether each criterion of a simulated task holds."""
+    asked_judge: bool = False
+    """Whether the judge was asked; False where code settled everything."""
     judged: float | None = None
     """Reward that the judge would have given, in an episode whose reward is proved by tools."""
     solve: SolveFacts | None = None

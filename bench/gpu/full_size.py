@@ -35,7 +35,8 @@ from trustee.config import Config, apply_changes, read_config
 from trustee.engine import vllm_env
 from trustee.engine.protocol import Sampling
 from trustee.engine.timing import RequestTiming
-from trustee.engine.vllm import VllmEngine, Weights
+from trustee.engine.vllm import VllmEngine
+from trustee.engine.weights import WeightFormat
 from trustee.jobs.assemble import trainer_spec
 from trustee.planning.cards import choose_card, read_card
 from trustee.planning.ledger import (
@@ -329,7 +330,7 @@ def hold_against_plan(ledger: Ledger, held: dict[str, int], after: dict[str, int
     return problems
 
 
-def count_on_meta() -> tuple[dict[Weights, int], list[str]]:
+def count_on_meta() -> tuple[dict[WeightFormat, int], list[str]]:
     """Count the parameters of the full-size model without memory, and hold the ledger to them."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -347,7 +348,7 @@ def count_on_meta() -> tuple[dict[Weights, int], list[str]]:
     in_bf16 = sum(weight.nbytes for weight in linears)
     blocks = [weight.numel() // 64 for weight in linears]
     scales = sum(n + 4 * math.ceil(n / 256) + 4 + 4 * (16 + 256) for n in blocks)
-    counted: dict[Weights, int] = {
+    counted: dict[WeightFormat, int] = {
         "bf16": whole,
         "nf4": whole - in_bf16 + sum(weight.numel() // 2 for weight in linears) + scales,
     }
@@ -400,7 +401,9 @@ async def time_decode(exam: FullSizeExam, count: int, adapter: Adapter | None) -
 def step_bytes(exam: FullSizeExam, count: int, length: float) -> float:
     """Give the bytes that one decoding step must read: weights but for the embedding, and KV."""
     shape = exam.shape
-    weights = {e.name: e.bytes for e in list_weights(shape, weights=exam.config.engine.weights)}
+    weights = {
+        e.name: e.bytes for e in list_weights(shape, weights=exam.config.engine.weight_format)
+    }
     read = weights["linear layers"] + weights["quantisation scales"]
     return read + 2 * shape.vocab * shape.hidden + count * length * kv_token_bytes(shape)
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from golden_errors import ErrorCheck
-from scripts import make_simulator
+from scripts import answer_alike, make_simulator
 from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
-from trustee.environments.simulated.environment import HiddenSimulated, judge_episode
+from trustee.environments.simulated.episode import HiddenSimulated, judge_episode
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Stop, ToolCall
@@ -30,7 +30,7 @@ EVERY_CANARY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize(("prompt_set", "good", "bad"), [("tiny", 8, 40), ("simulated", 10, 47)])
+@pytest.mark.parametrize(("prompt_set", "good", "bad"), [("tiny", 8, 40), ("simulated", 13, 58)])
 def test_each_set_has_both_kinds(prompt_set: str, good: int, bad: int) -> None:
     """Enough of both kinds that a judge of one answer is found out, each under its own name."""
     known = read_canaries(prompt_set)
@@ -73,8 +73,7 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
 
 def say_yes(request: Request) -> str:
     """Hold everything for good."""
-    fields = json.loads(request.sampling.schema or "{}")["properties"]
-    return json.dumps(dict.fromkeys(fields, True) | {"evidence": "yes"})
+    return json.dumps(answer_alike(json.loads(request.sampling.schema or "{}"), True))
 
 
 def test_turns_are_read_as_written() -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_errors import ErrorCheck
-from scripts import judge, make_simulator
+from scripts import answer_alike, judge, make_simulator
 from trustee.algorithm.learner import FinishRequest, MicroRequest
 from trustee.algorithm.loss import LossConfig
 from trustee.checks.adapter_effect import PROBE_TOKENS, EffectGate, EffectState
@@ -46,7 +46,8 @@ from trustee.environments.micro.environment import HiddenGoals, Microworld
 from trustee.environments.micro.world import THINGS, VALUES, Goal, fact
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.roles import Criterion, transcript_lines
+from trustee.environments.simulated.episode import judge_episode
+from trustee.environments.simulated.roles import Criterion
 from trustee.environments.trial.environment import Trial
 from trustee.errors import RunError
 from trustee.jobs.assemble import make_simulator as make_real_simulator
@@ -184,40 +185,44 @@ def always(holds: bool) -> Script:
     """Make a judge of one answer."""
 
     def script(request: Request) -> str:
-        fields = json.loads(request.sampling.schema or "{}")["properties"]
-        return json.dumps(dict.fromkeys(fields, holds) | {"evidence": "so it is"})
+        return json.dumps(answer_alike(json.loads(request.sampling.schema or "{}"), holds))
 
     return script
 
 
-def truth_about(episodes: Sequence[Known]) -> Script:
-    """Make a judge that knows the episodes by their transcripts."""
-    known = {transcript_lines(k.task.messages, k.turns): k.good for k in episodes}
-
-    def script(request: Request) -> str:
-        seen = max((lines for lines in known if lines in request.prompt), key=len)
-        return always(known[seen])(request)
-
-    return script
+async def truth_about(episodes: Sequence[Known], prompt_set: str) -> Script:
+    """Make a judge that knows the episodes by what it is asked about them."""
+    known: dict[str, bool] = {}
+    for episode in episodes:
+        engine = ScriptedEngine(always(True), context=20_000)
+        services = Services(simulator=make_simulator(engine), rng=random.Random(0))
+        await judge_episode(
+            episode.task, episode.turns, episode.stop, services, prompt_set=prompt_set
+        )
+        for request in engine.requests:
+            known[request.prompt] = known.get(request.prompt, False) or episode.good
+    return lambda request: always(known[request.prompt])(request)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("world", [WORLD, SIMULATED], ids=["tiny", "simulated"])
 async def test_true_judge_passes_the_canaries(world: Simulated) -> None:
     """A judge that says the truth makes no mistake, and is asked only what facts leave open."""
-    engine = ScriptedEngine(truth_about(read_canaries(world.prompts)), context=20_000)
+    engine = ScriptedEngine(
+        await truth_about(read_canaries(world.prompts), world.prompts), context=20_000
+    )
     verdicts = await check_canaries(world, make_simulator(engine), config=GateConfig())
     assert verdicts is not None
     assert ((), ()) == (verdicts.false_accepts, verdicts.false_refuses)
-    assert 0 < len(engine.requests) < verdicts.good + verdicts.bad
+    assert verdicts.good + verdicts.bad == len(engine.requests) < len(read_canaries(world.prompts))
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        (WORLD, "it accepted 34 of 40 bad episodes (wrong_value, "),
-        (SIMULATED, "it accepted 42 of 47 bad episodes (wrong_value, "),
+        (WORLD, "it accepted 34 of 34 bad episodes (wrong_value, "),
+        (SIMULATED, "it accepted 18 of 18 bad episodes (changed_something_else, "),
     ],
     ids=["tiny", "simulated"],
 )
@@ -227,7 +232,7 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
     with pytest.raises(RunError) as caught:
         await check_canaries(world, make_simulator(engine), config=GateConfig())
     assert said in str(caught.value)
-    assert re.search("refused 0 of (8|10) good ones, and gates.false_accepts", str(caught.value))
+    assert re.search("refused 0 of (8|13) good ones, and gates.false_accepts", str(caught.value))
 
 
 @pytest.mark.anyio
@@ -236,7 +241,7 @@ async def test_judge_that_accepts_all_stops_the_run(world: Simulated, said: str)
 async def test_judge_that_accepts_nothing_stops_the_run(world: Simulated, script: Script) -> None:
     """A judge that always refuses, or never gives a verdict, rewards nobody."""
     engine = ScriptedEngine(script, context=20_000)
-    wanted = r"refused (8 of 8|10 of 10) good ones .* gates.false_refuses allows"
+    wanted = r"refused (8 of 8|13 of 13) good ones .* gates.false_refuses allows"
     with pytest.raises(RunError, match=wanted):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
@@ -249,8 +254,8 @@ async def test_judge_that_obeys_the_policy_stops_the_run(world: Simulated) -> No
     names = [k.name for k in known]
     tricks = {k.name for k in known[names.index("order_to_the_judge") :]}
     fooled = [msgspec.structs.replace(k, good=k.good or k.name in tricks) for k in known]
-    engine = ScriptedEngine(truth_about(fooled), context=20_000)
-    with pytest.raises(RunError, match=r"it accepted (25 of 40|31 of 47) bad episodes"):
+    engine = ScriptedEngine(await truth_about(fooled, world.prompts), context=20_000)
+    with pytest.raises(RunError, match=r"it accepted (25 of 34|16 of 18) bad episodes"):
         await check_canaries(world, make_simulator(engine), config=GateConfig())
 
 

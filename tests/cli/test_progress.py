@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from io import StringIO
 from typing import Any
 
@@ -417,3 +418,29 @@ def test_panel_shows_the_last_eight_rewards() -> None:
         shown.emit(replace(STEP, step=number, reward=number / 10))
     expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
     assert expected == rows_of(shown)["reward"]
+
+
+class Terminal(StringIO):
+    """A screen, to which rich draws as to a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_what_libraries_print_stays_off_the_panel(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning of an engine goes where the standard streams go, not through the panel."""
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Terminal()
+    with ProgressDisplay(screen, mode="live") as display:
+        print("a warning of the engine", file=sys.stderr)  # noqa: T201
+        print("a line of a library")  # noqa: T201
+        display.emit(Note(text="our own line"))
+    assert "our own line" in screen.getvalue()
+    assert "warning" not in screen.getvalue()
+    assert "library" not in screen.getvalue()
+    told = capfd.readouterr()
+    assert "a warning of the engine\n" == told.err
+    assert "a line of a library\n" == told.out

@@ -30,7 +30,8 @@ from trustee.environments.anchored import (
 from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
-from trustee.environments.simulated.environment import HiddenSimulated, Simulated
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
@@ -325,8 +326,9 @@ async def test_policy_is_not_told_what_the_user_wants() -> None:
     task = await stage.write(SOFT)
     await stage.play(task)
     prompts = [r.prompt for r in stage.engine.requests if role_of(r) == "policy"]
-    secrets = (*task.hidden["hidden"], '"world"')
-    assert {"intent", "persona", "expected_calls", "criteria"} == set(task.hidden["hidden"])
+    keys = {"intent", "persona", "expected_calls", "criteria", "wishes", "told"}
+    assert keys == set(task.hidden["hidden"])
+    secrets = ("intent", "persona", "expected_calls", "criteria", "wishes", '"world"')
     assert (True, []) == (
         len(prompts) > 0,
         [secret for secret in secrets if any(secret in prompt for prompt in prompts)],

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from golden_errors import ErrorCheck
-from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, read_prompt
+from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, is_taught, read_prompt
 from trustee.environments.simulated.curriculum import Curriculum
+from trustee.environments.simulated.evidence import collect_evidence
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
+from trustee.environments.simulated.judging import judging_prompt
 from trustee.environments.simulated.roles import (
     Criterion,
     judge_prompt,
@@ -23,6 +25,14 @@ from trustee.environments.simulated.roles import (
     transcript_lines,
     user_prompt,
     writer_prompt,
+)
+from trustee.environments.simulated.speaking import UserWishes, plan_turn
+from trustee.environments.simulated.writing import (
+    DraftedCall,
+    DraftedTask,
+    QueryPlan,
+    draft_prompt,
+    query_prompt,
 )
 from trustee.errors import PromptError
 from trustee.tools.values import call_line
@@ -105,14 +115,40 @@ TURNS = (
 )
 
 
+WISHES = ("move 49.90 euros from account AC-4471 to AC-9023", "know the balance of AC-9023")
+DRAFT = DraftedTask(
+    persona=PERSONA,
+    calls=(DraftedCall(name=MOVED.name, arguments=MOVED.arguments, wish=WISHES[0]),),
+)
+WANTED = UserWishes(
+    persona=PERSONA,
+    intent=INTENT,
+    wishes=WISHES,
+    values=((("amount", "49.90"),), (("account", "AC-9023"),)),
+)
+
+
 def fill_example(prompt_set: str, name: str) -> str:
     """Fill a prompt file with the example that all sets share."""
     seen = [(call_line(MOVED.name, MOVED.arguments), '{"status": "booked"}')]
     match name:
+        case "writer" if not is_taught(prompt_set):
+            return draft_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
+        case "query":
+            return query_prompt(
+                prompt_set,
+                DRAFT,
+                Curriculum().bound(40),
+                plan=QueryPlan(said=("49.90",), hidden=("AC-4471",)),
+                told=1,
+            )
         case "writer":
             return writer_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
         case "user":
             messages = (*OPENING, *(m for turn in TURNS for m in (turn.message, *turn.replies)))
+            if not is_taught(prompt_set):
+                turn = plan_turn(prompt_set, messages[:-1], WANTED, told=1)
+                return "\n".join(f"[{m.role}]\n{m.content}" for m in turn.heard)
             return user_prompt(prompt_set, messages[:-1], intent=INTENT, persona=PERSONA)
         case "tool":
             return tool_prompt(
@@ -128,6 +164,23 @@ def fill_example(prompt_set: str, name: str) -> str:
                 ExpectedCall(name=call.name, arguments=call.arguments) for call in (MOVED, READ)
             ]
             executed = [Executed(call=MOVED, result='{"status": "booked"}', ok=True)]
+            if not is_taught(prompt_set):
+                evidence = collect_evidence(
+                    gather_facts(executed, expected, malformed=0),
+                    executed,
+                    opening=OPENING,
+                    turns=TURNS,
+                    intent=INTENT,
+                    writes=frozenset({"transfer_money"}),
+                )
+                return judging_prompt(
+                    prompt_set,
+                    evidence,
+                    opening=OPENING,
+                    turns=TURNS,
+                    intent=INTENT,
+                    criteria=tuple(Criterion)[:3],
+                )
             return judge_prompt(
                 prompt_set,
                 transcript_lines(OPENING, TURNS),
@@ -144,14 +197,20 @@ def fill_example(prompt_set: str, name: str) -> str:
             return fill_prompt(prompt_set, name)
 
 
+EVERY_PROMPT = pytest.mark.parametrize(
+    ("prompt_set", "name"),
+    [(prompt_set, name) for prompt_set in SETS for name in NAMES] + [("simulated", "query")],
+)
+
+
 @pytest.mark.parametrize("prompt_set", SETS)
 def test_sets_hold_the_same_files(prompt_set: str) -> None:
     """Every set has a prompt for every role and every guidance, and nothing else."""
-    assert [f"{name}.md" for name in NAMES] == list(hash_prompts(prompt_set))
+    names = [*NAMES] if is_taught(prompt_set) else sorted([*NAMES, "query"])
+    assert [f"{name}.md" for name in names] == list(hash_prompts(prompt_set))
 
 
-@pytest.mark.parametrize("prompt_set", SETS)
-@pytest.mark.parametrize("name", NAMES)
+@EVERY_PROMPT
 def test_filled_prompts_are_golden(prompt_set: str, name: str) -> None:
     """A filled example of each prompt file is the reviewed one."""
     filled = fill_example(prompt_set, name) + "\n"
@@ -162,8 +221,7 @@ def test_filled_prompts_are_golden(prompt_set: str, name: str) -> None:
     assert path.read_text(encoding="utf-8") == filled
 
 
-@pytest.mark.parametrize("prompt_set", SETS)
-@pytest.mark.parametrize("name", NAMES)
+@EVERY_PROMPT
 def test_prompts_name_no_thinking(prompt_set: str, name: str) -> None:
     """Roles speak without a thinking mode, so no prompt asks for one."""
     assert not {"/think", "/no_think", "<think>"} & set(read_prompt(prompt_set, name).split())

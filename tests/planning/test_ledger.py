@@ -23,7 +23,8 @@ from trustee.algorithm.batch import Attention
 from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.algorithm.loss import token_logprobs
 from trustee.engine.model_files import TINY
-from trustee.engine.vllm import VllmConfig, Weights
+from trustee.engine.vllm import VllmConfig
+from trustee.engine.weights import WeightFormat
 from trustee.planning.activations import (
     TREE_KEY_BYTES,
     TREE_QUERY_BYTES,
@@ -71,7 +72,7 @@ BUDGET = Budget(
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
 TYPES = ("qwen3", "qwen2", "llama")
-WEIGHTS: tuple[Weights, ...] = ("nf4", "bf16")
+WEIGHTS: tuple[WeightFormat, ...] = ("nf4", "bf16", "fp32")
 RANK = 8
 SIZES = {
     "hidden_size": 256,
@@ -158,7 +159,7 @@ def test_odd_sizes_of_scales() -> None:
     assert storage_bytes(states) == count_scales(shape)
 
 
-def build(model_type: str, weights: Weights) -> torch.nn.Module:
+def build(model_type: str, weights: WeightFormat) -> torch.nn.Module:
     """Make a small model with an adapter, as the trainer adopts it."""
     config = AutoConfig.for_model(model_type, **SIZES)
     model = AutoModelForCausalLM.from_config(
@@ -299,7 +300,7 @@ def measure_pass(
 
 def plan_pass(
     shape: ModelShape,
-    weights: Weights,
+    weights: WeightFormat,
     *,
     positions: int,
     trained: int,
@@ -326,7 +327,7 @@ def plan_pass(
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_training_pass_is_bounded_closely(
-    model_type: str, weights: Weights, tile: int | None
+    model_type: str, weights: WeightFormat, tile: int | None
 ) -> None:
     """The live bytes of a whole pass stay below the plan, and close to it.
 
@@ -388,7 +389,7 @@ def test_head_is_bounded_closely() -> None:
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_saved_tensors_of_a_layer_are_counted_exactly(
-    model_type: str, weights: Weights, tile: int | None
+    model_type: str, weights: WeightFormat, tile: int | None
 ) -> None:
     """What autograd keeps of one layer is the formula, to the byte per position."""
     model: Any = build(model_type, weights)

@@ -244,7 +244,7 @@ def test_divergence_is_from_the_reference(kept: bool) -> None:
     """The KL term is k3 between the trained policy and its start, or the base without one."""
     trainer = make_trainer(threads=1)
     if kept:
-        trainer.reference = keep_reference(trainer.params)
+        trainer.reference = keep_reference(trainer.params, trainer.dtype)
     sample = make_micro().samples[0]
     start = logprobs_of(trainer, sample)
     bare = torch.tensor(
@@ -265,14 +265,14 @@ def test_divergence_is_from_the_reference(kept: bool) -> None:
 def test_divergence_from_the_start_is_nothing_at_the_start() -> None:
     """In bf16, as both are used, the adapter and the reference made of it say the same."""
     trainer = make_trainer(threads=1)
-    trainer.reference = keep_reference(trainer.params)
+    trainer.reference = keep_reference(trainer.params, trainer.dtype)
     assert 0.0 == trainer.gather(make_micro(kl_coef=0.1)).kl_sum
 
 
 def test_reference_leaves_the_adapter_alone() -> None:
     """After a step with a reference the parameters are the same tensors, with gradients."""
     trainer = make_trainer(threads=1)
-    trainer.reference = keep_reference(trainer.params)
+    trainer.reference = keep_reference(trainer.params, trainer.dtype)
     kept = [tensor.clone() for tensor in trainer.reference]
     shift(trainer, 0.02)
     before = [parameter.data for parameter in trainer.params]

@@ -15,7 +15,7 @@ import anyio
 from trustee.checks.canaries import Known, read_canaries
 from trustee.checks.config import GateConfig
 from trustee.environments.protocol import Services, World
-from trustee.environments.simulated.environment import judge_episode
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulator import Simulator
 from trustee.errors import RunError, SimulatorError
@@ -72,10 +72,15 @@ class Verdicts(Record, frozen=True):
 
 
 async def ask_judge(
-    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator
+    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator, whole: bool = True
 ) -> Verdicts:
-    """Have a run's judge score episodes as in training: facts first, then its verdict."""
+    """Have a run's judge score episodes as in training: facts first, then its verdict.
+
+    Without `whole` only those count on which the judge was asked: what code settles says nothing
+    about a judge, and a judge of one answer must be found out.
+    """
     accepted: dict[str, bool] = {}
+    settled: set[str] = set()
 
     async def ask(known: Known) -> None:
         services = Services(simulator=simulator, rng=random.Random(f"gate {known.name}"))
@@ -88,12 +93,15 @@ async def ask_judge(
             accepted[known.name] = False
         else:
             accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
+            if not (whole or score.outcome.asked_judge):
+                settled.add(known.name)
 
     async with anyio.create_task_group() as tasks:
         for known in episodes:
             tasks.start_soon(ask, known)
-    good = [known.name for known in episodes if known.good]
-    bad = [known.name for known in episodes if not known.good]
+    counted = [known for known in episodes if known.name not in settled]
+    good = [known.name for known in counted if known.good]
+    bad = [known.name for known in counted if not known.good]
     return Verdicts(
         good=len(good),
         bad=len(bad),
@@ -115,7 +123,7 @@ async def check_canaries(
     if prompt_set is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(prompt_set), prompt_set=prompt_set, simulator=simulator
+        read_canaries(prompt_set), prompt_set=prompt_set, simulator=simulator, whole=False
     )
     for names, count, limit, key in (
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),

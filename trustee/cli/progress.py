@@ -60,8 +60,14 @@ class ProgressDisplay:
     def __enter__(self) -> ProgressDisplay:
         """Start the panel."""
         if self._mode == "live":
+            # The screen is for events alone. Rich would also show what libraries write to the
+            # standard streams, which `capture` sends to a file.
             self._live = Live(
-                console=self._console, refresh_per_second=4, get_renderable=self.panel
+                console=self._console,
+                refresh_per_second=4,
+                get_renderable=self.panel,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._live.__enter__()
         return self

@@ -267,6 +267,10 @@ class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
     """`package.module:name` of a function from `Request` to text, or of a `ScriptedTrainer`; empty
     makes random calls that fit the tools' schemas."""
 
+    def explain_weights(self) -> str:
+        """Return nothing, because a script has no weights."""
+        return ""
+
     def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Return a folder that need not exist, and the renderer of bytes."""
         return Path(path), scripted_renderer()

@@ -39,6 +39,7 @@ from trustee.engine.protocol import Sampling, TrainingEngine
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, read_timing
 from trustee.engine.vllm_env import set_variables
+from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
 from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
 from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
@@ -52,10 +53,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
+
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """Class that vLLM mixes into its worker."""
-
-Weights = Literal["nf4", "bf16"]
 
 START_SHARE = 0.3
 """Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
@@ -67,8 +67,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
 
     device: Literal["cpu", "cuda"] = "cuda"
     """Where model and trainer run."""
-    weights: Weights = "nf4"
-    """Format of the base weights; nf4 quantises an ordinary bf16 checkpoint while loading."""
+    weights: Weights = "auto"
+    """Format of the base weights. nf4 quantises an ordinary bf16 checkpoint while loading. auto is
+    nf4 on a GPU; on a CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
     kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
@@ -85,6 +86,15 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """Whether CUDA graphs are off."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
+
+    @property
+    def weight_format(self) -> WeightFormat:
+        """The format of the base weights on this machine."""
+        return choose_format(self.weights, self.device)
+
+    def explain_weights(self) -> str:
+        """Return a sentence on the format of the weights on this machine."""
+        return explain_format(self.weights, self.device)
 
     def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Find the model and return its folder and its renderer.
@@ -174,7 +184,9 @@ class VllmEngine:
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
         config = self._config
-        cache = open_cache(Path(self._trainer.folder), weights=config.weights, device=config.device)
+        cache = open_cache(
+            Path(self._trainer.folder), weights=config.weight_format, device=config.device
+        )
         try:
             with tie_children(folder):
                 self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))
@@ -194,8 +206,8 @@ class VllmEngine:
         slots = config.versions + 1
         return AsyncEngineArgs(
             model=self._trainer.folder,
-            quantization="trustee_nf4" if config.weights == "nf4" else "trustee_plain",
-            dtype="bfloat16",
+            quantization="trustee_nf4" if config.weight_format == "nf4" else "trustee_plain",
+            dtype="float32" if config.weight_format == "fp32" else "bfloat16",
             max_model_len=config.context,
             enable_lora=True,
             max_lora_rank=max(8, self._trainer.learn.rank),

@@ -29,7 +29,8 @@ from trustee.environments.protocol import (
     read_state,
     store_state,
 )
-from trustee.environments.simulated.environment import HiddenSimulated, Simulated, judge_episode
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import HiddenSimulated, judge_episode
 from trustee.environments.simulated.roles import Criterion
 from trustee.errors import SimulatorError
 from trustee.types import ExpectedCall, Group, Message, Record, Score, Stop, Task, Trajectory, Turn

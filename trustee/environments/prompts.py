@@ -17,6 +17,15 @@ from trustee.errors import PromptError
 SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
+TAUGHT = frozenset({"tiny"})
+"""Sets for a model that was trained on their short forms, and gives whole answers at once."""
+
+
+def is_taught(prompt_set: str) -> bool:
+    """Whether a prompt set is for a model that was trained on its forms."""
+    return prompt_set in TAUGHT
+
+
 @cache
 def read_prompt(prompt_set: str, name: str) -> str:
     """Return the text of one prompt file of the package.

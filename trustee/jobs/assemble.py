@@ -66,6 +66,8 @@ async def open_engine(
     Raises:
         RunError: if the engine does not start.
     """
+    if format_note := config.engine.explain_weights():
+        emit(Note(text=format_note))
     emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
     async with config.engine.open(trainer_spec(config, model), observer=observer) as engine:
         yield engine

@@ -199,7 +199,7 @@ def _rollout_seconds(
     live = count_episodes(shape, budget, work)
     # An embedding is only indexed, so an untied table is not read; a tied one is, as the head.
     tables = 0 if shape.tied else 2 * shape.vocab * shape.hidden
-    weights = base_bytes(shape, weights=budget.engine.weights) - tables
+    weights = base_bytes(shape, weights=budget.engine.weight_format) - tables
     cache = live * work.episode_tokens / 2 * kv_token_bytes(shape)
     step = (weights + cache) / (card.bandwidth * 1e9 * DECODE_SHARE[end]) + STEP_SECONDS[end]
     decode = work.episodes * work.generated_tokens / live * step

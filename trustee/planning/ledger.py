@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from trustee.algorithm.config import Optimizer
-from trustee.engine.vllm import Weights
+from trustee.engine.weights import WeightFormat
 from trustee.planning.activations import (
     count_head,
     count_hidden,
@@ -94,7 +94,7 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     """List what a run holds on its card."""
     return Ledger(
         entries=(
-            *list_weights(shape, weights=budget.engine.weights),
+            *list_weights(shape, weights=budget.engine.weight_format),
             *list_adapter(shape, budget),
             *list_engine(shape, budget),
             *list_training(shape, budget),
@@ -102,13 +102,14 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     )
 
 
-def base_bytes(shape: ModelShape, *, weights: Weights) -> int:
+def base_bytes(shape: ModelShape, *, weights: WeightFormat) -> int:
     """Return the bytes of the frozen base."""
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
-def list_weights(shape: ModelShape, *, weights: Weights) -> Iterator[Entry]:
+def list_weights(shape: ModelShape, *, weights: WeightFormat) -> Iterator[Entry]:
     """List the frozen base: one copy, which engine and trainer share."""
+    width, plain = (4, "fp32") if weights == "fp32" else (2, "bf16")
     if weights == "nf4":
         yield Entry(
             name="linear layers",
@@ -127,25 +128,25 @@ def list_weights(shape: ModelShape, *, weights: Weights) -> Iterator[Entry]:
     else:
         yield Entry(
             name="linear layers",
-            bytes=2 * shape.linear_numel,
+            bytes=width * shape.linear_numel,
             when="always",
             exact=True,
-            reason="bf16: 2 bytes a weight",
+            reason=f"{plain}: {width} bytes a weight",
         )
     rows = -(-shape.vocab // VOCAB_PADDING) * VOCAB_PADDING
     yield Entry(
         name="embedding and head",
-        bytes=2 * rows * shape.hidden * (1 if shape.tied else 2),
+        bytes=width * rows * shape.hidden * (1 if shape.tied else 2),
         when="always",
         exact=True,
-        reason="bf16, one table for both" if shape.tied else "bf16, two tables",
+        reason=f"{plain}, one table for both" if shape.tied else f"{plain}, two tables",
     )
     yield Entry(
         name="norms and biases",
-        bytes=2 * shape.vector_numel,
+        bytes=width * shape.vector_numel,
         when="always",
         exact=True,
-        reason="bf16",
+        reason=plain,
     )
 
 
@@ -295,7 +296,7 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="opened weight",
-        bytes=count_opened(shape, weights=budget.engine.weights),
+        bytes=count_opened(shape, weights=budget.engine.weight_format),
         when="layer",
         exact=False,
         reason="the largest linear layer in bf16, and its scales in fp32",
@@ -324,7 +325,7 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
 
 
-def count_opened(shape: ModelShape, *, weights: Weights) -> int:
+def count_opened(shape: ModelShape, *, weights: WeightFormat) -> int:
     """Count the bytes of the largest linear layer while it is computed with."""
     largest = max(rows * columns for rows, columns in shape.linears.values())
     return 2 * largest + 4 * largest // NF4_BLOCK if weights == "nf4" else 0
@@ -343,7 +344,7 @@ def count_engine_step(shape: ModelShape, budget: Budget) -> int:
     narrow = 2 * (4 * shape.hidden + 2 * (shape.query + 2 * shape.key))
     adapters = 2 * 4 * budget.learn.rank
     rows, columns = shape.intermediate, shape.hidden
-    opened = 2 * rows * columns if budget.engine.weights == "nf4" else 0
+    opened = 2 * rows * columns if budget.engine.weight_format == "nf4" else 0
     return tokens * (wide + narrow + adapters) + opened
 
 

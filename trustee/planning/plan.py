@@ -186,7 +186,7 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         usable_gib=card.usable_gib,
         fits=ledger.peak <= _usable(card) and tokens >= budget.engine.context and card.has_bf16,
         peak_gib=ledger.peak / GIB,
-        base_gib=base_bytes(shape, weights=budget.engine.weights) / GIB,
+        base_gib=base_bytes(shape, weights=budget.engine.weight_format) / GIB,
         kv_tokens=tokens,
         train_length=budget.engine.context,
         episodes=count_episodes(shape, budget, work),
@@ -229,7 +229,7 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     adapter = 4 * shape.adapter_numel(budget.learn.rank)
     states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
-    if budget.engine.weights == "nf4":
+    if budget.engine.weight_format == "nf4":
         model += base_bytes(shape, weights="nf4")
     kept = (config.watch.keep_adapters + 1) * adapter
     kept += config.run.keep_checkpoints * (adapter + states)

@@ -16,21 +16,25 @@ from vllm.platforms import current_platform
 
 
 @cache
-def _ones(size: int) -> torch.Tensor:
-    return torch.ones(size, dtype=torch.bfloat16)
+def _ones(size: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.ones(size, dtype=dtype)
+
+
+FUSED = ({torch.bfloat16}, {torch.float32})
+"""Types of input and weight for which the fused kernel is used."""
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor, *, epsilon: float) -> torch.Tensor:
-    """Return the norm of bf16 `x` over its last dimension, rounded as transformers rounds it."""
+    """Return the norm of `x` over its last dimension, rounded as transformers rounds it."""
     rows = x.contiguous()
     out = torch.empty_like(rows)
-    torch.ops._C.rms_norm(out, rows, _ones(x.shape[-1]), epsilon)
+    torch.ops._C.rms_norm(out, rows, _ones(x.shape[-1], x.dtype), epsilon)
     return out.mul_(weight)
 
 
 @cache
 def fix_cpu_norm() -> None:
-    """Replace vLLM's RMS norm for bf16 on CPUs, once per process."""
+    """Replace vLLM's RMS norm on CPUs, once per process."""
     if not current_platform.is_cpu():
         return
     from vllm.model_executor.layers.layernorm import RMSNorm
@@ -39,7 +43,7 @@ def fix_cpu_norm() -> None:
 
     def forward_native(self: Any, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
         types = {x.dtype, self.weight.dtype}
-        if types != {torch.bfloat16} or self.variance_size_override is not None:
+        if types not in FUSED or self.variance_size_override is not None:
             return stock(self, x, residual)
         if residual is None:
             return norm(x, self.weight, epsilon=self.variance_epsilon)

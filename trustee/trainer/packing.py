@@ -17,7 +17,7 @@ KINDS = 128
 
 
 class Packed:
-    """A constant bf16 matrix [out, in]."""
+    """A constant matrix [out, in]."""
 
     def __init__(self, matrix: torch.Tensor) -> None:
         self._matrix = matrix
@@ -34,9 +34,9 @@ class Packed:
 
 
 def can_pack(matrix: torch.Tensor) -> bool:
-    """Return whether vLLM can pack this matrix on this machine: bf16, on a CPU with oneDNN."""
+    """Return whether vLLM can pack this matrix on this machine: on a CPU with oneDNN."""
     return (
         matrix.device.type == "cpu"
-        and matrix.dtype == torch.bfloat16
+        and matrix.dtype in (torch.bfloat16, torch.float32)
         and _custom_ops._supports_onednn
     )

@@ -1,7 +1,8 @@
 """The reference policy of the KL term: weights that are swapped in for one forward pass.
 
 A second adapter would take part in every layer's bookkeeping. Instead the trained parameters
-temporarily hold the reference's values, in bf16, the precision in which the engine holds a version.
+temporarily hold the reference's values, in the precision in
+which the engine holds a version.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from contextlib import contextmanager
 import torch
 
 
-def keep_reference(params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return bf16 copies of the current values of parameters."""
-    return [parameter.detach().to(torch.bfloat16, copy=True) for parameter in params]
+def keep_reference(params: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return copies of the current values of parameters, in the engine's precision."""
+    return [parameter.detach().to(dtype, copy=True) for parameter in params]
 
 
 @contextmanager

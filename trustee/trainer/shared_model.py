@@ -123,11 +123,12 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
         RunError: if a tensor of this architecture has no counterpart in the engine.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    engine: Any = worker.model_runner.model
+    dtype = engine.model.norm.weight.dtype
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=register_tree_attention()
+            config, dtype=dtype, attn_implementation=register_tree_attention()
         )
-    engine: Any = worker.model_runner.model
     for ours, theirs in zip(model.model.layers, engine.model.layers, strict=True):
         for block, layers in FUSED.items():
             for fused, parts in layers.items():

@@ -70,6 +70,8 @@ class Trainer:
         self.mode: ActivationCheckpointing = spec.learn.activation_checkpointing
         self.block = CPU_BLOCK if device.type == "cpu" else 0
         """Ids of tree nodes that attend in one call; see `collate`."""
+        self.dtype = model.get_input_embeddings().weight.dtype
+        """Precision of the base's products, and of the engine's copy of an adapter."""
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(spec.learn, self.params)
         self.reference: Sequence[torch.Tensor] = ()
@@ -93,7 +95,7 @@ class Trainer:
         if start:
             self._take(start)
         if start and self.spec.reference:
-            self.reference = keep_reference(self.params)
+            self.reference = keep_reference(self.params, self.dtype)
         self.warm()
         if self.device.type == "cuda":
             cap_memory(self.spec.memory_gib)
@@ -127,12 +129,12 @@ class Trainer:
     def forward(self, batch: Batch) -> TokenLogprobs:
         """Return logprobs and entropies [N] of a batch's trained ids, in the order of the tree.
 
-        The whole forward runs under bf16 autocast, so that the fp32 adapter is rounded as the
-        engine's bf16 copy of it is.
+        Over a bf16 base the whole forward runs under bf16 autocast, so that the fp32 adapter is
+        rounded as the engine's bf16 copy of it is.
         """
         model = self.model.base_model.model
         ids_T, trained_T = batch.ids_T.to(self.device), batch.trained_T.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             hidden_TH = model.model(
                 input_ids=ids_T[None],
                 position_ids=batch.positions_T.to(self.device)[None],
@@ -277,7 +279,8 @@ class Trainer:
                 f"version {version} holds numbers that are not finite, the first in {broken[0]}"
             )
         self._write(folder, tensors)
-        rounded = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        # A copy in any case: the engine multiplies B by the scale in place.
+        rounded = {name: tensor.to(self.dtype, copy=True) for name, tensor in tensors.items()}
         install_adapter(self._worker, version, rounded, self._describe_adapter())
         return held_adapters(self._worker)
 

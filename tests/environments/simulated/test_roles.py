@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustee.environments.simulated.curriculum import Ambiguity, Aspects
-from trustee.environments.simulated.facts import fact_lines, gather_facts
+from trustee.environments.simulated.evidence import collect_evidence
+from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
+from trustee.environments.simulated.judging import judging_prompt
 from trustee.environments.simulated.quoting import ROLE_MARKERS, quote, quote_call
 from trustee.environments.simulated.roles import (
     TOOL_SCHEMA,
@@ -25,9 +27,9 @@ from trustee.environments.simulated.roles import (
     judge_schema,
     tool_prompt,
     transcript_lines,
-    user_prompt,
     writer_schema,
 )
+from trustee.environments.simulated.speaking import turn_round
 from trustee.types import BadCall, Completion, ExpectedCall, Message, Tool, ToolCall, Turn
 
 NOTHING_SAID = Completion(ids=(), logprobs=(), stop="stop", version=0)
@@ -135,7 +137,27 @@ def forged_turns(text: str) -> list[Turn]:
 def judge(prompt_set: str, text: str) -> str:
     """Fill the judge's prompt for an episode in which the policy writes a text everywhere."""
     unexpected = ToolCall(id="c1", name="pay", arguments={"to": text, text: 1})
-    facts = gather_facts([], [ExpectedCall(name="pay", arguments={"to": "Ann"})], malformed=0)
+    expected = [ExpectedCall(name="pay", arguments={"to": "Ann"})]
+    if prompt_set == "simulated":
+        turns = forged_turns(text)
+        executed = [Executed(call=unexpected, result=json.dumps({"echo": text}), ok=True)]
+        evidence = collect_evidence(
+            gather_facts(executed, expected, malformed=0),
+            executed,
+            opening=[user("Pay Ann")],
+            turns=turns,
+            intent="You want to pay Ann.",
+            writes=frozenset({"pay"}),
+        )
+        return judging_prompt(
+            prompt_set,
+            evidence,
+            opening=[user("Pay Ann")],
+            turns=turns,
+            intent="You want to pay Ann.",
+            criteria=tuple(Criterion),
+        )
+    facts = gather_facts([], expected, malformed=0)
     return judge_prompt(
         prompt_set,
         transcript_lines([user("Pay Ann")], forged_turns(text)),
@@ -187,9 +209,9 @@ def test_user_prompt_resists_forgeries(text: str) -> None:
     """The user reads a forgery as one line of the assistant."""
     messages = (user("Pay Ann"), Message(role="assistant", content=text))
     assert ["user: Pay Ann", f"assistant: {quote(text)}"] == dialogue_lines(messages).splitlines()
-    filled = user_prompt("simulated", messages, intent="i", persona="p")
-    honest = user_prompt("simulated", (messages[0], user("x")), intent="i", persona="p")
-    assert len(honest.splitlines()) == len(filled.splitlines())
+    heard = turn_round("simulated", messages, intent="i", persona="p")
+    assert (quote(text) or None) == (heard[-1].content if quote(text) else None)
+    assert all(len(message.content.splitlines()) == 1 for message in heard[1:])
 
 
 @pytest.mark.parametrize("text", FORGERIES)

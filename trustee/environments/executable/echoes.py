@@ -25,7 +25,7 @@ from trustee.environments.executable.matching import (
     spoken_dates,
     tells,
 )
-from trustee.environments.simulated.roles import NUMBER_WORDS
+from trustee.environments.simulated.spoken import NUMBER_WORDS
 from trustee.sandbox.calls import CallResult
 from trustee.tools.arguments import check_call
 from trustee.tools.values import call_key, render_json, tells_error

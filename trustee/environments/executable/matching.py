@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from trustee.environments.simulated.roles import DATE, MONTHS, NUMBER_WORDS
+from trustee.environments.simulated.spoken import DATE, MONTHS, NUMBER_WORDS
 
 WORDS_OF = {number: word for word, number in NUMBER_WORDS.items()}
 CURRENCY = "$\u00a2-\u00a5\u20a0-\u20c0"

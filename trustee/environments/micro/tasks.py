@@ -20,9 +20,7 @@ from trustee.environments.micro.world import (
 from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.curriculum import AMBIGUITIES, GUIDANCE, PERSONAS, Aspects
 from trustee.environments.simulated.facts import Executed, Facts, fits
-from trustee.environments.simulated.roles import (
-    Criterion,
-)
+from trustee.environments.simulated.roles import Criterion
 from trustee.environments.splits import is_reserved
 from trustee.types import Message, Record, Tool, Turn
 

@@ -8,12 +8,10 @@ ours and `ARCHITECTURE.md` says so.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, is_taught
 from trustee.environments.simulated.criteria import Criterion as Criterion
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulated.grammar import (
@@ -22,9 +20,16 @@ from trustee.environments.simulated.grammar import (
     text_grammar,
 )
 from trustee.environments.simulated.quoting import quote, quote_call, quote_result
+from trustee.environments.simulated.spoken import (
+    NUMBER,
+    alludes_to,
+    contains_value,
+    find_values,
+    known_numbers,
+    normalise_number,
+)
 from trustee.tools.arguments import check_arguments
-from trustee.tools.schema import leaves
-from trustee.tools.values import call_key, call_line, render_json, write_decimal
+from trustee.tools.values import call_key, call_line, render_json
 from trustee.types import ExpectedCall, Message, Record, Tool, ToolCall, Turn
 
 
@@ -35,22 +40,26 @@ class WrittenTask(Record, frozen=True):
     intent: str
     expected_calls: tuple[ExpectedCall, ...]
     query: str
+    wishes: tuple[str, ...] = ()
+    """What each expected call is to do, in words; empty if the task was written at once."""
+    told: int = 0
+    """Number of wishes that the query is about."""
 
 
 class UserAnswer(Record, frozen=True):
     """The user's answer."""
 
-    still_open: str
-    """What the user has not asked for yet; a thought that is never shown to the policy."""
     message: str
     done: bool
+    still_open: str = ""
+    """What the user has not asked for yet; a thought that is never shown to the policy."""
 
 
 class ToolAnswer(Record, frozen=True):
     """The tool's answer: a result, and the fields of the environment's state that it changes."""
 
     result: dict[str, Any]
-    changes: dict[str, Any]
+    changes: dict[str, Any] = {}
 
 
 class Verdict(Record, frozen=True):
@@ -93,6 +102,13 @@ USER_SCHEMA = render_json(
 TOOL_SCHEMA = render_json(
     object_grammar({"result": {"type": "object"}, "changes": {"type": "object"}})
 )
+READ_SCHEMA = render_json(object_grammar({"result": {"type": "object"}}))
+"""The answer of a tool that only reads, and so has no changes to name."""
+
+
+def tool_schema(prompt_set: str, tool: Tool) -> str:
+    """Return the grammar of a tool's answer."""
+    return READ_SCHEMA if tool.effect == "read" and not is_taught(prompt_set) else TOOL_SCHEMA
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:
@@ -219,89 +235,6 @@ def judge_prompt(
     )
 
 
-NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
-}
-MONTHS = (
-    *("january", "february", "march", "april", "may", "june"),
-    *("july", "august", "september", "october", "november", "december"),
-)
-QUANTITY = re.compile(r"(?<![\w.,:/-])-?\d+(?:,\d{3})*(?:\.\d+)?(?![\d:/]|[.,-]\d)")
-"""A number by itself, perhaps before a unit. The lookarounds exclude digits that are part of an id,
-a date, a time or a longer number; commas are allowed only between thousands."""
-DATE = re.compile(r"(\d{4})-(0[1-9]|1[0-2])-(\d{2})")
-"""An ISO date, as (year, month, day)."""
-TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::00)?")
-"""A time of day with optional zero seconds, as (hour, minute)."""
-
-
-def _flatten(text: str) -> str:
-    return " ".join(text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
-
-
-def _contains(text: str, value: object) -> bool:
-    """Return whether a text contains a value, ignoring case.
-
-    Numbers are compared by size, dates and times in their usual forms, the rest as whole words.
-    """
-    text = _flatten(text)
-    if isinstance(value, int | float):
-        return _contains_number(text, value)
-    wanted = _flatten(str(value)).strip(" .,;:!?")
-    forms = "|".join([re.escape(wanted), *_spoken_forms(wanted)])
-    return re.search(rf"(?<!\w)(?:{forms})(?!\w)", text) is not None
-
-
-def _contains_number(text: str, number: float) -> bool:
-    said = [Decimal(token.replace(",", "")) for token in QUANTITY.findall(text)]
-    said += [
-        Decimal(NUMBER_WORDS[word]) for word in re.findall(r"\w+", text) if word in NUMBER_WORDS
-    ]
-    # Signs are ignored because a change of -4 is said as "remove 4". `abs` would round.
-    wanted = Decimal(repr(number)).copy_abs()
-    return any(quantity.copy_abs() == wanted for quantity in said)
-
-
-def _spoken_forms(value: str) -> list[str]:
-    """Return patterns for the ways in which people write an ISO date or a time of day."""
-    if date := DATE.fullmatch(value):
-        # "3 Mar 2025", "3rd of March, 2025", "March 3, 2025".
-        name = MONTHS[int(date[2]) - 1]
-        month = rf"{name[:3]}(?:{name[3:]}|\.)?"
-        day = rf"0?{int(date[3])}(?:st|nd|rd|th)?"
-        return [rf"{day}(?: of)? {month},? {date[1]}", rf"{month} {day},? {date[1]}"]
-    if time := TIME.fullmatch(value):
-        # "14:30", "2:30 pm"; a full hour also as "2pm" or "2 p.m.".
-        hour, minute = int(time[1]), time[2]
-        half = "p" if hour >= 12 else "a"
-        minutes = rf"(?::{minute})?" if minute == "00" else f":{minute}"
-        return [rf"0?{hour}:{minute}", rf"{hour % 12 or 12}{minutes} ?{half}\.?m\.?"]
-    return []
-
-
-def _alludes(text: str, value: object) -> bool:
-    """Return whether a text contains or paraphrases a value; values with digits must be exact."""
-    if _contains(text, value):
-        return True
-    words = re.findall(r"\w+", _flatten(str(value)))
-    if any(character.isdigit() for character in str(value)):
-        return False
-    # Short codes, as of countries, are said by name; other values need a common four-letter prefix.
-    return len(str(value)) <= 3 or any(
-        said.startswith(word[:4]) for word in words for said in re.findall(r"\w+", _flatten(text))
-    )
-
-
-def _find_values(schema: Any, value: Any, *, chosen: bool) -> Iterator[object]:
-    """Yield the values inside arguments: those of an enum if `chosen`, else all others."""
-    for part, inner in leaves(schema, value):
-        if not isinstance(inner, bool | None) and ("enum" in part) == chosen:
-            yield inner
-
-
 def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
     """Return why a task cannot be solved, reveals too much or misses its aspects; None if fine."""
     by_name = {tool.name: tool for tool in tools}
@@ -315,8 +248,8 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
         error = check_arguments(tool, call.arguments)
         if error is not None:
             return f"expected call of {call.name}: {error}"
-        spoken = _find_values(tool.parameters, call.arguments, chosen=False)
-        unsaid = [value for value in spoken if not _contains(task.intent, value)]
+        spoken = find_values(tool.parameters, call.arguments, chosen=False)
+        unsaid = [value for value in spoken if not contains_value(task.intent, value)]
         if unsaid:
             return f"the intent does not say {unsaid} that {call.name} needs"
         keys.add(call_key(call.name, call.arguments))
@@ -324,7 +257,7 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
         return "the same call is expected twice"
     if not task.intent.strip() or not task.query.strip():
         return "intent and query must not be empty"
-    leaked = [name for name in by_name if "_" in name and _contains(task.query, name)]
+    leaked = [name for name in by_name if "_" in name and contains_value(task.query, name)]
     if leaked:
         return f"the query names the tools {leaked}"
     return _check_ambiguity(task, by_name[task.expected_calls[0].name], aspects)
@@ -332,42 +265,18 @@ def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> st
 
 def _check_ambiguity(task: WrittenTask, tool: Tool, aspects: Aspects) -> str | None:
     arguments = task.expected_calls[0].arguments
-    spoken = list(_find_values(tool.parameters, arguments, chosen=False))
+    spoken = list(find_values(tool.parameters, arguments, chosen=False))
     if aspects.ambiguity == "clear":
-        if all(_alludes(task.query, value) for value in spoken):
+        if all(alludes_to(task.query, value) for value in spoken):
             return None
         return "the query leaves out values although it should be clear"
     chosen = (
         str(value).replace("_", " ")
-        for value in _find_values(tool.parameters, arguments, chosen=True)
+        for value in find_values(tool.parameters, arguments, chosen=True)
     )
-    if spoken and all(_contains(task.query, value) for value in (*spoken, *chosen)):
+    if spoken and all(contains_value(task.query, value) for value in (*spoken, *chosen)):
         return "the query says every value although it should leave some out"
     return None
-
-
-NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-"""Digits with inner separators: 1,250.00 or 14:30, but without a full stop at the end."""
-THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-"""A number with commas between thousands."""
-
-
-def _normalise_number(token: str) -> str:
-    """Return one form for 14:30 and 2:30, for 1,250.00 and 1250, for 05 and 5, but not for 005."""
-    if time := TIME.fullmatch(token):
-        return f"{int(time[1]) % 12}:{time[2]}"
-    plain = token.replace(",", "") if THOUSANDS.fullmatch(token) else token
-    if re.fullmatch(r"0\d{2,}", plain) or not re.fullmatch(r"\d+(?:\.\d+)?", plain):
-        return plain
-    return write_decimal(Decimal(plain))
-
-
-def _known_numbers(text: str) -> set[str]:
-    tokens = NUMBER.findall(text)
-    full_hours = [int(time[1]) for t in tokens if (time := TIME.fullmatch(t)) and time[2] == "00"]
-    return {_normalise_number(token) for token in tokens} | {
-        str(hour) for full in full_hours for hour in (full, full % 12 or 12)
-    }
 
 
 def check_user(
@@ -381,9 +290,9 @@ def check_user(
     named = [tool.name for tool in tools if "_" in tool.name and tool.name in answer.message]
     if named:
         return f"the user names the tools {named}"
-    known = _known_numbers(" ".join([intent, *(message.content for message in messages)]))
+    known = known_numbers(" ".join([intent, *(message.content for message in messages)]))
     said = sorted(set(NUMBER.findall(answer.message)))
-    invented = [token for token in said if _normalise_number(token) not in known]
+    invented = [token for token in said if normalise_number(token) not in known]
     if invented:
         return f"the user says the numbers {invented}, which are not in the intent"
     return None

@@ -150,6 +150,21 @@ def test_read_only_members_are_dropped_through_references(tmp_path: Path) -> Non
     assert list(read_parameters(path)["properties"]) == ["a"]
 
 
+def test_read_only_members_are_not_required(tmp_path: Path) -> None:
+    """What one part of an object has only for answers, no other part requires."""
+    schema = {
+        "allOf": [
+            {"properties": {"id": {"type": "integer", "readOnly": True}, "a": TEXT}},
+            {"required": ["id", "a"]},
+        ],
+        "required": ["id"],
+    }
+    assert rewrite(tmp_path, schema) == {
+        "allOf": [{"properties": {"a": TEXT}}, {"required": ["a"]}],
+        "required": [],
+    }
+
+
 @pytest.mark.parametrize(
     ("schema", "line"),
     [

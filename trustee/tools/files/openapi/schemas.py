@@ -63,6 +63,8 @@ _SCHEMA_KEYS = frozenset(
     )
 )
 """A key with an object that holds one of these looks like a schema."""
+_MOST_PARTS = 1_000
+"""Parts of an object that are looked at for members that are only for answers."""
 _BESIDE_REFERENCE = frozenset(("description", "default", "nullable", "x-nullable"))
 """Keywords that count beside a reference in documents before 3.1."""
 
@@ -100,13 +102,21 @@ class Definitions:
             raise found
         return found
 
-    def rewrite(self, node: Any, *, where: str, inside: Sequence[Any] = ()) -> Schema:
+    def rewrite(
+        self,
+        node: Any,
+        *,
+        where: str,
+        inside: Sequence[Any] = (),
+        hidden: frozenset[str] = frozenset(),
+    ) -> Schema:
         """Return a schema of the document as JSON Schema.
 
         Args:
             node: the schema.
             where: its place, for notices.
             inside: the schemas around it that have definitions of their own.
+            hidden: members that other parts of the same object have for answers alone.
 
         Raises:
             Unreadable: if it, or a schema inside it, is no schema.
@@ -118,7 +128,7 @@ class Definitions:
         if "$defs" in node or "definitions" in node:
             inside = (*inside, node)
         if not isinstance(node.get("$ref"), str):
-            return self._rewrite_plain(node, where=where, inside=inside)
+            return self._rewrite_plain(node, where=where, inside=inside, hidden=hidden)
         found = {"$ref": DEFINITIONS + self._name(node["$ref"], inside)}
         beside = {
             key: value
@@ -131,7 +141,7 @@ class Definitions:
         )
         nullable = beside.pop("nullable", beside.pop("x-nullable", None)) in TRUE
         if beside:
-            found |= self._rewrite_plain(beside, where=where, inside=inside)
+            found |= self._rewrite_plain(beside, where=where, inside=inside, hidden=hidden)
         return {"anyOf": [found, {"type": "null"}]} if nullable else found
 
     def _name(self, reference: str, inside: Sequence[Any]) -> str:
@@ -174,24 +184,49 @@ class Definitions:
                 return False
         return isinstance(node, dict) and node.get("readOnly") in TRUE
 
-    def _rewrite_plain(self, node: Schema, *, where: str, inside: Sequence[Any]) -> Schema:
+    def _read_only_names(self, node: Any, inside: Sequence[Any]) -> frozenset[str]:
+        """Return the members that an object, in all its parts, has only for answers."""
+        hidden: set[str] = set()
+        shown: set[str] = set()
+        seen: set[int] = set()
+        waiting = [node]
+        while waiting and len(seen) < _MOST_PARTS:
+            try:
+                part = self.document.follow(waiting.pop(), inside)
+                offered = self.document.follow(part.get("properties") or {})
+            except Unreadable:
+                continue
+            if id(part) in seen:
+                continue
+            seen.add(id(part))
+            for name, inner in offered.items():
+                (hidden if self.is_read_only(inner) else shown).add(name)
+            if isinstance(part.get("allOf"), list):
+                waiting += part["allOf"]
+        return frozenset(hidden - shown)
+
+    def _rewrite_plain(
+        self, node: Schema, *, where: str, inside: Sequence[Any], hidden: frozenset[str]
+    ) -> Schema:
         """Rewrite the keywords of a schema that is not a reference."""
+        if "required" in node or "allOf" in node:
+            hidden |= self._read_only_names(node, inside)
 
         def inner(value: Any) -> Schema:
             return self.rewrite(value, where=where, inside=inside)
 
+        def composed(value: Any) -> Schema:
+            return self.rewrite(value, where=where, inside=inside, hidden=hidden)
+
         result: Schema = {}
         for key, value in node.items():
-            written = self._rewrite_keyword(key, value, inner=inner, where=where)
+            rewrite = composed if key == "allOf" else inner
+            written = self._rewrite_keyword(key, value, inner=rewrite, where=where)
             if written is not None:
                 result |= written
         if isinstance(node.get("required"), list):
-            offered = self.document.follow(node.get("properties") or {})
-            shown = result.get("properties", {})
             result["required"] = [
-                name
-                for name in node["required"]
-                if isinstance(name, str) and (name in shown or name not in offered)
+                name for name in node["required"] if isinstance(name, str) and name not in hidden
             ]
         nullable = node.get("nullable", node.get("x-nullable")) in TRUE
         return _simplify(_modernise(self._drop_bad_patterns(result, where)), nullable=nullable)
