@@ -57,6 +57,25 @@ def test_whatever_happens_is_one_sentence(use: Callable[[], object], words: str)
     assert words in str(caught.value)
 
 
+class Unspeakable(Exception):
+    """An error that cannot be told."""
+
+    def __str__(self) -> str:
+        """Fail, as where no memory is left."""
+        raise MemoryError
+
+
+def cry() -> None:
+    """Fail with it."""
+    raise Unspeakable
+
+
+def test_a_failure_without_words_is_one() -> None:
+    """The child ends where it is, and nothing that went wrong counts as well."""
+    with pytest.raises(InputError, match="it cannot be used: trying it ended without a reason; 5"):
+        try_first(cry, what="it", seconds=5)
+
+
 def test_what_goes_well_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     """Nothing is returned, and nothing that a library says is shown."""
     for stream in (1, 2):

@@ -105,10 +105,14 @@ def try_first(
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise InputError(f"{what} cannot be used: trying it ended with {name}; {limits}")
+    if status:
+        # It failed, and could not say of what, for example for lack of memory.
+        raise InputError(f"{what} cannot be used: trying it ended without a reason; {limits}")
 
 
 def _use_and_exit(use: Callable[[], object], pipe: int, *, seconds: float, memory: int) -> None:
     """Use it within the limits, tell the parent what went wrong, and never return."""
+    code = 1
     try:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -117,13 +121,16 @@ def _use_and_exit(use: Callable[[], object], pipe: int, *, seconds: float, memor
         _limit(resource.RLIMIT_CPU, int(seconds) + 1)
         _limit(resource.RLIMIT_AS, _held_bytes() + memory)
         use()
+        code = 0
     finally:
         # Not an `except`: whatever is on its way ends here, in a process that must not go on.
-        kind, error, _ = sys.exc_info()
-        if kind is not None:
-            words = f"{kind.__name__}\n{error}".encode(errors="replace")
-            os.write(pipe, words[:MOST_WORDS])
-        os._exit(0)
+        try:
+            kind, error, _ = sys.exc_info()
+            if kind is not None:
+                words = f"{kind.__name__}\n{error}".encode(errors="replace")
+                os.write(pipe, words[:MOST_WORDS])
+        finally:
+            os._exit(code)
 
 
 def _limit(which: int, most: int) -> None:
