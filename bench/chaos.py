@@ -22,6 +22,7 @@ import pty
 import random
 import resource
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,10 +74,6 @@ tokens = 96
 [learn]
 rank = 8
 activation_checkpointing = "off"
-[watch]
-patience = 1000
-mismatch = 1
-mismatch_kl = 1
 [watchdog]
 request_seconds = 60
 call_seconds = 60
@@ -84,7 +81,15 @@ step_seconds = 300
 [env]
 kind = "microworld"
 """
-VLLM = 'weights = "bf16"\nkv_bytes = 67108864\nmax_sequences = 8\n'
+VLLM = """
+weights = "bf16"
+kv_bytes = 67108864
+max_sequences = 8
+start_seconds = 120
+"""
+WEAKER = ("watch.patience=1000", "watch.mismatch=1", "watch.mismatch_kl=1")
+"""So little training gives equal rewards for long. No run folder may say so, only a command."""
+RESUME = "continue with: trustee run --resume "
 STEPS = {"vllm": 30, "scripted": 300}
 
 MOMENTS = {
@@ -272,6 +277,8 @@ class Folder:
         """Highest step that was on disk or announced."""
         self.steps_before = 0
         """The same when the current life began."""
+        self.told = ""
+        """How the program said that it goes on, when it ended last."""
         self.looked = 0
         """Number of events of the current life that were looked at."""
 
@@ -426,6 +433,8 @@ class Chaos:
             folder.look(self.figures, program.events)
             if resumed:
                 folder.check_resumed(self.figures, program.events)
+            # A command of the program's own must work as it stands.
+            folder.told = self.errors().partition(RESUME)[2]
             self.check_orphans(program)
             folder.check_readable(self.figures, self.package)
             (folder.path / FILLER).unlink(missing_ok=True)
@@ -442,7 +451,7 @@ class Chaos:
 
     def errors(self) -> str:
         """Return the end of what the program said last."""
-        return read(str(self.scratch / "errors.txt")).strip()[-400:]
+        return read(str(self.scratch / "errors.txt")).strip()[-600:]
 
     def start(self, folder: Folder) -> Program:
         """Start or resume a run."""
@@ -454,11 +463,14 @@ class Chaos:
 
     def command(self, folder: Folder) -> list[str]:
         """Return the command that begins or continues a run."""
+        changes = [part for change in WEAKER for part in ("--set", change)]
         place = ["--config", f"{folder.engine}.toml", "--out", str(folder.path)]
-        if (folder.path / "run.json").exists():
-            place = ["--resume", str(folder.path)]
-        more = [] if "--resume" in place else ["--set", "eval.tasks=none"]
-        return [sys.executable, "-m", "trustee", "run", "--json", *place, *more]
+        place += ["--set", "eval.tasks=none", *changes]
+        if folder.told:
+            place = ["--resume", *shlex.split(folder.told)]
+        elif (folder.path / "run.json").exists():
+            place = ["--resume", str(folder.path), *changes]
+        return [sys.executable, "-m", "trustee", "run", "--json", *place]
 
     def live(self, folder: Folder, program: Program, *, alone: bool) -> bool:
         """Strike one life until it has ended; return whether a strike may have ended it."""
@@ -576,8 +588,7 @@ class Chaos:
         noise = "Traceback" in errors or "Exception ignored" in errors
         if not shown:
             errors = read(str(folder.path / "log.jsonl"))
-        told = "continue with: trustee run --resume" in errors or "start it again" in errors
-        told = told or early
+        told = RESUME in errors or "start it again" in errors or early
         if code != 130 or noise or not told:
             why = f"{folder.path} ended with {code}: {errors[-400:]}"
             self.figures.fault("unclean_ends", why)
@@ -633,7 +644,7 @@ class Chaos:
             return True
         if program.process.returncode == 0:
             return True
-        told = "continue with: trustee run --resume" in self.errors()
+        told = RESUME in self.errors()
         if "Traceback" in self.errors() or (began and self.deaths > 1 and not told):
             why = f"{folder.path}, {kind}: {program.process.returncode} {self.errors()}"
             self.figures.fault("unclean_ends", why)
@@ -729,6 +740,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chaos = Chaos(options, Path(scratch), own_disk=own_disk)
         try:
             chaos.run()
+        except KeyboardInterrupt:
+            tell("interrupted; these are the figures so far")
         finally:
             for pid in marked_processes():
                 os.kill(pid, signal.SIGKILL)

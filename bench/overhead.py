@@ -29,7 +29,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from trustee.config import Config, read_config
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import EngineProgress, Sampling
 from trustee.engine.script import Request
 from trustee.errors import ContextError
 from trustee.events import EpisodePlayed, Event
@@ -123,6 +123,14 @@ class Speaker:
 
     async def save(self, folder: Path) -> None:
         """Write nothing, because nothing is learned if all rewards are equal."""
+
+    def progress(self) -> EngineProgress:
+        """Return nothing, because a script counts nothing."""
+        return EngineProgress()
+
+    def count_sampled(self, request_id: str) -> int:
+        """Return nothing, because answers come whole."""
+        return 0
 
     def dump_stacks(self) -> None:
         """Do nothing: there is no other process."""
@@ -236,7 +244,8 @@ async def measure_level(
             with watched_collector() as collections:
                 held, wall, cpu = resident_mib(), time.monotonic(), time.process_time()
                 with profile or nullcontext():
-                    await train(run)
+                    async with run.engine.guard():
+                        await train(run)
                 cpu = time.process_time() - cpu - speaker.seconds
                 wall = time.monotonic() - wall
         written = count_bytes(Path(scratch))

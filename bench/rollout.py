@@ -39,7 +39,7 @@ from trustee.algorithm.learner import (
     MicroRequest,
 )
 from trustee.config import Config, apply_changes, read_config
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import EngineProgress, Sampling
 from trustee.engine.timing import RequestTiming
 from trustee.engine.vllm import VllmEngine
 from trustee.events import Event, StepTrained
@@ -116,6 +116,14 @@ class IdleCore:
     async def retire(self, adapter: Adapter) -> None:
         """Retire a version."""
         await self._engine.retire(adapter)
+
+    def progress(self) -> EngineProgress:
+        """Return what the engine has counted."""
+        return self._engine.progress()
+
+    def count_sampled(self, request_id: str) -> int:
+        """Return the tokens that have arrived for a pending request."""
+        return self._engine.count_sampled(request_id)
 
     def dump_stacks(self) -> None:
         """Make the engine's process write its stacks."""
@@ -228,7 +236,8 @@ async def play(
         run = make_run(config, core, renderer, store, emit=emit, previous=None)  # type: ignore[arg-type]
         await run.versions.announce(adapter)
         gauges.begin()
-        await train(run)
+        async with run.engine.guard():
+            await train(run)
     # Requests that were running at the last measured step have ended since.
     (phase,) = phases
     return msgspec.structs.replace(phase, timings=tuple(timings)), core.asked

@@ -42,7 +42,6 @@ ONLY_VLLM = {
     "trainer.vllm_layers",
 }
 LONG = {
-    "engine.vllm": 450,
     "rendering.renderer": 430,
     "environments.trial.environment": 450,
 }

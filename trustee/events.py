@@ -22,6 +22,23 @@ class Stage(Record, frozen=True, tag_field="event", tag="stage", omit_defaults=T
     """Fraction of the run already done when the stage began, if training is resumed."""
 
 
+class StageMoved(Record, frozen=True, tag_field="event", tag="moved"):
+    """How far the present stage is; told every few seconds while it lasts."""
+
+    done: int
+    of: int
+    """All that is to be done; 0 while it is unknown."""
+    unit: str
+    seconds: float
+    """Time since the stage began."""
+    sampled_per_s: float
+    """Tokens sampled a second, over the last minute."""
+    read_per_s: float
+    """Tokens of prompts read a second, over the last minute."""
+    left_s: float | None
+    """Estimated time to the end of the stage; None before the first is done."""
+
+
 class Note(Record, frozen=True, tag_field="event", tag="note"):
     """A message for the user."""
 
@@ -152,6 +169,7 @@ class CandidateRejected(Record, frozen=True, tag_field="event", tag="rejected"):
 
 Event = (
     Stage
+    | StageMoved
     | Note
     | EpisodeBegun
     | TaskWritten

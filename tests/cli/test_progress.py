@@ -24,6 +24,7 @@ from trustee.events import (
     RolledBack,
     SftStepTrained,
     Stage,
+    StageMoved,
     StepTrained,
     TaskCollected,
     TaskWritten,
@@ -418,6 +419,42 @@ def test_panel_shows_the_last_eight_rewards() -> None:
         shown.emit(replace(STEP, step=number, reward=number / 10))
     expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
     assert expected == rows_of(shown)["reward"]
+
+
+MOVED = StageMoved(
+    done=12, of=48, unit="episodes", seconds=30.0, sampled_per_s=5.2, read_per_s=210.4, left_s=90.0
+)
+MOVED_TEXT = "12 of 48 episodes, 5 tokens/s sampled, 210 read, left 1:30"
+
+
+def test_panel_shows_that_a_stage_moves() -> None:
+    """Done of all, tokens a second and time left stand below the stage, and go with it."""
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(STAGE)
+    shown.emit(MOVED)
+    assert MOVED_TEXT == rows_of(shown)["so far"]
+    shown.emit(STAGE)
+    assert "so far" not in rows_of(shown)
+
+
+def test_lines_about_a_stage_are_few(clock: Clock) -> None:
+    """A stage tells a line every ten seconds, and none if it is shorter."""
+    out = StringIO()
+    with ProgressDisplay(out, mode="lines") as shown:
+        shown.emit(STAGE)
+        for _ in range(15):
+            clock.now += 2
+            shown.emit(MOVED)
+    line = f"training, 80 steps: {MOVED_TEXT}"
+    assert ["training, 80 steps", line, line, line] == out.getvalue().splitlines()
+
+
+def test_a_stage_without_figures_shows_its_time() -> None:
+    """Before anything can be counted the time alone moves."""
+    bare = replace(MOVED, done=0, of=0, seconds=75.0, sampled_per_s=0, read_per_s=0, left_s=None)
+    shown = ProgressDisplay(StringIO(), mode="json")
+    shown.emit(bare)
+    assert "under way for 1:15" == rows_of(shown)["so far"]
 
 
 class Terminal(StringIO):

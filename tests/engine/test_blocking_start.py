@@ -10,11 +10,18 @@ import time
 from contextlib import suppress
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from trustee.cli.interrupt import until_interrupted
 from trustee.engine import blocking_start
-from trustee.engine.blocking_start import SIGNALS, Signalled, run_blocking, signals_raise
+from trustee.engine.blocking_start import (
+    SIGNALS,
+    Signalled,
+    limit_start,
+    run_blocking,
+    signals_raise,
+)
 from trustee.errors import RunError
 
 
@@ -38,7 +45,7 @@ def test_job_that_blocks_is_interrupted(number: signal.Signals) -> None:
             time.sleep(60)
 
     async def job() -> None:
-        await run_blocking(start)
+        await run_blocking(start, seconds=60)
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -51,7 +58,7 @@ def test_job_that_blocks_is_interrupted(number: signal.Signals) -> None:
 async def test_result_passes_and_handlers_come_back() -> None:
     """Without a signal the function's result is the result, and nothing stays changed."""
     before = [signal.getsignal(number) for number in SIGNALS]
-    assert 7 == await run_blocking(lambda: 7)
+    assert 7 == await run_blocking(lambda: 7, seconds=60)
     assert before == [signal.getsignal(number) for number in SIGNALS]
 
 
@@ -63,10 +70,46 @@ async def test_signal_that_cancels_nothing_is_an_error(monkeypatch: pytest.Monke
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
         with pytest.raises(RunError, match="SIGTERM came while the engine was started"):
-            await run_blocking(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            await run_blocking(lambda: os.kill(os.getpid(), signal.SIGTERM), seconds=60)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert [signal.SIGTERM] == seen
+
+
+@pytest.mark.anyio
+async def test_child_that_hangs_is_killed_in_time() -> None:
+    """Even a stopped child ends, whoever waits for it notices, and the error names the limit."""
+
+    def start() -> None:
+        child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+        child.start()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        child.join()
+        raise RunError("the child ended")
+
+    with pytest.raises(RunError, match=r"within 0.5 s \(engine.start_seconds\)"):
+        await run_blocking(start, seconds=0.5)
+
+
+@pytest.mark.anyio
+async def test_start_that_fails_in_time_keeps_its_error() -> None:
+    """The limit is not blamed for what went wrong before it."""
+
+    def start() -> None:
+        raise RunError("no memory")
+
+    with pytest.raises(RunError, match="no memory"):
+        await run_blocking(start, seconds=60)
+
+
+@pytest.mark.anyio
+async def test_rest_of_a_start_is_limited() -> None:
+    """What waits on the loop has a limit too."""
+    with limit_start(60):
+        await anyio.lowlevel.checkpoint()
+    with pytest.raises(RunError, match="did not start within"), limit_start(0.01):
+        await anyio.sleep(60)
 
 
 def test_signals_that_nobody_hears_keep_their_meaning() -> None:

@@ -164,6 +164,7 @@ async def test_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named
     assert [
         Note(text=f"adapter {wanted}" + ("" if named else f", the newest of {run}")),
         Stage(name="starting the engine on base (cpu)"),
+        Stage(name="writing 6 held-out tasks"),
         Stage(name="playing 6 tasks with the base"),
         Stage(name="playing 6 tasks with the adapter"),
         Compared(base=0.0, adapter=1.0, gain_points=100.0),

@@ -327,8 +327,10 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(tmp_path) == written["folder"]
     assert [
         "starting the engine on base (cpu)",
+        "judging 48 episodes of known verdict",
         "judge on episodes of known verdict: 9 of 40 bad episodes accepted, 0 of 8 good ones "
         "refused",
+        "writing 6 held-out tasks",
         "held-out tasks before training: 6",
         "held-out success before: 0.0% (95 % interval 0.0% to 39.0%, 6 tasks)",
         "a training sample of 8192 ids fits",

@@ -8,7 +8,7 @@ effect and the call parser; alarms over a run's own metrics are in `alarms.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 
@@ -72,7 +72,12 @@ class Verdicts(Record, frozen=True):
 
 
 async def ask_judge(
-    episodes: Sequence[Known], *, prompt_set: str, simulator: Simulator, whole: bool = True
+    episodes: Sequence[Known],
+    *,
+    prompt_set: str,
+    simulator: Simulator,
+    whole: bool = True,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts:
     """Have a run's judge score episodes as in training: facts first, then its verdict.
 
@@ -95,6 +100,7 @@ async def ask_judge(
             accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
             if not (whole or score.outcome.asked_judge):
                 settled.add(known.name)
+        done()
 
     async with anyio.create_task_group() as tasks:
         for known in episodes:
@@ -111,9 +117,15 @@ async def ask_judge(
 
 
 async def check_canaries(
-    world: World, simulator: Simulator, *, config: GateConfig
+    world: World,
+    simulator: Simulator,
+    *,
+    config: GateConfig,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts | None:
     """Test the judge on episodes of known verdict; None without a judge or with the checks off.
+
+    `done` is called after each episode.
 
     Raises:
         InputError: if the world's prompt set has no canaries.
@@ -123,7 +135,11 @@ async def check_canaries(
     if prompt_set is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(prompt_set), prompt_set=prompt_set, simulator=simulator, whole=False
+        read_canaries(prompt_set),
+        prompt_set=prompt_set,
+        simulator=simulator,
+        whole=False,
+        done=done,
     )
     for names, count, limit, key in (
         (verdicts.false_accepts, verdicts.bad, config.false_accepts, "gates.false_accepts"),
@@ -147,6 +163,7 @@ async def compare_judge(
     training: World,
     simulator: Simulator,
     config: GateConfig,
+    done: Callable[[], None] = lambda: None,
 ) -> Verdicts | None:
     """Ask the training judge about episodes that the held-out world has scored by the truth.
 
@@ -173,6 +190,7 @@ async def compare_judge(
         ],
         prompt_set=prompt_set,
         simulator=simulator,
+        done=done,
     )
 
 

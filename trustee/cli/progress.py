@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 from typing import Literal, TextIO
@@ -19,6 +20,7 @@ from trustee.events import (
     RolledBack,
     SftStepTrained,
     Stage,
+    StageMoved,
     StepTrained,
     TaskCollected,
     TaskWritten,
@@ -28,12 +30,29 @@ from trustee.events import (
 DisplayMode = Literal["live", "lines", "json"]
 RECENT = 8
 """Number of latest steps whose reward the panel shows."""
+LINE_SECONDS = 10.0
+"""Time between two printed lines about a stage that goes on."""
 
 
 def show_mismatch(event: StepTrained) -> str:
     """Return the gap between engine and trainer as text; a dash if no sample was fresh."""
     gap = event.mismatch_abs
     return "-" if gap is None else f"{gap:.4f}"
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a duration as minutes and seconds."""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def show_moved(event: StageMoved) -> str:
+    """Return how far a stage is: done of all, tokens a second, time left."""
+    parts = [f"{event.done} of {event.of} {event.unit}"] if event.of else []
+    if event.sampled_per_s or event.read_per_s:
+        parts.append(f"{event.sampled_per_s:.0f} tokens/s sampled, {event.read_per_s:.0f} read")
+    if event.left_s is not None:
+        parts.append(f"left {show_seconds(event.left_s)}")
+    return ", ".join(parts) or f"under way for {show_seconds(event.seconds)}"
 
 
 class ProgressDisplay:
@@ -48,6 +67,12 @@ class ProgressDisplay:
         self._before = 0.0
         """Share of the budget already spent when the stage began; above 0 in a resumed run."""
         self._stage = ""
+        self._moved: StageMoved | None = None
+        """How far the stage is; None until it is known."""
+        self._printed_at = 0.0
+        """When a line about a stage was printed last."""
+        self._lock = threading.RLock()
+        """Events about a stage come from a thread of their own."""
         self._running = 0
         self._done = 0
         self._failed: Counter[str] = Counter()
@@ -78,8 +103,17 @@ class ProgressDisplay:
             self._live.__exit__(None, None, None)
 
     def emit(self, event: Event) -> None:
-        """Handle an event."""
-        self._count(event)
+        """Handle an event; may be called from any thread."""
+        with self._lock:
+            self._count(event)
+            self._show(event)
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, StageMoved) and self._mode != "json":
+            now = time.monotonic()
+            if self._mode == "live" or now - max(self._printed_at, self._started_at) < LINE_SECONDS:
+                return
+            self._printed_at = now
         if self._mode == "json":
             say_json(encode_event(event), to=self._out)
         elif self._mode == "lines" and (line := self.line(event)):
@@ -102,11 +136,14 @@ class ProgressDisplay:
                 self._count_failure(event)
             case TaskWritten():
                 self._count_failure(event)
+            case StageMoved():
+                self._moved = event
             case StepTrained():
                 self._recent.append(event)
                 self._measure_rates(event)
             case Stage():
                 self._stage = event.name
+                self._moved = None
                 self._started_at = time.monotonic()
                 self._before = event.progress or 0.0
 
@@ -131,6 +168,8 @@ class ProgressDisplay:
                 return event.name
             case Note():
                 return event.text
+            case StageMoved():
+                return f"{self._stage}: {show_moved(event)}"
             case CandidateBuilt():
                 tenth = event.accepted * 10 // event.wanted
                 if tenth == (event.accepted - 1) * 10 // event.wanted:
@@ -169,7 +208,7 @@ class ProgressDisplay:
         if progress <= self._before:
             return "unknown"
         seconds = (time.monotonic() - self._started_at) * (1 - progress) / (progress - self._before)
-        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        return show_seconds(seconds)
 
     def panel(self) -> Table:
         """Return the panel."""
@@ -177,6 +216,8 @@ class ProgressDisplay:
         last = self._recent[-1] if self._recent else None
         failed = ", ".join(f"{k} {v}" for k, v in sorted(self._failed.items())) or "none"
         table.add_row("now", visible(self._stage))
+        if self._moved is not None:
+            table.add_row("so far", show_moved(self._moved))
         table.add_row(
             "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
         )

@@ -11,8 +11,9 @@ import gc
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -31,27 +32,63 @@ class Signalled(BaseException):
     """A signal came. Not an `Exception`, because libraries catch those while they import."""
 
 
-async def run_blocking(start: Callable[[], T]) -> T:
+async def run_blocking(start: Callable[[], T], *, seconds: float) -> T:
     """Run a function that blocks; if a signal ends it, kill the processes that it has started.
 
+    They are killed as well if it takes too long, which whoever waits for them notices.
+
     Raises:
-        RunError: if a signal ended it and nobody cancels the job.
+        RunError: if that made it fail, or a signal ended it and nobody cancels the job.
     """
     before = multiprocessing.active_children()
     name = ""
+    timer = threading.Timer(seconds, kill_children, args=(before,))
+    timer.start()
     try:
         with signals_raise():
             return start()
+    except RunError as error:
+        if timer.finished.is_set():
+            raise late_start(seconds) from error
+        raise
     except Signalled as signalled:
         name = str(signalled)
-    for child in multiprocessing.active_children():
-        if child not in before:
-            child.kill()
-            child.join()
+    finally:
+        timer.cancel()
+    kill_children(before)
     # Collected now, while finalisers that fail write to the log and not to the screen.
     gc.collect()
     await anyio.sleep(CANCEL_SECONDS)
     raise RunError(f"{name} came while the engine was started")
+
+
+def kill_children(before: Sequence[BaseProcess]) -> None:
+    """Kill the child processes that were not there before."""
+    for child in multiprocessing.active_children():
+        if child not in before:
+            child.kill()
+            child.join()
+
+
+@contextmanager
+def limit_start(seconds: float) -> Iterator[None]:
+    """Limit the part of a start that does not block.
+
+    Raises:
+        RunError: if it takes longer.
+    """
+    with anyio.move_on_after(seconds) as limit:
+        yield
+    if limit.cancelled_caught:
+        raise late_start(seconds)
+
+
+def late_start(seconds: float) -> RunError:
+    """Return the error of a start that takes too long."""
+    return RunError(
+        f"the engine did not start within {seconds:g} s (engine.start_seconds); its last output is "
+        "in engine.log"
+    )
 
 
 @contextmanager

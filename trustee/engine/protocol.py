@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from trustee.algorithm.learner import Learner
@@ -27,6 +28,25 @@ class Sampling(Record, frozen=True):
     makes raw logprobs differ from the sampling distribution."""
     priority: int = 0
     """Lower values are served first. The simulator unblocks episodes, so it precedes the policy."""
+
+
+class EngineProgress(Record, frozen=True):
+    """How much an engine has done since it started; each count only grows."""
+
+    moves: int = 0
+    """Parts of layers that were run for sampling, where the engine can count them."""
+    steps: int = 0
+    """Engine steps, each of which runs the whole model once."""
+    read: int = 0
+    """Tokens of prompts that were read."""
+    sampled: int = 0
+    """Tokens that were sampled."""
+    trained: int = 0
+    """Parts of layers that the trainer has run."""
+    loaded: int = 0
+    """Bytes of weights that were loaded."""
+    to_load: int = 0
+    """Bytes of weights that there are to load; 0 until it is known."""
 
 
 def find_broken_logprob(completion: Completion) -> str:
@@ -97,6 +117,22 @@ class TrainingEngine(Engine, Learner, Protocol):
         """Return the bytes of GPU memory that are `allocated`, and the `peak` so far."""
         ...
 
+    def progress(self) -> EngineProgress:
+        """Return what the engine has done so far, without asking its process."""
+        ...
+
+    def count_sampled(self, request_id: str) -> int:
+        """Return how many tokens a pending request has got so far."""
+        ...
+
     def dump_stacks(self) -> None:
         """Make every other process of the engine write its stacks to its error stream."""
+        ...
+
+
+class StartingEngine(AbstractAsyncContextManager[TrainingEngine], Protocol):
+    """An engine that starts when it is entered, and tells before that how far it is."""
+
+    def progress(self) -> EngineProgress:
+        """Return what the engine has done so far."""
         ...

@@ -25,7 +25,7 @@ from trustee.algorithm.learner import (
     MicroRequest,
     TrainerSpec,
 )
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import EngineProgress, Sampling
 from trustee.engine.script import Request, Script, find_script, improvise
 from trustee.engine.timing import Observer
 from trustee.engine.vllm import VllmConfig
@@ -113,6 +113,10 @@ class ScriptedEngine:
         """Ids of requests in progress."""
         self.requests: list[Request] = []
         """All requests so far, in order."""
+        self.moves = 0
+        """Counts what the engine does; a slow script that moves increases it."""
+        self.sampled: dict[str, int] = {}
+        """Number of tokens that pending requests have got, where a script says so."""
         self.known: dict[int, Adapter] = {}
         """Published and not yet retired versions, by number."""
 
@@ -156,6 +160,7 @@ class ScriptedEngine:
             said = self._script(request)
             text = said if isinstance(said, str) else await said
             await anyio.lowlevel.checkpoint()
+            self.moves += 1
         finally:
             self.running.discard(request_id)
         sampled = (*self._tokenizer.encode(text), STOP)
@@ -255,6 +260,14 @@ class ScriptedTrainer(ScriptedEngine):
     async def memory(self) -> dict[str, int]:
         """Return zeros: a script holds no GPU memory."""
         return {"allocated": 0, "peak": 0}
+
+    def progress(self) -> EngineProgress:
+        """Return the number of moves so far."""
+        return EngineProgress(moves=self.moves)
+
+    def count_sampled(self, request_id: str) -> int:
+        """Return what the script says."""
+        return self.sampled.get(request_id, 0)
 
     def dump_stacks(self) -> None:
         """Do nothing, because there is no other process."""

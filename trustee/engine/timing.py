@@ -48,6 +48,13 @@ class RequestTiming(Record, frozen=True):
         return max(0.0, self.finished - self.arrived - inside)
 
 
+def count_arrived(processor: Any, request_id: str) -> int:
+    """Return the tokens that vLLM's output processor has for a pending request."""
+    inner = processor.external_req_ids.get(request_id, ())
+    states = (processor.request_states.get(name) for name in inner)
+    return sum(state.detokenizer.num_output_tokens() for state in states if state is not None)
+
+
 Observer = Callable[[RequestTiming], None]
 """Is told of every finished request."""
 

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -22,30 +22,24 @@ import msgspec
 import structlog
 from msgspec import Meta
 
-from trustee.algorithm.config import ActivationCheckpointing
-from trustee.algorithm.learner import (
-    FinishReport,
-    FinishRequest,
-    MemoryReport,
-    MicroReport,
-    MicroRequest,
-    TrainerSpec,
-)
-from trustee.engine.blocking_start import run_blocking
+from trustee.algorithm.learner import TrainerSpec
+from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import TINY, find_model
 from trustee.engine.process_exit import cancel_at_death
-from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
+from trustee.engine.remote_trainer import RemoteTrainer
 from trustee.engine.scratch import find_child, open_scratch, tie_children
-from trustee.engine.timing import Observer, read_timing
+from trustee.engine.timing import Observer, count_arrived, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
-from trustee.errors import ContextError, EngineDied, EngineError, OutOfMemory, RunError
+from trustee.errors import ContextError, EngineDied, EngineError, RunError
 from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
-from trustee.types import Adapter, Completion, Record, Sample
+from trustee.trainer.counters import Counters, create_counters
+from trustee.types import Adapter, Completion, Record
 
 if TYPE_CHECKING:
     from trustee.trainer.quantised_cache import BaseCache
@@ -86,6 +80,8 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """Whether CUDA graphs are off."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
+    start_seconds: Annotated[float, Meta(gt=0)] = 1800
+    """Maximum time for the engine's process to start, and then for the trainer to be built."""
 
     @property
     def weight_format(self) -> WeightFormat:
@@ -113,22 +109,16 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         """
         check_fit(read_adapter(adapter), model, rank=rank)
 
-    def open(
-        self, trainer: TrainerSpec, *, observer: Observer | None = None
-    ) -> AbstractAsyncContextManager[TrainingEngine]:
+    def open(self, trainer: TrainerSpec, *, observer: Observer | None = None) -> StartingEngine:
         """Return the engine, which starts when it is entered."""
         return VllmEngine(self, trainer, observer=observer)
 
 
-class VllmEngine:
+class VllmEngine(RemoteTrainer):
     """Engine and learner that share one copy of the weights."""
 
     def __init__(
-        self,
-        config: VllmConfig,
-        trainer: TrainerSpec,
-        *,
-        observer: Observer | None = None,
+        self, config: VllmConfig, trainer: TrainerSpec, *, observer: Observer | None = None
     ) -> None:
         self._config = config
         self._trainer = trainer
@@ -139,6 +129,8 @@ class VllmEngine:
         """Removes vLLM's socket folder on exit, because vLLM does not."""
         self._process = 0
         """Process id of the engine."""
+        self._counters = Counters()
+        """What the engine's process has done, in a file that both map."""
         self._known: set[int] = set()
         """Published and not yet retired versions; requests for any other would end vLLM's core."""
 
@@ -152,10 +144,13 @@ class VllmEngine:
         with ExitStack() as sockets, ExitStack() as undo:
             folder = sockets.enter_context(open_scratch())
             os.environ["VLLM_RPC_BASE_PATH"] = str(folder)
-            cache = await run_blocking(lambda: self._start_child(folder))
-            undo.callback(self._llm.shutdown)
+            self._counters = create_counters(folder)
+            seconds = self._config.start_seconds
+            cache = await run_blocking(lambda: self._start_child(folder), seconds=seconds)
+            undo.callback(self._llm.shutdown, timeout=ENGINE_CLOSING_SECONDS)
             spec = msgspec.structs.replace(self._trainer, memory_gib=self._config.memory_gib)
-            built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
+            with limit_start(seconds):
+                built = await self._send("build", "trustee_build", msgspec.msgpack.encode(spec))
             await cache.keep(self.call)
             undo.pop_all()
             self._sockets = sockets.pop_all()
@@ -359,53 +354,19 @@ class VllmEngine:
         self._known.remove(adapter.version)
         await self.call("retire", adapter.version)
 
-    async def accumulate(self, request: MicroRequest) -> MicroReport:
-        """Add the gradients of one micro-batch."""
-        answer = await self.call("accumulate", msgspec.msgpack.encode(request))
-        report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
-        if isinstance(report, MemoryReport):
-            raise OutOfMemory(report.describe())
-        return report
+    def progress(self) -> EngineProgress:
+        """Return what the engine's process has counted."""
+        return EngineProgress(*self._counters.read())
 
-    async def finish(self, request: FinishRequest) -> FinishReport:
-        """Update the adapter, unless a value was not finite."""
-        answer = await self.call("finish", msgspec.msgpack.encode(request))
-        return msgspec.msgpack.decode(answer, type=FinishReport)
-
-    async def save(self, folder: Path) -> None:
-        """Write the states of adapter, optimiser and random generators."""
-        await self.call("save", str(folder))
-
-    async def load(self, folder: Path) -> None:
-        """Continue from the states that `save` wrote."""
-        await self.call("load", str(folder))
-
-    async def load_adapter(self, adapter: Adapter) -> None:
-        """Load an earlier version's weights, or start anew, and reset the optimiser's momentum."""
-        await self.call("load_adapter", str(adapter.path) if adapter.version else "")
-
-    async def adjust(self, mode: ActivationCheckpointing) -> None:
-        """Choose which activations of a layer the trainer keeps."""
-        await self.call("adjust", mode)
+    def count_sampled(self, request_id: str) -> int:
+        """Return the tokens that have arrived for a pending request."""
+        return 0 if self._llm is None else count_arrived(self._llm.output_processor, request_id)
 
     def dump_stacks(self) -> None:
         """Make the engine's process write its stacks to its error stream."""
         if self._process:
             with suppress(ProcessLookupError):
                 os.kill(self._process, signal.SIGUSR1)
-
-    async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
-        """Return the trainer's logprobs of a sample's sampled ids, in nats."""
-        encoded = msgspec.msgpack.encode(sample)
-        return list(await self.call("logprobs", encoded, adapter))
-
-    async def hash_base(self) -> str:
-        """Return a hash over every byte of the frozen weights."""
-        return str(await self.call("hash_base"))
-
-    async def memory(self) -> dict[str, int]:
-        """Return the bytes that torch holds on the GPU."""
-        return dict(await self.call("memory"))
 
     async def reset_prefix_cache(self) -> None:
         """Discard all cached prefixes."""

@@ -1,9 +1,9 @@
-"""The watchdog: records all pending calls to engine and learner, and gives each a deadline.
+"""The watchdog: records all pending calls to engine and learner, and ends what does not move.
 
-It wraps the engine and the learner. If a request or call exceeds its deadline, the error names it,
-and a file lists every pending call and every stack of both processes. A single request that is not
-answered while others are fails its episode; if none is answered, the engine is considered dead. The
-episodes' clock is paused during calls of the learner.
+It wraps the engine and the learner. If a request or call waits for an engine that stands still, the
+error names it, and a file lists every pending call and every stack of both processes. However slow
+it is, an engine that moves is left alone. A request that gets nothing while later ones are answered
+fails its episode. The episodes' clock is paused during calls of the learner.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -29,7 +29,8 @@ from trustee.algorithm.learner import (
     MicroRequest,
 )
 from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Sampling, TrainingEngine
+from trustee.engine.liveness import Liveness, Wait, Waiting
+from trustee.engine.protocol import EngineProgress, Sampling, TrainingEngine
 from trustee.errors import EngineDied, EngineError
 from trustee.types import Adapter, Completion, Record, Sample
 
@@ -37,20 +38,21 @@ log = structlog.get_logger()
 
 
 class WatchdogConfig(Record, frozen=True):
-    """Deadlines of calls to engine and learner."""
+    """How long engine and learner may stand still; none of it limits how long they may work."""
 
     request_seconds: Annotated[float, Meta(gt=0)] = 240
-    """Maximum time for the engine to answer a request, without training steps."""
+    """Maximum time without any movement of the engine while a request waits for it."""
     call_seconds: Annotated[float, Meta(gt=0)] = 900
-    """Maximum time for one call of the learner, such as the gradients of one micro-batch."""
+    """Maximum time without any movement in one call of the learner, such as the gradients of one
+    micro-batch."""
     step_seconds: Annotated[float, Meta(gt=0)] = 7200
-    """Maximum time for a whole training step, including publishing."""
+    """Maximum time without any movement of engine or learner in a training step."""
     loop_seconds: Annotated[float, Meta(gt=0)] = 60
     """Maximum time for which the event loop may be blocked before all stacks are written."""
 
 
 class Watchdog:
-    """Wraps engine and learner with deadlines."""
+    """Wraps engine and learner; what hangs is ended while `guard` is open."""
 
     def __init__(
         self,
@@ -69,9 +71,9 @@ class Watchdog:
         self._folder = folder
         self._interrupt = interrupt
         """Makes the engine's process write its stacks as well."""
-        self._waits: dict[str, float] = {}
-        """Start time of each pending call, by description."""
-        self._answered = 0
+        self._liveness = Liveness(
+            engine, limits=(config.request_seconds, config.call_seconds, config.step_seconds)
+        )
 
     @property
     def context(self) -> int:
@@ -81,27 +83,41 @@ class Watchdog:
     async def generate(
         self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
     ) -> Completion:
-        """Complete `ids` within the deadline.
+        """Complete `ids`, however long it takes.
 
         Raises:
-            EngineError: if this request is not answered in time while others are.
-            EngineDied: if no request is answered in that time.
+            EngineError: if this request gets nothing while later ones are answered.
+            EngineDied: if the engine stands still.
         """
-        seconds, before = self._config.request_seconds, self._answered
-        with self._waiting(f"request {request_id}"):
-            with self._clock.limit(seconds) as deadline:
-                completion = await self._engine.generate(
-                    ids, sampling, adapter=adapter, request_id=request_id
-                )
-                self._answered += 1
-                return completion
-            assert deadline.cancelled_caught, "a block that does not return was cancelled"
-            text = (
-                f"request {request_id} was not answered in {seconds:g} s (watchdog.request_seconds)"
+        seconds, what = self._config.request_seconds, f"request {request_id}"
+        with self._liveness.waiting(
+            what,
+            Waiting.REQUEST,
+            seconds=seconds,
+            request_id=request_id,
+            priority=sampling.priority,
+        ) as wait:
+            return await self._engine.generate(
+                ids, sampling, adapter=adapter, request_id=request_id
             )
-            if self._answered > before:
-                raise EngineError(f"{text}, while others were")
-            raise EngineDied(f"{text}, and neither was any other; {self._dump(text)}")
+        assert wait.hangs, "a block that does not return was cancelled"
+        limit = f"{seconds:g} s (watchdog.request_seconds)"
+        if wait.passed_over > wait.still:
+            raise EngineError(f"{what} got no token in {limit}, while later ones were answered")
+        text = f"{what} waits for an engine that did not move in {limit}"
+        raise EngineDied(f"{text}; {self._dump(text, wait)}")
+
+    def progress(self) -> EngineProgress:
+        """Return what the engine has done so far."""
+        return self._engine.progress()
+
+    def count_sampled(self, request_id: str) -> int:
+        """Return how many tokens a pending request has got so far."""
+        return self._engine.count_sampled(request_id)
+
+    def dump_stacks(self) -> None:
+        """Make every other process of the engine write its stacks."""
+        self._engine.dump_stacks()
 
     async def publish(self, adapter: Adapter) -> None:
         """Publish a version to the engine."""
@@ -156,46 +172,54 @@ class Watchdog:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Limit the time of a whole training step."""
-        with self._bounded(f"step {number}", self._config.step_seconds, key="step_seconds"):
+        """End a training step in which nothing moves."""
+        with self._bounded(f"step {number}", Waiting.STEP, self._config.step_seconds):
             yield
 
     @contextmanager
     def _call(self, what: str) -> Iterator[None]:
         with (
             self._clock.stopped(),
-            self._bounded(f"learn: {what}", self._config.call_seconds, key="call_seconds"),
+            self._bounded(f"learn: {what}", Waiting.CALL, self._config.call_seconds),
         ):
             yield
 
     @contextmanager
-    def _bounded(self, what: str, seconds: float, *, key: str) -> Iterator[None]:
-        with self._waiting(what):
-            with anyio.move_on_after(seconds) as deadline:
-                yield
-            if deadline.cancelled_caught:
-                text = f"{what} did not finish in {seconds:g} s (watchdog.{key})"
-                raise EngineDied(f"{text}; {self._dump(text)}")
-
-    @contextmanager
-    def _waiting(self, what: str) -> Iterator[None]:
-        self._waits[what] = time.monotonic()
-        try:
+    def _bounded(self, what: str, kind: Waiting, seconds: float) -> Iterator[None]:
+        with self._liveness.waiting(what, kind, seconds=seconds) as wait:
             yield
-        finally:
-            del self._waits[what]
+        if wait.hangs:
+            key = "step_seconds" if kind is Waiting.STEP else "call_seconds"
+            text = f"{what} did not move in {seconds:g} s (watchdog.{key})"
+            raise EngineDied(f"{text}; {self._dump(text, wait)}")
 
-    def _dump(self, why: str) -> str:
+    def _dump(self, why: str, hanging: Wait) -> str:
         """Write the pending calls and all stacks to a file; return a note of where they are."""
-        path = self._folder / "stacks.txt"
+        path, waits = self._folder / "stacks.txt", [hanging, *self._liveness.waits]
         self._interrupt()
         with path.open("a", encoding="utf-8") as file:
-            write_waits(file, why, self._waits)
+            write_waits(file, why, waits)
             write_stacks(file)
-        log.error("watchdog", why=why, waits=len(self._waits), stacks=str(path))
+        log.error("watchdog", why=why, waits=len(waits), stacks=str(path))
         return f"the stacks are in {path}, those of the engine's process in engine.log"
 
-    async def guard_loop(self) -> None:
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """Look after engine, learner and the event loop until the block ends."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._liveness.watch)
+                tasks.start_soon(self._guard_loop)
+                yield
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # An error of the block stays what it was.
+            if len(group.exceptions) != 1:
+                raise
+            (error,) = group.exceptions
+            raise error from error.__cause__
+
+    async def _guard_loop(self) -> None:
         """Write all stacks to a file when the event loop is blocked for too long; never returns."""
         seconds, path = self._config.loop_seconds, self._folder / "stacks.txt"
         with path.open("a", encoding="utf-8") as file:
@@ -210,12 +234,12 @@ class Watchdog:
                     path.unlink()
 
 
-def write_waits(file: TextIO, why: str, waits: dict[str, float]) -> None:
+def write_waits(file: TextIO, why: str, waits: Sequence[Wait]) -> None:
     """Write the pending calls, longest wait first."""
     now = time.monotonic()
     file.write(f"{why}\n\nwaiting:\n")
-    for what, since in sorted(waits.items(), key=lambda item: item[1]):
-        file.write(f"{now - since:10.1f} s  {what}\n")
+    for wait in sorted(waits, key=lambda wait: wait.began):
+        file.write(f"{now - wait.began:10.1f} s  {wait.what}\n")
 
 
 def write_stacks(file: TextIO) -> None:

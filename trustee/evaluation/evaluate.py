@@ -78,7 +78,11 @@ def gain_between(first: Sequence[Trajectory], second: Sequence[Trajectory]) -> G
 
 
 async def write_tasks(
-    source: TaskSource, player: EpisodePlayer, *, config: EvalConfig
+    source: TaskSource,
+    player: EpisodePlayer,
+    *,
+    config: EvalConfig,
+    done: Callable[[object], None] = lambda _: None,
 ) -> tuple[Task, ...]:
     """Return the held-out tasks; task specs that could not be written are left out."""
     written: dict[str, Task] = {}
@@ -90,6 +94,7 @@ async def write_tasks(
             return
         async with episode_limiter:
             task = await player.write(source, spec, seed=f"{config.seed} held-out {index}")
+        done(task)
         if isinstance(task, Task):
             written[spec.id] = task
 

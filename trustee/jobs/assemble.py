@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
-
-import anyio
 
 from trustee.algorithm.learner import TrainerSpec
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
@@ -21,8 +19,9 @@ from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied
-from trustee.events import Emit, Note, Stage
+from trustee.events import Emit, Note
 from trustee.jobs.held_out import evaluation_world
+from trustee.jobs.stage_meter import metered
 from trustee.rendering.chat_templates import ChatStyle, read_template
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import find_adapter
@@ -68,8 +67,11 @@ async def open_engine(
     """
     if format_note := config.engine.explain_weights():
         emit(Note(text=format_note))
-    emit(Stage(name=f"starting the engine on {show_place(config, model)}"))
-    async with config.engine.open(trainer_spec(config, model), observer=observer) as engine:
+    starting = config.engine.open(trainer_spec(config, model), observer=observer)
+    name = f"starting the engine on {show_place(config, model)}"
+    async with AsyncExitStack() as stack:
+        with metered(name, emit, of=0, unit="MiB", engine=starting.progress):
+            engine = await stack.enter_async_context(starting)
         yield engine
 
 
@@ -98,10 +100,8 @@ async def open_watched(
             folder=folder,
             interrupt=engine.dump_stacks,
         )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(guarded.guard_loop)
+        async with guarded.guard():
             yield guarded
-            tasks.cancel_scope.cancel()
 
 
 async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Callable[[Note], None]) -> T:

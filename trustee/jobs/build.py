@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from trustee.config import Config
@@ -9,8 +10,9 @@ from trustee.engine.clock import EngineClock
 from trustee.environments.executable.blueprint import Scenario
 from trustee.environments.executable.building.build import build
 from trustee.environments.executable.building.report import BuildReport
-from trustee.events import Emit
+from trustee.events import CandidateBuilt, Emit, Event
 from trustee.jobs.assemble import make_simulator, open_watched, prepare_model, restart_once
+from trustee.jobs.stage_meter import StageMeter, metered
 from trustee.runs.ownership import own_folder
 from trustee.sandbox.host import ProcessSandbox
 
@@ -41,16 +43,27 @@ async def run_build(
                 clock = EngineClock()
                 async with open_watched(config, model, folder, clock=clock, emit=emit) as engine:
                     resuming, has_begun = has_begun, True
-                    return await build(
-                        config.build,
-                        count=count,
-                        seed=seed,
-                        folder=folder,
-                        simulator=make_simulator(config, engine, renderer),
-                        sandbox=sandbox,
-                        emit=emit,
-                        scenario=scenario,
-                        resume=resuming,
-                    )
+                    name = f"building {count} environments in {folder}"
+                    with metered(
+                        name, emit, of=count, unit="environments", engine=engine.progress
+                    ) as meter:
+                        return await build(
+                            config.build,
+                            count=count,
+                            seed=seed,
+                            folder=folder,
+                            simulator=make_simulator(config, engine, renderer),
+                            sandbox=sandbox,
+                            emit=partial(count_built, emit, meter),
+                            scenario=scenario,
+                            resume=resuming,
+                        )
 
             return await restart_once(build_with_an_engine, emit=emit)
+
+
+def count_built(emit: Emit, meter: StageMeter, event: Event) -> None:
+    """Pass an event on, and tell the meter how many environments there are."""
+    if isinstance(event, CandidateBuilt):
+        meter.advance_to(event.accepted)
+    emit(event)

@@ -13,8 +13,8 @@ from trustee.engine.clock import EngineClock
 from trustee.environments.protocol import Services, World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
-from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
-from trustee.events import Compared, Emit, Stage
+from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
+from trustee.events import Compared, Emit
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
@@ -29,9 +29,11 @@ from trustee.jobs.held_out import (
     evaluation_world,
     held_out_tasks,
     make_eval_player,
+    play_metered,
     show_share,
 )
 from trustee.jobs.run_metadata import read_metadata
+from trustee.jobs.stage_meter import metered
 from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.types import Adapter, Record, Task, Trajectory
@@ -90,17 +92,23 @@ async def run_comparison(
                     serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
                     clock=clock,
                 )
-                tasks = await held_out_tasks(config, store, player, name=name_tasks(config, run))
+                tasks = await held_out_tasks(
+                    config, store, player, emit=emit, name=name_tasks(config, run)
+                )
                 await engine.load_adapter(Adapter(version=1, path=folder))
                 trained = Adapter(version=1, path=run / "adapters" / "compared")
                 await engine.publish(trained)
                 for label, version in (("base", None), ("adapter", trained)):
                     if label in played:
                         continue
-                    stage = f"playing {len(tasks)} tasks with the {label}"
-                    emit(Stage(name=stage))
-                    played[label] = await evaluate(
-                        tasks, player, config=config.eval, adapter=version, label=label
+                    name, count = f"playing {len(tasks)} tasks with the {label}", len(tasks)
+                    played[label] = await play_metered(
+                        tasks,
+                        player,
+                        metered(name, emit, of=count, unit="episodes", engine=engine.progress),
+                        config=config,
+                        adapter=version,
+                        label=label,
                     )
                     write_lines(store.folder / f"eval-{label}.jsonl", played[label])
                 await engine.retire(trained)
@@ -108,13 +116,8 @@ async def run_comparison(
 
         tasks = await restart_once(play, emit=emit)
     comparison = compare_played(tasks, played, world=evaluation_world(config), adapter=folder)
-    emit(
-        Compared(
-            base=comparison.base.value,
-            adapter=comparison.trained.value,
-            gain_points=comparison.gain.points,
-        )
-    )
+    base, trained = comparison.base.value, comparison.trained.value
+    emit(Compared(base=base, adapter=trained, gain_points=comparison.gain.points))
     return comparison
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from trustee.checks.judge import check_agreement, compare_judge
 from trustee.config import Config
 from trustee.decoding import decode_json, read_file
 from trustee.engine.clock import EngineClock
-from trustee.engine.protocol import Engine
+from trustee.engine.protocol import Engine, EngineProgress
 from trustee.environments.protocol import Services, World
 from trustee.errors import InputError, RunError
 from trustee.evaluation.evaluate import (
@@ -24,8 +25,9 @@ from trustee.evaluation.evaluate import (
     success_of,
     write_tasks,
 )
-from trustee.events import Note, Stage
+from trustee.events import Emit, Note
 from trustee.jobs.resume import progress_of
+from trustee.jobs.stage_meter import StageMeter, metered
 from trustee.rl.run import Run, RunState
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.files import write_json, write_lines
@@ -84,7 +86,6 @@ async def measure(
         return ()
     if label == "before" and (kept := read_played(run.store.folder, label)) is not None:
         return kept
-    run.emit(Stage(name=f"held-out tasks {label} training: {config.eval.tasks}"))
     player = make_eval_player(
         config,
         run.engine,
@@ -93,13 +94,32 @@ async def measure(
         serve=run.serve,
         clock=run.clock,
     )
-    tasks = await held_out_tasks(config, run.store, player)
-    played = await evaluate(tasks, player, config=config.eval, adapter=adapter, label=label)
+    engine = run.engine.progress
+    tasks = await held_out_tasks(config, run.store, player, emit=run.emit, engine=engine)
+    name = f"held-out tasks {label} training: {len(tasks)}"
+    meter = metered(name, run.emit, of=len(tasks), unit="episodes", engine=engine)
+    played = await play_metered(tasks, player, meter, config=config, adapter=adapter, label=label)
     write_lines(run.store.folder / name_played(label), played)
     share = success_of(played)
     run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
     return played
+
+
+async def play_metered(
+    tasks: Sequence[Task],
+    player: EpisodePlayer,
+    metering: AbstractContextManager[StageMeter],
+    *,
+    config: Config,
+    adapter: Adapter | None,
+    label: str,
+) -> tuple[Trajectory, ...]:
+    """Play each task once, as a stage that shows how far it is."""
+    with metering as meter:
+        return await evaluate(
+            tasks, player, config=config.eval, adapter=adapter, label=label, done=meter.count
+        )
 
 
 def name_played(label: str) -> str:
@@ -153,7 +173,13 @@ async def judge_the_judge(
 
 
 async def held_out_tasks(
-    config: Config, store: Store, player: EpisodePlayer, *, name: str = HELD_OUT
+    config: Config,
+    store: Store,
+    player: EpisodePlayer,
+    *,
+    emit: Emit = lambda event: None,
+    engine: Callable[[], EngineProgress] = EngineProgress,
+    name: str = HELD_OUT,
 ) -> tuple[Task, ...]:
     """Return the held-out tasks, written once to a file so that every policy gets the same ones.
 
@@ -164,7 +190,10 @@ async def held_out_tasks(
     if known:
         return known
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
-    tasks = await write_tasks(source, player, config=config.eval)
+    count = config.eval.tasks or 0
+    stage = f"writing {count} held-out tasks"
+    with metered(stage, emit, of=count, unit="tasks", engine=engine) as meter:
+        tasks = await write_tasks(source, player, config=config.eval, done=meter.count)
     write_lines(path, tasks)
     return tasks
 

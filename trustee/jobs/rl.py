@@ -12,6 +12,7 @@ import msgspec
 from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
+from trustee.checks.canaries import read_canaries
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
@@ -38,6 +39,7 @@ from trustee.jobs.held_out import (
 )
 from trustee.jobs.resume import find_state, restore, settings_of
 from trustee.jobs.run_metadata import begin_record
+from trustee.jobs.stage_meter import metered
 from trustee.rendering.renderer import Renderer
 from trustee.rl.learn import publish, store_checkpoint
 from trustee.rl.run import GroupQueue, Run, RunState
@@ -96,9 +98,10 @@ async def run_training(
                     previous=previous,
                     timeline=timeline,
                 )
-                return await run_stages(
-                    config, run, resume=resume, previous=previous, started_at=started_at
-                )
+                async with run.engine.guard():
+                    return await run_stages(
+                        config, run, resume=resume, previous=previous, started_at=started_at
+                    )
 
         return await restart_once(train_with_an_engine, emit=emit)
 
@@ -173,13 +176,30 @@ def make_run(
     )
 
 
+async def show_canaries(config: Config, run: Run) -> None:
+    """Test the judge, if there is one, on episodes of known verdict.
+
+    Raises:
+        RunError: if it is wrong about too many.
+    """
+    prompt_set = config.env.judge_prompts()
+    if prompt_set is None or not config.gates.shows_canaries:
+        return
+    count, engine = len(read_canaries(prompt_set)), run.engine.progress
+    name = f"judging {count} episodes of known verdict"
+    with metered(name, run.emit, of=count, unit="episodes", engine=engine) as meter:
+        verdicts = await check_canaries(
+            config.env, run.simulator, config=config.gates, done=meter.count
+        )
+    if verdicts is not None:
+        run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
+
+
 async def run_stages(
     config: Config, run: Run, *, resume: bool, previous: Run | None, started_at: float
 ) -> RunResult:
     """Measure, train and measure again with one engine."""
-    verdicts = await check_canaries(config.env, run.simulator, config=config.gates)
-    if verdicts is not None:
-        run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
+    await show_canaries(config, run)
     begins = not find_checkpoints(run.store.folder / "checkpoints")
     unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, "before") is None
     if config.run.adapter and begins:

@@ -8,13 +8,14 @@ from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.executable.blueprint_files import (
+    RefusedBlueprint,
     read_blueprints,
     show_refused_blueprints,
 )
 from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import Services
 from trustee.evaluation.ftrl_suite import SuiteReport, SuiteReports, run_suite
-from trustee.events import Emit, Note, Stage
+from trustee.events import Emit, Note
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
@@ -23,6 +24,7 @@ from trustee.jobs.assemble import (
     restart_once,
 )
 from trustee.jobs.held_out import make_eval_player
+from trustee.jobs.stage_meter import metered
 from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.sandbox.host import ProcessSandbox
@@ -50,10 +52,7 @@ async def play_suite(
     """
     model, renderer = prepare_model(config)
     world = Executable(path=str(file), published=published, prompts=config.env.teacher_prompts())
-    refused = read_blueprints(file).refused
-    if refused:
-        text = f"{len(refused)} rows of {file} are refused: {show_refused_blueprints(refused)}"
-        emit(Note(text=text))
+    count, refused = count_rows(file, emit=emit)
     policies: dict[str, Path | None] = {"base": None}
     if adapter is not None:
         policies["adapter"] = choose_adapter(config, adapter, model, emit=emit)
@@ -76,15 +75,31 @@ async def play_suite(
                 for label in [name for name in policies if name not in reports]:
                     version = await publish_policy(engine, policies[label], folder)
                     name = str(policies[label] or label)
-                    emit(Stage(name=f"playing {file} with {name}"))
-                    report, played = await run_suite(
-                        world, player, policy=name, adapter=version, parallel=config.eval.parallel
-                    )
+                    stage = f"playing {file} with {name}"
+                    with metered(
+                        stage, emit, of=count, unit="episodes", engine=engine.progress
+                    ) as meter:
+                        reports[label], played = await run_suite(
+                            world,
+                            player,
+                            policy=name,
+                            adapter=version,
+                            parallel=config.eval.parallel,
+                            done=meter.count,
+                        )
                     write_lines(store.folder / f"suite-{label}.jsonl", played)
-                    reports[label] = report
 
         await restart_once(play_with_an_engine, emit=emit)
     return SuiteReports(reports=tuple(reports.values()))
+
+
+def count_rows(file: Path, *, emit: Emit) -> tuple[int, tuple[RefusedBlueprint, ...]]:
+    """Return the number of usable rows of a file, and the others, which are told."""
+    read = read_blueprints(file)
+    if read.refused:
+        why = show_refused_blueprints(read.refused)
+        emit(Note(text=f"{len(read.refused)} rows of {file} are refused: {why}"))
+    return len(read.blueprints), read.refused
 
 
 async def publish_policy(engine: Watchdog, found: Path | None, folder: Path) -> Adapter | None:

@@ -51,7 +51,6 @@ async def train(run: Run) -> None:
                 writers.start_soon(record, run, finished_out.clone(), groups_in)
                 # Inner group, so that finished items are still written when players are cancelled.
                 async with anyio.create_task_group() as players:
-                    players.start_soon(run.engine.guard_loop)
                     players.start_soon(feed, run, slots, specs_in)
                     async with finished_in:
                         for _ in range(most):

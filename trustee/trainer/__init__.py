@@ -4,6 +4,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import threading
 
 from trustee.trainer.die_with_parent import ask_for_death
 
@@ -11,12 +12,14 @@ from trustee.trainer.die_with_parent import ask_for_death
 def register() -> None:
     """Make our linear methods known to vLLM, which calls this in each of its processes."""
     # Importing it registers our linear methods and our loader.
-    from trustee.trainer import cpu_lora, cpu_norm, vllm_layers  # noqa: F401
+    from trustee.trainer import cpu_lora, cpu_norm, vllm_layers
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
+        keep_bars_local()
     cpu_lora.fix_cpu_lora()
     cpu_norm.fix_cpu_norm()
+    vllm_layers.count_default_loading()
 
 
 def follow_parent() -> None:
@@ -31,3 +34,14 @@ def follow_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
     # For the watchdog, which asks where this process hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def keep_bars_local() -> None:
+    """Let progress bars lock among threads alone.
+
+    Their lock for processes is a named semaphore, which stays in shared memory if this process and
+    those around it are killed; and no other process draws a bar.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tqdm.set_lock(threading.RLock())

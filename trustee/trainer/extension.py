@@ -12,6 +12,8 @@ import torch
 
 from trustee.algorithm.learner import TrainerSpec
 from trustee.trainer import follow_parent
+from trustee.trainer.counters import own_counters
+from trustee.trainer.counting import count_layers, count_steps, count_training
 from trustee.trainer.cpu_lora import fix_cpu_lora
 from trustee.trainer.shared_model import share_model
 from trustee.trainer.trainer import Trainer
@@ -21,6 +23,7 @@ class TrainerExtension:
     """Methods that vLLM's worker gains."""
 
     device: torch.device
+    model_runner: Any
     trustee: Trainer
     trustee_kind = Trainer
 
@@ -31,6 +34,11 @@ class TrainerExtension:
         spec = msgspec.msgpack.decode(request, type=TrainerSpec)
         torch.manual_seed(spec.seed)
         model = share_model(self, spec.folder, rank=spec.learn.rank)
+        counters = own_counters()
+        count_steps(self.model_runner, counters)
+        if self.device.type == "cpu":
+            count_layers(self.model_runner.model, counters)
+        count_training(model, counters)
         self.trustee = self.trustee_kind(spec, model, device=self.device, worker=self)
         return self.trustee.prepare()
 

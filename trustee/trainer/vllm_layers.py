@@ -8,13 +8,14 @@ and 0.33 (GPU).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes.functional as bnb
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
@@ -22,11 +23,14 @@ from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
+from trustee.trainer.counters import own_counters
+from trustee.trainer.counting import count_loading
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
@@ -210,7 +214,22 @@ class BaseCacheLoader(BaseModelLoader):
     def load_weights(self, model: Any, model_config: Any) -> None:
         """Pass each tensor to the layer that it belongs to."""
         extra: Any = self.load_config.model_loader_extra_config
-        model.load_weights(read_tensors(Path(extra["folder"])))
+        folder = Path(extra["folder"])
+        model.load_weights(count_loading(read_tensors(folder), folder, own_counters()))
+
+
+def count_default_loading() -> None:
+    """Let vLLM's own loader count what it reads; calling it again changes nothing."""
+    read = DefaultModelLoader.get_all_weights
+    if getattr(read, "counted", False):
+        return
+
+    def read_counted(self: Any, model_config: Any, model: Any) -> Iterator[tuple[str, Tensor]]:
+        tensors = read(self, model_config, model)
+        return count_loading(tensors, Path(model_config.model), own_counters())
+
+    read_counted.counted = True  # type: ignore[attr-defined]
+    DefaultModelLoader.get_all_weights = read_counted
 
 
 class PlainLinear(LinearMethodBase):

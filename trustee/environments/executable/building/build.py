@@ -29,7 +29,7 @@ from trustee.environments.executable.building.workshop import BuildConfig, Works
 from trustee.environments.micro.tasks import RESERVED_ONE_IN
 from trustee.environments.simulator import Simulator
 from trustee.environments.splits import is_reserved
-from trustee.events import CandidateBuilt, CandidateRejected, Emit, Note, Stage
+from trustee.events import CandidateBuilt, CandidateRejected, Emit, Note
 from trustee.sandbox.calls import Sandbox
 
 DUPLICATE = Flaw(kind="duplicate", text="another environment has the same question and tools")
@@ -73,7 +73,6 @@ async def build(
         emit=emit,
     )
     site.folder.open(resume=resume)
-    emit(Stage(name=f"building {count} environments in {folder}"))
     async with anyio.create_task_group() as tasks:
         for place in range(count):
             if place not in site.folder.accepted:

@@ -1,0 +1,25 @@
+"""What the engine's process does at its start, before anything is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BAR = """
+import multiprocessing, sys
+multiprocessing.set_start_method("spawn")
+from trustee.trainer import keep_bars_local
+keep_bars_local()
+from tqdm.auto import tqdm
+list(tqdm([1, 2]))
+print("multiprocessing.synchronize" in sys.modules)
+"""
+
+
+def test_progress_bars_make_no_semaphore() -> None:
+    """A named one would outlive a killed process."""
+    ran = subprocess.run(
+        [sys.executable, "-c", BAR], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert "False\n" == ran.stdout, ran.stderr
