@@ -207,11 +207,12 @@ def answer_alike(schema: Mapping[str, Any], holds: bool) -> Any:
 
 
 def judge(request: Request) -> str:
-    """Hold the intent for fulfilled where every expected call was made, and all else for good."""
+    """Hold the intent for fulfilled where every expected call was made and nothing else changed."""
     schema = json.loads(request.sampling.schema or "{}")
     verdict: dict[str, Any] = dict.fromkeys(schema["properties"], True)
     verdict["evidence"] = "as the facts say"
-    verdict["fulfilled"] = ": not made" not in request.prompt
+    asked = request.prompt
+    verdict["fulfilled"] = ": not made" not in asked and "unexpected set_" not in asked
     return json.dumps(verdict)
 
 

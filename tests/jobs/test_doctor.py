@@ -161,7 +161,7 @@ async def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
         "template": "prefixes stay, marks cannot be forged, a call is read back (hermes)",
         "same logprobs": "mean |engine - trainer| in nats per token: base 0.0000, adapter 0.0000; "
         "at most 0.05 is allowed",
-        "judge": "9 of 40 bad episodes accepted, 0 of 8 good ones refused",
+        "judge": "8 of 34 bad episodes accepted, 0 of 8 good ones refused",
         "card memory": "no GPU, nothing to measure",
     }.items() <= {finding.name: finding.why for finding in found.findings}.items()
 

@@ -328,7 +328,7 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [
         "starting the engine on base (cpu)",
         "judging 48 episodes of known verdict",
-        "judge on episodes of known verdict: 9 of 40 bad episodes accepted, 0 of 8 good ones "
+        "judge on episodes of known verdict: 8 of 34 bad episodes accepted, 0 of 8 good ones "
         "refused",
         "writing 6 held-out tasks",
         "held-out tasks before training: 6",
@@ -515,6 +515,6 @@ async def test_a_judge_that_accepts_everything_stops_the_run(
 
     engine = play_with(monkeypatch, silent)
     engine._script = lambda request: say_yes(request)
-    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 40"):
+    with pytest.raises(RunError, match=r"^the judge fails on canaries: it accepted \d+ of 34"):
         await run_training(small_config(), tmp_path, emit=lambda event: None)
     assert not (tmp_path / "held-out-tasks.jsonl").exists()
