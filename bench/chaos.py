@@ -561,7 +561,14 @@ class Chaos:
             case "full_disk":
                 return self.fill_disk(folder, program)
             case "second_writer":
+                # Stopped when it owns the folder, so that it cannot end and make room.
+                owner = str(folder.path / ".lock")
+                self.wait_until(program, lambda: read(owner).strip() == str(pid), START_SECONDS)
+                if not program_runs(program):
+                    return True
+                os.kill(pid, signal.SIGSTOP)
                 self.write_twice(folder)
+                os.kill(pid, signal.SIGCONT)
                 return False
             case "pause":
                 os.kill(pid, signal.SIGSTOP)
@@ -622,9 +629,9 @@ class Chaos:
         refused = second.wait(60) and second.process.returncode == 2
         if not refused:
             self.figures.fault("second_writers_admitted", f"{folder.path}")
-            for pid in [pid for pid in second.tree() if os.getpgid(pid) == second.process.pid]:
-                os.kill(pid, signal.SIGKILL)
-            second.wait(10)
+            if second.process.poll() is None:
+                os.killpg(second.process.pid, signal.SIGKILL)
+                second.wait(10)
 
     def strike_engine(self, kind: str, folder: Folder, program: Program) -> bool:
         """Kill or stop the engine's process; the first time the program must start it again."""

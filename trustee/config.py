@@ -39,7 +39,10 @@ from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
 from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
+from trustee.rendering.call_parser import CallFormat
+from trustee.rendering.chat_templates import TURN_ENDS
 from trustee.rollout import RolloutConfig
+from trustee.runs.inputs import INPUT
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
@@ -79,6 +82,10 @@ class ModelConfig(Record, frozen=True):
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
     """Value of enable_thinking that the chat template receives."""
+    template: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(TURN_ENDS)})] | None = None
+    """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
+    call_format: CallFormat | None = None
+    """How the template writes calls; none: found by having it write one."""
 
 
 class SimulatorConfig(Record, frozen=True):

@@ -568,6 +568,14 @@ LLAMA = '{"name": "f", "parameters": {"name": "x", "in": {"name": "y"}}}'
         (CallFormat.QWEN3_CODER, CODER + CODER, 2),
         (CallFormat.QWEN3_CODER, "<function=f></function>", 1),
         (CallFormat.QWEN3_CODER, "<tool_call>broken", 1),
+        (CallFormat.MISTRAL, "hello", 0),
+        (CallFormat.MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}}]', 1),
+        (
+            CallFormat.MISTRAL,
+            '[TOOL_CALLS][{"name": "f", "arguments": {"a": {"name": 1}}}, {"name": "g"}]',
+            2,
+        ),
+        (CallFormat.MISTRAL, "[TOOL_CALLS] broken [TOOL_CALLS] []", 2),
     ],
 )
 def test_both_readers_agree_on_what_models_write(format: CallFormat, text: str, calls: int) -> None:

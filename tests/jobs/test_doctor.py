@@ -31,6 +31,7 @@ from trustee.jobs.doctor import Examination, examination_json, examine, finding_
 from trustee.planning.hours import Hours, Range, Speeds, Workload
 from trustee.planning.machine import Finding
 from trustee.planning.plan import read_workload
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.sandbox.calls import Isolation
 from trustee.sandbox.probe import IsolationReport, probe_isolation
@@ -95,8 +96,8 @@ class Patient(Both):
 class RealModel(ScriptedConfig, frozen=True, tag="real model", tag_field="kind"):
     """A scripted engine behind the renderer of a real model."""
 
-    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
-        return VllmConfig().load_renderer(path, thinking=thinking)
+    def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
+        return VllmConfig().load_renderer(path, style)
 
 
 @pytest.fixture(autouse=True)

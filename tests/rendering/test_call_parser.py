@@ -246,6 +246,23 @@ def test_unreadable_elements_say_why(text: str, problem: str) -> None:
     assert reason.endswith("then </function> and </tool_call> is expected.")
 
 
+def test_lists_of_mistral() -> None:
+    """A list holds several calls, with or without ids; what is no list of calls says why."""
+    text = (
+        'I look. [TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abc"}, {"name": "g"}] ok'
+    )
+    message = parse(text, CallFormat.MISTRAL)
+    assert "I look.\nok" == message.content
+    assert [("f", {"a": 1}), ("g", {})] == [
+        (call.name, call.arguments) for call in message.calls if isinstance(call, ToolCall)
+    ]
+    for broken in ("[TOOL_CALLS] f(1)", "[TOOL_CALLS] [1]", "[TOOL_CALLS][]", "[TOOL_CALLS] [{"):
+        (bad, good) = parse(f'{broken}[TOOL_CALLS] {{"name": "f"}}', CallFormat.MISTRAL).calls
+        assert isinstance(bad, BadCall)
+        assert "[TOOL_CALLS] and a list of JSON objects" in bad.reason
+        assert isinstance(good, ToolCall)
+
+
 def test_element_after_a_broken_one_is_read() -> None:
     """An opening mark ends a parameter that was never closed."""
     message = parse("<function=f><parameter=a>1<function=g></function>", CallFormat.QWEN3_CODER)

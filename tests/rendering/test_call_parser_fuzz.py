@@ -32,6 +32,7 @@ TOKENS = [
         '{"name": "f", "arguments": {',
         '{"name": "f", "parameters":',
     ),
+    *("[TOOL_CALLS]", "[TOOL_CALLS] ["),
     *('{"name": "f"}', '{"name":"f","parameters":{}}', '{"a": 1}', '"arguments": "{}"', "'name': "),
     *("{", "}", "[", "]", '"', "\\", '\\"', ",", ":", ";", " ", "\n", "}}", "[[[[", "]]", "null"),
     *("true", "NaN", "-Infinity", "1e999", "7" * 5000, "0", "-1", "\\ud800", "\\u00e9", "\x00"),
@@ -42,6 +43,7 @@ OPENING = {
     CallFormat.HERMES: ("<tool_call>",),
     CallFormat.LLAMA3_JSON: ("<|python_tag|>",),
     CallFormat.QWEN3_CODER: ("<tool_call>", "<function="),
+    CallFormat.MISTRAL: ("[TOOL_CALLS]",),
 }
 
 
@@ -92,6 +94,7 @@ def test_anything_is_read() -> None:
 
 SLOW = {
     "opening marks": "<tool_call>",
+    "opening words": "[TOOL_CALLS]",
     "closing marks": "</tool_call>",
     "open objects": "<tool_call>{",
     "open lists": "<tool_call>[",
@@ -121,7 +124,13 @@ SLOW = {
     "quotes": '"',
     "backslashes": "\\",
 }
-STARTS = ("", "<tool_call>", '<tool_call>{"name": "f", "arguments": {"a": ', "<function=f>")
+STARTS = (
+    "",
+    "<tool_call>",
+    "[TOOL_CALLS]",
+    '<tool_call>{"name": "f", "arguments": {"a": ',
+    "<function=f>",
+)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -15,6 +15,7 @@ import pytest
 from trustee.engine.model_files import TINY
 from trustee.errors import InputError
 from trustee.rendering import first_try
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried, try_first
 from trustee.rendering.renderer import Renderer
 
@@ -54,6 +55,25 @@ def test_whatever_happens_is_one_sentence(use: Callable[[], object], words: str)
     with pytest.raises(InputError) as caught:
         try_first(use, what="it", seconds=5, memory=256 * MIB)
     assert words in str(caught.value)
+
+
+class Unspeakable(Exception):
+    """An error that cannot be told."""
+
+    def __str__(self) -> str:
+        """Fail, as where no memory is left."""
+        raise MemoryError
+
+
+def cry() -> None:
+    """Fail with it."""
+    raise Unspeakable
+
+
+def test_a_failure_without_words_is_one() -> None:
+    """The child ends where it is, and nothing that went wrong counts as well."""
+    with pytest.raises(InputError, match="it cannot be used: trying it ended without a reason; 5"):
+        try_first(cry, what="it", seconds=5)
 
 
 def test_what_goes_well_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +132,7 @@ def test_templates_that_are_bombs(
     monkeypatch.setattr(first_try, "MEMORY", 512 * MIB)
     folder = copy_model(tmp_path / "m", BOMBS[name] + OWN)
     with pytest.raises(InputError) as caught:
-        load_tried(folder, thinking=False)
+        load_tried(folder, ChatStyle())
     told = str(caught.value)
     assert "template" in told
     assert len(told) < 1000 + len(str(folder))
@@ -121,7 +141,7 @@ def test_templates_that_are_bombs(
 def test_template_that_only_fails_later(tmp_path: Path) -> None:
     """What any template raises while an episode is rendered is a refusal too."""
     bomb = "{% if messages | length > 1 and messages[1].content == 'boom' %}{{ 1 / 0 }}{% endif %}"
-    renderer = load_tried(copy_model(tmp_path / "m", bomb + OWN), thinking=False)
+    renderer = load_tried(copy_model(tmp_path / "m", bomb + OWN), ChatStyle())
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "boom"}]
     with pytest.raises(InputError, match=r"refuses messages of roles .*: division by zero"):
         renderer._tokenizer.apply(messages, (), add_generation_prompt=True)
@@ -139,7 +159,7 @@ def test_huge_list_of_added_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     (folder / "tokenizer.json").write_text(json.dumps(tokens))
     with pytest.raises(InputError, match="takes too long to use: 3 s and"):
-        load_tried(folder, thinking=False)
+        load_tried(folder, ChatStyle())
 
 
 def test_a_folder_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,10 +167,10 @@ def test_a_folder_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     tried: list[str] = []
     monkeypatch.setattr(first_try, "try_first", lambda use, what, **limits: tried.append(what))
     folder = copy_model(tmp_path / "m", OWN)
-    assert isinstance(load_tried(folder, thinking=False), Renderer)
-    load_tried(folder, thinking=False)
+    assert isinstance(load_tried(folder, ChatStyle()), Renderer)
+    load_tried(folder, ChatStyle())
     assert 1 == len(tried)
-    load_tried(folder, thinking=True)
+    load_tried(folder, ChatStyle(thinking=True))
     (folder / "chat_template.jinja").write_text(OWN + " ")
-    load_tried(folder, thinking=False)
+    load_tried(folder, ChatStyle())
     assert 3 == len(tried)

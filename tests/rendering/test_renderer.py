@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from qwen_tokenizer import FEW, read_template, write_model
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.types import BadCall, Message, Tool, ToolCall
 
@@ -62,7 +63,7 @@ class Models:
         key = (template, thinking, words)
         if key not in self._loaded:
             path = self.path(template, words=words)
-            self._loaded[key] = Renderer.load(path, thinking=thinking)
+            self._loaded[key] = Renderer.load(path, ChatStyle(thinking=thinking))
         return self._loaded[key]
 
 

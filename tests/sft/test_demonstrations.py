@@ -19,6 +19,7 @@ from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.protocol import Services
 from trustee.errors import InputError
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import Limits
 from trustee.runs.store import EpisodeLine
@@ -116,7 +117,7 @@ def load(folder: Path, template: str, *, thinking: bool = False) -> Renderer:
     if template == "tiny":
         return Renderer.load(TINY)
     model = write_model(folder / "model", template=template, words=FEW)
-    return Renderer.load(model, thinking=thinking)
+    return Renderer.load(model, ChatStyle(thinking=thinking))
 
 
 def test_lessons_of_the_micro_world_can_be_imitated() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -54,6 +55,16 @@ def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Trai
     trainer.block = 0
     trainer.adjust(mode)
     return trainer
+
+
+def test_template_lies_beside_the_adapter(tmp_path: Path) -> None:
+    """Whoever serves the adapter finds the template that it was trained with, if it has one."""
+    trainer = make_trainer(threads=1)
+    trainer._write(str(tmp_path / "own"), trainer.tensors())
+    assert not (tmp_path / "own" / "chat_template.jinja").exists()
+    trainer.spec = msgspec.structs.replace(trainer.spec, template="{{ 'é' }}\r\n")
+    trainer._write(str(tmp_path / "given"), trainer.tensors())
+    assert "{{ 'é' }}\r\n".encode() == (tmp_path / "given" / "chat_template.jinja").read_bytes()
 
 
 def make_micro(*, kl_coef: float = 0.0, **changes: Any) -> MicroRequest:

@@ -23,6 +23,8 @@ class TrainerSpec(Record, frozen=True):
     learn: LearnConfig
     base: str = ""
     """Name of the model that adapters record; empty is the folder."""
+    template: str = ""
+    """Chat template that is written beside adapters; empty where it is the model's own."""
     seed: int = 0
     cores: int = 1
     """Number of CPU cores that the program may use; a training step on a CPU uses as many

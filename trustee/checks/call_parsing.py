@@ -14,7 +14,7 @@ from trustee.types import Message, Record, ToolCall, Trajectory
 FEWEST_MESSAGES = 50
 """Minimum number of messages for comparing the parser with the second reader."""
 
-_MARKS = ("<tool_call>", "<function=", "<|python_tag|>")
+_MARKS = ("<tool_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]")
 
 _LIST = re.compile(r"<tool_call>\s*\[")
 
@@ -71,6 +71,9 @@ def crosscheck_calls(
             marks += len(_TAG_WITHOUT_JSON.findall(spoken))
         case CallFormat.QWEN3_CODER:
             marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
+        case CallFormat.MISTRAL:
+            lists = [_NAMED.findall(part) for part in spoken.split("[TOOL_CALLS]")[1:]]
+            marks = sum(max(1, sum(not names or name in names for name in one)) for one in lists)
     return marks == calls
 
 
@@ -111,5 +114,6 @@ def check_reading(reading: CallCrosscheck, *, config: GateConfig) -> None:
         f"in {reading.differing} of {reading.total} messages the parser found other calls than "
         f"there are marks of calls, and gates.unread allows {config.unread:.0%}; the policy would "
         "be scored for what it did not write, so check that the call format read is the model's "
-        f"(the chat template in model.path); the first such text is {reading.example[:300]!r}"
+        f"(model.call_format, or the chat template in model.path); the first such text is "
+        f"{reading.example[:300]!r}"
     )

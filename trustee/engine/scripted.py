@@ -31,6 +31,7 @@ from trustee.engine.timing import Observer
 from trustee.engine.vllm import VllmConfig
 from trustee.errors import ContextError, EngineError
 from trustee.rendering.call_parser import CallFormat
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.tools.values import render_json
 from trustee.types import Adapter, Completion, Sample
@@ -283,7 +284,7 @@ class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
         """Return nothing, because a script has no weights."""
         return ""
 
-    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+    def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Return a folder that need not exist, and the renderer of bytes."""
         return Path(path), scripted_renderer()
 

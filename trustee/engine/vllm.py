@@ -34,6 +34,7 @@ from trustee.engine.timing import Observer, count_arrived, read_timing
 from trustee.engine.vllm_env import set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
 from trustee.errors import ContextError, EngineDied, EngineError, RunError
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import TARGETS, check_fit, read_adapter
@@ -91,14 +92,14 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         """Return a sentence on the format of the weights on this machine."""
         return explain_format(self.weights, self.device)
 
-    def load_renderer(self, path: str, *, thinking: bool) -> tuple[Path, Renderer]:
+    def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Find the model and return its folder and its renderer.
 
         Raises:
             InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path)
-        return folder, load_tried(folder, thinking=thinking, trusted=folder == TINY)
+        return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Refuse an adapter whose training cannot be continued on a base.

@@ -22,6 +22,7 @@ from trustee.errors import EngineDied
 from trustee.events import Emit, Note
 from trustee.jobs.held_out import evaluation_world
 from trustee.jobs.stage_meter import metered
+from trustee.rendering.chat_templates import ChatStyle, read_template
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import find_adapter
 from trustee.sandbox.calls import NoSandbox, Sandbox
@@ -36,6 +37,7 @@ SHORTEST_CONTEXT = 512
 
 def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
     """Return the settings with which the trainer is built."""
+    template = read_template(config.model.template)
     return TrainerSpec(
         folder=str(folder),
         learn=config.learn,
@@ -43,6 +45,7 @@ def trainer_spec(config: Config, folder: Path) -> TrainerSpec:
         cores=len(os.sched_getaffinity(0)),
         start=str(find_adapter(Path(config.run.adapter))) if config.run.adapter else None,
         base=name_base(config.model.path, folder),
+        template=template.text if template else "",
         reference=bool(config.run.adapter and config.learn.loss.kl_coef),
     )
 
@@ -167,7 +170,12 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
         InputError: if the model or template is unusable; raised before anything heavy is loaded.
     """
     engine = config.engine
-    folder, renderer = engine.load_renderer(config.model.path, thinking=config.model.thinking)
+    style = ChatStyle(
+        thinking=config.model.thinking,
+        template=read_template(config.model.template),
+        call_format=config.model.call_format,
+    )
+    folder, renderer = engine.load_renderer(config.model.path, style)
     renderer.self_test()
     if config.run.adapter:
         start = find_adapter(Path(config.run.adapter))

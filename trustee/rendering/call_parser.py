@@ -42,6 +42,8 @@ class CallFormat(StrEnum):
     it names an offered tool: any other JSON is an answer, which is text."""
     QWEN3_CODER = "qwen3_coder"
     """`<function=name>` with a `<parameter=key>` element for each argument."""
+    MISTRAL = "mistral"
+    """A JSON list after `[TOOL_CALLS]`."""
 
 
 def parse_message(
@@ -79,6 +81,8 @@ def parse_message(
                 block = _read_llama(text, mark, offered=schemas.keys())
             case CallFormat.QWEN3_CODER:
                 block = _read_coder(text, mark, schemas=schemas)
+            case CallFormat.MISTRAL:
+                block = _read_mistral(text, mark)
         if block.calls:
             _keep(said, text[unsaid : mark.start()])
             calls.extend(block.calls)
@@ -118,8 +122,10 @@ _OPENING = {
         r"""\{\s*+(?:"[^"\\\n]{0,80}+"|'[^'\\\n]{0,80}+')\s*+:"""
     ),
     CallFormat.QWEN3_CODER: re.compile(r"<think>|<tool_call>|<function="),
+    CallFormat.MISTRAL: re.compile(r"<think>|\[TOOL_CALLS\]"),
 }
 _WRAPPER = re.compile(r"</?tool_call>")
+_LIST = re.compile(r"\[TOOL_CALLS\]")
 _BARE_FUNCTION = re.compile(r"</function>|<function=|<tool_call>")
 _FUNCTION = re.compile(r"<function=([^<>\n]*+)>")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]*+)>")
@@ -130,6 +136,7 @@ _HERMES_SHAPE = (
     '<tool_call>, one JSON object {"name": "<tool>", "arguments": {...}}, then </tool_call>'
 )
 _LLAMA_SHAPE = 'one JSON object {"name": "<tool>", "parameters": {...}}'
+_MISTRAL_SHAPE = '[TOOL_CALLS] and a list of JSON objects {"name": "<tool>", "arguments": {...}}'
 _CODER_SHAPE = (
     "<tool_call>, <function=TOOL>, then <parameter=KEY>VALUE</parameter> for each argument, "
     "then </function> and </tool_call>"
@@ -150,6 +157,17 @@ def _read_hermes(text: str, mark: re.Match[str]) -> _Block:
     except _Unreadable as error:
         return _bad_block(
             text, mark.end(), marks=_WRAPPER, after=read_to, reason=f"{error}; {_HERMES_SHAPE}"
+        )
+
+
+def _read_mistral(text: str, mark: re.Match[str]) -> _Block:
+    read_to = mark.end()
+    try:
+        value, read_to = _decode_json(text, _after_space(text, mark.end()))
+        return _Block(end=read_to, calls=_as_calls(value, may_lack_arguments=True))
+    except _Unreadable as error:
+        return _bad_block(
+            text, mark.end(), marks=_LIST, after=read_to, reason=f"{error}; {_MISTRAL_SHAPE}"
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from trustee.decoding import read_file
 from trustee.errors import InputError
+from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.types import GIB
 
@@ -30,16 +31,16 @@ MOST_WORDS = 2000
 """Bytes of a reason that reach the parent."""
 
 
-def load_tried(folder: Path, *, thinking: bool, trusted: bool = False) -> Renderer:
+def load_tried(folder: Path, style: ChatStyle, *, trusted: bool = False) -> Renderer:
     """Load a model's renderer after its first use, with the self-test, went well in a child.
 
-    A trusted folder, such as the package's own, is loaded at once.
+    A trusted folder, such as the package's own, is loaded at once with its own template.
 
     Raises:
-        InputError: if the folder has no usable tokenizer or template.
+        InputError: if the folder has no usable tokenizer, or the template is not usable.
     """
-    if trusted:
-        return Renderer.load(folder, thinking=thinking)
+    if trusted and style.template is None:
+        return Renderer.load(folder, style)
     # Imported by the parent, or the child would do it within its limits, and the parent again.
     import transformers  # noqa: F401
 
@@ -48,15 +49,16 @@ def load_tried(folder: Path, *, thinking: bool, trusted: bool = False) -> Render
         for path in sorted(folder.iterdir())
         if path.is_file()
     )
-    _try_once(folder, thinking, stamp)
-    return Renderer.load(folder, thinking=thinking)
+    _try_once(folder, style, stamp)
+    return Renderer.load(folder, style)
 
 
 @cache
-def _try_once(folder: Path, thinking: bool, stamp: tuple[tuple[str, int, int], ...]) -> None:
+def _try_once(folder: Path, style: ChatStyle, stamp: tuple[tuple[str, int, int], ...]) -> None:
+    given = f", with model.template = {style.template.name!r}," if style.template else ""
     try_first(
-        lambda: Renderer.load(folder, thinking=thinking).self_test(),
-        what=f"the tokenizer or chat template in {folder} (model)",
+        lambda: Renderer.load(folder, style).self_test(),
+        what=f"the tokenizer or chat template in {folder} (model){given}",
         seconds=SECONDS,
         memory=MEMORY,
     )
@@ -103,10 +105,14 @@ def try_first(
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         raise InputError(f"{what} cannot be used: trying it ended with {name}; {limits}")
+    if status:
+        # It failed, and could not say of what, for example for lack of memory.
+        raise InputError(f"{what} cannot be used: trying it ended without a reason; {limits}")
 
 
 def _use_and_exit(use: Callable[[], object], pipe: int, *, seconds: float, memory: int) -> None:
     """Use it within the limits, tell the parent what went wrong, and never return."""
+    code = 1
     try:
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
@@ -115,13 +121,16 @@ def _use_and_exit(use: Callable[[], object], pipe: int, *, seconds: float, memor
         _limit(resource.RLIMIT_CPU, int(seconds) + 1)
         _limit(resource.RLIMIT_AS, _held_bytes() + memory)
         use()
+        code = 0
     finally:
         # Not an `except`: whatever is on its way ends here, in a process that must not go on.
-        kind, error, _ = sys.exc_info()
-        if kind is not None:
-            words = f"{kind.__name__}\n{error}".encode(errors="replace")
-            os.write(pipe, words[:MOST_WORDS])
-        os._exit(0)
+        try:
+            kind, error, _ = sys.exc_info()
+            if kind is not None:
+                words = f"{kind.__name__}\n{error}".encode(errors="replace")
+                os.write(pipe, words[:MOST_WORDS])
+        finally:
+            os._exit(code)
 
 
 def _limit(which: int, most: int) -> None:

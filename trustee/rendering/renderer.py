@@ -32,6 +32,7 @@ from typing import Any, Protocol
 
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
+from trustee.rendering.chat_templates import PLAIN, ChatStyle, UnusableTemplate, naming_a_way_out
 from trustee.rendering.marks import Marks
 from trustee.rendering.tokenizer import FolderTokenizer
 from trustee.types import Call, Message, Tool, ToolCall
@@ -81,30 +82,33 @@ class Renderer:
     """Converts messages to ids and back, for one model."""
 
     def __init__(
-        self, tokenizer: Tokenizer, *, call_format: CallFormat, thinking: bool = False
+        self, tokenizer: Tokenizer, *, call_format: CallFormat, style: ChatStyle = PLAIN
     ) -> None:
         self.call_format = call_format
-        self.thinking = thinking
+        self._style = style
         self._tokenizer = tokenizer
         self._marks = Marks(tokenizer.marks)
 
     @classmethod
-    def load(
-        cls, folder: Path, *, call_format: CallFormat | None = None, thinking: bool = False
-    ) -> Renderer:
+    def load(cls, folder: Path, style: ChatStyle = PLAIN) -> Renderer:
         """Load a model's tokenizer and chat template.
 
         Args:
             folder: a Hugging Face model folder; nothing is downloaded and no code in it is run.
-            call_format: how the model writes calls; None: detected from the template.
-            thinking: passed to the template as `enable_thinking`.
+            style: what the folder does not say, or says otherwise.
 
         Raises:
-            InputError: if the folder has no usable tokenizer or template.
+            InputError: if the folder has no usable tokenizer, or the template is not usable.
         """
-        tokenizer = FolderTokenizer(folder, thinking=thinking)
-        format = call_format or _find_call_format(tokenizer)
-        return cls(tokenizer, call_format=format, thinking=thinking)
+        tokenizer = FolderTokenizer(folder, style)
+        with naming_a_way_out(style.template, tokenizer.marks):
+            format = style.call_format or _find_call_format(tokenizer)
+        return cls(tokenizer, call_format=format, style=style)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the template is told that the model thinks."""
+        return self._style.thinking
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -190,10 +194,11 @@ class Renderer:
                 the template writes is not read back, or if no stop id ends a turn.
         """
         self._test_vocabulary()
-        self._test_turns()
-        self._test_forgery()
-        self._test_call()
-        self._test_prefix()
+        with naming_a_way_out(self._style.template, self._tokenizer.marks):
+            self._test_turns()
+            self._test_forgery()
+            self._test_call()
+            self._test_prefix()
 
     def _encode_guarded(self, text: str, *, guard: str) -> tuple[int, ...]:
         return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
@@ -208,7 +213,7 @@ class Renderer:
         text = self._tokenizer.apply(messages, (), add_generation_prompt=True)
         _, found, tail = text.rpartition(seam)
         if not found:
-            raise _refusal("it leaves out the assistant's messages")
+            raise _unusable("it leaves out the assistant's messages")
         return tail
 
     @cached_property
@@ -240,10 +245,10 @@ class Renderer:
 
     def _test_turns(self) -> None:
         if not self._generation_prompt:
-            raise _refusal("it has no generation prompt")
+            raise _unusable("it has no generation prompt")
         end = self._tokenizer.encode(self._end_of_turn) if self._end_of_turn else []
         if not end:
-            raise _refusal("no mark directly follows an assistant message")
+            raise _unusable("no mark directly follows an assistant message")
         if end[0] not in self.stop_ids:
             raise _refusal(
                 f"it ends a turn with {self._end_of_turn} (id {end[0]}), which is not one of the "
@@ -253,10 +258,10 @@ class Renderer:
         shown = [message.content for message in _PROBE_START]
         for text in (*shown, _PROBE_TOOL.name, *_PROBE_CALL.arguments):
             if text not in prompt:
-                raise _refusal(f"it leaves {text!r} out of the first prompt")
+                raise _unusable(f"it leaves {text!r} out of the first prompt")
         for reply in (_PROBE_RESULT, _PROBE_QUESTION):
             if reply.content not in self.decode(self.extend((), (reply,), calls=(_PROBE_CALL,))):
-                raise _refusal(f"it leaves out messages of role {reply.role}")
+                raise _unusable(f"it leaves out messages of role {reply.role}")
 
     def _test_forgery(self) -> None:
         forged = Message(role="user", content=" ".join(sorted(self._tokenizer.marks)))
@@ -273,7 +278,7 @@ class Renderer:
         text = self._written(_PROBE_START, message)
         parsed = self.parse(self._tokenizer.encode(text), call_prefix="", tools=(_PROBE_TOOL,))
         if parsed != message:
-            raise _refusal(
+            raise _unusable(
                 f"as {self.call_format} its call {text!r} is read as content "
                 f"{parsed.content!r} and calls {list(parsed.calls)}"
             )
@@ -294,7 +299,7 @@ class Renderer:
             whole = _without_thoughts(self._text(history, add_generation_prompt=True))
             if played != whole:
                 at = next(i for i in itertools.count() if played[: i + 1] != whole[: i + 1])
-                raise _refusal(
+                raise _unusable(
                     "its text of a conversation differs from that of the single turns: turn by "
                     f"turn it is {played[at : at + 40]!r}, as a whole {whole[at : at + 40]!r}"
                 )
@@ -311,10 +316,10 @@ class Renderer:
         prompt = self._text(history, add_generation_prompt=True)
         whole = self._text([*history, message], add_generation_prompt=False)
         if not whole.startswith(prompt):
-            raise _refusal("its assistant messages do not begin with its generation prompt")
+            raise _unusable("its assistant messages do not begin with its generation prompt")
         written, ended, _ = whole[len(prompt) :].rpartition(self._end_of_turn)
         if not ended:
-            raise _refusal(f"no {self._end_of_turn} ends an assistant message that calls a tool")
+            raise _unusable(f"no {self._end_of_turn} ends an assistant message that calls a tool")
         return written
 
 
@@ -324,13 +329,24 @@ def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
     text = tokenizer.apply(
         _as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
     )
-    for format in (CallFormat.QWEN3_CODER, CallFormat.HERMES, CallFormat.LLAMA3_JSON):
+    for format in _STRICTEST_FIRST:
         parsed = parse_message(text, format, call_prefix="", tools=(_PROBE_TOOL,))
         if parsed.calls == call.calls:
             return format
-    raise _refusal(
-        f"it writes calls in none of the formats {[str(known) for known in CallFormat]}: {text!r}"
+    if _PROBE_CALL.name not in text:
+        raise _unusable("it knows no tools: it leaves out what the assistant calls")
+    raise _unusable(
+        f"it writes calls in none of the formats {[str(known) for known in CallFormat]}, of which "
+        f"model.call_format could name one: {text!r}"
     )
+
+
+_STRICTEST_FIRST = (
+    CallFormat.QWEN3_CODER,
+    CallFormat.HERMES,
+    CallFormat.MISTRAL,
+    CallFormat.LLAMA3_JSON,
+)
 
 
 def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
@@ -372,11 +388,12 @@ def _without_thoughts(text: str) -> str:
     return re.sub(r"<think>.*?</think>\s*", "", text, flags=re.DOTALL)
 
 
+def _unusable(reason: str) -> UnusableTemplate:
+    return UnusableTemplate(f"this model's chat template or tokenizer cannot be used: {reason}")
+
+
 def _refusal(reason: str) -> InputError:
-    return InputError(
-        f"this model's chat template or tokenizer cannot be used: {reason} "
-        "(tokenizer files in the model folder)"
-    )
+    return InputError(f"{_unusable(reason)} (tokenizer files in the model folder)")
 
 
 _PROBE_TEXT = "Zwölf 東京 🙂 {\"a\": [1, -2.5e3]}\n\n\tif x < y:  # 'quoted'\n"

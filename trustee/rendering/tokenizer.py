@@ -1,4 +1,4 @@
-"""The tokenizer and chat template of a model folder.
+"""The tokenizer of a model folder, and the chat template with which it is used.
 
 Importing this module does not import torch; loading a folder's tokenizer does.
 """
@@ -15,6 +15,7 @@ import msgspec
 
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
+from trustee.rendering.chat_templates import ChatStyle, UnusableTemplate, naming_a_way_out
 
 BROKEN_TEMPLATE = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError),
@@ -28,9 +29,9 @@ REMEMBERED = 2048
 
 
 class FolderTokenizer:
-    """A tokenizer and chat template from a Hugging Face model folder."""
+    """A tokenizer from a Hugging Face model folder, with its chat template or another."""
 
-    def __init__(self, folder: Path, *, thinking: bool) -> None:
+    def __init__(self, folder: Path, style: ChatStyle) -> None:
         if not (folder / "tokenizer.json").is_file():
             raise InputError(
                 f"no tokenizer.json in {folder} (model); a Hugging Face model folder is needed"
@@ -45,21 +46,22 @@ class FolderTokenizer:
             stop_ids = _read_stop_ids(folder)
         except (OSError, ValueError, KeyError, msgspec.MsgspecError) as error:
             raise InputError(f"the tokenizer in {folder} (model) cannot be read: {error}") from None
-        if not tokenizer.is_fast or tokenizer.chat_template is None:
-            lack = "chat template" if tokenizer.is_fast else "fast tokenizer"
-            raise InputError(f"the model in {folder} (model) has no {lack}; it needs one")
+        if not tokenizer.is_fast:
+            raise InputError(f"the model in {folder} (model) has no fast tokenizer; it needs one")
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         self._tokenizer = tokenizer
-        self._template = tokenizer.get_chat_template(tools=[{"type": "function"}])
-        self._thinking = thinking
+        self._thinking = style.thinking
         self._stop_ids = tuple(sorted({tokenizer.eos_token_id, *stop_ids} - {None}))
         self._marks = frozenset(
             token.content
             for token in tokenizer.added_tokens_decoder.values()
             if len(token.content) > 1 and _NO_WORD.search(token.content)
         )
+        with naming_a_way_out(style.template, self._marks):
+            given = style.template
+            self._template = given.text if given else _own_template(tokenizer, folder)
         longest_first = sorted(self._marks, key=len, reverse=True)
         self._cut = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._encode_known = lru_cache(REMEMBERED)(self._encode_whole)
@@ -109,7 +111,7 @@ class FolderTokenizer:
         *,
         add_generation_prompt: bool,
     ) -> str:
-        """Render messages with the model's own template."""
+        """Render messages with the template."""
         from jinja2 import TemplateError
 
         try:
@@ -124,10 +126,17 @@ class FolderTokenizer:
         except (TemplateError, *BROKEN_TEMPLATE) as error:
             roles = [message["role"] for message in messages]
             reason = str(error)[:MOST_WORDS] or type(error).__name__
-            raise InputError(
+            raise UnusableTemplate(
                 f"the model's chat template refuses messages of roles {roles}: {reason}"
             ) from None
         return str(text)
+
+
+def _own_template(tokenizer: Any, folder: Path) -> str:
+    """Return a model's template, of several the one for tools."""
+    if tokenizer.chat_template is None:
+        raise UnusableTemplate(f"the model in {folder} (model) has no chat template; it needs one")
+    return str(tokenizer.get_chat_template(tools=[{"type": "function"}]))
 
 
 _NO_WORD = re.compile(r"[^\w\s]")

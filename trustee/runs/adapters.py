@@ -26,6 +26,8 @@ from trustee.types import Record
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 """The last file is this program's own. Metadata inside the weights file would be written in random
 order, so equal adapters would not be equal files."""
+TEMPLATE = "chat_template.jinja"
+"""Chat template that the adapter was trained with, where that is not the base's own."""
 SAMPLE_BYTES = 256
 """Bytes of every tensor in the fingerprint: any training changes the first weights of some
 layer."""

@@ -35,7 +35,7 @@ from trustee.algorithm.learner import (
 from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
 from trustee.decoding import decode_json, read_file
 from trustee.errors import RunError
-from trustee.runs.adapters import BASE, WEIGHTS, BaseMark, fingerprint_base
+from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer.activation_checkpointing import set_checkpointing
 from trustee.trainer.adapter_weights import take_adapter, trained_tensors
 from trustee.trainer.memory import Heap, cap_memory, ran_out
@@ -303,6 +303,8 @@ class Trainer:
         path.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
         (path / BASE).write_bytes(msgspec.json.encode(BaseMark(fingerprint=self._base)))
+        if self.spec.template:
+            (path / TEMPLATE).write_text(self.spec.template, encoding="utf-8")
         config = self.model.peft_config["default"]
         config.inference_mode = True
         config.base_model_name_or_path = self.spec.base or self.spec.folder

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +76,20 @@ def test_one_tool_is_trained_on_but_not_evaluated(check_error: ErrorCheck) -> No
     with pytest.raises(InputError) as caught:
         ToolSets(repository, one_in=60, with_reserved=True)
     check_error(caught, "env.tools has 1 tool", "eval.tasks=none", "eval_env")
+
+
+def test_check_says_what_is_left_out(tmp_path: Path) -> None:
+    """A bad entry of a file of tools is named before the run starts; a good file needs no word."""
+    path = tmp_path / "tools.json"
+    good = [{"name": f"get_{letter}"} for letter in "abcdefghijklmnop"]
+    path.write_text(json.dumps([*good, 5]))
+    (line,) = Simulated(tools=str(path)).check(seed=1)
+    assert line.startswith(f"{path}: left out: {path}: [16]: not a tool, got 5")
+    path.write_text(json.dumps(good))
+    assert Simulated(tools=str(path)).check(seed=1) == ()
+
+
+@pytest.mark.parametrize("name", ["", "micro"])
+def test_check_of_packaged_tools(name: str) -> None:
+    """Packaged sets need no word."""
+    assert Simulated(tools=name).check(seed=1) == ()

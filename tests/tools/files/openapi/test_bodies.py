@@ -11,6 +11,7 @@ from tool_documents import post_document, read_parameters, write
 from trustee.tools.arguments import check_arguments
 from trustee.tools.files import import_tools
 from trustee.tools.files.notices import Notices
+from trustee.tools.selection import Selection
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "number"}
@@ -83,6 +84,26 @@ def test_levels_of_all_of_merge(tmp_path: Path) -> None:
 def test_other_bodies_stay_whole(tmp_path: Path, schema: Any) -> None:
     """A body whose members cannot all be told is one argument."""
     assert list(arguments_of(tmp_path, schema)) == ["body"]
+
+
+def test_circles_and_diamonds_add_nothing(tmp_path: Path) -> None:
+    """A part that is met again, on any way, has been taken apart already."""
+    assert list(arguments_of(tmp_path, refer("Loop"))) == ["a"]
+    schemas: dict[str, Any] = {f"T{i}": {"allOf": [refer(f"T{i + 1}")] * 2} for i in range(40)}
+    schemas["T40"] = {"properties": {"a": TEXT}}
+    document = post_document(refer("T0"), schemas=schemas)
+    assert read_parameters(write(tmp_path, document))["properties"] == {"a": TEXT}
+
+
+def test_a_long_chain_is_taken_apart(tmp_path: Path) -> None:
+    """However many levels a body is composed of, all members are arguments."""
+    schemas: dict[str, Any] = {
+        f"T{i}": {"allOf": [refer(f"T{i + 1}"), {"properties": {f"p{i}": {}}}]} for i in range(3000)
+    }
+    schemas["T3000"] = {"properties": {"last": TEXT}}
+    path = write(tmp_path, post_document(refer("T0"), schemas=schemas))
+    (tool,) = import_tools(path, Selection(most_characters=1_000_000))
+    assert len(tool.parameters["properties"]) == 3001
 
 
 def test_a_concrete_subtype_is_taken_apart(tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ _NEVER_FLAT = frozenset(
 )
 """Keywords that say more of an object than which members it has."""
 _COUNTS = ("minProperties", "maxProperties")
-_MOST_PARTS = 1_000
-"""Number of schemas of which a body is composed, before it stays one argument."""
 DROPPED_CONDITIONS = "conditions on several arguments together, dropped"
 
 
@@ -50,31 +48,41 @@ class _Collector:
         self.read_only: set[str] = set()
         self.others: list[Any] = []
         self.conditions = False
-        self.parts = 0
         self.holders = 0
+        self._kept: list[Any] = []
+        """Parts that are made here, which must live as long as their identity counts."""
 
-    def collect(self, node: Any, around: tuple[int, ...] = (), inside: Sequence[Any] = ()) -> None:
-        """Collect the members of a schema and of all that it is composed of.
-
-        Args:
-            node: the schema.
-            around: the schemas that it is a part of, to see a circle.
-            inside: those that have definitions of their own.
+    def collect(self, body: Any) -> None:
+        """Collect the members of a body and of all that it is composed of.
 
         Raises:
             _Mixed: if they cannot be told.
         """
-        self.parts += 1
-        part = self.definitions.document.follow(node, inside)
-        if "$defs" in part or "definitions" in part:
-            inside = (*inside, part)
+        seen: set[int] = set()
+        waiting: list[tuple[Any, Sequence[Any]]] = [(body, ())]
+        while waiting:
+            node, inside = waiting.pop()
+            part = self.definitions.document.follow(node, inside)
+            if "$defs" in part or "definitions" in part:
+                inside = (*inside, part)
+            composed: list[Any] = []
+            if part is not node and self.definitions.siblings:
+                composed.append({key: value for key, value in node.items() if key != "$ref"})
+            # A part that is met again, also by itself, adds nothing.
+            if id(part) not in seen:
+                # Subtypes of the body, which are named elsewhere, have more members.
+                if node is body and "discriminator" in part:
+                    raise _Mixed
+                seen.add(id(part))
+                self._collect_part(part, inside)
+                composed += _listed(part.get("allOf", []))
+            self._kept += composed
+            waiting += [(inner, inside) for inner in reversed(composed)]
+
+    def _collect_part(self, part: Schema, inside: Sequence[Any]) -> None:
+        """Collect the members that a part itself names."""
         idle = _idle_keys(part)
-        if id(part) in around or self.parts > _MOST_PARTS or _NEVER_FLAT & part.keys() - idle:
-            raise _Mixed
-        # Subtypes of the body, which are named elsewhere, have more members.
-        if "object" not in _listed(part.get("type", "object")) or (
-            not around and "discriminator" in part
-        ):
+        if _NEVER_FLAT & part.keys() - idle or "object" not in _listed(part.get("type", "object")):
             raise _Mixed
         self.holders += bool({"properties", "additionalProperties"} & part.keys())
         self.conditions |= bool(idle) or any(key in part for key in _COUNTS)
@@ -85,11 +93,6 @@ class _Collector:
         )
         if part.get("additionalProperties", False) not in FALSE:
             self.others.append(part["additionalProperties"])
-        composed = _listed(part.get("allOf", []))
-        if part is not node and self.definitions.siblings:
-            composed.append({key: value for key, value in node.items() if key != "$ref"})
-        for inner in composed:
-            self.collect(inner, (*around, id(part)), inside)
 
     def _add(self, name: str, node: Any, inside: Sequence[Any]) -> None:
         if self.definitions.is_read_only(node):
@@ -97,8 +100,8 @@ class _Collector:
             return
         schema = self.definitions.rewrite(node, where=self.where, inside=inside)
         known = self.properties.get(name)
-        if known is not None and known != schema:
-            schema = known if schema == {} else {"allOf": [known, schema]} if known else schema
+        if known and known != schema:
+            schema = {"allOf": [known, schema]} if schema else known
         self.properties[name] = schema
 
 

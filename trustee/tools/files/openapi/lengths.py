@@ -70,6 +70,8 @@ class Lengths:
         """Begin with no definition measured."""
         self.definitions = definitions
         self._parts: dict[tuple[str, int, bool], _Part] = {}
+        self._sound: set[str] = set()
+        """Definitions that lead to no broken one."""
 
     def fit(self, arguments: Schema, *, room: int) -> Shortened:
         """Return parameters of at most `room` characters.
@@ -95,19 +97,22 @@ class Lengths:
             found = deeper
         if found is not None:
             return Shortened(found, CUT_DEPTH)
-        bare = self._assemble(shorten_texts(arguments, most=0), room=_WHOLE, depth=0, brief=True)
-        if bare is None or measure(bare) > room:
+        bare = self._open(shorten_texts(arguments, most=0), 1, needs={})
+        if measure(bare) > room:
             raise TooLong(measure(bare))
         return Shortened(bare, CUT_ALL)
 
     def _read_all(self, arguments: Schema) -> None:
         """Read every definition that arguments lead to, however far."""
         waiting = list(references_of(arguments))
-        seen = set(waiting)
+        seen = set(waiting) - self._sound
         while waiting:
-            new = self._part(waiting.pop(), _WHOLE, brief=False).needs.keys() - seen
-            seen |= new
-            waiting += new
+            name = waiting.pop()
+            if name not in self._sound:
+                new = self._part(name, _WHOLE, brief=False).needs.keys() - seen
+                seen |= new
+                waiting += new
+        self._sound |= seen
 
     def _assemble(
         self, arguments: Schema, *, room: int, depth: int, brief: bool = False
