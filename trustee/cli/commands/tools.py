@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     listed = actions.add_parser("list", help="list the packaged tools")
     listed.add_argument("--category", metavar="NAME")
     imported = actions.add_parser(
-        "import", help="read OpenAI JSON, a Python module or an OpenAPI document"
+        "import", help="read a list of tools, a Python module or an OpenAPI document"
     )
     imported.add_argument("file", type=Path, metavar="FILE")
     imported.add_argument("--out", type=Path, metavar="FILE", help="write them as OpenAI JSON")
