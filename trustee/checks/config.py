@@ -15,8 +15,9 @@ class GateConfig(Record, frozen=True):
     effect_patience: Annotated[int, Meta(ge=1)] | None = 10
     """Number of consecutive changed versions without any effect on sampling after which a run
     stops; `none` turns the check off."""
-    false_accepts: Share | None = 0.25
-    """Maximum share of bad canaries that the judge may accept; `none` turns the check off."""
+    false_accepts: Share | None = 0.3
+    """Maximum share of bad canaries that the judge may accept, of those on which it is asked;
+    `none` turns the check off."""
     false_refuses: Share | None = 0.3
     """Maximum share of good canaries that the judge may refuse; `none` turns the check off."""
     agreement: Share | None = 0.75
