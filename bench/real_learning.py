@@ -98,10 +98,19 @@ def as_options(changes: Sequence[str]) -> list[str]:
     return [part for change in changes for part in ("--set", change)]
 
 
-def train(folder: Path, config: Path, changes: Sequence[str], *, sizes: Sizes, seed: int) -> None:
+def train(
+    folder: Path,
+    config: Path,
+    changes: Sequence[str],
+    *,
+    sizes: Sizes,
+    seed: int,
+    allowed: Sequence[str],
+) -> None:
     """Write the world, imitate, train, and play the held-out tasks with the base.
 
-    What the folder has already is not done again.
+    What the folder has already is not done again. `allowed` are changes that evaluation needs too,
+    because a run folder alone cannot weaken what protects.
     """
     world, imitated, trained = folder / "world", folder / "sft", folder / "run"
     if not world.exists():
@@ -120,7 +129,7 @@ def train(folder: Path, config: Path, changes: Sequence[str], *, sizes: Sizes, s
     begin = ("run", "--config", str(config), "--adapter", str(imitated), "--out", str(trained))
     do_stage(trained, (*begin, *options), resume=("run", "--resume", str(trained)))
     if not (trained / "eval-adapter.jsonl").exists():
-        call_program("eval", str(trained))
+        call_program("eval", str(trained), *as_options(allowed))
 
 
 def do_stage(folder: Path, begin: Sequence[str], *, resume: Sequence[str]) -> None:
@@ -173,13 +182,15 @@ def summarise(folder: Path, *, model: str) -> dict[str, Any]:
     }
 
 
-def measure_bfcl(run: Path, scratch: Path, *, model: str, tasks: int) -> dict[str, Any]:
+def measure_bfcl(
+    run: Path, scratch: Path, *, model: str, tasks: int, allowed: Sequence[str]
+) -> dict[str, Any]:
     """Return the share of BFCL's tasks that base and trained adapter solve, by category."""
     found = {}
     for category in CATEGORIES:
         world = scratch / f"{category}.toml"
         world.write_text(WORLD.format(model=json.dumps(model), category=category, tasks=tasks))
-        result = read_event("eval", str(run), "--world", str(world))
+        result = read_event("eval", str(run), "--world", str(world), *as_options(allowed))
         gain = result["gain"]
         found[category] = {
             "before": round(result["base"]["value"], 4),
@@ -228,11 +239,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *list_changes(folder / "world", model=options.model, seed=options.seed, sizes=sizes),
             *options.changes,
         ]
-        train(folder, options.config, changes, sizes=sizes, seed=options.seed)
+        allowed: list[str] = options.changes
+        train(folder, options.config, changes, sizes=sizes, seed=options.seed, allowed=allowed)
         line = summarise(folder, model=options.model)
         if options.bfcl:
             line["bfcl"] = measure_bfcl(
-                folder / "run", Path(scratch), model=options.model, tasks=options.bfcl
+                folder / "run",
+                Path(scratch),
+                model=options.model,
+                tasks=options.bfcl,
+                allowed=allowed,
             )
     if options.json:
         print(json.dumps(line))
