@@ -54,6 +54,25 @@ def test_job_that_blocks_is_interrupted(number: signal.Signals) -> None:
     assert [False] == [child.is_alive() for child in children]
 
 
+def test_signal_that_is_swallowed_comes_again() -> None:
+    """A library that catches everything delays the end and does not prevent it."""
+
+    def start() -> None:
+        raise_soon(signal.SIGTERM)
+        with suppress(BaseException):
+            time.sleep(60)
+        time.sleep(60)
+
+    async def job() -> None:
+        await run_blocking(start, seconds=60)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(until_interrupted, job)
+    assert time.monotonic() - began < 20
+    assert (0.0, 0.0) == signal.getitimer(signal.ITIMER_REAL)
+
+
 @pytest.mark.anyio
 async def test_result_passes_and_handlers_come_back() -> None:
     """Without a signal the function's result is the result, and nothing stays changed."""

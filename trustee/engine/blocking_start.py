@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 CANCEL_SECONDS = 5.0
 """Maximum time for whoever listens for signals to cancel the job."""
+AGAIN_SECONDS = 0.3
+"""Time after which a signal that has not ended the block is raised once more."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -96,22 +98,34 @@ def signals_raise() -> Iterator[None]:
     """Raise `Signalled` in this block when a signal comes that this process listens for.
 
     Its former handler is called first. Signals that nobody handles keep their default, and threads
-    other than the main one get none.
+    other than the main one get none. An exception may be lost, in a finaliser or where a library
+    catches everything, so it is raised again and again until the block is left.
     """
     before: dict[int, Any] = {}
+    first = ""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first
         before[number](number, frame)
-        raise Signalled(signal.Signals(number).name)
+        first = first or signal.Signals(number).name
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
+        raise Signalled(first)
+
+    def handle_again(number: int, frame: FrameType | None) -> None:
+        raise Signalled(first)
 
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS}
     unheard = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, None)
     heard = {number: handler for number, handler in before.items() if handler not in unheard}
+    alarm = signal.signal(signal.SIGALRM, handle_again) if heard else None
     try:
         for number in heard:
             signal.signal(number, handle)
         yield
     finally:
+        if heard:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
         for number, handler in heard.items():
             signal.signal(number, handler)

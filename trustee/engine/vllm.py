@@ -159,11 +159,7 @@ class VllmEngine(RemoteTrainer):
         return self
 
     def _start_child(self, folder: Path) -> BaseCache:
-        """Import vLLM and start the child process, which blocks the event loop; return the cache.
-
-        Raises:
-            RunError: if the engine does not start.
-        """
+        """Import vLLM and start the child, which blocks the event loop; return the cache."""
         set_variables(self._config.device)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -174,6 +170,8 @@ class VllmEngine(RemoteTrainer):
         from trustee.trainer.quantised_cache import open_cache
 
         register()
+        # What was imported stays for good: looking through it would delay the answer to a signal.
+        gc.freeze()
         self._params = SamplingParams
         self._final = RequestOutputKind.FINAL_ONLY
         self._grammar = StructuredOutputsParams
