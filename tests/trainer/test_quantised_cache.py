@@ -224,7 +224,7 @@ def replace_by_file(place: Path) -> None:
         (drop_manifest, "it has no manifest.json"),
         (empty_manifest, "manifest.json cannot be read"),
         (rename_cache, "its manifest belongs to another base"),
-        (replace_by_file, "Not a directory"),
+        (replace_by_file, "it has no manifest.json"),
     ],
 )
 def test_a_failed_cache_is_deleted_with_a_reason(
