@@ -117,7 +117,7 @@ BOMBS = {
         "{% set ns = namespace(s='xxxxxxxx') %}"
         "{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
     ),
-    "power": "{{ (10 ** 10 ** 10) | string | length }}",
+    "power": "{{ (10 ** (10 ** 10)) | string | length }}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "division": "{{ 1 / 0 }}",
     "index": "{{ [][3].x }}",
