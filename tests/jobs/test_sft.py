@@ -16,7 +16,7 @@ from trustee.engine.model_files import TINY
 from trustee.engine.vllm import VllmEngine
 from trustee.errors import InputError
 from trustee.events import Emit, Event, SftStepTrained
-from trustee.jobs.assemble import trainer_spec
+from trustee.jobs.assemble import first_leaf, trainer_spec
 from trustee.jobs.sft import SftResult, run_sft, sft_text
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import check_fit, read_adapter
@@ -152,9 +152,9 @@ async def test_resumed_sft_is_the_same(whole: Whole, tmp_path: Path) -> None:
     """A run that was cut off in its ninth step and one that was not leave equal bytes."""
     file = write_lessons(tmp_path / "shown.jsonl", 64)
     folder = tmp_path / "run"
-    with pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises((BaseExceptionGroup, Interrupted)) as caught:
         await run_sft(config(), whole.wanted, file, folder, emit=stop_after(9))
-    assert caught.group_contains(Interrupted)
+    assert isinstance(first_leaf(caught.value), Interrupted)
     again = await run_sft(
         config(), whole.wanted, file, folder, emit=lambda event: None, resume=True
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trustee.engine.protocol import EngineProgress
+from trustee.trainer import counters
 from trustee.trainer.counters import VARIABLE, Counter, Counters, create_counters
 from trustee.trainer.counting import count_layers, count_loading, count_steps, count_training
 
@@ -74,3 +75,16 @@ def test_loading_counts_what_was_taken_in(tmp_path: Path) -> None:
     assert (0, 100) == counters.read()[-2:]
     assert 1 == len(list(tensors))
     assert (60, 100) == counters.read()[-2:]
+
+
+def test_a_file_that_is_gone_is_not_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable of an engine that has ended does not stop a later process."""
+    monkeypatch.setenv(counters.VARIABLE, str(tmp_path / "gone"))
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    counters.own_counters.cache_clear()
+    try:
+        assert not any(counters.own_counters().read())
+    finally:
+        counters.own_counters.cache_clear()

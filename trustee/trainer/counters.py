@@ -73,7 +73,11 @@ def create_counters(folder: Path) -> Counters:
 
 @cache
 def own_counters() -> Counters:
-    """Return the counters that this process increases."""
-    path = os.environ.get(VARIABLE)
-    is_child = multiprocessing.parent_process() is not None
-    return Counters(Path(path) if path and is_child else None)
+    """Return the counters that this process increases.
+
+    The variable outlives its engine: a process that is started later has nobody who reads its
+    counters, and keeps them to itself.
+    """
+    told = os.environ.get(VARIABLE)
+    path = Path(told) if told and multiprocessing.parent_process() is not None else None
+    return Counters(path if path is not None and path.is_file() else None)
