@@ -371,18 +371,24 @@ async def test_later_checkpoints_give_way(tmp_path: Path) -> None:
     assert [tmp_path / "step-000003"] == find_checkpoints(tmp_path)
 
 
-async def test_other_work_goes_on_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Hashing does not block the event loop."""
+def hash_slowly(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have hashing wait; return what is set when it begins, and what lets it end."""
     begun, ended = threading.Event(), threading.Event()
 
-    def hash_slowly(path: Path) -> tuple[int, str]:
+    def hash_waiting(path: Path) -> tuple[int, str]:
         begun.set()
         assert ended.wait(20)
         return hash_file(path)
 
-    monkeypatch.setattr(checkpoint, "hash_file", hash_slowly)
+    monkeypatch.setattr(checkpoint, "hash_file", hash_waiting)
+    return begun, ended
+
+
+async def test_other_work_goes_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing does not block the event loop."""
+    begun, ended = hash_slowly(monkeypatch)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write, tmp_path, 1)
         assert await anyio.to_thread.run_sync(begun.wait, 20)
@@ -395,14 +401,7 @@ async def test_cancelled_checkpoint_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever cancels waits until it has its name; no thread writes afterwards."""
-    begun, ended = threading.Event(), threading.Event()
-
-    def hash_slowly(path: Path) -> tuple[int, str]:
-        begun.set()
-        assert ended.wait(20)
-        return hash_file(path)
-
-    monkeypatch.setattr(checkpoint, "hash_file", hash_slowly)
+    begun, ended = hash_slowly(monkeypatch)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write, tmp_path, 1)
         assert await anyio.to_thread.run_sync(begun.wait, 20)

@@ -8,8 +8,8 @@ ours and `ARCHITECTURE.md` says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from trustee.environments.prompts import fill_prompt, is_taught
 from trustee.environments.simulated.criteria import Criterion as Criterion
@@ -235,26 +235,63 @@ def judge_prompt(
     )
 
 
-def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
-    """Return why a task cannot be solved, reveals too much or misses its aspects; None if fine."""
+class Expected(Protocol):
+    """A call that a writer expects."""
+
+    @property
+    def name(self) -> str:
+        """The tool."""
+        ...
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments."""
+        ...
+
+
+E = TypeVar("E", bound=Expected)
+
+
+def check_calls(
+    calls: Sequence[E],
+    tools: Sequence[Tool],
+    aspects: Aspects,
+    *,
+    also: Callable[[E, Tool], str | None],
+) -> str | None:
+    """Return why expected calls cannot be made as asked for; None if they can.
+
+    `also` says what else is wrong with one of them.
+    """
+    if len(calls) != aspects.calls:
+        return f"{len(calls)} expected calls where {aspects.calls} were asked for"
     by_name = {tool.name: tool for tool in tools}
-    if len(task.expected_calls) != aspects.calls:
-        return f"{len(task.expected_calls)} expected calls where {aspects.calls} were asked for"
-    keys = set()
-    for call in task.expected_calls:
+    for call in calls:
         tool = by_name.get(call.name)
         if tool is None:
             return f"expected call of {call.name}, which is not offered"
         error = check_arguments(tool, call.arguments)
         if error is not None:
             return f"expected call of {call.name}: {error}"
+        refusal = also(call, tool)
+        if refusal is not None:
+            return refusal
+    different = {call_key(call.name, call.arguments) for call in calls}
+    return "the same call is expected twice" if len(different) < len(calls) else None
+
+
+def check_task(task: WrittenTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
+    """Return why a task cannot be solved, reveals too much or misses its aspects; None if fine."""
+
+    def check_said(call: Expected, tool: Tool) -> str | None:
         spoken = find_values(tool.parameters, call.arguments, chosen=False)
         unsaid = [value for value in spoken if not contains_value(task.intent, value)]
-        if unsaid:
-            return f"the intent does not say {unsaid} that {call.name} needs"
-        keys.add(call_key(call.name, call.arguments))
-    if len(keys) < len(task.expected_calls):
-        return "the same call is expected twice"
+        return f"the intent does not say {unsaid} that {call.name} needs" if unsaid else None
+
+    refusal = check_calls(task.expected_calls, tools, aspects, also=check_said)
+    if refusal is not None:
+        return refusal
+    by_name = {tool.name: tool for tool in tools}
     if not task.intent.strip() or not task.query.strip():
         return "intent and query must not be empty"
     leaked = [name for name in by_name if "_" in name and contains_value(task.query, name)]

@@ -24,6 +24,7 @@ from trustee.environments.simulated.grammar import (
 )
 from trustee.environments.simulated.roles import (
     WrittenTask,
+    check_calls,
     check_task,
     tool_lines,
     writer_prompt,
@@ -39,8 +40,7 @@ from trustee.environments.simulated.spoken import (
 )
 from trustee.environments.simulator import Simulator
 from trustee.errors import SimulatorError
-from trustee.tools.arguments import check_arguments
-from trustee.tools.values import call_key, render_json
+from trustee.tools.values import render_json
 from trustee.types import ExpectedCall, Record, Role, Tool
 
 OPTIONAL_SHARE = 0.25
@@ -225,23 +225,13 @@ def draft_prompt(prompt_set: str, tools: Sequence[Tool], aspects: Aspects) -> st
 
 def check_draft(draft: DraftedTask, tools: Sequence[Tool], aspects: Aspects) -> str | None:
     """Return why a draft cannot become a task; None if it can."""
-    by_name = {tool.name: tool for tool in tools}
-    if len(draft.calls) != aspects.calls:
-        return f"{len(draft.calls)} expected calls where {aspects.calls} were asked for"
-    keys = set()
-    for call in draft.calls:
-        tool = by_name.get(call.name)
-        if tool is None:
-            return f"expected call of {call.name}, which is not offered"
-        error = check_arguments(tool, call.arguments)
-        if error is not None:
-            return f"expected call of {call.name}: {error}"
-        if any(value == "" for _, value in name_values(call.arguments)):
-            return f"expected call of {call.name}: an argument is empty"
-        if not call.wish.strip():
-            return f"expected call of {call.name}: the wish is empty"
-        keys.add(call_key(call.name, call.arguments))
-    return "the same call is expected twice" if len(keys) < len(draft.calls) else None
+    return check_calls(draft.calls, tools, aspects, also=_check_drafted)
+
+
+def _check_drafted(call: DraftedCall, tool: Tool) -> str | None:
+    if any(value == "" for _, value in name_values(call.arguments)):
+        return f"expected call of {tool.name}: an argument is empty"
+    return None if call.wish.strip() else f"expected call of {tool.name}: the wish is empty"
 
 
 def complete_wish(call: DraftedCall) -> str:
