@@ -174,6 +174,8 @@ def test_a_terminal_gets_only_the_programs_own_styles(
 ) -> None:
     """No line is so long that the terminal breaks it."""
     monkeypatch.setenv("TERM", "dumb")
+    # Else it is as wide as the terminal in which the tests run.
+    monkeypatch.setenv("COLUMNS", "80")
     out = Screen()
     page = Page(out)
     page.rule(ATTACKS[name])
