@@ -44,13 +44,20 @@ async def run_blocking(start: Callable[[], T], *, seconds: float) -> T:
     """
     before = multiprocessing.active_children()
     name = ""
-    timer = threading.Timer(seconds, kill_children, args=(before,))
+    late = threading.Event()
+
+    def end() -> None:
+        # Set first: whoever waits for a child goes on as soon as it is dead.
+        late.set()
+        kill_children(before)
+
+    timer = threading.Timer(seconds, end)
     timer.start()
     try:
         with signals_raise():
             return start()
     except RunError as error:
-        if timer.finished.is_set():
+        if late.is_set():
             raise late_start(seconds) from error
         raise
     except Signalled as signalled:
