@@ -51,6 +51,9 @@ ENGINE_CLOSING_SECONDS = 5.0
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """Class that vLLM mixes into its worker."""
 
+QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
+"""Names of our methods in vLLM, by the format that they make."""
+
 START_SHARE = 0.3
 """Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
 in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
@@ -62,8 +65,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     device: Literal["cpu", "cuda"] = "cuda"
     """Where model and trainer run."""
     weights: Weights = "auto"
-    """Format of the base weights. nf4 quantises an ordinary bf16 checkpoint while loading. auto is
-    nf4 on a GPU; on a CPU it is bf16 if the processor has BF16 instructions, else fp32."""
+    """Format of the base weights. nf4 and int4 quantise an ordinary bf16 checkpoint while loading;
+    int4 is decoded by a faster kernel, which no card has shown here yet. auto is nf4 on a GPU; on a
+    CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
     kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
@@ -199,7 +203,7 @@ class VllmEngine(RemoteTrainer):
         slots = config.versions + 1
         return AsyncEngineArgs(
             model=self._trainer.folder,
-            quantization="trustee_nf4" if config.weight_format == "nf4" else "trustee_plain",
+            quantization=QUANTISERS.get(config.weight_format, "trustee_plain"),
             dtype="float32" if config.weight_format == "fp32" else "bfloat16",
             max_model_len=config.context,
             enable_lora=True,

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.errors import RunError
 from trustee.runs.adapters import TARGETS
+from trustee.trainer.frozen_linear import Int4Layer, fuse_lora
+from trustee.trainer.marlin import Int4Weight
 from trustee.trainer.shared_weights import bias_shards_of, shards_of
 from trustee.trainer.tree_attention import register_tree_attention
 
@@ -62,6 +64,8 @@ def _share_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     if isinstance(shard, tuple):
         packed, state = shard
         return _share_nf4(packed, state, bias=bias)
+    if isinstance(shard, Int4Weight):
+        return Int4Layer(shard, bias)
     layer = torch.nn.Linear(0, 0, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(shard, requires_grad=False)
     layer.out_features, layer.in_features = shard.shape
@@ -159,4 +163,5 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     keep_input_types(peft_model)
+    fuse_lora(peft_model)
     return peft_model.train()
