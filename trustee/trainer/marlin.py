@@ -27,8 +27,8 @@ SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
 SIXTEEN_BYTES = torch.complex128
 CODES, MANTISSAS = 0x000F000F, 0x43004300
 """Masks of a pair of codes, and of the two bf16 numbers 128 that they are put into."""
-ROWS = 1 << 24
-"""Weights that are quantised at a time, which bounds the memory taken."""
+WEIGHTS_AT_ONCE = 1 << 24
+"""Weights that are quantised at a time, which bounds the memory that it takes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ def quantise(weight: Tensor, *, group: int = INT4_GROUP) -> Int4Weight:
             f"inputs in groups of {group} and outputs in groups of {INT4_COLUMNS}; "
             'set engine.weights = "nf4" or "bf16"'
         )
-    step = max(1, ROWS // inputs)
+    step = max(1, WEIGHTS_AT_ONCE // inputs)
     pieces = [round_groups(rows, group=group) for rows in weight.split(step)]
     codes, scales, zeros = (torch.cat(kind) for kind in zip(*pieces, strict=True))
     return pack(codes, scales, zeros)
@@ -119,18 +119,19 @@ def round_groups(weight: Tensor, *, group: int) -> tuple[Tensor, Tensor, Tensor]
     groups = weight.float().unflatten(-1, (-1, group))
     low = groups.amin(-1).clamp(max=0)
     high = groups.amax(-1).clamp(min=0)
+    span = (high - low).clamp(min=torch.finfo(torch.float32).tiny)
     best = torch.full_like(low, torch.inf)
     codes = torch.empty_like(groups, dtype=torch.uint8)
     scales = torch.empty_like(low, dtype=torch.bfloat16)
     zeros = torch.empty_like(low, dtype=torch.uint8)
     tiny = torch.finfo(torch.bfloat16).tiny
     for shrink in SHRINKS:
-        scale = ((high - low) * (shrink / INT4_LEVELS)).clamp(min=tiny).bfloat16()
+        scale = (span * (shrink / INT4_LEVELS)).clamp(min=tiny).bfloat16()
         step = scale.float()
         zero = (-low * shrink / step).round_().clamp_(0, INT4_LEVELS)
         code = (groups / step[..., None]).round_().add_(zero[..., None]).clamp_(0, INT4_LEVELS)
         opened = (code - zero[..., None]).mul_(step[..., None])
-        lost = opened.sub_(groups).square_().sum(-1)
+        lost = opened.sub_(groups).div_(span[..., None]).square_().sum(-1)
         better = lost < best
         best = torch.where(better, lost, best)
         codes = torch.where(better[..., None], code.byte(), codes)

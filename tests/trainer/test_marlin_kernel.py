@@ -1,0 +1,90 @@
+"""The Triton kernel, run by Triton's interpreter: it opens what torch opens, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from int4_weights import draw
+from trustee.trainer.marlin import join_parts, open_in_torch, pack
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+ARCHITECTURES = (80, 86, 89, 90, 120)
+"""Of A100, of the cards 30xx, 40xx, H100 and 50xx."""
+
+
+def run_apart(function: str, **environment: str) -> str:
+    """Run a function of this module in a process of its own: Triton reads how when it loads."""
+    code = f"import test_marlin_kernel as tests; tests.{function}()"
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | environment | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def interpret() -> None:
+    """Open whole weights and parts of fused ones in both ways."""
+    from trustee.trainer.marlin_kernel import open_weight
+
+    same = []
+    for (outputs, inputs), group in product([(64, 128), (192, 256)], [32, 64, 128]):
+        one = pack(*draw(outputs, inputs, group=group, seed=1))
+        other = pack(*draw(64, inputs, group=group, seed=2))
+        whole = join_parts([one, other])
+        for weight in (one, whole, *whole.split([outputs, 64])):
+            same.append(
+                torch.equal(
+                    open_weight(weight).view(torch.int16), open_in_torch(weight).view(torch.int16)
+                )
+            )
+    assert all(same), same
+    sys.stdout.write(str(len(same)))
+
+
+def compile_for_cards() -> None:
+    """Compile the kernel for each architecture, which needs no card."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from trustee.trainer import marlin_kernel
+
+    numbers = dict.fromkeys(("inputs", "word_row", "scale_row", "zero_row"), "i32")
+    sizes = {"GROUP": 64, "OUTPUTS": marlin_kernel.OUTPUTS, "INPUTS": marlin_kernel.INPUTS}
+    source = ASTSource(
+        fn=marlin_kernel._open,
+        signature={"words": "*i32", "scales": "*bf16", "zeros": "*i32", "opened": "*i16"}
+        | numbers
+        | dict.fromkeys(sizes, "constexpr"),
+        constexprs=sizes,
+        attrs={(index,): [["tt.divisibility", 16]] for index in range(8)},
+    )
+    for architecture in ARCHITECTURES:
+        compiled = compile(source, target=GPUTarget("cuda", architecture, 32))
+        # Neighbours of a row leave sixteen bytes at a time.
+        assert "st.global.v4.b32" in compiled.asm["ptx"]
+        sys.stdout.write(f"{architecture} ")
+
+
+def test_the_kernel_opens_the_same_bits() -> None:
+    """Of each group size, of a fused layer's parts, and of padding."""
+    assert run_apart("interpret", TRITON_INTERPRET="1") == "24"
+
+
+def test_the_kernel_compiles_for_every_card() -> None:
+    """With stores of full width; that it runs there is not shown."""
+    assert run_apart("compile_for_cards").split() == [str(number) for number in ARCHITECTURES]
