@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 
+from apart import run_apart
 from int4_weights import draw
 from trustee.trainer.marlin import join_parts, open_in_torch, pack
 
@@ -19,22 +17,6 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
 """Of A100, of the cards 30xx, 40xx, H100 and 50xx."""
-
-
-def run_apart(function: str, **environment: str) -> str:
-    """Run a function of this module in a process of its own: Triton reads how when it loads."""
-    code = f"import test_marlin_kernel as tests; tests.{function}()"
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env=os.environ | environment | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def interpret() -> None:
@@ -82,9 +64,9 @@ def compile_for_cards() -> None:
 
 def test_the_kernel_opens_the_same_bits() -> None:
     """Of each group size, of a fused layer's parts, and of padding."""
-    assert run_apart("interpret", TRITON_INTERPRET="1") == "24"
+    assert run_apart(__file__, "interpret", TRITON_INTERPRET="1") == "24"
 
 
 def test_the_kernel_compiles_for_every_card() -> None:
     """With stores of full width; that it runs there is not shown."""
-    assert run_apart("compile_for_cards").split() == [str(number) for number in ARCHITECTURES]
+    assert run_apart(__file__, "compile_for_cards").split() == [str(number) for number in ARCHITECTURES]

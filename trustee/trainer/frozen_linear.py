@@ -115,6 +115,11 @@ def multiply(
     return out
 
 
+def _scaled(tensor: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Multiply and convert in one operation."""
+    return torch.mul(tensor, scale, out=torch.empty_like(tensor, dtype=dtype))
+
+
 class _Product(torch.autograd.Function):
     """The product, whose backward pass opens the weight again instead of keeping it."""
 
@@ -136,9 +141,9 @@ class _Product(torch.autograd.Function):
             if a is None or b is None:
                 ctx.save_for_backward(None, None, None, None)
             else:
-                low_a, low_b = a.to(dtype), b.to(dtype)
+                low_a, low_b = a.to(dtype), _scaled(b, scale, dtype)
                 middle = rows @ low_a.t()
-                out.addmm_(middle, low_b.t(), alpha=scale)
+                out.addmm_(middle, low_b.t())
                 ctx.save_for_backward(rows, low_a, low_b, middle)
         return out.view(*x.shape[:-1], out.shape[-1])
 
@@ -152,11 +157,11 @@ class _Product(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 x_grad = grad @ open_weight(ctx.layer).to(ctx.dtype)
             if middle is not None:
-                inner = (grad @ b).mul_(ctx.scale)
+                inner = grad @ b
                 if x_grad is not None:
                     x_grad.addmm_(inner, a)
                 a_grad = (inner.t() @ rows).float()
-                b_grad = (grad.t() @ middle).float().mul_(ctx.scale)
+                b_grad = _scaled(grad.t() @ middle, ctx.scale, torch.float32)
             if x_grad is not None:
                 x_grad = x_grad.view(*out_grad.shape[:-1], -1).to(ctx.given)
         return None, x_grad, a_grad, b_grad, None
