@@ -1,4 +1,4 @@
-"""Run a function of a test's module in a process of its own: Triton reads its mode when it loads."""
+"""Run a test's function in a process of its own: Triton reads its mode when it is loaded."""
 
 from __future__ import annotations
 

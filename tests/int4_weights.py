@@ -12,7 +12,5 @@ def draw(outputs: int, inputs: int, *, group: int = 64, seed: int = 0) -> Drawn:
     source = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8, generator=source)
     scales = torch.rand(outputs, inputs // group, generator=source).bfloat16()
-    zeros = torch.randint(
-        0, 16, (outputs, inputs // group), dtype=torch.uint8, generator=source
-    )
+    zeros = torch.randint(0, 16, (outputs, inputs // group), dtype=torch.uint8, generator=source)
     return codes, scales, zeros

@@ -15,15 +15,16 @@ from trustee.trainer.marlin import (
     open_in_torch,
     pack,
     quantise,
-    round_groups,
     unpack,
 )
+
 
 def compute(drawn: Drawn, *, group: int) -> torch.Tensor:
     """Compute the weights in fp32, and round them once."""
     codes, scales, zeros = drawn
     groups = codes.float().unflatten(-1, (-1, group)) - zeros.float()[..., None]
-    return (groups * scales.float()[..., None]).flatten(-2).bfloat16()
+    weight: torch.Tensor = (groups * scales.float()[..., None]).flatten(-2).bfloat16()
+    return weight
 
 
 @pytest.mark.parametrize("group", INT4_GROUPS)
@@ -87,33 +88,30 @@ def test_padding_is_what_marlin_wants(outputs: int, inputs: int, whole: int) -> 
 
 
 def test_gaussian_weights_lose_less_than_in_nf4() -> None:
-    """The error of a row is 0.088 of its spread; NF4 with blocks of as many weights has 0.092."""
+    """The error of a row is 0.091 of its spread; NF4 with blocks of as many weights has 0.092."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     torch.manual_seed(1)
     weight = torch.randn(512, 1024).bfloat16()
-    packed, state = quantize_4bit(
-        weight, quant_type="nf4", compress_statistics=True, blocksize=64
-    )
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True, blocksize=64)
     errors = [
         (opened.float() - weight.float()).square().mean().sqrt().item()
         for opened in (quantise(weight).open(), dequantize_4bit(packed, state))
     ]
-    assert errors == pytest.approx([0.088, 0.092], abs=0.001)
+    assert errors == pytest.approx([0.0911, 0.0920], abs=0.0005)
 
 
 @pytest.mark.parametrize("factor", [0.0, 1e-30, 1.0, 1e30])
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
 def test_every_group_has_a_finite_opening(factor: float, shift: float) -> None:
-    """Zeros, tiny and large numbers, of one sign or both: no error above two thirds of a step."""
+    """Zeros, tiny and large numbers, of one sign or both: no error above a step, a fifteenth."""
     torch.manual_seed(2)
     weight = ((torch.randn(64, 64) + shift) * factor).bfloat16()
     opened = quantise(weight).open().float()
     assert opened.isfinite().all()
     span = weight.float().amax(1).clamp(min=0) - weight.float().amin(1).clamp(max=0)
     error = (opened - weight.float()).abs().amax(1)
-    # A range may be shrunk by a fifth, which cuts the largest weight off.
-    assert (error <= 0.25 * span + 1e-37).all()
+    assert (error <= span / 15 + 1e-37).all()
 
 
 def test_a_zero_stays_zero() -> None:
@@ -132,20 +130,6 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = quantise(weight)
     assert torch.equal(whole.words, pieces.words)
     assert torch.equal(whole.scales, pieces.scales)
-
-
-def test_a_shrunken_range_is_only_taken_where_it_loses_less() -> None:
-    """No group has a larger error than with its whole range."""
-    weight = torch.randn(64, 256).bfloat16()
-    codes, scales, zeros = round_groups(weight, group=64)
-    best = compute((codes, scales, zeros), group=64).float()
-    groups = weight.float().unflatten(-1, (-1, 64))
-    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    step = ((high - low) / 15).bfloat16().float()[..., None]
-    zero = (-low[..., None] / step).round()
-    plain = (((groups / step).round() + zero).clamp(0, 15) - zero) * step
-    ours = (best.unflatten(-1, (-1, 64)) - groups).square().sum(-1)
-    assert (ours <= (plain - groups).square().sum(-1) * 1.02).all()
 
 
 @pytest.mark.parametrize("shape", [(96, 128), (128, 96)])

@@ -21,19 +21,18 @@ ARCHITECTURES = (80, 86, 89, 90, 120)
 
 def interpret() -> None:
     """Open whole weights and parts of fused ones in both ways."""
-    from trustee.trainer.marlin_kernel import open_weight
+    from trustee.trainer.marlin_kernel import open_packed
 
-    same = []
+    pairs = []
     for (outputs, inputs), group in product([(64, 128), (192, 256)], [32, 64, 128]):
         one = pack(*draw(outputs, inputs, group=group, seed=1))
         other = pack(*draw(64, inputs, group=group, seed=2))
         whole = join_parts([one, other])
-        for weight in (one, whole, *whole.split([outputs, 64])):
-            same.append(
-                torch.equal(
-                    open_weight(weight).view(torch.int16), open_in_torch(weight).view(torch.int16)
-                )
-            )
+        pairs += [
+            (open_packed(packed.words, packed.scales, packed.zeros), open_in_torch(packed))
+            for packed in (one, whole, *whole.split([outputs, 64]))
+        ]
+    same = [torch.equal(*(one.view(torch.int16) for one in pair)) for pair in pairs]
     assert all(same), same
     sys.stdout.write(str(len(same)))
 
@@ -69,4 +68,6 @@ def test_the_kernel_opens_the_same_bits() -> None:
 
 def test_the_kernel_compiles_for_every_card() -> None:
     """With stores of full width; that it runs there is not shown."""
-    assert run_apart(__file__, "compile_for_cards").split() == [str(number) for number in ARCHITECTURES]
+    assert run_apart(__file__, "compile_for_cards").split() == [
+        str(number) for number in ARCHITECTURES
+    ]

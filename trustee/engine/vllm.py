@@ -25,7 +25,8 @@ from msgspec import Meta
 from trustee.algorithm.learner import TrainerSpec
 from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_files import TINY, count_weight_bytes, find_model
+from trustee.engine.model_config import read_model_config
+from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
 from trustee.engine.remote_trainer import RemoteTrainer
@@ -105,7 +106,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         Raises:
             InputError: if there is no such model, or its template is not usable.
         """
-        folder = find_model(path)
+        folder = find_model(path, weights=self.weight_format)
         return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
@@ -187,7 +188,7 @@ class VllmEngine(RemoteTrainer):
         self._request = LoRARequest
         config = self._config
         cache = open_cache(
-            Path(self._trainer.folder), weights=config.weight_format, device=config.device
+            Path(self._trainer.folder), weights=self._made_format(), device=config.device
         )
         try:
             with tie_children(folder):
@@ -197,6 +198,11 @@ class VllmEngine(RemoteTrainer):
         except (RuntimeError, ValueError, OSError) as error:
             raise RunError(f"the engine did not start ({error}); see engine.log") from error
         return cache
+
+    def _made_format(self) -> str:
+        """Return the format that the weights are brought into, or nothing if they have it."""
+        described = read_model_config(Path(self._trainer.folder) / CONFIG)
+        return "" if described.get("quantization_config") else self._config.weight_format
 
     def _arguments(self, loading: dict[str, Any]) -> Any:
         """Return vLLM's engine arguments, including the loader of the weights."""

@@ -11,6 +11,7 @@ import shlex
 import msgspec
 
 from trustee.config import Config, apply_changes
+from trustee.engine.vllm import VllmConfig
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
 from trustee.planning.cards import Card, pick_card, resize_card
@@ -229,8 +230,8 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     adapter = 4 * shape.adapter_numel(budget.learn.rank)
     states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
-    if budget.engine.weight_format == "nf4":
-        model += base_bytes(shape, weights="nf4")
+    if budget.engine.weight_format in ("nf4", "int4"):
+        model += base_bytes(shape, weights=budget.engine.weight_format)
     kept = (config.watch.keep_adapters + 1) * adapter
     kept += config.run.keep_checkpoints * (adapter + states)
     episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES
@@ -382,7 +383,8 @@ def run_plan(
     if model is not None:
         config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])
     chosen, notes = pick_card(card, vram_gib=vram)
-    shape = find_shape(config.model.path)
+    weights = config.engine.weights if isinstance(config.engine, VllmConfig) else None
+    shape = find_shape(config.model.path, weights=weights)
     plan = make_plan(config, shape, vram_gib=chosen.gib, card=chosen)
     plan = msgspec.structs.replace(plan, notes=(*notes, *plan.notes))
     if as_json:

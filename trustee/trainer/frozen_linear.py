@@ -34,7 +34,9 @@ class Int4Layer(torch.nn.Linear):
         self.packed = packed
         self.weight = torch.nn.Parameter(packed.words, requires_grad=False)
         self.out_features, self.in_features = packed.shape
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        self.register_parameter(
+            "bias", None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply rows [..., in]."""

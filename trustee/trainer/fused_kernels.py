@@ -37,7 +37,8 @@ class FusedNorm(torch.nn.Module):
         """Norm rows [..., hidden]."""
         # Weighted afterwards, because transformers rounds before it.
         normed = torch.nn.functional.rms_norm(x, x.shape[-1:], None, self.variance_epsilon)
-        return self.weight * normed
+        weighted: Tensor = self.weight * normed
+        return weighted
 
 
 class FusedMlp(torch.nn.Module):

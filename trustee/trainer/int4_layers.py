@@ -114,7 +114,8 @@ class AwqLinear(StoredParts, Int4Linear):
 def order_codes(words: Tensor) -> Tensor:
     """Return the codes of AWQ's words, uint8 [rows, out], in the order of the outputs."""
     eights = split_nibbles(words).unflatten(-1, (-1, 8))
-    return eights[..., list(AWQ_ORDER)].flatten(-2)
+    ordered: Tensor = eights[..., list(AWQ_ORDER)].flatten(-2)
+    return ordered
 
 
 def choose_int4() -> LinearMethodBase:

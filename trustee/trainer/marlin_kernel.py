@@ -7,8 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trustee.trainer.marlin import Int4Weight
-
+TILE = 16
+"""Inputs per row of words."""
 OUTPUTS, INPUTS = 64, 64
 """The tile that one program opens."""
 
@@ -20,7 +20,7 @@ def _open(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)[:, None]
     k = tl.program_id(1) * INPUTS + tl.arange(0, INPUTS)[None, :]
-    # The order of a block's codes, n2 n1 n0 k2 k1 n5 n4 k0 n3 k3: seven bits of word, three of place.
+    # The order of a block's codes, n2 n1 n0 k2 k1 n5 n4 k0 n3 k3: seven of word, three of place.
     word = (n % 8) * 16 + (k // 2 % 4) * 4 + n // 16 % 4
     place = k % 2 * 4 + n // 8 % 2 * 2 + k // 8 % 2
     code = tl.load(words + (k // 16).to(tl.int64) * word_row + n // 64 * 128 + word) >> place * 4
@@ -36,20 +36,20 @@ def _open(  # type: ignore[no-untyped-def]
     tl.store(opened + n.to(tl.int64) * inputs + k, bits.to(tl.int16))
 
 
-def open_weight(weight: Int4Weight) -> Tensor:
-    """Return the matrix in bf16."""
-    outputs, inputs = weight.shape
-    opened = torch.empty(outputs, inputs, dtype=torch.bfloat16, device=weight.words.device)
+def open_packed(words: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    """Return the matrix of an `Int4Weight` in bf16, [out, in]."""
+    outputs, inputs = scales.shape[1], words.shape[0] * TILE
+    opened = torch.empty(outputs, inputs, dtype=torch.bfloat16, device=words.device)
     _open[(outputs // OUTPUTS, inputs // INPUTS)](
-        weight.words,
-        weight.scales,
-        weight.zeros,
+        words,
+        scales,
+        zeros,
         opened.view(torch.int16),
         inputs,
-        weight.words.stride(0),
-        weight.scales.stride(0),
-        weight.zeros.stride(0),
-        GROUP=weight.group,
+        words.stride(0),
+        scales.stride(0),
+        zeros.stride(0),
+        GROUP=inputs // scales.shape[0],
         OUTPUTS=OUTPUTS,
         INPUTS=INPUTS,
     )
