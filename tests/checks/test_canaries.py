@@ -14,7 +14,8 @@ from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
-from trustee.environments.simulated.episode import HiddenSimulated, judge_episode
+from trustee.environments.simulated.episode import judge_episode
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Stop, ToolCall

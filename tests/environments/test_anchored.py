@@ -31,7 +31,7 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import HiddenSimulated
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
 from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 

@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from trustee.decoding import decode_json, read_file
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.tool_sets import find_tools
 from trustee.errors import InputError
 from trustee.types import (

@@ -14,7 +14,8 @@ from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.criteria import Criterion
-from trustee.environments.simulated.episode import HiddenSimulated, SimulatedEnvironment
+from trustee.environments.simulated.episode import SimulatedEnvironment
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.speaking import (
     GREETING,
     UserTurn,

@@ -29,9 +29,9 @@ from trustee.environments.protocol import (
     WorldConfig,
 )
 from trustee.environments.simulated.curriculum import Curriculum, Persona
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.tools.arguments import check_call
 from trustee.tools.values import render_json
 from trustee.types import (
