@@ -33,6 +33,10 @@ from trustee.types import (
 )
 
 
+SHARED: Mapping[str, str] = {"published": "simulated"}
+"""Sets whose judge is shown another set's episodes, which are of the same kind of world."""
+
+
 class Known(Record, frozen=True):
     """A finished episode with a known verdict, in the form of the simulated world."""
 
@@ -97,7 +101,8 @@ def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     Raises:
         InputError: if the prompt set has no canaries.
     """
-    source = Path(__file__).parent / "canary_episodes" / f"{prompt_set}.json"
+    shared = SHARED.get(prompt_set, prompt_set)
+    source = Path(__file__).parent / "canary_episodes" / f"{shared}.json"
     if not source.is_file():
         raise InputError(
             f"there are no canaries for the prompt set {prompt_set!r} (env.prompts): a judge with "

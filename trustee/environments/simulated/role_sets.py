@@ -1,10 +1,10 @@
 """The three ways to play the roles, one for each kind of prompt set.
 
-| prompt set | the roles | for |
+| prompt set | how the roles go | module |
 |---|---|---|
-| `simulated`, and any other | in small steps, with code between them (`in_steps.py`) | models of 1B or more |
-| `tiny` | in whole answers that the model was taught (`at_once.py`) | the built-in model |
-| `published` | with what the authors' code tells them (`published.py`) | large models that think |
+| `simulated`, and any other | in small steps, with code between them | `in_steps.py` |
+| `tiny` | in whole answers, which the model was taught | `at_once.py` |
+| `published` | with what the authors' code tells them | `published.py` |
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def facts_judge_of(rules: Rules) -> FactsJudge:
     roles = role_set_of(rules)
     if not isinstance(roles, FactsJudge):
         raise InputError(
-            f"the judge of the prompt set {rules.prompts!r} is shown no facts, and its tasks expect "
-            "tools without arguments: set env.verdict = 'published', or another env.prompts"
+            f"the judge of the prompt set {rules.prompts!r} is shown no facts, and its tasks "
+            "expect tools without arguments: set env.verdict = 'published', or another env.prompts"
         )
     return roles
 
@@ -52,8 +52,8 @@ def lone_judge_of(rules: Rules) -> LoneJudge:
     roles = role_set_of(rules)
     if not isinstance(roles, LoneJudge):
         raise InputError(
-            f"the judge of the prompt set {rules.prompts!r} compares what code has put together, so "
-            "it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', or "
+            f"the judge of the prompt set {rules.prompts!r} compares what code has put together, "
+            "so it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', or "
             "'tiny' for the built-in model"
         )
     return roles
