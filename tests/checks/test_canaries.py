@@ -14,6 +14,7 @@ from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
+from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.errors import InputError
@@ -64,8 +65,13 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
     """Facts never refuse an honest episode, so a refusal of one is the judge's."""
     engine = ScriptedEngine(say_yes)
     services = Services(simulator=make_simulator(engine), rng=random.Random(0))
+    rules = Simulated(prompts=prompt_set).judge_rules()
     score = await judge_episode(
-        known.task, known.turns, known.stop, services, prompt_set=prompt_set
+        known.task,
+        known.turns,
+        known.stop,
+        services,
+        rules=rules,
     )
     asked = bool(engine.requests)
     assert asked or not known.good

@@ -31,8 +31,8 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio

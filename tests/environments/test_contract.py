@@ -192,8 +192,9 @@ def test_parts_of_a_world(
     world: World, judge: str | None, names: tuple[str, ...], runs: bool
 ) -> None:
     """Whose judge pays, whose words are used and whether code runs is known of every world."""
+    rules = world.judge_rules()
     assert (judge, names, runs) == (
-        world.judge_prompts(),
+        rules.prompts if rules else None,
         world.prompt_sets(),
         world.needs_sandbox(),
     )

@@ -32,7 +32,6 @@ from trustee.types import (
     Turn,
 )
 
-
 SHARED: Mapping[str, str] = {"published": "simulated"}
 """Sets whose judge is shown another set's episodes, which are of the same kind of world."""
 

@@ -29,6 +29,7 @@ from trustee.environments.simulated.rules import Rules, VerdictRule, Withheld
 from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.tool_sets import (
     PACKAGED,
+    ToolSampling,
     ToolSets,
     explain_split,
     find_tools,
@@ -70,6 +71,10 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
     """One pair of tools in this many, and at least one pair, is reserved for evaluation: training
     never offers both."""
+    sampling: ToolSampling = "linked"
+    """Which tools go together: `linked` by the ids that they need; or `toolsets`, as in the
+    authors' code: a category, all of them alike, and from its toolsets in random order as many as
+    it takes."""
     curriculum: Curriculum = Curriculum()
 
     def __post_init__(self) -> None:
@@ -146,7 +151,12 @@ class SimulatedSource(CountedSource):
     ) -> None:
         super().__init__(seed=seed)
         self._config = config
-        self._tool_sets = ToolSets(repository, one_in=config.reserve_one_in, with_reserved=held_out)
+        self._tool_sets = ToolSets(
+            repository,
+            one_in=config.reserve_one_in,
+            with_reserved=held_out,
+            sampling=config.sampling,
+        )
         self.difficulty = config.curriculum.start
 
     def make_spec(self, index: int) -> TaskSpec:

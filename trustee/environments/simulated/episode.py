@@ -115,7 +115,7 @@ class SimulatedEnvironment(PlainEpisode):
         """Pay by the world's verdict rule."""
         if self._rules.verdict == "facts":
             return await score_by_facts(facts_judge_of(self._rules), self._scene, turns, stop)
-        return await score_by_judge(lone_judge_of(self._rules), self._scene, turns)
+        return await score_by_judge(lone_judge_of(self._rules), self._scene, turns, stop)
 
 
 def _refuse(error: str | None) -> ToolReply:

@@ -53,8 +53,8 @@ def lone_judge_of(rules: Rules) -> LoneJudge:
     if not isinstance(roles, LoneJudge):
         raise InputError(
             f"the judge of the prompt set {rules.prompts!r} compares what code has put together, "
-            "so it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', or "
-            "'tiny' for the built-in model"
+            "so it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', "
+            "or 'tiny' for the built-in model"
         )
     return roles
 

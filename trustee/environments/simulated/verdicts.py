@@ -46,9 +46,11 @@ async def score_by_facts(
     )
 
 
-async def score_by_judge(judge: LoneJudge, scene: Scene, turns: Sequence[Turn]) -> Score:
+async def score_by_judge(
+    judge: LoneJudge, scene: Scene, turns: Sequence[Turn], stop: Stop
+) -> Score:
     """Give -1 to an episode without a call, and to any other what the judge alone says."""
-    heard = leave_out_cut(turns)
+    heard = leave_out_unheard(turns, stop)
     if not any(turn.message.calls for turn in heard):
         return Score(
             rewards={"verdict": -1.0},
@@ -67,10 +69,10 @@ async def score_by_judge(judge: LoneJudge, scene: Scene, turns: Sequence[Turn]) 
     )
 
 
-def leave_out_cut(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Return the turns without a last message that was cut off: nobody has heard it."""
-    cut = turns and turns[-1].completion.stop == "length"
-    return turns[:-1] if cut else turns
+def leave_out_unheard(turns: Sequence[Turn], stop: Stop) -> Sequence[Turn]:
+    """Return the turns without a last message that a limit of length kept from the world."""
+    unheard = stop is not Stop.DONE and turns and not turns[-1].replies
+    return turns[:-1] if unheard else turns
 
 
 def count_criteria(criteria: Mapping[Criterion, bool]) -> Reward:
