@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import msgspec
 import pytest
@@ -14,9 +17,12 @@ from trustee.environments.simulated.curriculum import (
     GUIDANCE,
     HARDEST,
     PERSONAS,
+    AspectName,
     Aspects,
     Curriculum,
+    TurnLimits,
 )
+from trustee.environments.simulated.mapping import MAPPINGS
 
 DIFFICULTIES = st.integers(1, HARDEST)
 REWARDS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=12)
@@ -78,8 +84,8 @@ def test_defaults_are_the_papers() -> None:
         ),
     ],
 )
-def test_bound_is_the_papers_table(expected: Aspects, difficulty: int) -> None:
-    """Both ends of the range are the paper's, the middle lies between."""
+def test_bound_at_both_ends_and_between(expected: Aspects, difficulty: int) -> None:
+    """The even mapping, which is ours, goes from the paper's easiest task to its hardest."""
     assert expected == Curriculum().bound(difficulty)
 
 
@@ -169,3 +175,239 @@ def test_curriculum_refuses_impossible_values() -> None:
     for wrong in ({"start": 0}, {"start": 101}, {"delta": -1}, {"soft": 1.5}):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(wrong, Curriculum)
+
+
+# What the authors' code does, with its values.
+
+PUBLISHED = Curriculum(
+    mapping="published",
+    reach="whole",
+    inclusive=True,
+    criteria=2,
+    turns=(1, 3),
+    bounds_turns=(3, 6, 3),
+)
+TABLE: dict[int, tuple[int, int, int, str, int, int, tuple[int, int, int]]] = {
+    1: (1, 1, 0, "detailed", 1, 1, (1, 2, 1)),
+    17: (1, 1, 0, "detailed", 1, 1, (1, 2, 1)),
+    25: (2, 1, 0, "detailed", 2, 2, (1, 2, 1)),
+    34: (3, 1, 0, "medium", 2, 2, (1, 2, 1)),
+    50: (5, 1, 1, "medium", 3, 2, (1, 3, 1)),
+    67: (6, 2, 1, "brief", 3, 2, (2, 4, 2)),
+    75: (7, 2, 1, "brief", 4, 2, (2, 4, 2)),
+    100: (10, 3, 2, "generic", 5, 2, (3, 6, 3)),
+}
+"""By difficulty: tools, calls, level of the three words, guidance, criteria without and with the
+cap of a small judge, user, assistant and tool turns."""
+
+
+@pytest.mark.parametrize("difficulty", TABLE)
+def test_published_mapping(difficulty: int) -> None:
+    """The published table, aspect by aspect."""
+    tools, calls, level, guidance, criteria, counted, limits = TABLE[difficulty]
+    wide = msgspec.structs.replace(PUBLISHED, criteria=5)
+    found = wide.bound(difficulty)
+    assert found == Aspects(
+        tools=tools,
+        calls=calls,
+        turns=1 + level,
+        guidance=guidance,  # type: ignore[arg-type]  # one of the words
+        persona=PERSONAS[level],
+        ambiguity=AMBIGUITIES[level],
+        strictness=criteria,
+    )
+    assert counted == PUBLISHED.bound(difficulty).strictness
+    assert TurnLimits(user=limits[0], assistant=limits[1], tool=limits[2]) == PUBLISHED.limit_turns(
+        difficulty
+    )
+
+
+def test_published_first_changes() -> None:
+    """Each aspect changes exactly where the published products reach the next whole number."""
+    wide = msgspec.structs.replace(PUBLISHED, criteria=5)
+
+    def changes(value: Callable[[int], object]) -> list[int]:
+        return [d for d in range(2, HARDEST + 1) if value(d) != value(d - 1)]
+
+    def limits(difficulty: int) -> TurnLimits:
+        found = wide.limit_turns(difficulty)
+        assert found is not None
+        return found
+
+    assert [20, 30, 40, 50, 60, 70, 80, 90, 100] == changes(lambda d: wide.bound(d).tools)
+    assert [67, 100] == changes(lambda d: wide.bound(d).calls)
+    for word in ("persona", "ambiguity", "turns"):
+        assert [50, 100] == changes(lambda d, word=word: getattr(wide.bound(d), word))  # type: ignore[misc]
+    assert [34, 67, 100] == changes(lambda d: wide.bound(d).guidance)
+    assert [25, 50, 75, 100] == changes(lambda d: wide.bound(d).strictness)
+    assert [67, 100] == changes(lambda d: limits(d).user) == changes(lambda d: limits(d).tool)
+    assert [50, 67, 84, 100] == changes(lambda d: limits(d).assistant)
+
+
+@settings(max_examples=60)
+@given(DIFFICULTIES, DIFFICULTIES)
+def test_published_mapping_grows(one: int, other: int) -> None:
+    """No aspect gets easier when the difficulty rises."""
+    low, high = PUBLISHED.bound(min(one, other)), PUBLISHED.bound(max(one, other))
+    words = MAPPINGS["published"].guidance
+
+    def numbers(aspects: Aspects) -> tuple[int, ...]:
+        return (
+            aspects.tools,
+            aspects.calls,
+            aspects.turns,
+            words.index(aspects.guidance),
+            PERSONAS.index(aspects.persona),
+            AMBIGUITIES.index(aspects.ambiguity),
+            aspects.strictness,
+        )
+
+    assert all(a <= b for a, b in zip(numbers(low), numbers(high), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("expected", "difficulty", "rewards"),
+    [
+        (13, 10, [0.5]),
+        (13, 10, [1.0, 0.0]),
+        (7, 10, [0.0]),
+        (7, 10, [1.0, -1.0]),
+        (10, 10, [0.25]),
+        (100, 99, [1.0]),
+        (1, 2, [-1.0]),
+        (97, 100, [0.0]),
+        (10, 10, []),
+    ],
+)
+def test_published_thresholds_are_inclusive(
+    expected: int, difficulty: int, rewards: list[float]
+) -> None:
+    """A mean of 0.5 raises, one of 0 lowers; without any valid episode nothing moves."""
+    assert expected == PUBLISHED.advance(difficulty, rewards)
+
+
+DRAWS = 20_000
+ABOVE = {1: 0.7216, 17: 0.7216, 25: 0.6963, 34: 0.6710, 50: 0.5880, 67: 0.5210, 75: 0.4910, 100: 0}
+"""By difficulty, the probability that some aspect is above its bound."""
+MORE_CALLS = {
+    1: 0.1917,
+    17: 0.1917,
+    25: 0.1083,
+    34: 0.0250,
+    50: 0.0250,
+    67: 0.0500,
+    75: 0.0500,
+    100: 0.0750,
+}
+"""By difficulty, the probability that more calls are expected than there are tools."""
+
+
+@pytest.mark.parametrize("difficulty", TABLE)
+def test_whole_reach_has_the_published_probabilities(difficulty: int) -> None:
+    """One coin for tools, one for the four others; guidance and strictness stay at the bound."""
+    rng = random.Random(f"whole {difficulty}")
+    bound = PUBLISHED.bound(difficulty)
+    drawn = [PUBLISHED.draw_aspects(difficulty, rng) for _ in range(DRAWS)]
+
+    def share(holds: Callable[[Aspects], bool]) -> float:
+        return sum(map(holds, drawn)) / DRAWS
+
+    def near(probability: float) -> object:
+        # Five deviations of a share of so many draws.
+        return pytest.approx(probability, abs=5 * 0.5 / DRAWS**0.5)
+
+    def four(aspects: Aspects) -> tuple[object, ...]:
+        return (aspects.calls, aspects.persona, aspects.ambiguity, aspects.turns)
+
+    assert {bound.guidance} == {a.guidance for a in drawn}
+    assert {bound.strictness} == {a.strictness for a in drawn}
+    for k in range(1, 11):
+        assert near(0.05 + 0.5 * (k == bound.tools)) == share(lambda a, k=k: a.tools == k)  # type: ignore[misc]
+    for name, values in (
+        ("calls", (1, 2, 3)),
+        ("turns", (1, 2, 3)),
+        ("persona", PERSONAS),
+        ("ambiguity", AMBIGUITIES),
+    ):
+        for value in values:
+            at = getattr(bound, name) == value
+            assert near(1 / 6 + 0.5 * at) == share(
+                lambda a, name=name, value=value: getattr(a, name) == value  # type: ignore[misc]
+            )
+    assert near(0.5062) == share(lambda a: four(a) == four(bound))
+    assert near(0.2784) == share(lambda a: a == bound)
+    assert near(ABOVE[difficulty]) == share(
+        lambda a: any(
+            x > y
+            for x, y in (
+                (a.tools, bound.tools),
+                (a.calls, bound.calls),
+                (a.turns, bound.turns),
+                (PERSONAS.index(a.persona), PERSONAS.index(bound.persona)),
+                (AMBIGUITIES.index(a.ambiguity), AMBIGUITIES.index(bound.ambiguity)),
+            )
+        )
+    )
+    assert near(MORE_CALLS[difficulty]) == share(lambda a: a.calls > a.tools)
+    # A single coin would give twice as much at difficulty 1.
+    other_tools = 0.5 * (1 - 0.1)
+    assert near(other_tools / 3) == share(
+        lambda a: a.tools != bound.tools and a.calls != bound.calls
+    )
+
+
+def test_whole_reach_follows_chi_square() -> None:
+    """Tools are uniform among soft draws; 27.9 is exceeded once in 1,000 times by chance."""
+    rng = random.Random(1)
+    rule = msgspec.structs.replace(PUBLISHED, soft=1.0)
+    counts = Counter(rule.draw_aspects(1, rng).tools for _ in range(DRAWS))
+    expected = DRAWS / 10
+    assert sum((counts[k] - expected) ** 2 / expected for k in range(1, 11)) < 27.9
+
+
+@pytest.mark.parametrize("name", get_args(AspectName))
+@pytest.mark.parametrize("reach", ["bound", "whole"])
+def test_pinned_aspect_is_the_hardest(name: AspectName, reach: Literal["bound", "whole"]) -> None:
+    """It has its value at 100 whatever the difficulty, and a soft draw leaves it alone."""
+    rule = msgspec.structs.replace(PUBLISHED, pinned=(name,), reach=reach, soft=1.0)
+    hardest = getattr(PUBLISHED.bound(HARDEST), name)
+    rng = random.Random(0)
+    for difficulty in (1, 40, 99):
+        assert hardest == getattr(rule.bound(difficulty), name)
+        drawn = [rule.draw_aspects(difficulty, rng) for _ in range(50)]
+        assert {hardest} == {getattr(aspects, name) for aspects in drawn}
+        rest = msgspec.structs.replace(rule.bound(difficulty), **{name: None})
+        assert rest == msgspec.structs.replace(PUBLISHED.bound(difficulty), **{name: None})
+
+
+def test_pinned_turns_pin_the_limits() -> None:
+    """Whoever pins the length of the talk gives it the room as well."""
+    rule = msgspec.structs.replace(PUBLISHED, pinned=("turns",))
+    assert rule.limit_turns(1) == PUBLISHED.limit_turns(HARDEST)
+
+
+@pytest.mark.parametrize(
+    ("most", "at_1", "at_100"),
+    [((1, 2, 1), (1, 2, 1), (1, 2, 1)), ((5, 10, 5), (1, 2, 1), (5, 10, 5))],
+)
+def test_other_limits(
+    most: tuple[int, int, int], at_1: tuple[int, int, int], at_100: tuple[int, int, int]
+) -> None:
+    """The published ablations halve and nearly double them."""
+    rule = msgspec.structs.replace(PUBLISHED, bounds_turns=most)
+    for difficulty, expected in ((1, at_1), (100, at_100)):
+        found = rule.limit_turns(difficulty)
+        assert found is not None
+        assert expected == (found.user, found.assistant, found.tool)
+
+
+@pytest.mark.parametrize(("most", "at_50"), [(5, 2), (20, 10)])
+def test_other_numbers_of_tools(most: int, at_50: int) -> None:
+    """The published ablations of the number of tools are their upper bound."""
+    rule = msgspec.structs.replace(PUBLISHED, tools=(1, most))
+    assert (1, at_50, most) == tuple(rule.bound(d).tools for d in (1, 50, 100))
+
+
+def test_defaults_bound_no_turns() -> None:
+    """Only a curriculum that is told to bounds an episode."""
+    assert Curriculum().limit_turns(1) is None

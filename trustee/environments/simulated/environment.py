@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     CountedSource,
     Services,
@@ -91,6 +91,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Read the tools; say what of them is not used, and how few tools are split."""
+        read_prompt(self.prompts, "writer")
         notices = Notices()
         tools = find_tools(self.tools, notices=notices)
         SimulatedSource(self, tools, seed=seed, held_out=held_out)
@@ -129,6 +130,10 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt set of the roles."""
         return (self.prompts,)
+
+    def teacher_prompts(self) -> str:
+        """Return the prompt set, or for the published one, which has no teacher, ours."""
+        return "simulated" if self.prompts == "published" else self.prompts
 
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
         """Return the calls that the writer expects; none where it names tools alone."""

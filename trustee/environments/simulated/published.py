@@ -170,7 +170,7 @@ class Published:
                 scene,
                 scene.messages,
                 without=self._withheld & {"intent", "persona"},
-                latest=scene.messages[-1].content,
+                latest=render_json(scene.messages[-1].content),
             ),
             answer=UserText,
             schema=USER_SCHEMA,

@@ -133,7 +133,7 @@ class ToolSets:
     def _pairs_among(self, tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
         """Yield the reserved pairs of some of the tools."""
         for pair in combinations(sorted(tool.name for tool in tools), 2):
-            if self._only == set(pair) or (
+            if self._only == frozenset(pair) or (
                 self._only is None and is_reserved_pair(*pair, one_in=self._one_in)
             ):
                 yield pair

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trustee.environments.hints import Hints, hint_calls
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     Environment,
     Opening,
@@ -132,6 +132,7 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Check the inner world."""
+        read_prompt(self.prompts, "agent_trial")
         return self.inner.check(seed=seed, held_out=held_out)
 
     def judge_rules(self) -> Rules | None:
