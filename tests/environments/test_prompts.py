@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from golden_errors import ErrorCheck
-from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, is_taught, read_prompt
+from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, read_prompt
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.evidence import collect_evidence
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
@@ -41,10 +41,12 @@ from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Tur
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "prompts"
 SETS = ("simulated", "tiny")
 NAMES = (
+    "agent_brief",
     "agent_detailed",
     "agent_execution",
     "agent_ftrl",
     "agent_generic",
+    "agent_medium",
     "agent_note",
     "agent_plain",
     "agent_trial",
@@ -132,7 +134,7 @@ def fill_example(prompt_set: str, name: str) -> str:
     """Fill a prompt file with the example that all sets share."""
     seen = [(call_line(MOVED.name, MOVED.arguments), '{"status": "booked"}')]
     match name:
-        case "writer" if not is_taught(prompt_set):
+        case "writer" if prompt_set == "simulated":
             return draft_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
         case "query":
             return query_prompt(
@@ -146,7 +148,7 @@ def fill_example(prompt_set: str, name: str) -> str:
             return writer_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
         case "user":
             messages = (*OPENING, *(m for turn in TURNS for m in (turn.message, *turn.replies)))
-            if not is_taught(prompt_set):
+            if prompt_set == "simulated":
                 turn = plan_turn(prompt_set, messages[:-1], WANTED, told=1)
                 return "\n".join(f"[{m.role}]\n{m.content}" for m in turn.heard)
             return user_prompt(prompt_set, messages[:-1], intent=INTENT, persona=PERSONA)
@@ -164,7 +166,7 @@ def fill_example(prompt_set: str, name: str) -> str:
                 ExpectedCall(name=call.name, arguments=call.arguments) for call in (MOVED, READ)
             ]
             executed = [Executed(call=MOVED, result='{"status": "booked"}', ok=True)]
-            if not is_taught(prompt_set):
+            if prompt_set == "simulated":
                 evidence = collect_evidence(
                     gather_facts(executed, expected, malformed=0),
                     executed,
@@ -206,7 +208,7 @@ EVERY_PROMPT = pytest.mark.parametrize(
 @pytest.mark.parametrize("prompt_set", SETS)
 def test_sets_hold_the_same_files(prompt_set: str) -> None:
     """Every set has a prompt for every role and every guidance, and nothing else."""
-    names = [*NAMES] if is_taught(prompt_set) else sorted([*NAMES, "query"])
+    names = [*NAMES] if prompt_set == "tiny" else sorted([*NAMES, "query"])
     assert [f"{name}.md" for name in names] == list(hash_prompts(prompt_set))
 
 

@@ -111,8 +111,8 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
         """Refuse a trial of tasks without known calls, and limits that a trial would not keep."""
         if self.prompts == "published":
             return (
-                "prompts must be a set whose tasks name arguments, got 'published': no changed tool "
-                "could be proved to solve a task that names tools alone"
+                "prompts must be a set whose tasks name arguments, got 'published': no changed "
+                "tool could be proved to solve a task that names tools alone"
             )
         if self.curriculum.bounds_turns is not None:
             return (

@@ -2,7 +2,7 @@
 
 | prompt set | the roles | for |
 |---|---|---|
-| `simulated`, and any other | in small steps, with code between them (`in_steps.py`) | models of 1B or more |
+| `simulated`, and any other | in small steps, with code between (`in_steps.py`) | from 1B on |
 | `tiny` | in whole answers that the model was taught (`at_once.py`) | the built-in model |
 | `published` | with what the authors' code tells them (`published.py`) | large models that think |
 """
@@ -37,8 +37,8 @@ def facts_judge_of(rules: Rules) -> FactsJudge:
     roles = role_set_of(rules)
     if not isinstance(roles, FactsJudge):
         raise InputError(
-            f"the judge of the prompt set {rules.prompts!r} is shown no facts, and its tasks expect "
-            "tools without arguments: set env.verdict = 'published', or another env.prompts"
+            f"the judge of the prompt set {rules.prompts!r} is shown no facts, and its tasks "
+            "expect tools without arguments: set env.verdict = 'published', or another env.prompts"
         )
     return roles
 
@@ -52,9 +52,9 @@ def lone_judge_of(rules: Rules) -> LoneJudge:
     roles = role_set_of(rules)
     if not isinstance(roles, LoneJudge):
         raise InputError(
-            f"the judge of the prompt set {rules.prompts!r} compares what code has put together, so "
-            "it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', or "
-            "'tiny' for the built-in model"
+            f"the judge of the prompt set {rules.prompts!r} compares what code has put together, "
+            "so it cannot decide alone: env.verdict = 'published' needs env.prompts = 'published', "
+            "or 'tiny' for the built-in model"
         )
     return roles
 
