@@ -242,8 +242,13 @@ class Bench:
             services = Services(
                 simulator=self.simulator, rng=random.Random(f"{self.seed} judge {index}")
             )
-            rules = Simulated(prompts=SET).judge_rules()
-            score = await judge_episode(known.task, known.turns, known.stop, services, rules=rules)
+            score = await judge_episode(
+                known.task,
+                known.turns,
+                known.stop,
+                services,
+                rules=Simulated(prompts=SET).judge_rules(),
+            )
             accepted = score.outcome.criteria[Criterion.FULFILLED]
             if accepted != known.good:
                 self.notebook.fail(

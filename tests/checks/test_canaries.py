@@ -65,13 +65,12 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
     """Facts never refuse an honest episode, so a refusal of one is the judge's."""
     engine = ScriptedEngine(say_yes)
     services = Services(simulator=make_simulator(engine), rng=random.Random(0))
-    rules = Simulated(prompts=prompt_set).judge_rules()
     score = await judge_episode(
         known.task,
         known.turns,
         known.stop,
         services,
-        rules=rules,
+        rules=Simulated(prompts=prompt_set).judge_rules(),
     )
     asked = bool(engine.requests)
     assert asked or not known.good

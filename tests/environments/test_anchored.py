@@ -326,7 +326,8 @@ async def test_policy_is_not_told_what_the_user_wants() -> None:
     task = await stage.write(SOFT)
     await stage.play(task)
     prompts = [r.prompt for r in stage.engine.requests if role_of(r) == "policy"]
-    keys = {"intent", "persona", "expected_calls", "criteria", "wishes", "told"}
+    keys = {"intent", "persona", "expected_calls", "expected_names", "criteria", "limits"}
+    keys |= {"wishes", "told"}
     assert keys == set(task.hidden["hidden"])
     secrets = ("intent", "persona", "expected_calls", "criteria", "wishes", '"world"')
     assert (True, []) == (

@@ -192,9 +192,8 @@ def test_parts_of_a_world(
     world: World, judge: str | None, names: tuple[str, ...], runs: bool
 ) -> None:
     """Whose judge pays, whose words are used and whether code runs is known of every world."""
-    rules = world.judge_rules()
     assert (judge, names, runs) == (
-        rules.prompts if rules else None,
+        rules.prompts if (rules := world.judge_rules()) else None,
         world.prompt_sets(),
         world.needs_sandbox(),
     )

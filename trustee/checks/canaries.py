@@ -32,9 +32,6 @@ from trustee.types import (
     Turn,
 )
 
-SHARED: Mapping[str, str] = {"published": "simulated"}
-"""Sets whose judge is shown another set's episodes, which are of the same kind of world."""
-
 
 class Known(Record, frozen=True):
     """A finished episode with a known verdict, in the form of the simulated world."""
@@ -97,11 +94,13 @@ class CanaryFile(Record, frozen=True):
 def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     """Read the canaries of a prompt set from the package's data.
 
+    Those of `simulated` serve `published` too, whose judge is told the expected tools by name.
+
     Raises:
         InputError: if the prompt set has no canaries.
     """
-    shared = SHARED.get(prompt_set, prompt_set)
-    source = Path(__file__).parent / "canary_episodes" / f"{shared}.json"
+    name = "simulated" if prompt_set == "published" else prompt_set
+    source = Path(__file__).parent / "canary_episodes" / f"{name}.json"
     if not source.is_file():
         raise InputError(
             f"there are no canaries for the prompt set {prompt_set!r} (env.prompts): a judge with "

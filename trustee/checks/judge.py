@@ -72,6 +72,12 @@ class Verdicts(Record, frozen=True):
         )
 
 
+def is_accepted(score: Score) -> bool:
+    """Whether a judge takes an episode for a success: by its criteria, or else by its reward."""
+    criteria = score.outcome.criteria
+    return criteria[Criterion.FULFILLED] if criteria else sum(score.rewards.values()) > 0
+
+
 async def ask_judge(
     episodes: Sequence[Known],
     *,
@@ -113,12 +119,6 @@ async def ask_judge(
         false_accepts=tuple(name for name in bad if accepted[name]),
         false_refuses=tuple(name for name in good if not accepted[name]),
     )
-
-
-def is_accepted(score: Score) -> bool:
-    """Whether a judge holds the task for fulfilled; one that only gives rewards says so by 1."""
-    fulfilled = score.outcome.criteria.get(Criterion.FULFILLED)
-    return sum(score.rewards.values()) > 0 if fulfilled is None else fulfilled
 
 
 async def check_canaries(

@@ -156,7 +156,7 @@ class SimulatedSource(CountedSource):
     ) -> None:
         super().__init__(seed=seed)
         self._config = config
-        self._tool_sets = ToolSets(
+        self.tool_sets = ToolSets(
             repository,
             one_in=config.reserve_one_in,
             with_reserved=held_out,
@@ -175,7 +175,7 @@ class SimulatedSource(CountedSource):
         """Have the writer turn a task spec into a task."""
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
-        tools = self._tool_sets.sample(rng, aspects.tools)
+        tools = self.tool_sets.sample(rng, aspects.tools)
         roles = role_set_of(self._config.judge_rules())
         written = await roles.write(services.simulator, tools, aspects, seed=spec.seed)
         hidden = HiddenSimulated(

@@ -1,10 +1,10 @@
 """The three ways to play the roles, one for each kind of prompt set.
 
-| prompt set | how the roles go | module |
+| prompt set | the roles | for |
 |---|---|---|
-| `simulated`, and any other | in small steps, with code between them | `in_steps.py` |
-| `tiny` | in whole answers, which the model was taught | `at_once.py` |
-| `published` | with what the authors' code tells them | `published.py` |
+| `simulated`, and any other | in small steps, with code between (`in_steps.py`) | from 1B on |
+| `tiny` | in whole answers that the model was taught (`at_once.py`) | the built-in model |
+| `published` | with what the authors' code tells them (`published.py`) | large models that think |
 """
 
 from __future__ import annotations
