@@ -17,6 +17,7 @@ from trustee.engine.vllm_env import (
     ON_WSL,
     READY,
     UNLESS_SET,
+    choose_threads,
     set_variables,
 )
 
@@ -70,3 +71,18 @@ def test_what_a_user_says_of_the_allocator_stays(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"})
     set_variables("cuda", start_seconds=1)
     assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "backend:native"
+
+
+def test_threads_are_set_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's process keeps what the machine gives it."""
+    monkeypatch.setattr(os, "environ", {})
+    set_variables("cuda", threads=3, start_seconds=1)
+    assert "OMP_NUM_THREADS" not in os.environ
+    set_variables("cpu", threads=3, start_seconds=1)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("size", "threads"), [(7_000_000, 1), (269_000_000, 6)])
+def test_only_models_of_some_size_get_all_cores(size: int, threads: int) -> None:
+    """The built-in model's 7 MB are too little to share, the 269 MB of SmolLM2 are not."""
+    assert threads == choose_threads(size, cores=6)
