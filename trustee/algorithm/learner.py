@@ -49,6 +49,24 @@ class MicroRequest(Record, frozen=True):
     """Whether to accumulate gradients; False only measures and leaves gradients as they are."""
 
 
+SMALLEST = MicroRequest(
+    samples=tuple(
+        Sample(
+            ids=(0, 1, last),
+            mask=(False, False, True),
+            logprobs=(0.0, 0.0, 0.0),
+            advantage=1.0,
+            version=0,
+            trajectory_id="",
+        )
+        for last in (2, 3)
+    ),
+    loss=LossConfig(),
+    normaliser=1.0,
+)
+"""Two samples that begin alike: the smallest micro-batch that uses every kernel."""
+
+
 class MemoryReport(Record, frozen=True, tag="memory"):
     """A call that did not fit into memory; gradients that its step had gathered are lost.
 

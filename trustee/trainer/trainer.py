@@ -25,6 +25,7 @@ from torch import set_num_threads
 from trustee.algorithm.batch import Batch, collate, share_out
 from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
+    SMALLEST,
     FinishReport,
     FinishRequest,
     MicroReport,
@@ -32,7 +33,7 @@ from trustee.algorithm.learner import (
     TrainerSpec,
     add_reports,
 )
-from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
+from trustee.algorithm.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.decoding import decode_json, read_file
 from trustee.errors import RunError
 from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint_base
@@ -66,19 +67,6 @@ Gradients = tuple[torch.Tensor, ...]
 
 CPU_BLOCK = 256
 """Measured with the built-in model: 128 to 512 are alike, one call a node costs a third more."""
-
-WARM = tuple(
-    Sample(
-        ids=(0, 1, last),
-        mask=(False, False, True),
-        logprobs=(0.0, 0.0, 0.0),
-        advantage=1.0,
-        version=0,
-        trajectory_id="",
-    )
-    for last in (2, 3)
-)
-"""Two samples that begin alike: the smallest pass that uses every kernel."""
 
 
 class Trainer:
@@ -132,7 +120,7 @@ class Trainer:
     def warm(self) -> None:
         """Take what stays before memory is capped: optimiser states, and libraries' workspaces."""
         self._create_states()
-        self.gather(MicroRequest(samples=WARM, loss=LossConfig(), normaliser=1.0))
+        self.gather(SMALLEST)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _create_states(self) -> None:
