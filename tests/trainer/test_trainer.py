@@ -243,7 +243,8 @@ def test_a_publish_that_failed_half_way_is_done_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What the engine already holds of the version is removed before it is given once more."""
-    trainer, held, done = make_trainer(threads=1), [6], []
+    trainer, held = make_trainer(threads=1), [6]
+    done: list[int] = []
 
     def install(worker: Any, version: int, *given: Any) -> None:
         assert version not in held

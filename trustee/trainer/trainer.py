@@ -18,9 +18,7 @@ import msgspec
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-
-# By name, because vLLM puts a function that does nothing in its place.
-from torch import set_num_threads
+from torch import set_num_threads  # vLLM replaces torch's attribute by one that does nothing
 
 from trustee.algorithm.batch import Batch, collate, share_out
 from trustee.algorithm.config import ActivationCheckpointing
@@ -90,8 +88,7 @@ class Trainer:
         self._worker = worker
         """vLLM's, which holds the engine's weights and adapters."""
         self._threads = spec.learn.threads or spec.cores
-        # Always the same threads: each new one would bring memory of its own that stays. Each
-        # computes alone; the thread that decodes keeps its number.
+        # Always the same threads, because a new one's memory stays; each computes alone.
         self._pool = ThreadPoolExecutor(self._threads, initializer=set_num_threads, initargs=(1,))
         self._heap = Heap()
         self._base = ""
