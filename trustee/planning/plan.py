@@ -20,8 +20,10 @@ from trustee.planning.hours import (
     USUAL,
     Hours,
     Range,
+    StepTokens,
     Workload,
     count_episodes,
+    count_tokens,
     estimate_hours,
     list_assumptions,
 )
@@ -72,6 +74,9 @@ class RunPlan(Record, frozen=True):
     """Description of each entry; that of an estimate ends with a question mark."""
     host_gib: float
     disk_gib: float
+    steps: int
+    """Steps of the run, if nothing ends it before."""
+    tokens_per_step: StepTokens
     hours_per_100_steps: dict[str, Range]
     kwh_per_100_steps: Range
     api_calls: int
@@ -195,6 +200,8 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         reasons=_reasons(ledger),
         host_gib=count_host(shape, budget) / GIB,
         disk_gib=count_disk(config, shape, budget, work) / GIB,
+        steps=config.run.steps,
+        tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
@@ -320,15 +327,28 @@ def plan_text(plan: RunPlan) -> str:
         f"{'disk':<22}{plan.disk_gib:.0f} GiB",
         f"{'calls to paid APIs':<22}{plan.api_calls}",
         "",
+        *_show_tokens(plan.tokens_per_step),
+        "",
         "estimates for 100 steps",
         *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
         f"  {'energy of the GPU':<20}{show_range(power)} kWh",
+        f"  {f'all {plan.steps} steps':<20}{show_range(hours['total'].times(plan.steps / 100))} hours",
         "",
         *(f"- {note}" for note in plan.notes),
     ]
     if plan.after is not None:
         lines += ["", *_show_changes(plan, plan.after)]
     return "\n".join(lines)
+
+
+def _show_tokens(step: StepTokens) -> list[str]:
+    return [
+        "estimates for one step, in thousands of tokens",
+        f"  {'sampled':<20}{step.policy / 1000:.0f} by the policy, "
+        f"{step.simulator / 1000:.0f} by the simulator",
+        f"  {'read':<20}{step.read.low / 1000:.0f} to {step.read.high / 1000:.0f}",
+        f"  {'trained on':<20}{step.trained.low / 1000:.0f} to {step.trained.high / 1000:.0f}",
+    ]
 
 
 def _table(plan: RunPlan) -> list[str]:
@@ -355,8 +375,10 @@ def _show_changes(plan: RunPlan, after: RunPlan) -> list[str]:
 
 
 def show_range(span: Range) -> str:
-    """Return a range as text, with two significant digits."""
-    return f"{span.low:.2g} to {span.high:.2g}"
+    """Return a range as text, with two significant digits, or all before the point."""
+    return " to ".join(
+        f"{end:.0f}" if end >= 10 else f"{end:.2g}" for end in (span.low, span.high)
+    )
 
 
 def run_plan(
