@@ -14,15 +14,17 @@ from trustee.config import Config, apply_changes
 from trustee.engine.vllm import VllmConfig
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
-from trustee.planning.cards import Card, pick_card, resize_card
+from trustee.planning.cards import Card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
     USUAL,
     Hours,
     Range,
+    StepTokens,
     Workload,
     count_episodes,
+    count_tokens,
     estimate_hours,
     list_assumptions,
 )
@@ -73,6 +75,9 @@ class RunPlan(Record, frozen=True):
     """Description of each entry; that of an estimate ends with a question mark."""
     host_gib: float
     disk_gib: float
+    steps: int
+    """Steps of the run, if nothing ends it before."""
+    tokens_per_step: StepTokens
     hours_per_100_steps: dict[str, Range]
     kwh_per_100_steps: Range
     api_calls: int
@@ -196,6 +201,8 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         reasons=_reasons(ledger),
         host_gib=count_host(shape, budget) / GIB,
         disk_gib=count_disk(config, shape, budget, work) / GIB,
+        steps=config.run.steps,
+        tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
@@ -303,6 +310,7 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
         changes = " and ".join(name_changes(budget, longer))
         notes.append(f"there is room for longer episodes: {changes}")
     return notes
+<<<<<<< HEAD
 
 
 def plan_text(plan: RunPlan) -> str:
@@ -390,3 +398,5 @@ def run_plan(
     if as_json:
         return msgspec.json.format(msgspec.json.encode(plan), indent=2).decode(), plan.fits
     return plan_text(plan), plan.fits
+=======
+>>>>>>> main
