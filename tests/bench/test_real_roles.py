@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_tool_is_right_by_the_dialogue(bench: Any) -> None:
     for case in known[:3]:
         (value,) = case.result.values()
         simulator = Answering(result=json.dumps({"it": value}))
-        said, right = anyio.run(lambda c=case, s=simulator: roles.ask_tool(c, s, seed="x"))
+        said, right = anyio.run(partial(roles.ask_tool, case, simulator, seed="x"))
         assert right, said
         (prompt,) = simulator.prompts
         assert case.intent in prompt
@@ -53,7 +54,7 @@ def test_tool_is_right_by_the_dialogue(bench: Any) -> None:
         said = [call.arguments for call in made if isinstance(call, ToolCall)]
         assert any({place, value} <= set(arguments.values()) for arguments in said)
         lying = Answering(result="it is something else")
-        assert not anyio.run(lambda c=case, s=lying: roles.ask_tool(c, s, seed="x"))[1]
+        assert not anyio.run(partial(roles.ask_tool, case, lying, seed="x"))[1]
 
 
 def test_tool_that_refuses_a_good_call_is_wrong(bench: Any) -> None:
@@ -61,7 +62,7 @@ def test_tool_that_refuses_a_good_call_is_wrong(bench: Any) -> None:
     roles, cases = bench("real.published_roles"), bench("real.cases")
     case = cases.draw_tool_cases(2, "a test")[1]
     refusing = Answering(result=json.dumps({"error": "no such room"}))
-    assert not anyio.run(lambda: roles.ask_tool(case, refusing, seed="x"))[1]
+    assert not anyio.run(partial(roles.ask_tool, case, refusing, seed="x"))[1]
 
 
 def test_user_is_shown_the_dialogue_and_ends_by_silence(bench: Any) -> None:
@@ -69,7 +70,7 @@ def test_user_is_shown_the_dialogue_and_ends_by_silence(bench: Any) -> None:
     roles, cases = bench("real.published_roles"), bench("real.cases")
     case = cases.draw_user_cases(3, "a test")[2]
     silent = Answering(message=" ")
-    assert anyio.run(lambda: roles.ask_user(case, silent, seed="x")) == (" ", True)
+    assert anyio.run(partial(roles.ask_user, case, silent, seed="x")) == (" ", True)
     (prompt,) = silent.prompts
     assert case.wanted.intent in prompt
     assert case.messages[-1].content in prompt
