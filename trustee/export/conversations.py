@@ -62,3 +62,22 @@ def demand_texts(
             f"{what} renders a prompt otherwise than the training did: at character {at} it has "
             f"{text[at : at + 40]!r} instead of {expected[at : at + 40]!r}; it was deleted"
         )
+
+
+def demand_ids(
+    prompts: Sequence[Sequence[int]], cut: Sequence[Sequence[int]], *, what: str
+) -> None:
+    """Refuse an export whose prompts become other tokens than in the training.
+
+    Raises:
+        RunError: naming the first place where they differ.
+    """
+    for own, given in zip(prompts, cut, strict=True):
+        if list(own) != list(given):
+            pairs = zip([*own, -1], [*given, -1], strict=False)
+            at = next(i for i, (one, other) in enumerate(pairs) if one != other)
+            raise RunError(
+                f"{what} cuts a prompt into other tokens than the training did: at token {at} it "
+                f"has {list(given[at : at + 4])} instead of {list(own[at : at + 4])}; it was "
+                "deleted"
+            )

@@ -32,12 +32,12 @@ def list_tensors(base: Path) -> tuple[BaseTensor, ...]:
     return tuple(BaseTensor(name, stored.shape) for _, name, stored in read_base(base))
 
 
-def merged_tensors(base: Path, adapter: AdapterFile) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_tensors(base: Path, adapter: AdapterFile | None) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield name and merged bf16 tensor, in the order of `list_tensors`.
 
     Args:
         base: folder of the base model.
-        adapter: an adapter that `check_fit` accepts for it.
+        adapter: an adapter that `check_fit` accepts for it; None: the base alone.
 
     Raises:
         RunError: if a layer of the adapter was not found, or a merged number is not finite.
@@ -45,17 +45,19 @@ def merged_tensors(base: Path, adapter: AdapterFile) -> Iterator[tuple[str, torc
     import torch
     from safetensors import safe_open
 
-    left = {name.removesuffix(half) for name in adapter.shapes for half in HALVES}
-    left = {name for name in left if name + HALVES[0] in adapter.shapes}
+    names = adapter.shapes if adapter else ()
+    left = {name.removesuffix(HALVES[0]) for name in names if name.endswith(HALVES[0])}
     with ExitStack() as stack:
-        halves: Any = stack.enter_context(safe_open(adapter.folder / WEIGHTS, framework="pt"))
+        halves: Any = None
+        if adapter:
+            halves = stack.enter_context(safe_open(adapter.folder / WEIGHTS, framework="pt"))
         files: dict[Path, Any] = {}
         for path, name, _ in read_base(base):
             if path not in files:
                 files[path] = stack.enter_context(safe_open(path, framework="pt"))
             weight: torch.Tensor = files[path].get_tensor(name)
             layer = PREFIX + name.removesuffix(WEIGHT)
-            if layer in left and name.endswith(WEIGHT):
+            if adapter and layer in left and name.endswith(WEIGHT):
                 left.remove(layer)
                 a, b = (halves.get_tensor(layer + half).float() for half in HALVES)
                 weight = weight.float() + adapter.scale * (b @ a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import anyio.to_thread
 from trustee.config import Config
 from trustee.engine.protocol import EngineProgress
 from trustee.errors import InputError
-from trustee.events import Emit, Note
+from trustee.events import Emit, Note, Stage
 from trustee.export.answers import (
     Agreement,
     Answer,
@@ -22,7 +23,14 @@ from trustee.export.answers import (
     load_model,
     predict_with,
 )
-from trustee.export.conversations import Conversation, demand_texts, make_conversations
+from trustee.export.conversations import (
+    Conversation,
+    demand_ids,
+    demand_texts,
+    make_conversations,
+)
+from trustee.export.gguf_file import WHOLE, Quant, write_gguf, write_gguf_adapter
+from trustee.export.llama_child import LlamaQuestion, Prediction, ask_llama, has_llama
 from trustee.export.merged_folder import write_merged
 from trustee.export.merging import list_tensors
 from trustee.export.speech import Speech, read_speech
@@ -37,11 +45,17 @@ from trustee.types import Record, Task
 
 T = TypeVar("T")
 
+QUANTISED_SHARE = 0.9
+"""Smallest share of greedy tokens that a quantised file must have in common with the training."""
+
 
 class Wanted(Record, frozen=True):
     """What is to be written, each under the name given; None: not wanted."""
 
     merged: Path | None = None
+    gguf: Path | None = None
+    quant: Quant = "bf16"
+    gguf_adapter: Path | None = None
     tests: int = 8
     """Number of held-out tasks on which each file is tested; 0: no test."""
 
@@ -93,6 +107,10 @@ async def export(
     files = []
     if wanted.merged is not None:
         files.append(await in_thread(export_merged, subject, wanted.merged, emit))
+    if wanted.gguf is not None:
+        files.append(await in_thread(export_gguf, subject, wanted.gguf, wanted.quant, emit))
+    if wanted.gguf_adapter is not None:
+        files.append(await in_thread(export_gguf_adapter, subject, wanted.gguf_adapter, emit))
     return Exports(adapter=subject.adapter.folder, base=subject.base, files=tuple(files))
 
 
@@ -203,6 +221,74 @@ def test_merged(subject: Subject, folder: Path, final: Path, emit: Emit) -> Agre
     return agreement
 
 
+def export_gguf(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Exported:
+    """Write the merged model as GGUF, load it with llama.cpp, and compare prompts and answers."""
+    count = len(list_tensors(subject.base))
+    with staged(final) as file:
+        with metered(
+            f"writing {final}", emit, of=count, unit="tensors", engine=EngineProgress
+        ) as meter:
+            write_gguf(
+                subject.base,
+                subject.adapter,
+                file,
+                speech=subject.speech,
+                quant=quant,
+                name=final.stem,
+                written=meter.count,
+            )
+        share = 1.0 if quant in WHOLE else QUANTISED_SHARE
+        agreement = test_gguf(subject, file, None, final, share=share, emit=emit)
+        return Exported(kind=f"gguf {quant}", path=final, agreement=agreement)
+
+
+def export_gguf_adapter(subject: Subject, final: Path, emit: Emit) -> Exported:
+    """Write the adapter as GGUF, and test it beside a base that is written for the test alone."""
+    with staged(final) as file:
+        write_gguf_adapter(subject.base, subject.adapter, file, name=final.stem)
+        agreement = None
+        if subject.conversations and has_llama():
+            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+                base = Path(scratch) / "base.gguf"
+                write_gguf(
+                    subject.base, None, base, speech=subject.speech, quant="bf16", name="base"
+                )
+                agreement = test_gguf(subject, base, file, final, share=1.0, emit=emit)
+        return Exported(kind="gguf adapter", path=final, agreement=agreement)
+
+
+def test_gguf(
+    subject: Subject, model: Path, adapter: Path | None, final: Path, *, share: float, emit: Emit
+) -> Agreement | None:
+    """Compare what llama.cpp makes of a file with the training's prompts, ids and answers."""
+    if not subject.conversations:
+        return None
+    if not has_llama():
+        emit(Note(text=f"{final} is not tested: pip install 'trustee[export]' brings llama.cpp"))
+        return None
+    emit(Stage(name=f"testing {final} with llama.cpp"))
+    answers = subject.answers
+    found = ask_llama(
+        LlamaQuestion(
+            model=str(model),
+            adapter=str(adapter) if adapter else None,
+            conversations=tuple(
+                {"messages": one.messages, "tools": one.tools}
+                if one.tools
+                else {"messages": one.messages}
+                for one in subject.conversations
+            ),
+            predictions=tuple(Prediction(prompt=a.prompt, ids=a.ids) for a in answers),
+            context=max(len(a.prompt) + len(a.ids) for a in answers) + 8,
+        )
+    )
+    demand_texts(subject.conversations, found.texts, what=str(final))
+    demand_ids([a.prompt for a in answers], found.ids, what=str(final))
+    agreement = compare(answers, found.said)
+    demand(agreement, share=share, what=str(final))
+    return agreement
+
+
 def export_text(exports: Exports) -> str:
     """Return what was exported as readable text."""
     return "\n".join(_line(one) for one in exports.files)
@@ -211,8 +297,8 @@ def export_text(exports: Exports) -> str:
 def _line(one: Exported) -> str:
     found = one.agreement
     if found is None:
-        return f"{one.kind:<8} {one.path}  not tested"
+        return f"{one.kind:<12} {one.path}  not tested"
     return (
-        f"{one.kind:<8} {one.path}  prompts equal to the character, {found.equal} of "
+        f"{one.kind:<12} {one.path}  prompts equal to the character, {found.equal} of "
         f"{found.tokens} greedy tokens equal, {found.ties} ties, at most {found.worst:.3f} nats off"
     )

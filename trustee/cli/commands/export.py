@@ -16,6 +16,8 @@ from trustee.cli.commands.options import (
 )
 from trustee.errors import InputError
 
+QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
@@ -23,6 +25,13 @@ def add(commands: Commands) -> None:
     export.add_argument("run", type=Path, metavar="RUN", help="run folder")
     export.add_argument(
         "--merged", type=Path, metavar="DIR", help="base and adapter as one bf16 model folder"
+    )
+    export.add_argument("--gguf", type=Path, metavar="FILE", help="the same as one GGUF file")
+    export.add_argument(
+        "--quant", choices=QUANTS, help="format of the GGUF file's matrices; default bf16"
+    )
+    export.add_argument(
+        "--gguf-adapter", type=Path, metavar="FILE", help="the adapter alone as a GGUF file"
     )
     export.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
     export.add_argument(
@@ -45,9 +54,19 @@ def export_command(options: argparse.Namespace) -> int:
 
     if options.tests < 0:
         raise InputError(f"--tests {options.tests} is negative; give 0 for no test, or more")
-    wanted = Wanted(merged=options.merged, tests=options.tests)
-    if wanted.merged is None:
-        raise InputError("nothing to export; say what with --merged DIR")
+    wanted = Wanted(
+        merged=options.merged,
+        gguf=options.gguf,
+        quant=options.quant or "bf16",
+        gguf_adapter=options.gguf_adapter,
+        tests=options.tests,
+    )
+    if wanted.merged is None and wanted.gguf is None and wanted.gguf_adapter is None:
+        raise InputError(
+            "nothing to export; say what with --merged DIR, --gguf FILE or --gguf-adapter FILE"
+        )
+    if options.quant and wanted.gguf is None:
+        raise InputError(f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE")
     allow_worlds(options)
     changes = allow_unsafe(options)
     config = apply_changes(read_unplayed(options.run), changes)
