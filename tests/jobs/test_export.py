@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ TOOL = Tool(
     description="read the level of the lamp",
     parameters={"type": "object", "properties": {"room": {"type": "string"}}},
 )
-needs_llama = pytest.mark.skipif(not has_llama(), reason="xllamacpp is not installed")
+needs_llama = pytest.mark.skipif(
+    not (has_llama() and find_spec("gguf")), reason="gguf or xllamacpp is not installed"
+)
 
 
 @pytest.fixture

@@ -184,11 +184,11 @@ def export_merged(subject: Subject, final: Path, emit: Emit) -> Exported:
                 subject.base, subject.adapter, folder, speech=subject.speech, written=meter.count
             )
         return Exported(
-            kind="merged", path=final, agreement=test_merged(subject, folder, final, emit)
+            kind="merged", path=final, agreement=check_merged(subject, folder, final, emit)
         )
 
 
-def test_merged(subject: Subject, folder: Path, final: Path, emit: Emit) -> Agreement | None:
+def check_merged(subject: Subject, folder: Path, final: Path, emit: Emit) -> Agreement | None:
     """Compare what transformers makes of a folder with the training's prompts and answers."""
     if not subject.conversations:
         return None
@@ -238,7 +238,7 @@ def export_gguf(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Expo
                 written=meter.count,
             )
         share = 1.0 if quant in WHOLE else QUANTISED_SHARE
-        agreement = test_gguf(subject, file, None, final, share=share, emit=emit)
+        agreement = check_gguf(subject, file, None, final, share=share, emit=emit)
         return Exported(kind=f"gguf {quant}", path=final, agreement=agreement)
 
 
@@ -253,11 +253,11 @@ def export_gguf_adapter(subject: Subject, final: Path, emit: Emit) -> Exported:
                 write_gguf(
                     subject.base, None, base, speech=subject.speech, quant="bf16", name="base"
                 )
-                agreement = test_gguf(subject, base, file, final, share=1.0, emit=emit)
+                agreement = check_gguf(subject, base, file, final, share=1.0, emit=emit)
         return Exported(kind="gguf adapter", path=final, agreement=agreement)
 
 
-def test_gguf(
+def check_gguf(
     subject: Subject, model: Path, adapter: Path | None, final: Path, *, share: float, emit: Emit
 ) -> Agreement | None:
     """Compare what llama.cpp makes of a file with the training's prompts, ids and answers."""
