@@ -19,10 +19,7 @@ MOST_BYTES = 256 << 20
 """Size of the largest `tokenizer.json`; published ones have up to 40 MB."""
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """Kinds of tokens in a GGUF file. Text of a control token is not shown, and calls must be."""
-CUTS = {
-    r"[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|": "llama-bpe",
-    r"[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|": "qwen2",
-}
+CUTS = {r"]?\p{L}+|\p{N}{1,3}|": "llama-bpe", r"]?\p{L}+|\p{N}|": "qwen2"}
 """How llama.cpp calls the way to cut texts with a pattern that contains this."""
 
 
