@@ -96,7 +96,7 @@ async def test_a_merged_folder(run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_adapter_that_is_forgotten_is_noticed(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_error: ErrorCheck
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The base alone is not what was trained: nothing stands under the final name."""
     real: Callable[..., Any] = merging.merged_tensors
