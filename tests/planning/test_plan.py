@@ -428,7 +428,7 @@ def test_text_ends_with_the_command() -> None:
     text, fits = run("learn.activation_checkpointing=recompute", vram=24.0)
     lines = text.splitlines()
     assert not fits
-    assert lines[0].startswith("Qwen/Qwen3-8B does not fit RTX 3090: 27.06 of 23.50 GiB")
+    assert lines[0].startswith("Qwen/Qwen3-8B does not fit RTX 3090: 27.05 of 23.50 GiB")
     assert lines[-1] == (
         "  trustee run --set model.path=Qwen/Qwen3-8B --set learn.activation_checkpointing=offload"
     )
