@@ -59,6 +59,9 @@ START_SHARE = 0.3
 """Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
 in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
 
+UNASKED = 9 << 30
+"""Bytes of KV cache that auto means where no card was asked for its memory."""
+
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """Settings of the vLLM engine."""
@@ -71,8 +74,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
-    kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
-    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token."""
+    kv_bytes: Annotated[int, Meta(ge=1 << 20)] | Literal["auto"] = 9 << 30
+    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token. With auto `trustee
+    run` takes what is free on the GPU and chooses the settings that fit; elsewhere it is 9 GiB."""
     max_sequences: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of requests decoded at once."""
     batched_tokens: Annotated[int, Meta(ge=1)] = 2048
@@ -95,6 +99,11 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     def weight_format(self) -> WeightFormat:
         """The format of the base weights on this machine."""
         return choose_format(self.weights, self.device)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the KV cache; of auto, what it is where no card is asked."""
+        return UNASKED if self.kv_bytes == "auto" else self.kv_bytes
 
     @property
     def slots(self) -> int:
@@ -237,7 +246,7 @@ class VllmEngine(RemoteTrainer):
             enable_prefix_caching=config.prefix_caching,
             # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
             enable_chunked_prefill=not on_cpu,
-            kv_cache_memory_bytes=config.kv_bytes,
+            kv_cache_memory_bytes=config.cache_bytes,
             gpu_memory_utilization=START_SHARE,
             block_size=32 if on_cpu else None,
             scheduling_policy="priority",

@@ -127,7 +127,7 @@ def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
     """Return the budget with all that is left of the GPU as KV cache."""
     spare = usable - make_ledger(shape, budget).peak
     added = max(0, spare) // KV_STEP * KV_STEP
-    return budget.change({"engine.kv_bytes": budget.engine.kv_bytes + added})
+    return budget.change({"engine.kv_bytes": budget.engine.cache_bytes + added})
 
 
 def name_changes(before: Budget, after: Budget) -> tuple[str, ...]:
@@ -146,8 +146,8 @@ def _settle(
     """Pull levers and give the rest of the card to the cache; None where that is not enough."""
     for lever in levers:
         budget = lever.pull(budget)
-    room = usable - make_ledger(shape, budget).peak + budget.engine.kv_bytes
-    if room >= budget.engine.kv_bytes:
+    room = usable - make_ledger(shape, budget).peak + budget.engine.cache_bytes
+    if room >= budget.engine.cache_bytes:
         return budget
     wanted = min(contexts * budget.engine.context, count_kv_tokens(shape, budget))
     step = KV_STEP if room >= GIB else FINE_STEP

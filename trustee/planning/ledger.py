@@ -245,7 +245,7 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what the engine holds for itself."""
     yield Entry(
         name="KV cache",
-        bytes=budget.engine.kv_bytes,
+        bytes=budget.engine.cache_bytes,
         when="always",
         exact=True,
         reason=f"engine.kv_bytes: {count_kv_tokens(shape, budget)} tokens",
@@ -375,5 +375,5 @@ def kv_token_bytes(shape: ModelShape) -> int:
 
 def count_kv_tokens(shape: ModelShape, budget: Budget) -> int:
     """Count the tokens of the KV cache, in whole blocks; the engine keeps one for itself."""
-    blocks = budget.engine.kv_bytes // (kv_token_bytes(shape) * budget.block)
+    blocks = budget.engine.cache_bytes // (kv_token_bytes(shape) * budget.block)
     return max(0, blocks - 1) * budget.block

@@ -34,6 +34,7 @@ from trustee.planning.ledger import (
     count_states,
     make_ledger,
 )
+from trustee.planning.self_fit import fill_card
 from trustee.planning.shapes import ModelShape, find_shape, known_models
 from trustee.types import GIB, Record
 
@@ -84,6 +85,8 @@ class RunPlan(Record, frozen=True):
     changes: tuple[str, ...]
     """Values of `--set` that make the run fit; empty if it fits already or nothing helps."""
     notes: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    """Values of `--set` that were chosen for the card, where `engine.kv_bytes` is auto."""
     command: str = ""
     """The command line with these changes."""
     after: RunPlan | None = None
@@ -118,8 +121,16 @@ def read_workload(config: Config) -> Workload:
 
 
 def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card) -> RunPlan:
-    """Plan a run; if it does not fit, look for changes that make it fit."""
+    """Plan a run; if it does not fit, look for changes that make it fit.
+
+    With `engine.kv_bytes = "auto"` the plan is of the settings that were chosen for the card.
+    """
     card = resize_card(card, vram_gib)
+    if config.engine.kv_bytes == "auto" and card.has_bf16:
+        chosen = find_changes(config, shape, card)
+        if chosen:
+            plan = _describe(apply_changes(config, chosen), shape, card)
+            return msgspec.structs.replace(plan, settings=chosen)
     plan = _describe(config, shape, card)
     if plan.fits or not card.has_bf16:
         return plan
@@ -148,14 +159,21 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
 
 def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
     """Return the smallest set of changes that makes a run fit; empty if there is none."""
-    budget = read_budget(config)
-    fitted = fit(
-        shape,
-        budget,
-        usable=_usable(card),
-        shortest=config.rollout.limits.tokens + ROOM_FOR_A_PROMPT,
-    )
-    return () if fitted is None else name_changes(budget, fitted)
+    budget, usable = read_budget(config), _usable(card)
+    shortest = config.rollout.limits.tokens + ROOM_FOR_A_PROMPT
+    if config.engine.kv_bytes != "auto":
+        fitted = fit(shape, budget, usable=usable, shortest=shortest)
+        return () if fitted is None else name_changes(budget, fitted)
+    work = read_workload(config)
+    filled = fill_card(shape, budget, work, usable=usable, shortest=shortest)
+    if filled is None:
+        return ()
+    changes = name_changes(budget, filled)
+    changed = apply_changes(config, changes)
+    live = count_episodes(shape, filled, read_workload(changed))
+    if config.rollout.parallel is None and live < config.rollout.episodes:
+        changes = (*changes, f"rollout.parallel={live}")
+    return changes
 
 
 def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
@@ -166,7 +184,7 @@ def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, .
             continue
         renamed = f"model.path={other.name}"
         changed = apply_changes(config, [renamed])
-        if _describe(changed, other, card).fits:
+        if config.engine.kv_bytes != "auto" and _describe(changed, other, card).fits:
             return (renamed,)
         changes = find_changes(changed, other, card)
         if changes:
@@ -289,10 +307,10 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
         changes = " and ".join(name_changes(budget, faster))
         notes.append(f"the run also fits without these savings: {changes}")
     raised = raise_cache(shape, budget, usable=usable)
-    if raised.engine.kv_bytes > WORTH_RAISING * budget.engine.kv_bytes:
+    if raised.engine.cache_bytes > WORTH_RAISING * budget.engine.cache_bytes:
         notes.append(
             "there is room for more episodes at once: "
-            f"engine.kv_bytes={raised.engine.kv_bytes} would hold "
+            f"engine.kv_bytes={raised.engine.cache_bytes} would hold "
             f"{count_kv_tokens(shape, raised)} tokens"
         )
     double = 2 * budget.engine.context

@@ -54,6 +54,20 @@ def _show_tokens(step: StepTokens) -> list[str]:
     ]
 
 
+def introduce(plan: RunPlan) -> str:
+    """Return one paragraph on what is going to run, and how long that may take."""
+    total = plan.hours_per_100_steps["total"]
+    step, whole = total.times(60 / 100), total.times(plan.steps / 100)
+    chosen = f" Chosen for this card: {', '.join(plan.settings)}." if plan.settings else ""
+    return (
+        f"{plan.model} on {plan.card}: a base of {plan.base_gib:.1f} GiB, training on up to "
+        f"{plan.train_length} tokens, a KV cache of {plan.kv_tokens} tokens for {plan.episodes} "
+        f"episodes at once; the computed peak is {plan.peak_gib:.1f} of {plan.usable_gib:.1f} GiB."
+        f"{chosen} A step is estimated at {show_range(step)} minutes, all {plan.steps} at "
+        f"{show_range(whole)} hours; no card has confirmed these figures yet."
+    )
+
+
 def _table(plan: RunPlan) -> list[str]:
     """Return the lines of the ledger, largest entry first; `~` marks estimates."""
     entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,9 @@ def add(commands: Commands) -> None:
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
     run.add_argument(
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
+    )
+    run.add_argument(
+        "--yes", action="store_true", help="take the smaller model where the wanted one is too large"
     )
     run.add_argument(
         "--force", action="store_true", help="start even if the plan says that it does not fit"
@@ -111,7 +115,7 @@ def run_command(options: argparse.Namespace) -> int:
     warn_unconfined(config)
     check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
-        check_plan(config, options.gpu or 0)
+        config = fit_to_card(config, options)
     with own_folder(folder):
         if options.resume is None:
             # Again, because another call may have begun a run here a moment ago.
@@ -133,27 +137,50 @@ def refuse_taken(folder: Path) -> None:
         )
 
 
-def check_plan(config: Config, gpu: int) -> None:
-    """Refuse a run that does not fit the memory that is free on the GPU now.
+def fit_to_card(config: Config, options: argparse.Namespace) -> Config:
+    """Return the config with the settings that fit the memory that is free on the GPU now.
+
+    Only `engine.kv_bytes = "auto"` lets settings be chosen. A smaller model is taken if the user
+    agrees. What is going to run is said in one paragraph.
 
     Raises:
-        InputError: naming the changes that make it fit.
+        InputError: if the run does not fit, naming the changes that make it fit.
     """
+    from trustee.config import apply_changes
     from trustee.planning.card_fit import advise, plan_on, show_holders
     from trustee.planning.cards import read_card
+    from trustee.planning.plan_text import introduce
     from trustee.types import GIB
 
-    found = read_card(gpu)
+    found = read_card(options.gpu or 0)
     if found is None:
-        return
+        return config
     plan = plan_on(found, config)
     if plan.fits:
-        return
-    raise InputError(
-        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
+        complain(introduce(plan))
+        return apply_changes(config, plan.settings)
+    after = plan.after
+    if config.engine.kv_bytes == "auto" and after is not None and options.resume is None:
+        asked = f"{plan.model} does not fit {plan.card}, whatever the settings. {introduce(after)}"
+        if options.yes or agreed(asked):
+            complain(asked)
+            return apply_changes(config, plan.changes)
+        raise InputError(f"{asked} --yes takes it, --set model.path=DIR names another")
+    raise InputError(        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
         f"free{show_holders(found)}; {advise(plan, found)}; "
         "trustee plan shows where the memory goes, --force starts the run anyway"
     )
+
+
+def agreed(text: str) -> bool:
+    """Ask whether to go on, where there is somebody to ask."""
+    from trustee.cli.terminal import is_interactive
+
+    if not (is_interactive() and sys.stdin.isatty()):
+        return False
+    complain(text)
+    complain("Train that model? [y/N]")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def check_worlds(config: Config) -> None:
