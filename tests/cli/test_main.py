@@ -21,10 +21,11 @@ from command_line import write_adapter
 from golden_errors import ErrorCheck
 from scripted_program import SMALL, learnt, play_with
 from trustee import __version__
+from trustee.cli.commands import run
 from trustee.cli.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from trustee.cli.commands.run import load_config
 from trustee.cli.main import main, make_parser
-from trustee.config import read_config
+from trustee.config import Config, read_config
 from trustee.errors import EngineDied, EngineError, InputError, RunError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs import assemble, doctor, stages
@@ -587,7 +588,8 @@ def test_run_on_a_card_that_is_too_full(
     folder = tmp_path / "new"
     started = note_starts(monkeypatch)
     show_card(monkeypatch, card_with(free, Holder(process=41, bytes=8 * GIB)))
-    told = refuse(capfd, "run", "--config", QWEN, "--out", folder)
+    fixed = "engine.kv_bytes=12348030976"
+    told = refuse(capfd, "run", "--config", QWEN, "--out", folder, "--set", fixed)
     figures, _, advice = told.partition("; it fits with: ")
     assert re.fullmatch(
         rf"this run needs 2\d\.\d GiB and NVIDIA GeForce RTX 3090 has {free} GiB free "
@@ -602,6 +604,51 @@ def test_run_on_a_card_that_is_too_full(
     again = [word for change in changes for word in ("--set", change.strip("'"))]
     assert DONE == main(["run", "--config", QWEN, "--out", str(folder), *again])
     assert [folder] == started
+
+
+def test_run_fits_itself_to_the_card(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a size of the cache nothing has to be copied from a plan; one paragraph says it."""
+    taken: list[Config] = []
+
+    def train(options: Any, config: Config, folder: Path) -> int:
+        taken.append(config)
+        return DONE
+
+    monkeypatch.setattr(run, "train_here", train)
+    show_card(monkeypatch, card_with(15.5))
+    assert DONE == main(["run", "--config", QWEN, "--out", str(tmp_path / "new")])
+    (config,) = taken
+    assert isinstance(config.engine.kv_bytes, int)
+    told = capfd.readouterr().err
+    assert f"engine.kv_bytes={config.engine.kv_bytes}" in told
+    assert f"rollout.parallel={config.rollout.parallel}" in told
+    assert " minutes, all 200 at " in told
+
+
+def test_a_smaller_model_is_proposed_by_name(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody can be asked here, so only --yes takes it."""
+    taken: list[Config] = []
+
+    def train(options: Any, config: Config, folder: Path) -> int:
+        taken.append(config)
+        return DONE
+
+    monkeypatch.setattr(run, "train_here", train)
+    show_card(monkeypatch, card_with(7.0))
+    given = ("run", "--config", QWEN, "--out", str(tmp_path / "new"))
+    told = refuse(capfd, *given)
+    assert told.startswith(
+        "Qwen/Qwen3-8B does not fit RTX 3090 with 7.5 GiB, whatever the settings"
+    )
+    assert " Qwen/Qwen3-4B on " in told
+    assert told.endswith("--yes takes it, --set model.path=DIR names another")
+    assert [] == taken
+    assert DONE == main([*given, "--yes"])
+    assert ["Qwen/Qwen3-4B"] == [config.model.path for config in taken]
 
 
 def test_run_that_does_not_fit_is_forced(
@@ -694,7 +741,8 @@ def test_profiled_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (["--vram", "24"], DONE, "Qwen/Qwen3-8B fits RTX 3090: "),
         (["--card", "RTX 4090"], DONE, "Qwen/Qwen3-8B fits RTX 4090: "),
-        (["--vram", "12"], FAILED, "Qwen/Qwen3-8B does not fit RTX 3060 12GB: "),
+        (["--vram", "12"], DONE, "Qwen/Qwen3-8B fits RTX 3060 12GB: "),
+        (["--vram", "8"], FAILED, "Qwen/Qwen3-8B does not fit RTX 4060 8GB: "),
         (["--vram", "24", "--model", "tiny"], DONE, "tiny fits RTX 3090: "),
         (["--vram", "24", "--set", "model.path=tiny"], DONE, "tiny fits RTX 3090: "),
         ([TINY, "--vram", "8"], DONE, "tiny fits RTX 4060 8GB: "),
@@ -713,6 +761,7 @@ def test_plan(
     verb = "fits" if plan["fits"] else "does not fit"
     assert f"{plan['model']} {verb} {plan['card']}: " == verdict
     assert (code == FAILED) == (plan["after"] is not None)
+    assert bool(plan["settings"]) == ("chosen for this card: " in captured.out)
 
 
 def test_plan_for_the_card_that_is_here(

@@ -133,11 +133,17 @@ def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
 def name_changes(before: Budget, after: Budget) -> tuple[str, ...]:
     """Write the differences of two budgets as the values of `--set`."""
     return tuple(
-        f"{section}.{name}={new if isinstance(new, str) else msgspec.json.encode(new).decode()}"
+        f"{section}.{name}={_write_value(new)}"
         for section in SECTIONS
         for name, new in msgspec.structs.asdict(getattr(after, section)).items()
         if new != getattr(getattr(before, section), name)
     )
+
+
+def _write_value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _settle(

@@ -37,6 +37,7 @@ def plan_text(plan: RunPlan) -> str:
         f"  {'energy of the GPU':<20}{show_range(power)} kWh",
         f"  {f'all {plan.steps} steps':<20}{show_range(whole)} hours",
         "",
+        *(f"- chosen for this card: {setting}" for setting in plan.settings),
         *(f"- {note}" for note in plan.notes),
     ]
     if plan.after is not None:

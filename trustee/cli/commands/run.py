@@ -49,7 +49,9 @@ def add(commands: Commands) -> None:
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
     )
     run.add_argument(
-        "--yes", action="store_true", help="take the smaller model where the wanted one is too large"
+        "--yes",
+        action="store_true",
+        help="take the smaller model where the wanted one is too large",
     )
     run.add_argument(
         "--force", action="store_true", help="start even if the plan says that it does not fit"
@@ -166,7 +168,8 @@ def fit_to_card(config: Config, options: argparse.Namespace) -> Config:
             complain(asked)
             return apply_changes(config, plan.changes)
         raise InputError(f"{asked} --yes takes it, --set model.path=DIR names another")
-    raise InputError(        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
+    raise InputError(
+        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
         f"free{show_holders(found)}; {advise(plan, found)}; "
         "trustee plan shows where the memory goes, --force starts the run anyway"
     )
