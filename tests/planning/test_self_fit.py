@@ -25,13 +25,13 @@ def plan_for(gib: float, *changes: str) -> RunPlan:
 
 
 TABLE = {
-    8: ("Qwen/Qwen3-4B", 8192, 12720, 2, 7.49),
-    12: ("Qwen/Qwen3-8B", 8192, 12720, 2, 11.41),
-    16: ("Qwen/Qwen3-8B", 16384, 31840, 6, 15.47),
-    24: ("Qwen/Qwen3-8B", 16384, 86560, 18, 22.98),
-    32: ("Qwen/Qwen3-8B", 16384, 144816, 31, 30.98),
-    48: ("Qwen/Qwen3-8B", 16384, 260416, 56, 46.95),
-    80: ("Qwen/Qwen3-8B", 16384, 490704, 106, 78.95),
+    8: ("Qwen/Qwen3-4B", 8192, 12720, 2, 7.5),
+    12: ("Qwen/Qwen3-8B", 8192, 12720, 2, 11.38),
+    16: ("Qwen/Qwen3-8B", 16384, 29104, 6, 15.43),
+    24: ("Qwen/Qwen3-8B", 16384, 83824, 18, 22.95),
+    32: ("Qwen/Qwen3-8B", 16384, 142080, 30, 30.95),
+    48: ("Qwen/Qwen3-8B", 16384, 257680, 56, 46.98),
+    80: ("Qwen/Qwen3-8B", 16384, 486144, 105, 78.96),
 }
 """By GiB of a card: model, training length, KV tokens, episodes at once, computed peak in GiB."""
 
@@ -80,9 +80,9 @@ def test_one_paragraph_says_what_will_run() -> None:
     assert "\n" not in text
     for part in (
         "Qwen/Qwen3-8B on RTX 5090: a base of 5.7 GiB",
-        "up to 16384 tokens, a KV cache of 144816 tokens for 31 episodes at once",
+        "up to 16384 tokens, a KV cache of 142080 tokens for 30 episodes at once",
         "computed peak is 31.0 of 31.5 GiB",
-        "Chosen for this card: engine.kv_bytes=21357395968, rollout.parallel=31",
+        "Chosen for this card: engine.kv_bytes=20954742784, rollout.parallel=30",
         "minutes, all 200 at",
         "no card has confirmed these figures yet",
     ):

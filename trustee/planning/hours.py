@@ -22,6 +22,8 @@ TRAIN_SHARE = (0.6, 0.35)
 """Share of a GPU's bf16 speed that training reaches, at best and at worst."""
 DECODE_SHARE = (0.75, 0.4)
 """Share of a GPU's bandwidth that decoding reaches; adapters and NF4 cost the rest."""
+ATTENTION_BACKWARD = 2.5
+"""Operations of attention's backward pass by those of its forward pass: five products, not two."""
 STEP_SECONDS = (0.004, 0.010)
 """Fixed overhead of one engine step, in seconds."""
 READS = (1.0, 2.0)
@@ -158,7 +160,12 @@ def count_episodes(shape: ModelShape, budget: Budget, work: Workload) -> int:
 
 def forward_operations(shape: ModelShape, *, length: float) -> float:
     """Return the operations of a forward pass per token in a context of `length` tokens."""
-    return 2.0 * shape.linear_numel + shape.layers * 2.0 * length * shape.query
+    return 2.0 * shape.linear_numel + attention_operations(shape, length=length)
+
+
+def attention_operations(shape: ModelShape, *, length: float) -> float:
+    """Return the operations of attention's forward pass per token; half the context is masked."""
+    return shape.layers * 2.0 * length * shape.query
 
 
 def training_operations(
@@ -167,17 +174,20 @@ def training_operations(
     """Return the operations of training on one token.
 
     They are a forward pass, another one if layers are recomputed, and a backward pass that costs
-    as much as a forward pass, because frozen weights need no gradients. The head's logits are
-    computed twice and differentiated once, at sampled positions only.
+    as much as a forward pass, because frozen weights need no gradients; that of attention costs
+    `ATTENTION_BACKWARD` times as much. The head's logits are computed twice and differentiated
+    once, at sampled positions only.
     """
-    runs = 2 if budget.learn.activation_checkpointing == "off" else 3
+    forwards = 1 if budget.learn.activation_checkpointing == "off" else 2
     head = 3 * 2.0 * shape.hidden * shape.vocab * sampled_share
     tiles = (
         2.0 * shape.layers * 3 * shape.hidden * shape.intermediate if budget.learn.mlp_tile else 0.0
     )
     # A tiled MLP costs another run only if the layers themselves are not recomputed.
     again = tiles if budget.learn.activation_checkpointing == "off" else 0.0
-    return runs * forward_operations(shape, length=length) + head + again
+    linear = (forwards + 1) * forward_operations(shape, length=0)
+    attention = (forwards + ATTENTION_BACKWARD) * attention_operations(shape, length=length)
+    return linear + attention + head + again
 
 
 def estimate_hours(shape: ModelShape, budget: Budget, card: Card, work: Workload) -> Hours:

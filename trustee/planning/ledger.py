@@ -36,8 +36,14 @@ VOCAB_PADDING = 64
 
 CONTEXT_BYTES = 600 * MIB
 """CUDA context, kernels and cuBLAS workspaces of one process."""
-GRAPH_BYTES = 8 * MIB
-"""One captured CUDA graph, its share of the common pool included."""
+GRAPH_BYTES = 12 * MIB
+"""One captured CUDA graph, its share of the common pool included; reported are 7 to 16 MiB."""
+WORKSPACE_BYTES = 8 * MIB
+"""What cuBLAS keeps for each stream that it is called on."""
+STREAMS = 3
+"""Streams of the process on the card: the default one, the engine's, and that of capturing."""
+PENALTY_BYTES = 5
+"""Per sequence and id of the vocabulary: counts and masks of penalties, allocated though unused."""
 SLACK = 0.05
 """Share of what comes and goes that fragmentation may cost, beside `SLACK_BYTES`."""
 SLACK_BYTES = 192 * MIB
@@ -252,17 +258,24 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="CUDA context",
-        bytes=CONTEXT_BYTES,
+        bytes=CONTEXT_BYTES + STREAMS * WORKSPACE_BYTES,
         when="always",
         exact=False,
-        reason="driver, kernels, cuBLAS workspaces of the one process on the card",
+        reason=f"driver and kernels of the one process, workspaces of {STREAMS} streams",
     )
     yield Entry(
         name="CUDA graphs",
-        bytes=0 if budget.engine.eager else GRAPH_BYTES * count_graphs(budget.engine.max_sequences),
+        bytes=count_graph_pool(shape, budget),
         when="always",
         exact=False,
         reason="none (engine.eager)" if budget.engine.eager else "decoding, captured by batch size",
+    )
+    yield Entry(
+        name="penalties",
+        bytes=PENALTY_BYTES * budget.engine.max_sequences * shape.vocab,
+        when="always",
+        exact=False,
+        reason="the sampler's counts and masks over the vocabulary",
     )
     yield Entry(
         name="engine activations",
@@ -349,6 +362,22 @@ def count_opened(shape: ModelShape, *, weights: WeightFormat, tiled: bool) -> in
     largest = max(rows * columns for rows, columns in shape.linears.values())
     opened = 2 * max(largest, 3 * shape.intermediate * shape.hidden if tiled else 0)
     return {"nf4": opened + 4 * largest // NF4_BLOCK, "int4": opened}.get(weights, 0)
+
+
+def count_graph_pool(shape: ModelShape, budget: Budget) -> int:
+    """Count the bytes of the captured graphs and of the largest weight opened in one.
+
+    A weight that NF4's kernels open while a graph is captured stays in the graphs' own pool, where
+    nothing else can use it.
+    """
+    if budget.engine.eager:
+        return 0
+    opened = (
+        count_opened(shape, weights="nf4", tiled=False)
+        if budget.engine.weight_format == "nf4"
+        else 0
+    )
+    return GRAPH_BYTES * count_graphs(budget.engine.max_sequences) + opened
 
 
 def count_graphs(sequences: int) -> int:
