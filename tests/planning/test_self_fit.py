@@ -81,7 +81,7 @@ def test_one_paragraph_says_what_will_run() -> None:
     for part in (
         "Qwen/Qwen3-8B on RTX 5090: a base of 5.7 GiB",
         "up to 16384 tokens, a KV cache of 142080 tokens for 30 episodes at once",
-        "computed peak is 31.0 of 31.5 GiB",
+        "computed peak is 30.9 of 31.5 GiB",
         "Chosen for this card: engine.kv_bytes=20954742784, rollout.parallel=30",
         "minutes, all 200 at",
         "no card has confirmed these figures yet",
