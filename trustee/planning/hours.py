@@ -49,6 +49,12 @@ class Sizes(Record, frozen=True):
 
 USUAL = Sizes(prompt=1800, simulator=1200, reply=120, verdict=200, turns=0.6, message=0.2)
 """For models of a few billion parameters with the full-size prompts; not measured."""
+STATE = Sizes(prompt=4800, simulator=0, reply=0, verdict=0, turns=0.0, message=0.2)
+"""For single turns from states: about 15,000 characters of tools and half an episode before."""
+THOUGHT = 600
+"""Tokens of a thought of the policy, where it thinks; not measured."""
+LONGEST_SPEECH = 1024
+"""Limit of a message of which a thinking policy uses its share besides the thought."""
 BUILT_IN = Sizes(prompt=60, simulator=35, reply=18, verdict=40, turns=0.3, message=0.2)
 """For the built-in model in its own environment; rounded results of `bench/rollout.py` and runs."""
 
@@ -84,7 +90,9 @@ class Workload(Record, frozen=True):
 
     @property
     def simulator_tokens(self) -> float:
-        """Tokens of the simulator's context of an episode."""
+        """Tokens of the simulator's context of an episode; 0 where there is none."""
+        if not self.sizes.simulator:
+            return 0.0
         grown = self.sizes.simulator + self.turns * (self.message_tokens + self.sizes.reply)
         return min(float(self.context), grown)
 

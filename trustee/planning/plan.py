@@ -17,6 +17,9 @@ from trustee.planning.cards import Card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
+    LONGEST_SPEECH,
+    STATE,
+    THOUGHT,
     USUAL,
     Hours,
     Range,
@@ -106,11 +109,17 @@ def read_workload(config: Config) -> Workload:
     """Return the expected episodes of a step."""
     rollout = config.rollout
     sizes = BUILT_IN if config.model.path == "tiny" else USUAL
+    if config.env.trains_turns():
+        sizes = STATE
+    spoken, most = rollout.limits.tokens, rollout.limits.tokens
+    thought = THOUGHT if config.model.thinking else 0
+    if thought:
+        spoken = min(spoken, LONGEST_SPEECH)
     return Workload(
         episodes=rollout.groups_per_step * rollout.group_size,
         at_once=rollout.episodes,
         turns=max(1.0, sizes.turns * rollout.limits.turns),
-        message_tokens=sizes.message * rollout.limits.tokens,
+        message_tokens=min(float(most), sizes.message * spoken + thought),
         group_size=rollout.group_size,
         context=config.engine.context,
         sizes=sizes,

@@ -150,6 +150,10 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         """Whether tools are code: always true here."""
         return True
 
+    def trains_turns(self) -> bool:
+        """Whether single turns are trained on, from stored states."""
+        return self.unit == "turn"
+
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
         """Return the gold calls, or a call without arguments for each missing sub-answer."""
         return calls_of(msgspec.convert(task.hidden, HiddenExecutable))
