@@ -345,13 +345,9 @@ class ExecutableEnvironment:
         said = turns[-1].message if turns else Message(role="assistant")
         final = said if stop is Stop.DONE and not said.calls else None
         if hidden.unit == "turn":
+            variant, published = config.variant, config.published
             paid = pay_turn(
-                said,
-                solved,
-                hidden.unsolved,
-                hidden.answer,
-                variant=config.variant,
-                published=config.published,
+                said, solved, hidden.unsolved, hidden.answer, variant=variant, published=published
             )
             rewards = {"turn": paid}
         else:
