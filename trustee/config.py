@@ -218,6 +218,24 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"{source}: rollout.limits.tokens ({config.rollout.limits.tokens}) must be below "
             f"engine.context ({config.engine.context})"
         )
+    response = config.rollout.limits.response
+    if response is not None and response < config.rollout.limits.tokens:
+        raise InputError(
+            f"{source}: rollout.limits.tokens ({config.rollout.limits.tokens}) is never reached, "
+            f"because rollout.limits.response ({response}) ends an episode before; lower the one "
+            "or raise the other"
+        )
+    if response is not None and response >= config.engine.context:
+        raise InputError(
+            f"{source}: rollout.limits.response ({response}) is never reached, because an episode "
+            f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
+        )
+    episodes = config.rollout.groups_per_step * config.rollout.group_size
+    if config.learn.updates > episodes:
+        raise InputError(
+            f"{source}: learn.updates ({config.learn.updates}) must be at most the {episodes} "
+            "episodes of a step (rollout.groups_per_step x rollout.group_size)"
+        )
     if config.engine.versions < 2:
         raise InputError(f"{source}: engine.versions must be at least 2: one plays, one is new")
     return config

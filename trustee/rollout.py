@@ -46,6 +46,9 @@ class Limits(Record, frozen=True):
     """Maximum number of policy messages."""
     tokens: Annotated[int, Meta(ge=1)] = 1024
     """Maximum number of ids in one policy message."""
+    response: Annotated[int, Meta(ge=1)] | None = None
+    """Number of ids after the first prompt, replies included, at which an episode ends; a message
+    or reply that reaches it is the last. `none`: the context is the only limit."""
     turn_seconds: Annotated[float, Meta(gt=0)] = 300
     """Maximum seconds of one turn, including the environment's reply."""
     seconds: Annotated[float, Meta(gt=0)] = 900
@@ -196,13 +199,13 @@ class EpisodePlayer:
         limits, renderer = self.limits, self.renderer
         opening = await environment.open()
         rendered = renderer.open(opening.messages, opening.tools)
-        length = 0
+        length, prompt = 0, len(rendered)
         while True:
             index = len(progress.turns)
             length += len(rendered)
-            room = self.context - length
+            room, bound = self._room(length, response=length - prompt)
             if room <= 0 or index == limits.turns:
-                progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
+                progress.stop = bound if room <= 0 else Stop.TURNS
                 break
             request = f"{trajectory_id}/{index}"
             with self.clock.limit(limits.turn_seconds) as deadline:
@@ -223,9 +226,10 @@ class EpisodePlayer:
                 message = renderer.parse(
                     completion.ids, call_prefix=f"{request}/", tools=opening.tools
                 )
-                if completion.stop == "length":
+                full = limits.response is not None and length - prompt >= limits.response
+                if completion.stop == "length" or full:
                     progress.turns.append(_turn(rendered, completion, message, ()))
-                    progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+                    progress.stop = bound if full or room < limits.tokens else Stop.TOKENS
                     break
                 progress.waits_for = f"the world's reply to turn {index}"
                 reply = await environment.reply(message)
@@ -241,6 +245,13 @@ class EpisodePlayer:
             rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
         progress.waits_for = "the score"
         progress.score = check_score(await environment.score(progress.turns, progress.stop))
+
+    def _room(self, length: int, *, response: int) -> tuple[int, Stop]:
+        """Return how many ids an episode may still get, and what ends it there."""
+        room = self.context - length
+        if self.limits.response is not None and self.limits.response - response <= room:
+            return self.limits.response - response, Stop.RESPONSE
+        return room, Stop.CONTEXT
 
 
 def _failure_of(error: EpisodeError) -> Failure:

@@ -170,6 +170,7 @@ class Setup:
         unwritable: Callable[[int], bool] = lambda number: False,
         learner_steps: int = 0,
         write_ahead: int = 0,
+        updates: int = 1,
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
         ladder: MemoryLadder | None = None,
@@ -222,7 +223,7 @@ class Setup:
                 write_ahead=write_ahead,
                 limits=Limits(turns=6, tokens=400, seconds=seconds),
             ),
-            learning=LearnConfig(),
+            learning=LearnConfig(updates=updates),
             seed=11,
             steps=steps,
             minutes=None,
@@ -579,6 +580,28 @@ async def test_constant_groups_are_not_trained_but_steer(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(("write_ahead", "behind"), [(0, False), (4, True)])
+async def test_tasks_have_the_difficulty_of_their_step(
+    tmp_path: Path, write_ahead: int, behind: bool
+) -> None:
+    """Without lag and with nothing written ahead, a step's tasks carry the step's difficulty."""
+    world = Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=1))
+    setup = Setup(
+        tmp_path,
+        cast(perfect),
+        world=world,
+        steps=5,
+        write_ahead=write_ahead,
+        unwritable=lambda number: number % 4 == 0,
+    )
+    await setup.train()
+    trained = [line.task for line in setup.tasks() if line.task is not None][:10]
+    wanted = [difficulty for difficulty in (1, 4, 7, 10, 13) for _ in range(2)]
+    found = [task.difficulty for task in trained]
+    assert behind is (wanted != found)
+    assert all(have <= want for have, want in zip(found, wanted, strict=True))
+
+
 async def test_source_observes_every_group_once(tmp_path: Path) -> None:
     """Trained, constant, stale and failed groups alike are shown to the source, each once."""
     setup = Setup(
@@ -632,12 +655,15 @@ async def test_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
-async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("updates", [1, 3])
+async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path, updates: int) -> None:
     """Two steps, a stop and two steps more write what four steps write, and number groups on."""
 
     def make(name: str, *, steps: int) -> Setup:
         world = Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=20))
-        return Setup(tmp_path / name, cast(mixed), world=world, group_size=4, steps=steps)
+        return Setup(
+            tmp_path / name, cast(mixed), world=world, group_size=4, steps=steps, updates=updates
+        )
 
     whole = make("whole", steps=4)
     await whole.train()
@@ -655,6 +681,11 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert [(tmp_path / "whole" / name).read_bytes() for name in names] == [
         (tmp_path / "parts" / name).read_bytes() for name in names
     ]
+    trained = [
+        [sample.trajectory_id for request in setup.learner.requests for sample in request.samples]
+        for setup in (whole, resumed)
+    ]
+    assert trained[1] == trained[0][-len(trained[1]) :] != []
     played = [sorted(line.trajectory.id for line in setup.episodes()) for setup in (whole, resumed)]
     assert played[0] == played[1]
     assert whole.source.state() == resumed.source.state()

@@ -212,4 +212,6 @@ def make_memory_ladder(config: Config) -> MemoryLadder:
         context=config.engine.context,
         parallel=config.rollout.episodes,
     )
-    return MemoryLadder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))
+    # A message as long as half the context is a limit and no expectation.
+    shortest = min(2 * config.rollout.limits.tokens, config.engine.context // 2)
+    return MemoryLadder(top, shortest=max(SHORTEST_CONTEXT, shortest))

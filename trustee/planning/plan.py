@@ -89,10 +89,11 @@ def read_budget(config: Config) -> Budget:
     """Return the settings of a config that determine memory."""
     limits = config.rollout.limits
     begins = config.run.adapter or config.collect.tasks
+    sampled = limits.turns * limits.tokens
     return Budget(
         engine=config.engine,
         learn=config.learn,
-        trained_tokens=limits.turns * limits.tokens,
+        trained_tokens=min(sampled, limits.response or sampled),
         reference=bool(begins and config.learn.loss.kl_coef),
     )
 
@@ -143,12 +144,12 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
 
 def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
     """Return the smallest set of changes that makes a run fit; empty if there is none."""
-    budget = read_budget(config)
+    budget, limits = read_budget(config), config.rollout.limits
     fitted = fit(
         shape,
         budget,
         usable=_usable(card),
-        shortest=config.rollout.limits.tokens + ROOM_FOR_A_PROMPT,
+        shortest=max(limits.tokens, limits.response or 0) + ROOM_FOR_A_PROMPT,
     )
     return () if fitted is None else name_changes(budget, fitted)
 

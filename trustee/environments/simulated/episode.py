@@ -234,7 +234,7 @@ class SimulatedEnvironment(PlainEpisode):
         )
         settled = {c: settle(facts, c) for c in self._hidden.criteria}
         evidence, asked = "settled by code", False
-        if stop in (Stop.TOKENS, Stop.CONTEXT):
+        if stop in (Stop.TOKENS, Stop.CONTEXT, Stop.RESPONSE):
             settled[Criterion.FULFILLED] = False
         if facts.malformed:
             settled = dict.fromkeys(settled, False)
