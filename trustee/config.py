@@ -81,7 +81,8 @@ class ModelConfig(Record, frozen=True):
     path: PathText
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
-    """Value of enable_thinking that the chat template receives."""
+    """Whether the policy thinks: the value of enable_thinking that its chat template receives. Each
+    role of the simulator has a key of its own."""
     template: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(TURN_ENDS)})] | None = None
     """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
     call_format: CallFormat | None = None
@@ -97,7 +98,8 @@ class SimulatorConfig(Record, frozen=True):
     judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
     builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
     tries: Annotated[int, Meta(ge=1)] = 3
-    """Number of tries for one answer before the episode counts as spoiled."""
+    """Number of tries for one answer before the episode counts as spoiled, where a role has no
+    number of its own."""
 
 
 class Config(Record, frozen=True):

@@ -290,6 +290,10 @@ class VllmEngine(RemoteTrainer):
             raise EngineError(f"{adapter.name} is not published")
         params = self._params(
             temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            frequency_penalty=sampling.penalty,
+            stop_token_ids=list(sampling.stop_ids),
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             logprobs=0,

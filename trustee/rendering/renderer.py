@@ -28,18 +28,32 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+import msgspec
 
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
 from trustee.rendering.chat_templates import PLAIN, ChatStyle, UnusableTemplate, naming_a_way_out
 from trustee.rendering.marks import Marks
+from trustee.rendering.thoughts import (
+    ANSWER,
+    BEGIN,
+    THOUGHT,
+    ThoughtMarks,
+    find_marks,
+    opens_thought,
+)
 from trustee.rendering.tokenizer import FolderTokenizer
 from trustee.types import Call, Message, Tool, ToolCall
 
 
 class Tokenizer(Protocol):
     """What a renderer needs from a model: its vocabulary and its chat template."""
+
+    def with_thinking(self, thinking: bool) -> Self:
+        """Return the same tokenizer, whose template is told whether the model thinks."""
+        ...
 
     @property
     def marks(self) -> frozenset[str]:
@@ -110,6 +124,45 @@ class Renderer:
         """Whether the template is told that the model thinks."""
         return self._style.thinking
 
+    def with_thinking(self, thinking: bool) -> Renderer:
+        """Return the renderer of the same model, whose template is told whether it thinks."""
+        if thinking == self.thinking:
+            return self
+        style = msgspec.structs.replace(self._style, thinking=thinking)
+        tokenizer = self._tokenizer.with_thinking(thinking)
+        return Renderer(tokenizer, call_format=self.call_format, style=style)
+
+    @property
+    def knows_thinking(self) -> bool:
+        """Whether the template reads the switch for thinking, or writes thoughts."""
+        question = (_PROBE_QUESTION,)
+        if self.open(question, ()) != self.with_thinking(not self.thinking).open(question, ()):
+            return True
+        try:
+            return bool(self.thought_marks)
+        except UnusableTemplate:
+            return False
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether every prompt begins a thought."""
+        return opens_thought(self._generation_prompt)
+
+    @cached_property
+    def thought_marks(self) -> ThoughtMarks:
+        """The ids around a thought that follows a prompt.
+
+        Raises:
+            UnusableTemplate: if the end of a thought cannot be told.
+        """
+        said = Message(role="assistant", thinking=THOUGHT, content=ANSWER)
+        written = self._tokenizer.apply(
+            _as_dicts((_PROBE_QUESTION, said), calls=()), (), add_generation_prompt=False
+        )
+        return find_marks(
+            written, generation_prompt=self._generation_prompt, encode=self._tokenizer.encode
+        )
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a completion."""
@@ -178,8 +231,8 @@ class Renderer:
         """Parse a completion; see `parse_message`."""
         ended = bool(ids) and ids[-1] in self.stop_ids
         text = self.decode(ids[:-1] if ended else ids)
-        if self._generation_prompt.rstrip().endswith("<think>"):
-            text = f"<think>{text}"
+        if self.opens_thought:
+            text = f"{BEGIN}{text}"
         return parse_message(text, self.call_format, call_prefix=call_prefix, tools=tools)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -199,6 +252,7 @@ class Renderer:
             self._test_forgery()
             self._test_call()
             self._test_prefix()
+            self._test_thoughts()
 
     def _encode_guarded(self, text: str, *, guard: str) -> tuple[int, ...]:
         return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
@@ -303,6 +357,12 @@ class Renderer:
                     "its text of a conversation differs from that of the single turns: turn by "
                     f"turn it is {played[at : at + 40]!r}, as a whole {whole[at : at + 40]!r}"
                 )
+
+    def _test_thoughts(self) -> None:
+        # Both ways, because roles of the simulator may think where the policy does not.
+        _ = self.with_thinking(not self.thinking).open(_PROBE_START, (_PROBE_TOOL,))
+        if self._style.cuts_thoughts:
+            _ = self.with_thinking(True).thought_marks
 
     def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         return self._tokenizer.apply(

@@ -5,11 +5,12 @@ Importing this module does not import torch; loading a folder's tokenizer does.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -70,6 +71,12 @@ class FolderTokenizer:
             # Encoding does not stop at marks, for example because a mark swallows whitespace or a
             # text's start is marked. So never cut: this pattern matches nothing.
             self._cut = re.compile("((?!))")
+
+    def with_thinking(self, thinking: bool) -> Self:
+        """Return the same tokenizer, whose template is told whether the model thinks."""
+        other = copy.copy(self)
+        other._thinking = thinking
+        return other
 
     @property
     def marks(self) -> frozenset[str]:
