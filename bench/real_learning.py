@@ -80,6 +80,8 @@ def list_changes(world: Path, *, model: str, seed: int, sizes: Sizes) -> list[st
         'env.kind="executable"',
         f"env.path={json.dumps(str(world / TRAIN))}",
         'env.prompts="tiny"',
+        # By F1 one right call of two pays 2/3, and a wrong second one beside it 1/2.
+        'env.variant="recall"',
         f"env.reserve_one_in={NEVER}",
         'eval_env.kind="executable"',
         f"eval_env.path={json.dumps(str(world / HELD_OUT))}",

@@ -38,16 +38,18 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, TaskSpec
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import judge_episode, remember_call
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import (
+    READ_SCHEMA,
+    TOOL_SCHEMA,
     Criterion,
     ToolAnswer,
     UserAnswer,
     check_user,
     tool_prompt,
-    tool_schema,
 )
 from trustee.environments.simulated.speaking import check_turn, plan_turn
+from trustee.environments.simulated.tool_memory import remember_call
 from trustee.environments.simulator import Asked, Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, write_tasks
@@ -210,7 +212,7 @@ class Bench:
                     intent=case.intent,
                 ),
                 answer=ToolAnswer,
-                schema=tool_schema(SET, case.tool),
+                schema=READ_SCHEMA if case.tool.effect == "read" else TOOL_SCHEMA,
                 seed=index,
             )
             if case.tool.effect == "write" and not got.changes:
@@ -241,7 +243,11 @@ class Bench:
                 simulator=self.simulator, rng=random.Random(f"{self.seed} judge {index}")
             )
             score = await judge_episode(
-                known.task, known.turns, known.stop, services, prompt_set=SET
+                known.task,
+                known.turns,
+                known.stop,
+                services,
+                rules=Simulated(prompts=SET).judge_rules(),
             )
             accepted = score.outcome.criteria[Criterion.FULFILLED]
             if accepted != known.good:
@@ -281,9 +287,15 @@ def flatten(value: Any) -> list[Any]:
 
 
 async def measure_policy(
-    config: Config, engine: Engine, renderer: Renderer, *, cases: int, seed: str
+    config: Config,
+    engine: Engine,
+    renderer: Renderer,
+    notebook: Notebook,
+    *,
+    cases: int,
+    seed: str,
 ) -> list[Findings]:
-    """Have the model without an adapter play the true micro-world."""
+    """Have the model without an adapter play the true micro-world; keep what did not succeed."""
     world = PlainMicroworld(difficulty=20)
     counted = msgspec.structs.replace(config.eval, tasks=cases, parallel=8)
     player = make_eval_player(
@@ -297,6 +309,10 @@ async def measure_policy(
     number = random.Random(f"{seed} policy").randrange(1 << 31)
     tasks = await write_tasks(world.source(seed=number), player, config=counted)
     played = await evaluate(tasks, player, config=counted, adapter=None, label="policy")
+    for task, t in zip(tasks, played, strict=True):
+        if t.reward <= 0:
+            talk = [(turn.message, turn.replies) for turn in t.turns]
+            notebook.write({"case": task.id, "prompt": task.messages, "talk": talk})
     return [
         {"success": t.reward > 0, **t.outcome.criteria} if t.failure is None else {"usable": False}
         for t in played
@@ -331,7 +347,7 @@ async def run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
             begun = time.monotonic()
             if role == "policy":
                 found[role] = await measure_policy(
-                    config, engine, renderer, cases=options.cases, seed=options.seed
+                    config, engine, renderer, notebook, cases=options.cases, seed=options.seed
                 )
             else:
                 found[role] = await getattr(bench, role)()

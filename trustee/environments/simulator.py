@@ -161,6 +161,10 @@ class Simulator:
         self.read: Counter[str] = Counter()
         """Number of prompt tokens by role, cached or not."""
 
+    def measure(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """Return the tokens of an opening, up to where the policy speaks."""
+        return len(self._renderer.open(messages, tools))
+
     async def _sample(
         self,
         role: Role,
