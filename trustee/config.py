@@ -221,12 +221,6 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"engine.context ({config.engine.context})"
         )
     response = config.rollout.limits.response
-    if response is not None and response < config.rollout.limits.tokens:
-        raise InputError(
-            f"{source}: rollout.limits.tokens ({config.rollout.limits.tokens}) is never reached, "
-            f"because rollout.limits.response ({response}) ends an episode before; lower the one "
-            "or raise the other"
-        )
     if response is not None and response >= config.engine.context:
         raise InputError(
             f"{source}: rollout.limits.response ({response}) is never reached, because an episode "

@@ -18,7 +18,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec
 from trustee.environments.scores import check_score
-from trustee.errors import EngineError, EpisodeError
+from trustee.errors import EngineError, EpisodeError, InputError
 from trustee.types import (
     Adapter,
     Call,
@@ -54,6 +54,18 @@ class Limits(Record, frozen=True):
     seconds: Annotated[float, Meta(gt=0)] = 900
     """Maximum seconds of an episode, not counting training steps. A slower episode counts as failed
     and gets no reward, because slowness is not the policy's fault."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit of a message that the limit of the whole response makes idle.
+
+        Raises:
+            InputError: if a message may have more ids than the response.
+        """
+        if self.response is not None and self.response < self.tokens:
+            raise InputError(
+                f"tokens ({self.tokens}) is never reached, because response ({self.response}) ends "
+                "an episode before; lower the one or raise the other"
+            )
 
 
 class RolloutConfig(Record, frozen=True):

@@ -128,7 +128,7 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
 
 
 async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
-    """One candidate is the greedy answer, a penalty makes what was said rarer, a stop id ends it."""
+    """One candidate is the greedy answer, a penalty makes words rarer, a stop id ends it."""
     prompt = bench.render("please set the lamp in hall to level 7")
     requests = 0
 

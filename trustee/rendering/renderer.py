@@ -28,7 +28,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import msgspec
 
@@ -36,6 +36,7 @@ from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
 from trustee.rendering.chat_templates import PLAIN, ChatStyle, UnusableTemplate, naming_a_way_out
 from trustee.rendering.marks import Marks
+from trustee.rendering.openai_form import as_dicts
 from trustee.rendering.thoughts import (
     ANSWER,
     BEGIN,
@@ -44,52 +45,8 @@ from trustee.rendering.thoughts import (
     find_marks,
     opens_thought,
 )
-from trustee.rendering.tokenizer import FolderTokenizer
+from trustee.rendering.tokenizer import FolderTokenizer, Tokenizer
 from trustee.types import Call, Message, Tool, ToolCall
-
-
-class Tokenizer(Protocol):
-    """What a renderer needs from a model: its vocabulary and its chat template."""
-
-    def with_thinking(self, thinking: bool) -> Self:
-        """Return the same tokenizer, whose template is told whether the model thinks."""
-        ...
-
-    @property
-    def marks(self) -> frozenset[str]:
-        """Texts that `encode` turns into a single special id; none is an ordinary word."""
-        ...
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a completion."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Encode `text` without adding anything; marks become their ids."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode `ids`, including special tokens."""
-        ...
-
-    def normalise(self, text: str) -> str:
-        """Return a text as the tokenizer spells it before it is encoded."""
-        ...
-
-    def apply(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool,
-    ) -> str:
-        """Render OpenAI messages and function schemas with the chat template.
-
-        Raises:
-            InputError: if the template refuses them.
-        """
-        ...
 
 
 class Renderer:
@@ -157,7 +114,7 @@ class Renderer:
         """
         said = Message(role="assistant", thinking=THOUGHT, content=ANSWER)
         written = self._tokenizer.apply(
-            _as_dicts((_PROBE_QUESTION, said), calls=()), (), add_generation_prompt=False
+            as_dicts((_PROBE_QUESTION, said), calls=()), (), add_generation_prompt=False
         )
         return find_marks(
             written, generation_prompt=self._generation_prompt, encode=self._tokenizer.encode
@@ -175,7 +132,7 @@ class Renderer:
             InputError: if the template refuses the messages.
         """
         schemas = [tool.schema for tool in tools]
-        (rendered, schemas), guard = self._marks.guard([_as_dicts(messages, calls=()), schemas])
+        (rendered, schemas), guard = self._marks.guard([as_dicts(messages, calls=()), schemas])
         text = self._tokenizer.apply(rendered, schemas, add_generation_prompt=True)
         return self._encode_guarded(text, guard=guard)
 
@@ -197,7 +154,7 @@ class Renderer:
         Raises:
             InputError: if the template refuses the replies.
         """
-        rendered, guard = self._marks.guard(_as_dicts(replies, calls=calls))
+        rendered, guard = self._marks.guard(as_dicts(replies, calls=calls))
         tail = self._tail(rendered, seam=f"{guard}{guard}")
         if completion_ids and completion_ids[-1] in self.stop_ids:
             tail = tail.removeprefix(self._end_of_turn)
@@ -212,7 +169,7 @@ class Renderer:
         Raises:
             InputError: if the template does not write the message between its own marks.
         """
-        rendered, guard = self._marks.guard(_as_dicts((_PROBE_QUESTION, message), calls=()))
+        rendered, guard = self._marks.guard(as_dicts((_PROBE_QUESTION, message), calls=()))
         before = self._tokenizer.apply(rendered[:1], (), add_generation_prompt=True)
         whole = self._tokenizer.apply(rendered, (), add_generation_prompt=False)
         text, ended, _ = whole.removeprefix(before).rpartition(self._end_of_turn or guard)
@@ -366,7 +323,7 @@ class Renderer:
 
     def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         return self._tokenizer.apply(
-            _as_dicts(messages, calls=()),
+            as_dicts(messages, calls=()),
             [_PROBE_TOOL.schema],
             add_generation_prompt=add_generation_prompt,
         )
@@ -387,7 +344,7 @@ def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
     """Return the format that reads a call written by the template, trying the strictest first."""
     call = Message(role="assistant", calls=(_PROBE_CALL,))
     text = tokenizer.apply(
-        _as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
+        as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
     )
     for format in _STRICTEST_FIRST:
         parsed = parse_message(text, format, call_prefix="", tools=(_PROBE_TOOL,))
@@ -407,40 +364,6 @@ _STRICTEST_FIRST = (
     CallFormat.MISTRAL,
     CallFormat.LLAMA3_JSON,
 )
-
-
-def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Convert messages to OpenAI form; `calls` are those made before the first message."""
-    made = [*calls, *itertools.chain.from_iterable(message.calls for message in messages)]
-    names = {call.id: call.name for call in made if isinstance(call, ToolCall)}
-    return [_as_dict(message, names=names) for message in messages]
-
-
-def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
-    # A call that could not be read exists only as text.
-    bad = [call.text for call in message.calls if not isinstance(call, ToolCall)]
-    form: dict[str, Any] = {
-        "role": message.role,
-        "content": "\n".join((message.content, *bad)) if bad else message.content,
-    }
-    if message.thinking:
-        form["reasoning_content"] = message.thinking
-    # Templates only test whether the key exists, so an empty list would count as calls.
-    if len(bad) < len(message.calls):
-        form["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.calls
-            if isinstance(call, ToolCall)
-        ]
-    if message.role == "tool":
-        form["tool_call_id"] = message.call_id
-        if message.call_id in names:
-            form["name"] = names[message.call_id]
-    return form
 
 
 def _without_thoughts(text: str) -> str:
