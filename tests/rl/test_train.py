@@ -607,28 +607,6 @@ async def test_constant_groups_are_not_trained_but_steer(tmp_path: Path) -> None
     ]
 
 
-@pytest.mark.parametrize(("write_ahead", "behind"), [(0, False), (4, True)])
-async def test_tasks_have_the_difficulty_of_their_step(
-    tmp_path: Path, write_ahead: int, behind: bool
-) -> None:
-    """Without lag and with nothing written ahead, a step's tasks carry the step's difficulty."""
-    world = Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=1))
-    setup = Setup(
-        tmp_path,
-        cast(perfect),
-        world=world,
-        steps=5,
-        write_ahead=write_ahead,
-        unwritable=lambda number: number % 4 == 0,
-    )
-    await setup.train()
-    trained = [line.task for line in setup.tasks() if line.task is not None][:10]
-    wanted = [difficulty for difficulty in (1, 4, 7, 10, 13) for _ in range(2)]
-    found = [task.difficulty for task in trained]
-    assert behind is (wanted != found)
-    assert all(have <= want for have, want in zip(found, wanted, strict=True))
-
-
 async def test_source_observes_every_group_once(tmp_path: Path) -> None:
     """Trained, constant, stale and failed groups alike are shown to the source, each once."""
     setup = Setup(

@@ -360,6 +360,13 @@ async def take_step(
             store.append(f"skipped-{step:06d}.jsonl", hand)
             log.error("step_not_finite", step=step, samples=len(hand), norm=update.norm)
         updates.append(update)
+    return sum_up(updates, groups=len(groups), mixed=mixed, samples=len(samples), rate=rate)
+
+
+def sum_up(
+    updates: Sequence[Update], *, groups: int, mixed: int, samples: int, rate: float
+) -> StepReport:
+    """Return the result of a step from those of its updates."""
     done = [update for update in updates if update.kept]
     reports = [report for update in done for report in update.reports]
     fresh = updates[0].fresh if updates else []
@@ -367,10 +374,10 @@ async def take_step(
     return StepReport(
         moved=any(update.moved for update in done),
         finite=all(update.finite for update in done),
-        groups=len(groups),
+        groups=groups,
         mixed=mixed,
         samples=kept,
-        too_long=len(samples) - kept,
+        too_long=samples - kept,
         norm=fmean(update.norm for update in done) if done else 0.0,
         learning_rate=rate,
         updates=len(done),
