@@ -243,6 +243,10 @@ def test_change_below_a_value(check_error: ErrorCheck) -> None:
         ("engine.versions=1", ["engine.versions", "at least 2"]),
         ("learn.loss.dual_clip=1.1", ["learn.loss", "dual_clip", "clip_high", "1.28", "1.1"]),
         ("learn.loss.kind=dr_grpo", ["learn.loss", "dr_grpo", "completion_limit"]),
+        ("rollout.limits.response=95", ["rollout.limits", "tokens (96)", "response (95)"]),
+        ("rollout.limits.response=9999", ["rollout.limits.response (9999)", "engine.context"]),
+        ("learn.updates=9999", ["learn.updates (9999)", "rollout.groups_per_step x"]),
+        ("learn.keep_flat=true", ["learn.keep_flat", "learn.loss.kl_coef"]),
     ],
 )
 def test_contradiction(check_error: ErrorCheck, change: str, named: list[str]) -> None:

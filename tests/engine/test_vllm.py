@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -124,6 +125,30 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
             apart += gap(said.logprobs, ours) * len(ours)
             count += len(ours)
         assert apart / count <= (1e-4 if bench.engine._config.weights == "fp32" else 0.005)
+
+
+async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
+    """One candidate is the greedy answer, a penalty makes words rarer, a stop id ends it."""
+    prompt = bench.render("please set the lamp in hall to level 7")
+    requests = 0
+
+    async def say(**voice: Any) -> tuple[int, ...]:
+        nonlocal requests
+        requests += 1
+        sampling = Sampling(**{"max_tokens": 24, "temperature": 1.0, "seed": 4, **voice})
+        said = await bench.engine.generate(
+            prompt, sampling, adapter=None, request_id=f"voice-{requests}"
+        )
+        return said.ids
+
+    greedy = await say(temperature=0.0)
+    end = greedy[3]
+    cut = await say(temperature=0.0, stop_ids=(end,))
+    assert greedy[: greedy.index(end) + 1] == cut
+    assert greedy == await say(top_k=1) == await say(top_p=1e-6)
+    hot: dict[str, Any] = {"temperature": 2.0, "top_k": 4, "max_tokens": 64}
+    free, penalised = await say(**hot), await say(**hot, penalty=2.0)
+    assert len(set(penalised)) > len(set(free))
 
 
 async def test_a_mixed_batch_equals_solo_runs(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from trustee.planning.budget import Budget
 from trustee.planning.cards import FoundCard, Holder, choose_card
 from trustee.planning.fit_search import FREE, HARSH, MILD, SECTIONS, name_changes, raise_cache
 from trustee.planning.hours import (
+    MIXED,
     STATE,
     THOUGHT,
     USUAL,
@@ -28,6 +29,7 @@ from trustee.planning.hours import (
     count_episodes,
     estimate_hours,
     forward_operations,
+    list_assumptions,
     measured_hours,
 )
 from trustee.planning.ledger import count_kv_tokens, make_ledger
@@ -518,6 +520,19 @@ def test_single_turns_are_planned_as_such() -> None:
     work = read_workload(read_config(CONFIGS / "ftrl-paper.toml"))
     assert (work.turns, work.simulator_tokens, work.sizes) == (1.0, 0, STATE)
     assert work.generated_tokens == work.message_tokens
+
+
+def test_the_published_way_is_planned() -> None:
+    """Roles think, all groups are trained on, and each of four updates has prompts of its own."""
+    paper = CONFIGS / "trustee-paper.toml"
+    work = read_workload(read_config(paper))
+    silent = (f"simulator.{role}.thinking=false" for role in ("writer", "user", "tool", "judge"))
+    plain = read_workload(read_config(paper, [*silent, "learn.updates=1", "learn.keep_flat=false"]))
+    thoughts = work.turns * THOUGHT + THOUGHT + THOUGHT / 8
+    assert work.generated_tokens == plain.generated_tokens + thoughts
+    assert (work.group_size, plain.group_size, plain.mixed) == (2, 8, MIXED)
+    assert "all groups are trained on (learn.keep_flat)" in list_assumptions(work)
+    assert work.trained_tokens > plain.trained_tokens
 
 
 def test_tokens_of_a_step_and_hours_of_the_run_are_printed() -> None:

@@ -42,6 +42,8 @@ from trustee.trainer.counters import Counters, create_counters
 from trustee.types import Adapter, Completion, Record
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
+
     from trustee.trainer.quantised_cache import BaseCache
 
 log = structlog.get_logger()
@@ -293,17 +295,7 @@ class VllmEngine(RemoteTrainer):
             )
         if adapter is not None and adapter.version not in self._known:
             raise EngineError(f"{adapter.name} is not published")
-        params = self._params(
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            output_kind=self._final,
-            detokenize=False,
-            structured_outputs=(
-                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
-            ),
-        )
+        params = self._params_of(sampling)
         lora = None
         if adapter is not None:
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
@@ -338,6 +330,24 @@ class VllmEngine(RemoteTrainer):
             stop=choice.finish_reason,
             version=0 if adapter is None else adapter.version,
             cached=final.num_cached_tokens or 0,
+        )
+
+    def _params_of(self, sampling: Sampling) -> SamplingParams:
+        """Return the sampling settings in the engine's words."""
+        return self._params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            frequency_penalty=sampling.penalty,
+            stop_token_ids=list(sampling.stop_ids),
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=self._final,
+            detokenize=False,
+            structured_outputs=(
+                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
+            ),
         )
 
     async def publish(self, adapter: Adapter) -> None:
