@@ -364,6 +364,7 @@ _STRICTEST_FIRST = (
     CallFormat.MISTRAL,
     CallFormat.LLAMA3_JSON,
 )
+"""Without `HERMES_OR_JSON`: no template writes it, so only a config chooses it."""
 
 
 def _without_thoughts(text: str) -> str:
