@@ -26,6 +26,7 @@ ORDER = (
     ("rl", "sft", "evaluation"),
     ("config",),
     ("planning",),
+    ("export",),
     ("jobs",),
     ("cli",),
     ("__main__",),
@@ -47,7 +48,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 26
+MOST_ENTRIES = 27
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
