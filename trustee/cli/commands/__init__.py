@@ -14,7 +14,8 @@ from trustee.cli.commands import (
     run,
     sft,
     tools,
+    ui,
     view,
 )
 
-COMMANDS = (run, evaluate, plan, config, doctor, build, collect, sft, view, tools)
+COMMANDS = (run, evaluate, plan, config, doctor, build, collect, sft, view, ui, tools)

@@ -1,0 +1,248 @@
+"""`trustee ui`: a small web server, for reading only.
+
+It answers GET requests alone, and only under the names that it was told to listen to, so that no
+other page in the same browser can ask it through a name of its own. What models and strangers wrote
+is sent as JSON and shown as text: a policy without inline code, and typed DOM sinks, leave no way
+for it to become markup.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trustee.errors import InputError
+from trustee.pages import answers
+from trustee.pages.library import Library
+from trustee.pages.tokens import spell_tokens
+from trustee.runs.episode_search import Wanted
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at the sizes of a run's files, while a page follows it."""
+BEAT_SECONDS = 15.0
+"""Time after which a followed run without news sends a sign of life."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+ASSETS = files("trustee.pages") / "assets"
+
+
+def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASGIApp:
+    """Return the application.
+
+    Args:
+        folders: folders of runs, or run folders.
+        hosts: names under which it may be asked; empty means any.
+    """
+    library = Library(folders)
+
+    def answer(make: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        async def respond(request: Request) -> Response:
+            try:
+                # A click on another page gives the first request up, but its thread must end.
+                found = await run_sync(make, request)
+            except InputError as error:
+                return _json({"error": str(error)}, status=404)
+            return _json(found)
+
+        return respond
+
+    async def follow(request: Request) -> Response:
+        try:
+            opened = library.open(request.path_params["run"])
+        except InputError as error:
+            return _json({"error": str(error)}, status=404)
+
+        async def changes() -> AsyncIterator[bytes]:
+            seen, quiet = await run_sync(answers.signature, opened), 0.0
+            yield b"retry: 2000\n\n"
+            while True:
+                await anyio.sleep(LOOK_SECONDS)
+                found = await run_sync(answers.signature, opened)
+                quiet += LOOK_SECONDS
+                if found != seen:
+                    seen, quiet = found, 0.0
+                    yield b"event: changed\ndata: {}\n\n"
+                elif quiet >= BEAT_SECONDS:
+                    quiet = 0.0
+                    yield b": still here\n\n"
+
+        return StreamingResponse(changes(), media_type="text/event-stream")
+
+    async def asset(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        found = ASSETS / name
+        if "/" in name or name.startswith(".") or not found.is_file():
+            return PlainTextResponse("not found", status_code=404)
+        kind = mimetypes.guess_type(name)[0] or "text/plain"
+        kind = "text/javascript" if name.endswith(".js") else kind
+        return Response(found.read_bytes(), media_type=kind)
+
+    routes = [
+        Route("/", asset),
+        Route("/assets/{name}", asset),
+        Route("/api/runs", answer(lambda _: answers.describe_runs(library))),
+        Route("/api/runs/{run}", answer(lambda r: answers.describe_run(library, _run(r)))),
+        Route(
+            "/api/runs/{run}/steps",
+            answer(
+                lambda r: answers.describe_steps(library, _run(r), _number(r, "after", -1))
+            ),
+        ),
+        Route(
+            "/api/runs/{run}/episodes/{file}",
+            answer(
+                lambda r: answers.list_episodes(
+                    library,
+                    _run(r),
+                    r.path_params["file"],
+                    read_wanted(r),
+                    begin=_number(r, "begin", 0),
+                    count=_number(r, "count", 50),
+                )
+            ),
+        ),
+        Route(
+            "/api/runs/{run}/episodes/{file}/{row:int}",
+            answer(
+                lambda r: answers.read_episode(
+                    library, _run(r), r.path_params["file"], r.path_params["row"]
+                )
+            ),
+        ),
+        Route(
+            "/api/runs/{run}/episodes/{file}/{row:int}/tokens",
+            answer(
+                lambda r: spell_tokens(
+                    library, _run(r), r.path_params["file"], r.path_params["row"]
+                )
+            ),
+        ),
+        Route("/api/runs/{run}/follow", follow),
+        Route(
+            "/api/compare",
+            answer(lambda r: answers.compare_runs(library, r.query_params.getlist("run")[:6])),
+        ),
+    ]
+    return Guard(Starlette(routes=routes), hosts=hosts)
+
+
+class Guard:
+    """Refuses what is not a reader's request, and forbids the page everything but its own files."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                message["headers"] = headers.raw
+            await send(message)
+
+        refusal = self._refuse(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+    def _refuse(self, scope: Scope) -> Response | None:
+        headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = _name_of(headers.get("host", ""))
+        if self._hosts and host not in self._hosts:
+            return PlainTextResponse("this server has another name", status_code=421)
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("this server only shows", status_code=405)
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return PlainTextResponse("asked by another page", status_code=403)
+        return None
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a Host header, without its port."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name.strip("[]").lower()
+
+
+def names_of(host: str) -> tuple[str, ...]:
+    """Return the names under which a server that listens on an address may be asked."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return (host, *LOOPBACK)
+    if address.is_unspecified:
+        return ()
+    return LOOPBACK if address.is_loopback else (host, *LOOPBACK)
+
+
+def read_wanted(request: Request) -> Wanted:
+    """Return the filter and the order that a request asks for.
+
+    Raises:
+        InputError: if a value is not one of those allowed.
+    """
+    given: dict[str, object] = {
+        name: value
+        for name in ("reward", "blame", "tool", "text", "sort")
+        if (value := request.query_params.get(name, ""))
+    }
+    for name in ("version", "group"):
+        if request.query_params.get(name, ""):
+            given[name] = _number(request, name, 0)
+    given["descending"] = request.query_params.get("order", "down") != "up"
+    try:
+        return msgspec.convert(given, Wanted)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error)) from error
+
+
+def _run(request: Request) -> str:
+    return str(request.path_params["run"])
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    try:
+        return max(-1, min(1 << 53, int(text)))
+    except ValueError:
+        raise InputError(f"{name} must be a whole number, got {text[:40]!r}") from None
+
+
+def _json(value: object, *, status: int = 200) -> Response:
+    data = msgspec.json.encode(value, enc_hook=str)
+    return Response(data, status_code=status, media_type="application/json")
