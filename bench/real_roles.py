@@ -281,9 +281,15 @@ def flatten(value: Any) -> list[Any]:
 
 
 async def measure_policy(
-    config: Config, engine: Engine, renderer: Renderer, *, cases: int, seed: str
+    config: Config,
+    engine: Engine,
+    renderer: Renderer,
+    notebook: Notebook,
+    *,
+    cases: int,
+    seed: str,
 ) -> list[Findings]:
-    """Have the model without an adapter play the true micro-world."""
+    """Have the model without an adapter play the true micro-world; keep what did not succeed."""
     world = PlainMicroworld(difficulty=20)
     counted = msgspec.structs.replace(config.eval, tasks=cases, parallel=8)
     player = make_eval_player(
@@ -297,6 +303,10 @@ async def measure_policy(
     number = random.Random(f"{seed} policy").randrange(1 << 31)
     tasks = await write_tasks(world.source(seed=number), player, config=counted)
     played = await evaluate(tasks, player, config=counted, adapter=None, label="policy")
+    for task, t in zip(tasks, played, strict=True):
+        if t.reward <= 0:
+            talk = [(turn.message, turn.replies) for turn in t.turns]
+            notebook.write({"case": task.id, "prompt": task.messages, "talk": talk})
     return [
         {"success": t.reward > 0, **t.outcome.criteria} if t.failure is None else {"usable": False}
         for t in played
@@ -331,7 +341,7 @@ async def run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
             begun = time.monotonic()
             if role == "policy":
                 found[role] = await measure_policy(
-                    config, engine, renderer, cases=options.cases, seed=options.seed
+                    config, engine, renderer, notebook, cases=options.cases, seed=options.seed
                 )
             else:
                 found[role] = await getattr(bench, role)()

@@ -87,7 +87,8 @@ class PlainEnvironment(MicroworldEnvironment):
             rewards={"success": float(good)},
             outcome=Outcome(
                 criteria={
-                    "readable": all(isinstance(call, ToolCall) for call in calls),
+                    "calls": bool(calls),
+                    "readable": bool(calls) and all(isinstance(call, ToolCall) for call in calls),
                     "made": all(facts.made),
                     "told": all(value in told for value in reads),
                 }

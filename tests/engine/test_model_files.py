@@ -9,7 +9,7 @@ import pytest
 
 from golden_errors import ErrorCheck
 from trustee.engine import model_files
-from trustee.engine.model_files import TINY, find_model, name_base
+from trustee.engine.model_files import TINY, count_weight_bytes, find_model, name_base
 from trustee.errors import InputError
 
 
@@ -114,3 +114,10 @@ def test_hub_id_in_the_cache(hub: Path) -> None:
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0" * 40)
     assert folder == find_model("owner/m")
+
+
+def test_weight_files_are_counted(tmp_path: Path) -> None:
+    """All shards count, other files do not."""
+    for name, size in (("a-1.safetensors", 5), ("a-2.safetensors", 7), ("config.json", 100)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert 12 == count_weight_bytes(tmp_path)

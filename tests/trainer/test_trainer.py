@@ -57,6 +57,14 @@ def make_trainer(*, threads: int, mode: ActivationCheckpointing = "off") -> Trai
     return trainer
 
 
+def test_each_thread_of_a_step_computes_alone() -> None:
+    """Threads that share samples do not share products as well; the engine's thread still may."""
+    before = torch.get_num_threads()
+    trainer = make_trainer(threads=2)
+    assert trainer._pool.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == before
+
+
 def test_template_lies_beside_the_adapter(tmp_path: Path) -> None:
     """Whoever serves the adapter finds the template that it was trained with, if it has one."""
     trainer = make_trainer(threads=1)

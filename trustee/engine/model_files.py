@@ -38,6 +38,11 @@ def find_model(path: str) -> Path:
     return folder
 
 
+def count_weight_bytes(folder: Path) -> int:
+    """Return the size of a model's weight files in bytes."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
 def name_base(path: str, folder: Path) -> str:
     """Return the name under which an adapter records its base: its hub id, or else its folder.
 

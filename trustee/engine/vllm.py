@@ -25,13 +25,13 @@ from msgspec import Meta
 from trustee.algorithm.learner import TrainerSpec
 from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_files import TINY, find_model
+from trustee.engine.model_files import TINY, count_weight_bytes, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
 from trustee.engine.remote_trainer import RemoteTrainer
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, count_arrived, read_timing
-from trustee.engine.vllm_env import set_variables
+from trustee.engine.vllm_env import choose_threads, set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
 from trustee.errors import ContextError, EngineDied, EngineError, RunError
 from trustee.rendering.chat_templates import ChatStyle
@@ -78,6 +78,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     """Whether prompts that begin alike share their KV cache."""
     eager: bool = False
     """Whether CUDA graphs are off."""
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    """Number of CPU threads of an engine step (CPU only); `none` uses one per core, or one in all
+    for a model of less than 100 MB."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
     start_seconds: Annotated[float, Meta(gt=0)] = 1800
@@ -160,7 +163,9 @@ class VllmEngine(RemoteTrainer):
 
     def _start_child(self, folder: Path) -> BaseCache:
         """Import vLLM and start the child, which blocks the event loop; return the cache."""
-        set_variables(self._config.device)
+        size = count_weight_bytes(Path(self._trainer.folder))
+        threads = self._config.threads or choose_threads(size, cores=self._trainer.cores)
+        set_variables(self._config.device, threads=threads)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams

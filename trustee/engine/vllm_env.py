@@ -15,15 +15,15 @@ ALWAYS = {
 }
 
 ON_CPU = {
-    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TORCHDYNAMO_DISABLE": "1",
 }
-"""One thread, because with more a busy machine makes every barrier spin and steps 7 to 10 times
-slower. The third variable keeps the worker inside the engine's child process instead of starting
-another. Without the last one vLLM compiles a part of its sampler at the first token, which takes
-seconds and needs a C++ compiler."""
+"""Threads that wait for each other sleep: where something else runs on the machine, waiting in a
+busy loop makes a step up to ten times slower. The third variable keeps the worker inside the
+engine's child process instead of starting another. Without the last one vLLM compiles a part of its
+sampler at the first token, which takes seconds and needs a C++ compiler."""
 
 ON_CUDA = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's sampler would be compiled with nvcc, which few machines have, and is only used for
@@ -33,9 +33,26 @@ UNLESS_SET = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """On a GPU, unless the user has set it: engine and trainer take turns with blocks of all sizes."""
 
 
-def set_variables(device: Literal["cpu", "cuda"]) -> None:
-    """Set the variables for this process and its children; call it before importing vLLM."""
+WORTH_SHARING = 100_000_000
+"""Bytes of weights from which on several threads share each product. SmolLM2's 269 MB are decoded
+and read 1.4 times as fast by two, the built-in model's 7 MB more slowly (bench/RESULTS.md)."""
+
+
+def choose_threads(weight_bytes: int, *, cores: int) -> int:
+    """Return how many CPU threads an engine step gets where the config does not say."""
+    return cores if weight_bytes >= WORTH_SHARING else 1
+
+
+def set_variables(device: Literal["cpu", "cuda"], *, threads: int = 1) -> None:
+    """Set the variables for this process and its children; call it before importing vLLM.
+
+    Args:
+        device: where the engine runs.
+        threads: number of threads of an engine step on a CPU.
+    """
     os.environ.update(ALWAYS | (ON_CPU if device == "cpu" else ON_CUDA))
-    if device == "cuda":
+    if device == "cpu":
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    else:
         for name, value in UNLESS_SET.items():
             os.environ.setdefault(name, value)

@@ -21,6 +21,9 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+# By name, because vLLM puts a function that does nothing in its place.
+from torch import set_num_threads
+
 from trustee.algorithm.batch import Batch, collate, share_out
 from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
@@ -79,8 +82,9 @@ class Trainer:
         self._worker = worker
         """vLLM's, which holds the engine's weights and adapters."""
         self._threads = spec.learn.threads or spec.cores
-        # Always the same threads: each new one would bring memory of its own that stays.
-        self._pool = ThreadPoolExecutor(self._threads)
+        # Always the same threads: each new one would bring memory of its own that stays. Each
+        # computes alone; the thread that decodes keeps its number.
+        self._pool = ThreadPoolExecutor(self._threads, initializer=set_num_threads, initargs=(1,))
         self._heap = Heap()
         self._base = ""
         """Fingerprint of the base, which is written next to each adapter."""
