@@ -28,7 +28,7 @@ class Pairing(Record, frozen=True):
     lost: tuple[str, ...]
 
 
-class _Outcome(msgspec.Struct):
+class _Outcome(msgspec.Struct, frozen=True):
     success: bool | None = None
 
 

@@ -48,7 +48,7 @@ class _Turn(msgspec.Struct):
     message: _Message
 
 
-class _Outcome(msgspec.Struct):
+class _Outcome(msgspec.Struct, frozen=True):
     success: bool | None = None
 
 
