@@ -80,6 +80,8 @@ def list_changes(world: Path, *, model: str, seed: int, sizes: Sizes) -> list[st
         'env.kind="executable"',
         f"env.path={json.dumps(str(world / TRAIN))}",
         'env.prompts="tiny"',
+        # F1 makes a second try that fails cost more than none, so a beginner stops trying.
+        'env.variant="recall"',
         f"env.reserve_one_in={NEVER}",
         'eval_env.kind="executable"',
         f"eval_env.path={json.dumps(str(world / HELD_OUT))}",

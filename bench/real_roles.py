@@ -38,16 +38,18 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services, TaskSpec
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import judge_episode, remember_call
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import (
+    READ_SCHEMA,
+    TOOL_SCHEMA,
     Criterion,
     ToolAnswer,
     UserAnswer,
     check_user,
     tool_prompt,
-    tool_schema,
 )
 from trustee.environments.simulated.speaking import check_turn, plan_turn
+from trustee.environments.simulated.tool_memory import remember_call
 from trustee.environments.simulator import Asked, Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, write_tasks
@@ -210,7 +212,7 @@ class Bench:
                     intent=case.intent,
                 ),
                 answer=ToolAnswer,
-                schema=tool_schema(SET, case.tool),
+                schema=READ_SCHEMA if case.tool.effect == "read" else TOOL_SCHEMA,
                 seed=index,
             )
             if case.tool.effect == "write" and not got.changes:
@@ -241,7 +243,11 @@ class Bench:
                 simulator=self.simulator, rng=random.Random(f"{self.seed} judge {index}")
             )
             score = await judge_episode(
-                known.task, known.turns, known.stop, services, prompt_set=SET
+                known.task,
+                known.turns,
+                known.stop,
+                services,
+                rules=Simulated(prompts=SET).judge_rules(),
             )
             accepted = score.outcome.criteria[Criterion.FULFILLED]
             if accepted != known.good:

@@ -22,8 +22,8 @@ from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import DrawnState, Opening, Reply, Services, TaskSpec
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.errors import EngineError, SimulatorError
 from trustee.rollout import EpisodePlayer, Limits
 from trustee.types import (

@@ -236,7 +236,7 @@ class EpisodePlayer:
                 )
             progress.turns.append(_turn(rendered, completion, message, reply.messages))
             if reply.done:
-                progress.stop = Stop.DONE
+                progress.stop = reply.stop
                 break
             rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
         progress.waits_for = "the score"

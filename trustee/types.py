@@ -70,6 +70,8 @@ class Tool(Record, frozen=True):
     effect: Literal["read", "write"] = "write"
     """Whether a call may change the world's state; a `read` tool never does."""
     category: str = ""
+    toolset: str = ""
+    """Within its category, the service that the tool is a part of."""
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import msgspec
 from real.wording import say_plainly, say_turns_plainly, write_goal, write_plain_intent, write_query
 from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.speaking import UserWishes
 from trustee.environments.simulated.spoken import name_sayable
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Habits, ScriptedEpisode

@@ -14,7 +14,9 @@ from trustee.checks.canaries import Known, read_canaries
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
-from trustee.environments.simulated.episode import HiddenSimulated, judge_episode
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import judge_episode
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.errors import InputError
 from trustee.tools.arguments import check_arguments
 from trustee.types import BadCall, Stop, ToolCall
@@ -64,7 +66,11 @@ async def test_only_bad_canaries_are_settled_by_code(prompt_set: str, known: Kno
     engine = ScriptedEngine(say_yes)
     services = Services(simulator=make_simulator(engine), rng=random.Random(0))
     score = await judge_episode(
-        known.task, known.turns, known.stop, services, prompt_set=prompt_set
+        known.task,
+        known.turns,
+        known.stop,
+        services,
+        rules=Simulated(prompts=prompt_set).judge_rules(),
     )
     asked = bool(engine.requests)
     assert asked or not known.good

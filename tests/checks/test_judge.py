@@ -197,7 +197,11 @@ async def truth_about(episodes: Sequence[Known], prompt_set: str) -> Script:
         engine = ScriptedEngine(always(True), context=20_000)
         services = Services(simulator=make_simulator(engine), rng=random.Random(0))
         await judge_episode(
-            episode.task, episode.turns, episode.stop, services, prompt_set=prompt_set
+            episode.task,
+            episode.turns,
+            episode.stop,
+            services,
+            rules=Simulated(prompts=prompt_set).judge_rules(),
         )
         for request in engine.requests:
             known[request.prompt] = known.get(request.prompt, False) or episode.good

@@ -31,8 +31,8 @@ from trustee.environments.executable.environment import Executable
 from trustee.environments.protocol import DrawnState, Services, TaskSpec, read_state
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.types import ExpectedCall, Group, Message, Outcome, Stop, Task, Trajectory
 
 pytestmark = pytest.mark.anyio
@@ -326,7 +326,8 @@ async def test_policy_is_not_told_what_the_user_wants() -> None:
     task = await stage.write(SOFT)
     await stage.play(task)
     prompts = [r.prompt for r in stage.engine.requests if role_of(r) == "policy"]
-    keys = {"intent", "persona", "expected_calls", "criteria", "wishes", "told"}
+    keys = {"intent", "persona", "expected_calls", "expected_names", "criteria", "limits"}
+    keys |= {"wishes", "told"}
     assert keys == set(task.hidden["hidden"])
     secrets = ("intent", "persona", "expected_calls", "criteria", "wishes", '"world"')
     assert (True, []) == (

@@ -193,7 +193,7 @@ def test_parts_of_a_world(
 ) -> None:
     """Whose judge pays, whose words are used and whether code runs is known of every world."""
     assert (judge, names, runs) == (
-        world.judge_prompts(),
+        rules.prompts if (rules := world.judge_rules()) else None,
         world.prompt_sets(),
         world.needs_sandbox(),
     )

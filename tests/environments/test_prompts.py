@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import random
 from importlib.resources import files
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from golden_errors import ErrorCheck
-from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, is_taught, read_prompt
+from scripts import make_simulator
+from trustee.engine.scripted import ScriptedEngine
+from trustee.environments.prompts import SLOT, fill_prompt, hash_prompts, read_prompt
+from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.evidence import collect_evidence
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.judging import judging_prompt
+from trustee.environments.simulated.published import Published
 from trustee.environments.simulated.roles import (
     Criterion,
     judge_prompt,
@@ -26,6 +33,7 @@ from trustee.environments.simulated.roles import (
     user_prompt,
     writer_prompt,
 )
+from trustee.environments.simulated.scene import HiddenSimulated, Scene
 from trustee.environments.simulated.speaking import UserWishes, plan_turn
 from trustee.environments.simulated.writing import (
     DraftedCall,
@@ -36,17 +44,17 @@ from trustee.environments.simulated.writing import (
 )
 from trustee.errors import PromptError
 from trustee.tools.values import call_line
-from trustee.types import Completion, ExpectedCall, Message, Tool, ToolCall, Turn
+from trustee.types import Completion, ExpectedCall, Message, Task, Tool, ToolCall, Turn
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "prompts"
 SETS = ("simulated", "tiny")
+"""Sets that every world may name."""
+GUIDANCE = ("agent_brief", "agent_detailed", "agent_generic", "agent_medium", "agent_plain")
 NAMES = (
-    "agent_detailed",
+    *GUIDANCE,
     "agent_execution",
     "agent_ftrl",
-    "agent_generic",
     "agent_note",
-    "agent_plain",
     "agent_trial",
     "judge",
     "teacher",
@@ -54,6 +62,8 @@ NAMES = (
     "user",
     "writer",
 )
+PUBLISHED = (*GUIDANCE, "judge", "tool", "user", "writer")
+"""The files of the set that the simulated world alone may name."""
 INTENT = "You want to move 49.90 euros from account AC-4471 to AC-9023, and the balance of AC-9023."
 PERSONA = "Ines has just opened her first account."
 BALANCE = Tool(
@@ -115,6 +125,7 @@ TURNS = (
 )
 
 
+LEVEL = Curriculum(mapping="published", turns=(1, 3)).bound(50)
 WISHES = ("move 49.90 euros from account AC-4471 to AC-9023", "know the balance of AC-9023")
 DRAFT = DraftedTask(
     persona=PERSONA,
@@ -128,11 +139,55 @@ WANTED = UserWishes(
 )
 
 
+async def fill_published(name: str) -> str:
+    """Fill a prompt of the published set as its roles do, and read it from the request."""
+    answers = {
+        "writer": {"calls": [], "intent": INTENT, "persona": PERSONA, "query": "Hello"},
+        "user": {"message": ""},
+        "tool": {"result": ""},
+        "judge": {"reward": 0, "reason": ""},
+    }
+    engine = ScriptedEngine(lambda request: json.dumps(answers[name]))
+    simulator = make_simulator(engine)
+    roles = Published("published", thoughts=True)
+    if name == "writer":
+        await roles.write(simulator, (BALANCE, TRANSFER), LEVEL, seed=0)
+    else:
+        hidden = HiddenSimulated(
+            intent=INTENT,
+            persona=PERSONA,
+            expected_calls=(),
+            expected_names=(TRANSFER.name, BALANCE.name),
+            criteria=tuple(Criterion)[:2],
+        )
+        task = Task(
+            id="task",
+            messages=OPENING,
+            tools=(BALANCE, TRANSFER),
+            difficulty=40,
+            hidden=msgspec.to_builtins(hidden),
+        )
+        scene = Scene(task, Services(simulator=simulator, rng=random.Random(0)))
+        thought = msgspec.structs.replace(TURNS[0].message, thinking="The sum is missing.")
+        turns = (msgspec.structs.replace(TURNS[0], message=thought), *TURNS[1:])
+        for turn in turns:
+            scene.messages += (turn.message, *turn.replies)
+        if name == "judge":
+            await roles.judge_alone(scene, turns)
+        elif name == "user":
+            del scene.messages[-1]
+            await roles.answer_as_user(scene)
+        else:
+            await roles.answer_as_tool(scene, BALANCE, READ)
+    prompt = engine.requests[0].prompt
+    return prompt.partition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
+
+
 def fill_example(prompt_set: str, name: str) -> str:
     """Fill a prompt file with the example that all sets share."""
     seen = [(call_line(MOVED.name, MOVED.arguments), '{"status": "booked"}')]
     match name:
-        case "writer" if not is_taught(prompt_set):
+        case "writer" if prompt_set != "tiny":
             return draft_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
         case "query":
             return query_prompt(
@@ -146,7 +201,7 @@ def fill_example(prompt_set: str, name: str) -> str:
             return writer_prompt(prompt_set, (BALANCE, TRANSFER), Curriculum().bound(40))
         case "user":
             messages = (*OPENING, *(m for turn in TURNS for m in (turn.message, *turn.replies)))
-            if not is_taught(prompt_set):
+            if prompt_set != "tiny":
                 turn = plan_turn(prompt_set, messages[:-1], WANTED, told=1)
                 return "\n".join(f"[{m.role}]\n{m.content}" for m in turn.heard)
             return user_prompt(prompt_set, messages[:-1], intent=INTENT, persona=PERSONA)
@@ -164,7 +219,7 @@ def fill_example(prompt_set: str, name: str) -> str:
                 ExpectedCall(name=call.name, arguments=call.arguments) for call in (MOVED, READ)
             ]
             executed = [Executed(call=MOVED, result='{"status": "booked"}', ok=True)]
-            if not is_taught(prompt_set):
+            if prompt_set != "tiny":
                 evidence = collect_evidence(
                     gather_facts(executed, expected, malformed=0),
                     executed,
@@ -206,14 +261,40 @@ EVERY_PROMPT = pytest.mark.parametrize(
 @pytest.mark.parametrize("prompt_set", SETS)
 def test_sets_hold_the_same_files(prompt_set: str) -> None:
     """Every set has a prompt for every role and every guidance, and nothing else."""
-    names = [*NAMES] if is_taught(prompt_set) else sorted([*NAMES, "query"])
+    names = sorted(NAMES if prompt_set == "tiny" else [*NAMES, "query"])
     assert [f"{name}.md" for name in names] == list(hash_prompts(prompt_set))
+
+
+def test_published_set_holds_the_files_of_one_world() -> None:
+    """It has a prompt for every role and every guidance, and nothing else."""
+    assert [f"{name}.md" for name in PUBLISHED] == list(hash_prompts("published"))
 
 
 @EVERY_PROMPT
 def test_filled_prompts_are_golden(prompt_set: str, name: str) -> None:
     """A filled example of each prompt file is the reviewed one."""
-    filled = fill_example(prompt_set, name) + "\n"
+    compare_golden(prompt_set, name, filled=fill_example(prompt_set, name) + "\n")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.anyio
+async def test_published_prompts_are_golden(name: str) -> None:
+    """The same of the published set: each role's inputs, in order, and nothing else."""
+    spoken = name in ("writer", "user", "tool", "judge")
+    filled = await fill_published(name) if spoken else fill_example("published", name)
+    compare_golden("published", name, filled=filled + "\n")
+
+
+def test_paragraphs_can_be_left_out() -> None:
+    """A paragraph whose slot is not to be filled is not there; the others are."""
+    values = dict.fromkeys(("request", "persona", "tools", "history", "latest"), "x")
+    filled = fill_prompt("published", "user", without=("intent",), **values)
+    assert "in the end" not in filled
+    assert filled.count("\nx") == 5
+
+
+def compare_golden(prompt_set: str, name: str, *, filled: str) -> None:
+    """Compare a filled prompt with its golden file, or write that anew."""
     path = GOLDEN / prompt_set / f"{name}.txt"
     if os.environ.get("TRUSTEE_GOLDEN") == "1":
         path.parent.mkdir(parents=True, exist_ok=True)

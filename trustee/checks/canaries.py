@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from trustee.decoding import decode_json, read_file
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.tool_sets import find_tools
 from trustee.errors import InputError
 from trustee.types import (
@@ -94,10 +94,13 @@ class CanaryFile(Record, frozen=True):
 def read_canaries(prompt_set: str) -> tuple[Known, ...]:
     """Read the canaries of a prompt set from the package's data.
 
+    Those of `simulated` serve `published` too, whose judge is told the expected tools by name.
+
     Raises:
         InputError: if the prompt set has no canaries.
     """
-    source = Path(__file__).parent / "canary_episodes" / f"{prompt_set}.json"
+    name = "simulated" if prompt_set == "published" else prompt_set
+    source = Path(__file__).parent / "canary_episodes" / f"{name}.json"
     if not source.is_file():
         raise InputError(
             f"there are no canaries for the prompt set {prompt_set!r} (env.prompts): a judge with "

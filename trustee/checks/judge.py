@@ -17,9 +17,10 @@ from trustee.checks.config import GateConfig
 from trustee.environments.protocol import Services, World
 from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.rules import Rules
 from trustee.environments.simulator import Simulator
 from trustee.errors import RunError, SimulatorError
-from trustee.types import Record, Task, Trajectory
+from trustee.types import Record, Score, Task, Trajectory
 
 FEWEST_EPISODES = 30
 """Minimum number of judged episodes for comparing a judge with the truth."""
@@ -71,10 +72,16 @@ class Verdicts(Record, frozen=True):
         )
 
 
+def is_accepted(score: Score) -> bool:
+    """Whether a judge takes an episode for a success: by its criteria, or else by its reward."""
+    criteria = score.outcome.criteria
+    return criteria[Criterion.FULFILLED] if criteria else sum(score.rewards.values()) > 0
+
+
 async def ask_judge(
     episodes: Sequence[Known],
     *,
-    prompt_set: str,
+    rules: Rules,
     simulator: Simulator,
     whole: bool = True,
     done: Callable[[], None] = lambda: None,
@@ -90,14 +97,12 @@ async def ask_judge(
     async def ask(known: Known) -> None:
         services = Services(simulator=simulator, rng=random.Random(f"gate {known.name}"))
         try:
-            score = await judge_episode(
-                known.task, known.turns, known.stop, services, prompt_set=prompt_set
-            )
+            score = await judge_episode(known.task, known.turns, known.stop, services, rules=rules)
         except SimulatorError:
             # Without a verdict there is no reward, so the episode counts as not accepted.
             accepted[known.name] = False
         else:
-            accepted[known.name] = score.outcome.criteria[Criterion.FULFILLED]
+            accepted[known.name] = is_accepted(score)
             if not (whole or score.outcome.asked_judge):
                 settled.add(known.name)
         done()
@@ -131,12 +136,12 @@ async def check_canaries(
         InputError: if the world's prompt set has no canaries.
         RunError: if the judge wrongly accepts or refuses too many.
     """
-    prompt_set = world.judge_prompts()
-    if prompt_set is None or not config.shows_canaries:
+    rules = world.judge_rules()
+    if rules is None or not config.shows_canaries:
         return None
     verdicts = await ask_judge(
-        read_canaries(prompt_set),
-        prompt_set=prompt_set,
+        read_canaries(rules.prompts),
+        rules=rules,
         simulator=simulator,
         whole=False,
         done=done,
@@ -170,9 +175,9 @@ async def compare_judge(
     Return None if the held-out world does not know the truth, if training has no judge, if the
     check is off, or if there are fewer than `FEWEST_EPISODES` valid episodes.
     """
-    prompt_set = training.judge_prompts()
+    rules = training.judge_rules()
     by_id = {task.id: judged for task in tasks if (judged := held_out.as_judged(task)) is not None}
-    if prompt_set is None or not by_id:
+    if rules is None or not by_id:
         return None
     valid = [t for t in trajectories if t.failure is None]
     if len(valid) < FEWEST_EPISODES or config.agreement is None:
@@ -188,7 +193,7 @@ async def compare_judge(
             )
             for t in valid
         ],
-        prompt_set=prompt_set,
+        rules=rules,
         simulator=simulator,
         done=done,
     )

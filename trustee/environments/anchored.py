@@ -30,8 +30,10 @@ from trustee.environments.protocol import (
     store_state,
 )
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import HiddenSimulated, judge_episode
+from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.rules import Rules
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.errors import SimulatorError
 from trustee.types import ExpectedCall, Group, Message, Record, Score, Stop, Task, Trajectory, Turn
 
@@ -67,7 +69,7 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
             inner,
             self.hard.environment(inner, services),
             services,
-            prompt_set=self.soft.prompts,
+            rules=self.soft.judge_rules(),
         )
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
@@ -78,9 +80,9 @@ class Anchored(WorldConfig, frozen=True, tag="anchored", tag_field="kind"):
             for text in world.check(seed=seed, held_out=held_out)
         )
 
-    def judge_prompts(self) -> str:
-        """Return the prompt set of the simulated world's judge."""
-        return self.soft.judge_prompts()
+    def judge_rules(self) -> Rules:
+        """Return the rules of the simulated world's judge."""
+        return self.soft.judge_rules()
 
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt sets of both worlds."""
@@ -215,13 +217,11 @@ def correlate(pairs: Sequence[tuple[float, float]]) -> float | None:
 class JudgedEnvironment:
     """An episode with a verifiable reward that the judge also scores."""
 
-    def __init__(
-        self, task: Task, inner: Environment, services: Services, *, prompt_set: str
-    ) -> None:
+    def __init__(self, task: Task, inner: Environment, services: Services, *, rules: Rules) -> None:
         self._task = task
         self._inner = inner
         self._services = services
-        self._prompt_set = prompt_set
+        self._rules = rules
 
     async def open(self) -> Opening:
         """Open the inner environment."""
@@ -240,7 +240,7 @@ class JudgedEnvironment:
                 turns,
                 stop,
                 self._services,
-                prompt_set=self._prompt_set,
+                rules=self._rules,
             )
         except SimulatorError as error:
             # The verdict pays nothing here, so a missing one only spoils the comparison.

@@ -1,29 +1,22 @@
 """Prompt files: one role, one file, filled in one pass.
 
-A prompt set is a folder `trustee/prompts/<set>/`; all sets have the same file names: `simulated` is
-for models of 4B parameters and more, `tiny` for the built-in model. Slots are written `{{name}}`.
-Inserted text is never expanded again, so it may contain any braces.
+A prompt set is a folder `trustee/prompts/<set>/`: `simulated` is for models of 4B parameters and
+more, `tiny` for the built-in model, `published` has the inputs of TRUSTEE's own code, for its world
+alone. Slots are written `{{name}}`. Inserted text is never expanded again, so it may contain any
+braces.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from functools import cache
 from importlib.resources import files
 
 from trustee.errors import PromptError
 
 SLOT = re.compile(r"\{\{(\w+)\}\}")
-
-
-TAUGHT = frozenset({"tiny"})
-"""Sets for a model that was trained on their short forms, and gives whole answers at once."""
-
-
-def is_taught(prompt_set: str) -> bool:
-    """Whether a prompt set is for a model that was trained on its forms."""
-    return prompt_set in TAUGHT
 
 
 @cache
@@ -40,13 +33,18 @@ def read_prompt(prompt_set: str, name: str) -> str:
     return path.read_text(encoding="utf-8").strip("\n")
 
 
-def fill_prompt(prompt_set: str, name: str, **values: str) -> str:
+def fill_prompt(prompt_set: str, name: str, *, without: Collection[str] = (), **values: str) -> str:
     """Return a prompt with its slots filled; values that its file does not use are ignored.
+
+    A paragraph with a slot of `without` is left out.
 
     Raises:
         PromptError: if a slot of the file has no value.
     """
     text = read_prompt(prompt_set, name)
+    if without:
+        paragraphs = text.split("\n\n")
+        text = "\n\n".join(p for p in paragraphs if not set(SLOT.findall(p)) & set(without))
     missing = sorted(set(SLOT.findall(text)) - set(values))
     if missing:
         raise PromptError(f"prompt {prompt_set}/{name}.md has slots {missing} that nothing fills")

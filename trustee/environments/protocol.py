@@ -15,6 +15,7 @@ import msgspec
 
 from trustee.decoding import decode_json
 from trustee.environments.hints import Hints, hint_calls
+from trustee.environments.simulated.rules import Rules
 from trustee.environments.simulator import Simulator
 from trustee.errors import InputError
 from trustee.sandbox.calls import NoSandbox, Sandbox
@@ -58,6 +59,8 @@ class Reply(Record, frozen=True):
 
     messages: tuple[Message, ...]
     done: bool
+    stop: Stop = Stop.DONE
+    """Why the episode is over, if it is."""
 
 
 class TaskSpec(Record, frozen=True):
@@ -215,8 +218,8 @@ class World:
         self.source(seed=seed, held_out=held_out)
         return ()
 
-    def judge_prompts(self) -> str | None:
-        """Return the prompt set of the judge that gives the reward; None if no judge does."""
+    def judge_rules(self) -> Rules | None:
+        """Return the rules of the judge that gives the reward; None if no judge does."""
         return None
 
     def prompt_sets(self) -> tuple[str, ...]:

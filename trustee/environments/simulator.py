@@ -95,6 +95,10 @@ class Simulator:
         self.tokens: Counter[str] = Counter()
         """Number of sampled tokens by role."""
 
+    def measure(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """Return the tokens of an opening, up to where the policy speaks."""
+        return len(self._renderer.open(messages, tools))
+
     async def _sample(
         self, role: Role, ids: Sequence[int], schema: str, *, seed: int, attempt: int
     ) -> Completion:

@@ -180,9 +180,9 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     if config.run.adapter:
         start = find_adapter(Path(config.run.adapter))
         engine.check_adapter(start, folder, rank=config.learn.rank)
-    prompt_set = config.env.judge_prompts()
-    if prompt_set is not None and config.gates.shows_canaries:
-        read_canaries(prompt_set)
+    rules = config.env.judge_rules()
+    if rules is not None and config.gates.shows_canaries:
+        read_canaries(rules.prompts)
     return folder, renderer
 
 

@@ -182,10 +182,10 @@ async def show_canaries(config: Config, run: Run) -> None:
     Raises:
         RunError: if it is wrong about too many.
     """
-    prompt_set = config.env.judge_prompts()
-    if prompt_set is None or not config.gates.shows_canaries:
+    rules = config.env.judge_rules()
+    if rules is None or not config.gates.shows_canaries:
         return
-    count, engine = len(read_canaries(prompt_set)), run.engine.progress
+    count, engine = len(read_canaries(rules.prompts)), run.engine.progress
     name = f"judging {count} episodes of known verdict"
     with metered(name, run.emit, of=count, unit="episodes", engine=engine) as meter:
         verdicts = await check_canaries(

@@ -94,6 +94,21 @@ class Repository:
             chosen += self._grow(rng, tools, size=size)
         return tuple(sorted(chosen, key=lambda tool: tool.effect != "read"))
 
+    def sample_category(self, rng: random.Random, count: int, *, category: str) -> tuple[Tool, ...]:
+        """Draw up to `count` tools of a category, from as few of its toolsets as hold so many.
+
+        Toolsets are taken whole and in random order until there are enough tools to choose from.
+        """
+        toolsets: dict[str, list[Tool]] = {}
+        for tool in self.categories[category]:
+            toolsets.setdefault(tool.toolset, []).append(tool)
+        pool: list[Tool] = []
+        for toolset in rng.sample(list(toolsets.values()), len(toolsets)):
+            if len(pool) >= count:
+                break
+            pool += toolset
+        return tuple(rng.sample(pool, min(count, len(pool))))
+
     def _grow(self, rng: random.Random, tools: Sequence[Tool], *, size: int) -> list[Tool]:
         """Choose `size` tools, preferring those that share an id with tools already chosen."""
         chosen: set[str] = set()

@@ -78,8 +78,8 @@ def test_defaults_are_the_papers() -> None:
         ),
     ],
 )
-def test_bound_is_the_papers_table(expected: Aspects, difficulty: int) -> None:
-    """Both ends of the range are the paper's, the middle lies between."""
+def test_bound_at_both_ends_and_between(expected: Aspects, difficulty: int) -> None:
+    """The even mapping, which is ours, goes from the paper's easiest task to its hardest."""
     assert expected == Curriculum().bound(difficulty)
 
 

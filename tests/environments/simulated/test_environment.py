@@ -17,8 +17,9 @@ from trustee.environments.micro.world import TOOLS
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulated.episode import HiddenSimulated, SimulatedEnvironment
+from trustee.environments.simulated.episode import SimulatedEnvironment
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.splits import is_reserved
 from trustee.errors import SimulatorError
 from trustee.types import (

@@ -14,7 +14,9 @@ from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.criteria import Criterion
-from trustee.environments.simulated.episode import HiddenSimulated, SimulatedEnvironment
+from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.episode import SimulatedEnvironment
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.speaking import (
     GREETING,
     UserTurn,
@@ -146,7 +148,7 @@ def make_environment(script: Any) -> SimulatedEnvironment:
         hidden=msgspec.to_builtins(hidden),
     )
     services = Services(simulator=make_simulator(ScriptedEngine(script)), rng=random.Random(0))
-    return SimulatedEnvironment(task, services, prompt_set="simulated")
+    return SimulatedEnvironment(task, services, rules=Simulated().judge_rules())
 
 
 @pytest.mark.anyio

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -93,3 +95,103 @@ def test_check_says_what_is_left_out(tmp_path: Path) -> None:
 def test_check_of_packaged_tools(name: str) -> None:
     """Packaged sets need no word."""
     assert Simulated(tools=name).check(seed=1) == ()
+
+
+# By toolset, as the authors' code draws.
+
+
+def make_toolsets(sizes: dict[str, dict[str, int]]) -> Repository:
+    """Make tools in categories of toolsets of these sizes."""
+    return Repository(
+        Tool(
+            name=f"{category}_{toolset}_{number}",
+            description="",
+            parameters={"type": "object"},
+            category=category,
+            toolset=toolset,
+        )
+        for category, toolsets in sizes.items()
+        for toolset, size in toolsets.items()
+        for number in range(size)
+    )
+
+
+THREE = {"food": {"a": 2, "b": 3, "c": 6}}
+
+
+@pytest.mark.parametrize(
+    ("count", "most_toolsets"), [(1, 1), (2, 1), (3, 2), (5, 2), (6, 3), (11, 3), (20, 3)]
+)
+def test_toolsets_are_pooled_until_they_suffice(count: int, most_toolsets: int) -> None:
+    """As many whole toolsets as it takes are open to the draw, and no more."""
+    repository = make_toolsets(THREE)
+    seen: set[frozenset[str]] = set()
+    for seed in range(300):
+        tools = repository.sample_category(random.Random(seed), count, category="food")
+        assert min(count, 11) == len(tools) == len({tool.name for tool in tools})
+        seen.add(frozenset(tool.toolset for tool in tools))
+    assert most_toolsets == max(map(len, seen))
+    if count <= 2:
+        assert {frozenset("a"), frozenset("b"), frozenset("c")} == seen
+
+
+def test_every_tool_of_the_pool_can_be_drawn() -> None:
+    """The pool is whole toolsets, so every tool comes up."""
+    repository = make_toolsets(THREE)
+    drawn = {
+        tool.name
+        for seed in range(300)
+        for tool in repository.sample_category(random.Random(seed), 3, category="food")
+    }
+    assert {tool.name for tool in repository.tools} == drawn
+
+
+SEVERAL = {
+    "food": {"a": 8, "b": 8, "c": 20},
+    "mail": {"d": 2},
+    "maps": {"e": 3, "f": 1},
+    "news": {"g": 1},
+}
+
+
+def test_category_is_drawn_uniformly() -> None:
+    """Small and large categories come alike, one a draw, and a poor one gives fewer tools."""
+    sets = ToolSets(make_toolsets(SEVERAL), one_in=10**9, with_reserved=False, sampling="toolsets")
+    rng, draws = random.Random(5), 8000
+    counts: Counter[str] = Counter()
+    for _ in range(draws):
+        tools = sets.sample(rng, 6)
+        (category,) = {tool.category for tool in tools}
+        counts[category] += 1
+        assert len(tools) <= min(6, sum(SEVERAL[category].values()))
+    expected = draws / len(SEVERAL)
+    # 16.3 is exceeded once in 1,000 times by chance.
+    assert sum((counts[c] - expected) ** 2 / expected for c in SEVERAL) < 16.3
+
+
+@pytest.mark.parametrize("one_in", [2, 6, 60, 10**9])
+@pytest.mark.parametrize("with_reserved", [False, True])
+def test_toolsets_keep_the_split(one_in: int, with_reserved: bool) -> None:
+    """Training never sees a reserved pair, evaluation always does."""
+    repository = make_toolsets(SEVERAL)
+    reserved = set(reserved_pairs([tool.name for tool in repository.tools], one_in=one_in))
+    sets = ToolSets(repository, one_in=one_in, with_reserved=with_reserved, sampling="toolsets")
+    rng = random.Random(one_in)
+    for count in (1, 2, 5, 10) * 10:
+        tools = sets.sample(rng, count)
+        pairs = set(combinations(sorted(tool.name for tool in tools), 2))
+        assert with_reserved == bool(pairs & reserved)
+        within = any(len({name.partition("_")[0] for name in pair}) == 1 for pair in reserved)
+        assert len({tool.category for tool in tools}) == 1 or (with_reserved and not within)
+
+
+def test_toolsets_are_an_option_of_the_world() -> None:
+    """The key reaches the draw: linked tools may cross categories, those of toolsets never do."""
+    counts = {}
+    names: tuple[Literal["linked", "toolsets"], ...] = ("linked", "toolsets")
+    for sampling in names:
+        world = Simulated(sampling=sampling)
+        sets = world.source(seed=0).tool_sets
+        drawn = [sets.sample(random.Random(seed), 25) for seed in range(20)]
+        counts[sampling] = max(len({tool.category for tool in tools}) for tools in drawn)
+    assert counts["toolsets"] == 1 < counts["linked"]

@@ -45,7 +45,7 @@ from trustee.environments.executable.solutions import (
 )
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.hints import Hints
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     CountedSource,
     Opening,
@@ -136,6 +136,7 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Read the environments and return which rows are refused and why."""
+        read_prompt(self.prompts, "agent_ftrl")
         refused = self.source(seed=seed, held_out=held_out).refused
         if not refused:
             return ()

@@ -29,9 +29,10 @@ from trustee.environments.protocol import (
     WorldConfig,
 )
 from trustee.environments.simulated.curriculum import Curriculum, Persona
-from trustee.environments.simulated.episode import HiddenSimulated
 from trustee.environments.simulated.facts import Executed, fact_lines, gather_facts
 from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.scene import HiddenSimulated
+from trustee.errors import InputError
 from trustee.tools.arguments import check_call
 from trustee.tools.values import render_json
 from trustee.types import (
@@ -66,6 +67,18 @@ class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
     """Difficulty of the tasks; aspects below it are drawn softly."""
     curriculum: Curriculum = Curriculum(tools=(2, 4), soft=1.0)
     """Bounds of the aspects; tools start at two, because a reserved pair has two."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that this world does not keep.
+
+        Raises:
+            InputError: naming the key.
+        """
+        if self.curriculum.bounds_turns is not None:
+            raise InputError(
+                "the micro-world does not end episodes by difficulty; leave out "
+                "curriculum.bounds_turns, and set rollout.limits.turns"
+            )
 
     def source(self, *, seed: int, held_out: bool = False) -> MicroworldSource:
         """Return the source of tasks."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from trustee.environments.prompts import fill_prompt, is_taught
+from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     CountedSource,
     Services,
@@ -22,17 +22,18 @@ from trustee.environments.protocol import (
     read_state,
 )
 from trustee.environments.simulated.curriculum import Curriculum
-from trustee.environments.simulated.episode import HiddenSimulated, SimulatedEnvironment
-from trustee.environments.simulated.roles import (
-    Criterion,
-)
+from trustee.environments.simulated.episode import SimulatedEnvironment
+from trustee.environments.simulated.role_sets import check_rules, role_set_of
+from trustee.environments.simulated.roles import Criterion
+from trustee.environments.simulated.rules import Rules, VerdictRule, Withheld
+from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.tool_sets import (
     PACKAGED,
+    ToolSampling,
     ToolSets,
     explain_split,
     find_tools,
 )
-from trustee.environments.simulated.writing import write_at_once, write_in_steps
 from trustee.runs.inputs import INPUT
 from trustee.tools.files.notices import Notices
 from trustee.tools.repository import Repository
@@ -50,14 +51,39 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
     """The simulated world."""
 
     prompts: str = "simulated"
-    """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one."""
+    """Prompt set: `simulated` for models of 4B parameters or more, `tiny` for the built-in one,
+    `published` with the inputs of the authors' code, which leaves more to the model."""
+    verdict: VerdictRule = "facts"
+    """What pays: `facts` before the judge, or, as in the authors' code, the judge alone:
+    `published`."""
+    thoughts: bool = False
+    """Whether the roles of the `published` prompts read the policy's thoughts."""
+    withheld: tuple[Withheld, ...] = ()
+    """What the roles of the `published` prompts are not told: `intent`, `persona`, `calls`."""
+    calls_at_once: Annotated[int, Meta(ge=0)] = 0
+    """Calls of one message that are made; 0 for all."""
+    result_chars: Annotated[int, Meta(ge=0)] = 0
+    """Characters of a tool's answer that the policy sees, from its beginning and its end; 0 for
+    all."""
     tools: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(PACKAGED)})] = ""
     """File of tools to train on, or a packaged set: empty is the general one, `micro` that of the
     micro-world."""
     reserve_one_in: Annotated[int, Meta(ge=2)] = 60
     """One pair of tools in this many, and at least one pair, is reserved for evaluation: training
     never offers both."""
+    sampling: ToolSampling = "linked"
+    """Which tools go together: `linked` by the ids that they need; or `toolsets`, as in the
+    authors' code: a category, all of them alike, and from its toolsets in random order as many as
+    it takes."""
     curriculum: Curriculum = Curriculum()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no effect together.
+
+        Raises:
+            InputError: naming them.
+        """
+        check_rules(self.judge_rules())
 
     def source(self, *, seed: int, held_out: bool = False) -> SimulatedSource:
         """Make the source of training tasks, or of those with a reserved pair of tools."""
@@ -65,6 +91,7 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Read the tools; say what of them is not used, and how few tools are split."""
+        read_prompt(self.prompts, "writer")
         notices = Notices()
         tools = find_tools(self.tools, notices=notices)
         SimulatedSource(self, tools, seed=seed, held_out=held_out)
@@ -73,18 +100,43 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
 
     def environment(self, task: Task, services: Services) -> SimulatedEnvironment:
         """Return the environment of one episode."""
-        return SimulatedEnvironment(task, services, prompt_set=self.prompts)
+        return SimulatedEnvironment(task, services, rules=self.judge_rules())
 
-    def judge_prompts(self) -> str:
-        """Return the prompt set, because the judge alone pays here."""
-        return self.prompts
+    def judge_rules(self) -> Rules:
+        """Return the rules of the episodes, because the judge pays here."""
+        return Rules(
+            prompts=self.prompts,
+            verdict=self.verdict,
+            thoughts=self.thoughts,
+            withheld=self.withheld,
+            calls_at_once=self.calls_at_once,
+            result_chars=self.result_chars,
+        )
+
+    def refuse_trial(self) -> str | None:
+        """Refuse a trial of tasks without known calls, and limits that a trial would not keep."""
+        if self.prompts == "published":
+            return (
+                "prompts must be a set whose tasks name arguments, got 'published': no changed "
+                "tool could be proved to solve a task that names tools alone"
+            )
+        if self.curriculum.bounds_turns is not None:
+            return (
+                "curriculum.bounds_turns must be none in a trial, which has limits of its own: "
+                "env.trial_turns and env.execution_turns"
+            )
+        return None
 
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt set of the roles."""
         return (self.prompts,)
 
+    def teacher_prompts(self) -> str:
+        """Return the prompt set, or for the published one, which has no teacher, ours."""
+        return "simulated" if self.prompts == "published" else self.prompts
+
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
-        """Return the calls that the writer expects."""
+        """Return the calls that the writer expects; none where it names tools alone."""
         return msgspec.convert(task.hidden, HiddenSimulated).expected_calls
 
 
@@ -104,7 +156,12 @@ class SimulatedSource(CountedSource):
     ) -> None:
         super().__init__(seed=seed)
         self._config = config
-        self._tool_sets = ToolSets(repository, one_in=config.reserve_one_in, with_reserved=held_out)
+        self.tool_sets = ToolSets(
+            repository,
+            one_in=config.reserve_one_in,
+            with_reserved=held_out,
+            sampling=config.sampling,
+        )
         self.difficulty = config.curriculum.start
 
     def make_spec(self, index: int) -> TaskSpec:
@@ -118,11 +175,9 @@ class SimulatedSource(CountedSource):
         """Have the writer turn a task spec into a task."""
         rng = random.Random(spec.seed)
         aspects = self._config.curriculum.draw_aspects(spec.difficulty, rng)
-        tools = self._tool_sets.sample(rng, aspects.tools)
-        write = write_at_once if is_taught(self._config.prompts) else write_in_steps
-        written = await write(
-            services.simulator, tools, aspects, prompt_set=self._config.prompts, seed=spec.seed
-        )
+        tools = self.tool_sets.sample(rng, aspects.tools)
+        roles = role_set_of(self._config.judge_rules())
+        written = await roles.write(services.simulator, tools, aspects, seed=spec.seed)
         hidden = HiddenSimulated(
             intent=written.intent,
             persona=written.persona,
@@ -130,6 +185,8 @@ class SimulatedSource(CountedSource):
             criteria=tuple(Criterion)[: aspects.strictness],
             wishes=written.wishes,
             told=written.told,
+            expected_names=written.expected_names,
+            limits=self._config.curriculum.limit_turns(spec.difficulty),
         )
         guidance = fill_prompt(self._config.prompts, f"agent_{aspects.guidance}")
         return Task(

@@ -1,9 +1,9 @@
 """The four roles that one frozen model plays: writer, user, tool, judge.
 
 For each role this module has the typed answer, its grammar, the values of the prompt, and the
-checks that an answer must pass. Everything here is pure; `environment.py` asks the model.
-Source: TRUSTEE (arXiv 2604.17739), stages 1 to 3; where the paper gives no details the choice is
-ours and `ARCHITECTURE.md` says so.
+checks that an answer must pass. Everything here is pure; the role sets ask the model.
+Source: TRUSTEE (arXiv 2604.17739), stages 1 to 3. Formats and checks are ours; `published.py` has
+the inputs of the authors' code.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from trustee.environments.prompts import fill_prompt, is_taught
+from trustee.environments.prompts import fill_prompt
 from trustee.environments.simulated.criteria import Criterion as Criterion
 from trustee.environments.simulated.curriculum import Aspects
 from trustee.environments.simulated.grammar import (
@@ -44,6 +44,8 @@ class WrittenTask(Record, frozen=True):
     """What each expected call is to do, in words; empty if the task was written at once."""
     told: int = 0
     """Number of wishes that the query is about."""
+    expected_names: tuple[str, ...] = ()
+    """Tools whose calls are expected, where no arguments are written."""
 
 
 class UserAnswer(Record, frozen=True):
@@ -104,11 +106,6 @@ TOOL_SCHEMA = render_json(
 )
 READ_SCHEMA = render_json(object_grammar({"result": {"type": "object"}}))
 """The answer of a tool that only reads, and so has no changes to name."""
-
-
-def tool_schema(prompt_set: str, tool: Tool) -> str:
-    """Return the grammar of a tool's answer."""
-    return READ_SCHEMA if tool.effect == "read" and not is_taught(prompt_set) else TOOL_SCHEMA
 
 
 def judge_schema(criteria: Sequence[Criterion]) -> str:

@@ -25,10 +25,7 @@ from trustee.environments.simulated.grammar import (
 from trustee.environments.simulated.roles import (
     WrittenTask,
     check_calls,
-    check_task,
     tool_lines,
-    writer_prompt,
-    writer_schema,
 )
 from trustee.environments.simulated.spoken import (
     alludes_to,
@@ -141,24 +138,6 @@ async def _write_query(
             raise
         return fallback
     return written.query
-
-
-async def write_at_once(
-    simulator: Simulator, tools: Sequence[Tool], aspects: Aspects, *, prompt_set: str, seed: int
-) -> WrittenTask:
-    """Have a task written in one answer, as a model that was taught the form can do.
-
-    Raises:
-        SimulatorError: if no try gave a usable task.
-    """
-    return await simulator.ask(
-        Role.WRITER,
-        writer_prompt(prompt_set, tools, aspects),
-        answer=WrittenTask,
-        schema=writer_schema(tools, aspects),
-        seed=seed,
-        check=lambda task: check_task(task, tools, aspects),
-    )
 
 
 def narrow_tools(tools: Sequence[Tool], rng: random.Random) -> tuple[Tool, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trustee.environments.hints import Hints, hint_calls
-from trustee.environments.prompts import fill_prompt
+from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     Environment,
     Opening,
@@ -27,6 +27,7 @@ from trustee.environments.protocol import (
 )
 from trustee.environments.scores import check_score
 from trustee.environments.simulated.environment import Simulated
+from trustee.environments.simulated.rules import Rules
 from trustee.environments.trial.metrics import brings_nothing, figures_of, label_attempts
 from trustee.environments.trial.transforms import Transform
 from trustee.environments.trial.transforms.drawing import draw_chain
@@ -131,11 +132,12 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
 
     def check(self, *, seed: int, held_out: bool = False) -> tuple[str, ...]:
         """Check the inner world."""
+        read_prompt(self.prompts, "agent_trial")
         return self.inner.check(seed=seed, held_out=held_out)
 
-    def judge_prompts(self) -> str | None:
-        """Return the inner world's judge prompts, because the inner world scores the execution."""
-        return self.inner.judge_prompts()
+    def judge_rules(self) -> Rules | None:
+        """Return the inner world's rules, because the inner world scores the execution."""
+        return self.inner.judge_rules()
 
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt sets of the phases and of the inner world."""

@@ -39,6 +39,7 @@ def kind_of(source: str) -> str:
         ("not_one_function", "find_height = lambda subject, language='': 1"),
         ("signature", "def find_height(subject):\n    return 1"),
         ("signature", "def find_height(subject, language):\n    return 1"),
+        ("syntax", "def find_height(subject, language=''): * 0"),
         ("signature", "def find_height(subject=1, language=1):\n    return 1"),
         ("signature", "def find_height(subject, language='', *more):\n    return 1"),
         ("signature", "def find_height(subject, language='', **more):\n    return 1"),

@@ -42,6 +42,8 @@ def check_source(source: str, tool: Tool) -> Flaw | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
+            # Only the compiler knows some errors, such as a starred expression that stands alone.
+            compile(tree, "source", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return Flaw(kind="syntax", text=f"the source is not Python: {error}")
     function = tree.body[0] if len(tree.body) == 1 else None
