@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -114,8 +115,18 @@ def find_marks(opened: OpenRun) -> list[Row]:
         if isinstance(event, str) and event in kinds:
             said = row.get("change") or row.get("why") or row.get("text") or row.get("path") or ""
             text = f"{event.replace('_', ' ')}{': ' if said else ''}{said}"
-            marks.append({"at": row.get("timestamp"), "kind": kinds[event], "text": text})
-    return marks[-MOST_MARKS:]
+            at = _seconds_of(row.get("timestamp"))
+            marks.append({"at": at, "kind": kinds[event], "text": text})
+    marks = [mark for mark in marks if isinstance(mark["at"], int | float)]
+    return sorted(marks, key=lambda mark: float(mark["at"]))[-MOST_MARKS:]
+
+
+def _seconds_of(stamp: object) -> float | None:
+    """Return the time of a line of the log, in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(str(stamp)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _last_moved(opened: OpenRun) -> Row | None:
@@ -227,15 +238,31 @@ def _same_task(opened: OpenRun, file: str, task: str) -> dict[str, int]:
     return others
 
 
+def find_task(library: Library, run: str, file: str, task: str) -> Row:
+    """Return the row of a held-out task in a file of episodes.
+
+    Raises:
+        InputError: if it was not played there.
+    """
+    opened = library.open(run)
+    if file not in opened.files():
+        raise InputError(f"this run has no episodes called {file!r}")
+    results = opened.measured(file)
+    results.advance()
+    if task not in results.rows:
+        raise InputError(f"{task!r} was not played there")
+    return {"row": results.rows[task]}
+
+
 def compare_runs(library: Library, runs: Sequence[str]) -> Row:
     """Return what runs differ in: settings, and success on the held-out tasks that they share."""
     opened = [library.open(run) for run in runs]
     tables = [flatten(read_record(one.folder / "run.json", []).get("config", {})) for one in opened]
     keys = sorted({key for table in tables for key in table})
     different = [
-        {"key": key, "values": [table.get(key) for table in tables]}
+        {"key": key, "values": [[table[key]] if key in table else [] for table in tables]}
         for key in keys
-        if len({repr(table.get(key)) for table in tables}) > 1
+        if len({repr(table.get(key, tables)) for table in tables}) > 1
     ]
     pairings = []
     results = []

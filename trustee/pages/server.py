@@ -109,9 +109,7 @@ def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASG
         Route("/api/runs/{run}", answer(lambda r: answers.describe_run(library, _run(r)))),
         Route(
             "/api/runs/{run}/steps",
-            answer(
-                lambda r: answers.describe_steps(library, _run(r), _number(r, "after", -1))
-            ),
+            answer(lambda r: answers.describe_steps(library, _run(r), _number(r, "after", -1))),
         ),
         Route(
             "/api/runs/{run}/episodes/{file}",
@@ -139,6 +137,14 @@ def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASG
             answer(
                 lambda r: spell_tokens(
                     library, _run(r), r.path_params["file"], r.path_params["row"]
+                )
+            ),
+        ),
+        Route(
+            "/api/runs/{run}/task/{file}/{task}",
+            answer(
+                lambda r: answers.find_task(
+                    library, _run(r), r.path_params["file"], r.path_params["task"]
                 )
             ),
         ),
@@ -180,7 +186,9 @@ class Guard:
             await self._app(scope, receive, send_guarded)
 
     def _refuse(self, scope: Scope) -> Response | None:
-        headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         host = _name_of(headers.get("host", ""))
         if self._hosts and host not in self._hosts:
             return PlainTextResponse("this server has another name", status_code=421)
@@ -219,9 +227,11 @@ def read_wanted(request: Request) -> Wanted:
         for name in ("reward", "blame", "tool", "text", "sort")
         if (value := request.query_params.get(name, ""))
     }
-    for name in ("version", "group"):
-        if request.query_params.get(name, ""):
-            given[name] = _number(request, name, 0)
+    if request.query_params.get("group", ""):
+        given["group"] = _number(request, "group", 0)
+    if request.query_params.get("step", ""):
+        # As in `trustee view`: a step is trained on what the version before it played.
+        given["version"] = _number(request, "step", 1) - 1
     given["descending"] = request.query_params.get("order", "down") != "up"
     try:
         return msgspec.convert(given, Wanted)

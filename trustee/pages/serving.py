@@ -36,7 +36,9 @@ def bind(host: str, port: int | None) -> socket.socket:
             )[0]
             found = socket.socket(family, kind, protocol)
         except OSError as error:
-            raise InputError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+            raise InputError(
+                f"--host {host}: {error.strerror}; give an address of this machine"
+            ) from error
         try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
@@ -46,7 +48,9 @@ def bind(host: str, port: int | None) -> socket.socket:
             why = error.strerror or str(error)
             continue
         return found
-    ports = f"port {tried[0]}" if len(tried) == 1 else f"none of the ports {tried[0]} to {tried[-1]}"
+    ports = (
+        f"port {tried[0]}" if len(tried) == 1 else f"none of the ports {tried[0]} to {tried[-1]}"
+    )
     raise InputError(f"{host}: {ports} can be had ({why}); name another with --port")
 
 

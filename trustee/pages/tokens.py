@@ -59,7 +59,9 @@ def find_tokenizer(path: str, run: Path) -> Tokenizer:
     if not path or not file.is_file():
         raise InputError(f"no tokenizer of {path or 'the model'} on this machine: ids are shown")
     if file.resolve().is_relative_to(run.resolve()):
-        raise InputError("the tokenizer lies in the run folder itself, and is not loaded from there")
+        raise InputError(
+            "the tokenizer lies in the run folder itself, and is not loaded from there"
+        )
     return _load(file, file.stat().st_mtime_ns)
 
 

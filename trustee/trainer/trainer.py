@@ -41,7 +41,8 @@ from trustee.errors import RunError
 from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer.activation_checkpointing import set_checkpointing
 from trustee.trainer.adapter_weights import take_adapter, trained_tensors
-from trustee.trainer.memory import Heap, cap_memory, ran_out
+from trustee.trainer.counters import Counter, own_counters
+from trustee.trainer.memory import Heap, cap_memory, count_used, ran_out
 from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
 from trustee.trainer.quantised_cache import write_cache
 from trustee.trainer.reference import keep_reference, swapped
@@ -156,7 +157,9 @@ class Trainer:
         """Add one micro-batch's gradients; where it does not fit, drop all and say so."""
         micro = msgspec.msgpack.decode(request, type=MicroRequest)
         try:
-            return msgspec.msgpack.encode(self.gather(micro))
+            report = self.gather(micro)
+            own_counters().raise_to(Counter.PEAK, count_used(self.device))
+            return msgspec.msgpack.encode(report)
         except RuntimeError as error:
             if not ran_out(error):
                 raise
