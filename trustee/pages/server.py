@@ -8,12 +8,10 @@ for it to become markup.
 
 from __future__ import annotations
 
-import mimetypes
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import anyio
 import msgspec
@@ -48,6 +46,15 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+MOST = 6
+"""Runs that are compared at once."""
+KINDS = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+"""Media types of the page's files; what the machine thinks of them does not count."""
 ASSETS = files("trustee.pages") / "assets"
 
 
@@ -59,21 +66,65 @@ def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASG
         hosts: names under which it may be asked; empty means any.
     """
     library = Library(folders)
+    routes = [Route("/", send_asset), Route("/assets/{name}", send_asset)]
+    for path, make in list_answers(library).items():
+        routes.append(Route(f"/api/{path}", answer_with(make)))
+    routes.append(Route("/api/runs/{run}/follow", follow_with(library)))
+    return Guard(Starlette(routes=routes), hosts=hosts)
 
-    def answer(make: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        async def respond(request: Request) -> Response:
-            try:
-                # A click on another page gives the first request up, but its thread must end.
-                found = await run_sync(make, request)
-            except InputError as error:
-                return _json({"error": str(error)}, status=404)
-            return _json(found)
 
-        return respond
+def list_answers(library: Library) -> dict[str, Callable[[Request], object]]:
+    """Return what is answered, by path."""
+
+    def of_file(make: Callable[..., object]) -> Callable[[Request], object]:
+        def answer(request: Request) -> object:
+            return make(library, **request.path_params)
+
+        return answer
+
+    def steps(request: Request) -> object:
+        return answers.describe_steps(library, _run(request), _number(request, "after", -1))
+
+    def episodes(request: Request) -> object:
+        return answers.list_episodes(
+            library,
+            _run(request),
+            request.path_params["file"],
+            read_wanted(request),
+            begin=_number(request, "begin", 0),
+            count=_number(request, "count", 50),
+        )
+
+    return {
+        "runs": lambda _: answers.describe_runs(library),
+        "compare": lambda r: answers.compare_runs(library, r.query_params.getlist("run")[:MOST]),
+        "runs/{run}": of_file(answers.describe_run),
+        "runs/{run}/steps": steps,
+        "runs/{run}/episodes/{file}": episodes,
+        "runs/{run}/episodes/{file}/{row:int}": of_file(answers.read_episode),
+        "runs/{run}/episodes/{file}/{row:int}/tokens": of_file(spell_tokens),
+        "runs/{run}/task/{file}/{task}": of_file(answers.find_task),
+    }
+
+
+def answer_with(make: Callable[[Request], object]) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that makes an answer in a thread, because making it reads files."""
+
+    async def respond(request: Request) -> Response:
+        try:
+            return _json(await run_sync(make, request))
+        except InputError as error:
+            return _json({"error": str(error)}, status=404)
+
+    return respond
+
+
+def follow_with(library: Library) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that tells when a run's files change, until the page is closed."""
 
     async def follow(request: Request) -> Response:
         try:
-            opened = library.open(request.path_params["run"])
+            opened = await run_sync(library.open, _run(request))
         except InputError as error:
             return _json({"error": str(error)}, status=404)
 
@@ -93,68 +144,17 @@ def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASG
 
         return StreamingResponse(changes(), media_type="text/event-stream")
 
-    async def asset(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        found = ASSETS / name
-        if "/" in name or name.startswith(".") or not found.is_file():
-            return PlainTextResponse("not found", status_code=404)
-        kind = mimetypes.guess_type(name)[0] or "text/plain"
-        kind = "text/javascript" if name.endswith(".js") else kind
-        return Response(found.read_bytes(), media_type=kind)
+    return follow
 
-    routes = [
-        Route("/", asset),
-        Route("/assets/{name}", asset),
-        Route("/api/runs", answer(lambda _: answers.describe_runs(library))),
-        Route("/api/runs/{run}", answer(lambda r: answers.describe_run(library, _run(r)))),
-        Route(
-            "/api/runs/{run}/steps",
-            answer(lambda r: answers.describe_steps(library, _run(r), _number(r, "after", -1))),
-        ),
-        Route(
-            "/api/runs/{run}/episodes/{file}",
-            answer(
-                lambda r: answers.list_episodes(
-                    library,
-                    _run(r),
-                    r.path_params["file"],
-                    read_wanted(r),
-                    begin=_number(r, "begin", 0),
-                    count=_number(r, "count", 50),
-                )
-            ),
-        ),
-        Route(
-            "/api/runs/{run}/episodes/{file}/{row:int}",
-            answer(
-                lambda r: answers.read_episode(
-                    library, _run(r), r.path_params["file"], r.path_params["row"]
-                )
-            ),
-        ),
-        Route(
-            "/api/runs/{run}/episodes/{file}/{row:int}/tokens",
-            answer(
-                lambda r: spell_tokens(
-                    library, _run(r), r.path_params["file"], r.path_params["row"]
-                )
-            ),
-        ),
-        Route(
-            "/api/runs/{run}/task/{file}/{task}",
-            answer(
-                lambda r: answers.find_task(
-                    library, _run(r), r.path_params["file"], r.path_params["task"]
-                )
-            ),
-        ),
-        Route("/api/runs/{run}/follow", follow),
-        Route(
-            "/api/compare",
-            answer(lambda r: answers.compare_runs(library, r.query_params.getlist("run")[:6])),
-        ),
-    ]
-    return Guard(Starlette(routes=routes), hosts=hosts)
+
+async def send_asset(request: Request) -> Response:
+    """Send a file of the page itself."""
+    name = request.path_params.get("name", "index.html")
+    found = ASSETS / name
+    if "/" in name or name.startswith(".") or not found.is_file():
+        return PlainTextResponse("not found", status_code=404)
+    kind = KINDS.get(name.rpartition(".")[2], "text/plain")
+    return Response(found.read_bytes(), media_type=kind)
 
 
 class Guard:

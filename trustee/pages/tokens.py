@@ -73,7 +73,7 @@ def _load(file: Path, changed: int) -> Tokenizer:
     text = decode_text(data, error=lambda why: InputError(f"{file} {why}"))
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"{file} is no tokenizer: {error}") from error
 
 

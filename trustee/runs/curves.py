@@ -76,7 +76,8 @@ class Curves:
 
     def advance(self) -> bool:
         """Read what is new in all files; return whether there was anything."""
-        return any([part.advance() for part in self.parts])
+        grown = [part.advance() for part in self.parts]
+        return any(grown)
 
     @property
     def problems(self) -> list[str]:
@@ -94,7 +95,8 @@ class Curves:
         by_step: dict[int, Row] = {}
         for row in self.metrics.rows:
             by_step[_step_of(row)] = row
-        steps, before = [], {}
+        steps: list[Row] = []
+        before: Row = {}
         for number in sorted(by_step):
             if number < 0:
                 continue

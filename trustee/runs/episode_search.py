@@ -138,11 +138,13 @@ class Search:
             self._task_texts[group] = "\n".join(self._read_task(group)).casefold()
         try:
             line = read_span(path, columns.begin[row], columns.length[row])
-            kind = _Said if self._index.bare else _SaidLine
-            found = decode_json(line, kind, error=InputError)
+            said = (
+                decode_json(line, _Said, error=InputError)
+                if self._index.bare
+                else decode_json(line, _SaidLine, error=InputError).trajectory
+            )
         except InputError:
             return ""
-        said = found.trajectory if isinstance(found, _SaidLine) else found
         return self._task_texts[group] + "\n" + "\n".join(said.texts()).casefold()
 
     def _read_task(self, group: int) -> Iterator[str]:
