@@ -80,7 +80,7 @@ def list_changes(world: Path, *, model: str, seed: int, sizes: Sizes) -> list[st
         'env.kind="executable"',
         f"env.path={json.dumps(str(world / TRAIN))}",
         'env.prompts="tiny"',
-        # F1 makes a second try that fails cost more than none, so a beginner stops trying.
+        # By F1 one right call of two pays 2/3, and a wrong second one beside it 1/2.
         'env.variant="recall"',
         f"env.reserve_one_in={NEVER}",
         'eval_env.kind="executable"',

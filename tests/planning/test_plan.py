@@ -29,7 +29,8 @@ from trustee.planning.hours import (
     measured_hours,
 )
 from trustee.planning.ledger import count_kv_tokens, make_ledger
-from trustee.planning.plan import RunPlan, make_plan, read_budget, read_workload, run_plan
+from trustee.planning.plan import RunPlan, make_plan, read_budget, read_workload
+from trustee.planning.plan_text import plan_text, run_plan
 from trustee.planning.shapes import find_shape, known_models
 from trustee.types import GIB
 
@@ -493,3 +494,18 @@ def test_changes_are_written_as_the_config_reads_them() -> None:
     changes = name_changes(before, after)
     assert ("engine.eager=true", "learn.rank=8", "learn.activation_checkpointing=off") == changes
     assert after == read_budget(apply_changes(qwen(), changes))
+
+
+def test_tokens_of_a_step_and_hours_of_the_run_are_printed() -> None:
+    """Tokens are those of the assumed episodes; the run's hours are those of all its steps."""
+    config = qwen("run.steps=200", "rollout.groups_per_step=16", "rollout.group_size=8")
+    made, work = plan_for(config, 24), read_workload(config)
+    step = made.tokens_per_step
+    assert step.policy == 128 * work.turns * work.message_tokens
+    assert step.policy + step.simulator == pytest.approx(128 * work.generated_tokens)
+    assert step.read.high == 2 * step.read.low == 2 * 128 * work.episode_tokens
+    assert step.trained.high < 128 * work.policy_tokens
+    text = plan_text(made)
+    assert f"  sampled             {step.policy / 1000:.0f} by the policy, " in text
+    total = made.hours_per_100_steps["total"]
+    assert f"  all 200 steps       {2 * total.low:.0f} to {2 * total.high:.0f} hours" in text

@@ -507,6 +507,33 @@ async def test_tasks_are_written_ahead_of_their_slots(tmp_path: Path, write_ahea
     assert {0} == set(setup.learner.lags)
 
 
+@pytest.mark.parametrize(("write_ahead", "difficulties"), [(0, [20, 23, 26, 29]), (2, [20, 20])])
+async def test_tasks_have_the_difficulty_of_their_step(
+    tmp_path: Path, write_ahead: int, difficulties: list[int]
+) -> None:
+    """Without writing ahead, a step's tasks have what the step before left, replaced ones too."""
+    always = Curriculum(start=20, delta=3, raise_above=-2)
+    setup = Setup(
+        tmp_path,
+        cast(mixed),
+        world=Simulated(prompts="tiny", tools="micro", curriculum=always),
+        group_size=4,
+        steps=4,
+        write_ahead=write_ahead,
+        unwritable=lambda number: number % 4 == 2,
+    )
+    await setup.train()
+    assert [23, 26, 29, 32] == [line["difficulty"] for line in setup.metrics()]
+    found = [
+        line.task.difficulty
+        for line in sorted(setup.tasks(), key=lambda line: line.group)
+        if line.task is not None
+    ]
+    assert [found[2 * step] for step in range(len(difficulties))] == difficulties
+    if not write_ahead:
+        assert [found[2 * step + 1] for step in range(len(difficulties))] == difficulties
+
+
 async def test_timeout_inside_a_writer_is_a_bug(tmp_path: Path) -> None:
     """A timeout that is not the deadline is not hidden as a slow writer."""
     setup = Setup(tmp_path, gamble)

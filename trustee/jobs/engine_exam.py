@@ -20,7 +20,8 @@ from trustee.errors import RunError
 from trustee.jobs.assemble import make_memory_ladder, make_simulator
 from trustee.planning.hours import Speeds, measured_hours
 from trustee.planning.machine import Finding
-from trustee.planning.plan import read_workload, show_range
+from trustee.planning.plan import read_workload
+from trustee.planning.plan_text import show_range
 from trustee.rendering.renderer import Renderer
 from trustee.types import GIB, Adapter, Completion, Message, Sample
 

@@ -114,6 +114,19 @@ class Range(Record, frozen=True):
         return Range(low=self.low * factor, high=self.high * factor)
 
 
+class StepTokens(Record, frozen=True):
+    """Expected tokens of one step."""
+
+    policy: float
+    """Sampled by the policy."""
+    simulator: float
+    """Sampled by the simulator's roles."""
+    read: Range
+    """Prefilled, for both."""
+    trained: Range
+    """Computed in training; each group's prompt counts once."""
+
+
 class Hours(Record, frozen=True):
     """Hours per 100 steps."""
 
@@ -178,6 +191,18 @@ def estimate_hours(shape: ModelShape, budget: Budget, card: Card, work: Workload
             low=_training_seconds(shape, budget, card, work, end=0) / 36,
             high=_training_seconds(shape, budget, card, work, end=1) / 36,
         ),
+    )
+
+
+def count_tokens(work: Workload) -> StepTokens:
+    """Return the expected tokens of a step."""
+    policy = work.turns * work.message_tokens
+    read, trained = work.episodes * work.episode_tokens, work.episodes * work.trained_tokens
+    return StepTokens(
+        policy=work.episodes * policy,
+        simulator=work.episodes * (work.generated_tokens - policy),
+        read=Range(low=READS[0], high=READS[1]).times(read),
+        trained=Range(low=MIXED[0], high=MIXED[1]).times(trained),
     )
 
 

@@ -13,15 +13,17 @@ import msgspec
 from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
-from trustee.planning.cards import Card, pick_card, resize_card
+from trustee.planning.cards import Card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
     USUAL,
     Hours,
     Range,
+    StepTokens,
     Workload,
     count_episodes,
+    count_tokens,
     estimate_hours,
     list_assumptions,
 )
@@ -72,6 +74,9 @@ class RunPlan(Record, frozen=True):
     """Description of each entry; that of an estimate ends with a question mark."""
     host_gib: float
     disk_gib: float
+    steps: int
+    """Steps of the run, if nothing ends it before."""
+    tokens_per_step: StepTokens
     hours_per_100_steps: dict[str, Range]
     kwh_per_100_steps: Range
     api_calls: int
@@ -195,6 +200,8 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         reasons=_reasons(ledger),
         host_gib=count_host(shape, budget) / GIB,
         disk_gib=count_disk(config, shape, budget, work) / GIB,
+        steps=config.run.steps,
+        tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
@@ -302,89 +309,3 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
         changes = " and ".join(name_changes(budget, longer))
         notes.append(f"there is room for longer episodes: {changes}")
     return notes
-
-
-def plan_text(plan: RunPlan) -> str:
-    """Return a plan as text."""
-    hours, power = plan.hours_per_100_steps, plan.kwh_per_100_steps
-    verdict = "fits" if plan.fits else "does not fit"
-    lines = [
-        f"{plan.model} {verdict} {plan.card}: {plan.peak_gib:.2f} of {plan.usable_gib:.2f} GiB "
-        f"usable ({plan.vram_gib:g} GiB minus what driver and desktop keep)",
-        "",
-        *_table(plan),
-        "",
-        f"{'KV cache':<22}{plan.kv_tokens} tokens, enough for {plan.episodes} concurrent episodes",
-        f"{'training length':<22}up to {plan.train_length} tokens",
-        f"{'host memory':<22}{plan.host_gib:.1f} GiB",
-        f"{'disk':<22}{plan.disk_gib:.0f} GiB",
-        f"{'calls to paid APIs':<22}{plan.api_calls}",
-        "",
-        "estimates for 100 steps",
-        *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
-        f"  {'energy of the GPU':<20}{show_range(power)} kWh",
-        "",
-        *(f"- {note}" for note in plan.notes),
-    ]
-    if plan.after is not None:
-        lines += ["", *_show_changes(plan, plan.after)]
-    return "\n".join(lines)
-
-
-def _table(plan: RunPlan) -> list[str]:
-    """Return the lines of the ledger, largest entry first; `~` marks estimates."""
-    entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))
-    rows = [
-        f"{name:<22}{'~' if plan.reasons[name].endswith('?') else ' '}{size / GIB:8.3f} GiB  "
-        f"{plan.reasons[name].removesuffix('?')}"
-        for name, size in entries
-        if size
-    ]
-    return [
-        *rows,
-        "~ marks estimates; engine and trainer take turns, so not all is held at the same time",
-    ]
-
-
-def _show_changes(plan: RunPlan, after: RunPlan) -> list[str]:
-    return [
-        f"it fits with these changes ({after.model}, {after.peak_gib:.2f} GiB, {after.kv_tokens} "
-        f"KV tokens, training on up to {after.train_length} tokens):",
-        f"  {plan.command}",
-    ]
-
-
-def show_range(span: Range) -> str:
-    """Return a range as text, with two significant digits."""
-    return f"{span.low:.2g} to {span.high:.2g}"
-
-
-def run_plan(
-    config: Config,
-    *,
-    model: str | None,
-    vram: float | None,
-    card: str | None,
-    as_json: bool,
-) -> tuple[str, bool]:
-    """Plan a run for the command line; return the text to print, and whether the run fits.
-
-    Args:
-        config: the run.
-        model: replaces the config's `model.path`.
-        vram: memory of the GPU in GiB; with `card`, what is free of it.
-        card: name of the GPU.
-        as_json: return JSON instead of a table.
-
-    Raises:
-        InputError: if model or GPU is unknown, or no GPU is given and none is found.
-    """
-    if model is not None:
-        config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])
-    chosen, notes = pick_card(card, vram_gib=vram)
-    shape = find_shape(config.model.path)
-    plan = make_plan(config, shape, vram_gib=chosen.gib, card=chosen)
-    plan = msgspec.structs.replace(plan, notes=(*notes, *plan.notes))
-    if as_json:
-        return msgspec.json.format(msgspec.json.encode(plan), indent=2).decode(), plan.fits
-    return plan_text(plan), plan.fits

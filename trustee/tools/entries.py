@@ -43,7 +43,7 @@ def is_entry(value: object) -> bool:
 
 
 def read_marks(entry: Any, *, where: str) -> dict[str, Any]:
-    """Return what an entry says of a tool: name, description, category, parameters and effect.
+    """Return what an entry says of a tool: name, description, category, toolset and the rest.
 
     The parameters are as they are written. The effect and the parameters are None where none is
     given.
@@ -56,10 +56,12 @@ def read_marks(entry: Any, *, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: not a tool, got {shorten(entry)}; a tool is {SHAPE}")
     marks = {**function, **entry}
     category = marks.get("x-category", marks.get("category"))
+    toolset = marks.get("x-toolset", marks.get("toolset"))
     texts = {
         "name": function["name"],
         "description": function.get("description") or "",
         "category": "" if category is None else category,
+        "toolset": "" if toolset is None else toolset,
     }
     for key, value in texts.items():
         if not isinstance(value, str):

@@ -12,10 +12,12 @@ from typing import Any
 from trustee.decoding import decode_json
 from trustee.tools.patterns import compile_pattern
 from trustee.tools.schema import TYPES, change_children, members
-from trustee.tools.type_words import OPTIONAL, is_known, read_type
+from trustee.tools.type_words import FORM_FIELDS, OPTIONAL, is_known, read_type
 
 BAD_PATTERN = "patterns that are not valid here, dropped"
 UNKNOWN_TYPE = "types that are not known, left open"
+FORM_FIELD = "kinds of a form's fields, read as text"
+BAD_DEFAULT = "defaults of another type than the parameter's, dropped"
 _VALUES = frozenset(("default", "const", "example"))
 """Keywords whose value is data, in which null means null."""
 _NUMBERS = frozenset(
@@ -24,6 +26,15 @@ _NUMBERS = frozenset(
         *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     )
 )
+_OF_TYPE: dict[object, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+}
+"""What a default of a type is in Python, where the type is one word."""
 _SHAPES = frozenset(("$ref", "anyOf", "oneOf", "allOf"))
 _HOLDERS = frozenset(
     (
@@ -85,6 +96,7 @@ def mend_schema(schema: Any, notes: set[str]) -> Any:
         if isinstance(found.get(key), Mapping) and None in found[key].values():
             found[key] = {name: part for name, part in found[key].items() if part is not None}
     _mend_type(found, notes)
+    _mend_default(found, notes)
     _mend_required(found)
     _mend_bounds(found)
     _mend_lists(found)
@@ -140,6 +152,8 @@ def _mend_type(schema: dict[str, Any], notes: set[str]) -> None:
         return
     if not all(isinstance(word, str) and is_known(word) for word in words):
         notes.add(UNKNOWN_TYPE)
+    if any(isinstance(word, str) and word.lower() in FORM_FIELDS for word in words):
+        notes.add(FORM_FIELD)
     read = [read_type(word) if isinstance(word, str) else {} for word in words]
     if all(part.keys() == {"type"} for part in read):
         # In its old place, because models are shown a schema's keys in their order.
@@ -152,6 +166,26 @@ def _mend_type(schema: dict[str, Any], notes: set[str]) -> None:
     whole = read[0] if len(read) == 1 else {"anyOf": read}
     for key, value in whole.items():
         schema.setdefault(key, value)
+
+
+def _mend_default(schema: dict[str, Any], notes: set[str]) -> None:
+    """Read values that are written as text, and the reverse; drop what the type does not allow."""
+    kind, given = schema.get("type"), schema.get("default")
+    if given is None or kind not in _OF_TYPE:
+        return
+    if isinstance(given, str) and kind in ("integer", "number", "boolean"):
+        given = read_number(given.lower() if kind == "boolean" else given)
+    elif kind == "string" and isinstance(given, int | float) and not isinstance(given, bool):
+        given = str(given)
+    is_truth = isinstance(given, bool)
+    whole = isinstance(given, float) and given.is_integer()
+    if is_truth != (kind == "boolean") or not (
+        isinstance(given, _OF_TYPE[kind]) or (kind == "integer" and whole)
+    ):
+        notes.add(BAD_DEFAULT)
+        del schema["default"]
+    else:
+        schema["default"] = given
 
 
 def _mend_required(schema: dict[str, Any]) -> None:

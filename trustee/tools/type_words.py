@@ -18,7 +18,14 @@ _LISTED = {
     "array": "array list tuple set frozenset arraylist sequence iterable",
     "null": "null none nonetype",
 }
-WORDS = {word: kind for kind, words in _LISTED.items() for word in words.split()}
+FORM_FIELDS = (
+    *("datepicker", "timepicker", "select", "dropdown", "radio", "textarea", "password"),
+    *("credentials", "secret", "email", "phone", "color", "geopoint", "enum"),
+)
+"""Kinds of a form's fields, which tools of web catalogues have; what is typed into one is text."""
+WORDS = {word: kind for kind, words in _LISTED.items() for word in words.split()} | dict.fromkeys(
+    FORM_FIELDS, "string"
+)
 """JSON Schema's type by the lower-case word for it."""
 ANY = frozenset(("any", "mixed", "unknown", "*", ""))
 """Words that say nothing on purpose."""

@@ -44,6 +44,19 @@ def test_import_takes_chosen_tools(tmp_path: Path, capsys: pytest.CaptureFixture
     assert said.err == ""
 
 
+def test_import_writes_nothing_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is there stays as it is, even the one that is read; so does a missing folder."""
+    path = write(tmp_path)
+    before = path.read_bytes()
+    assert main(["tools", "import", str(path), "--out", str(path)]) == 2
+    assert f"{path} exists and is kept; give another name with --out" in capsys.readouterr().err
+    out = tmp_path / "none" / "out.json"
+    assert main(["tools", "import", str(path), "--out", str(out)]) == 2
+    assert f"{out}: cannot be written (No such file or directory)" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["tools.json"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

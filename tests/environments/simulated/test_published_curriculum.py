@@ -259,3 +259,20 @@ def test_other_numbers_of_tools(most: int, at_50: int) -> None:
 def test_defaults_bound_no_turns() -> None:
     """Only a curriculum that is told to bounds an episode."""
     assert Curriculum().limit_turns(1) is None
+
+
+def test_bounds_as_figures() -> None:
+    """The figures of a step are the bounds themselves, never a draw; words count from 0."""
+    assert PUBLISHED.list_bounds(67) == {
+        "most_tools": 6,
+        "most_calls": 2,
+        "most_turns": 2,
+        "most_strictness": 3,
+        "most_guidance": 2,
+        "most_persona": 1,
+        "most_ambiguity": 1,
+        "most_user_turns": 2,
+        "most_assistant_turns": 4,
+        "most_tool_turns": 2,
+    }
+    assert "most_user_turns" not in Curriculum().list_bounds(67)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tool_documents import left_out, refusal, write
-from trustee.tools.files import import_tools
+from trustee.tools.files import dump_tools, import_tools
 from trustee.tools.files.notices import Notices
 from trustee.types import Tool
 
@@ -79,17 +79,17 @@ def test_hints_of_servers(tmp_path: Path, marks: dict[str, Any], effect: str) ->
 
 
 def test_categories_are_the_way_to_a_tool(tmp_path: Path) -> None:
-    """In a tree of lists the keys are the category; a tool's own one wins."""
+    """In a tree of lists the keys are category and toolset; a tool's own ones win."""
     named = [{"name": f"get_{letter}"} for letter in "abcd"]
     tree = {
         "travel": {"flights": [named[0]], "hotels": {"list": [named[1]]}},
-        "math": [named[2] | {"category": "own"}],
+        "math": [named[2] | {"category": "own", "toolset": "sums"}],
         "server": {"name": "files", "tools": [named[3]]},
     }
     tools = import_tools(write(tmp_path, tree))
-    assert [(tool.name, tool.category) for tool in tools] == [
-        *(("get_a", "travel/flights"), ("get_b", "travel/hotels/list"), ("get_c", "own")),
-        ("get_d", "server/files"),
+    assert [(tool.name, tool.category, tool.toolset) for tool in tools] == [
+        *(("get_a", "travel", "flights"), ("get_b", "travel", "hotels/list")),
+        *(("get_c", "own", "sums"), ("get_d", "server", "files")),
     ]
 
 
@@ -150,3 +150,73 @@ def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     """Other ends of lines may stand in a text."""
     lines = '{"name": "get_a", "description": "x\u2028y"}\n{"name": "get_b"}'
     assert len(import_tools(write(tmp_path, lines))) == 2
+
+
+def test_a_catalogue_of_the_web(tmp_path: Path) -> None:
+    """Category, toolset and entries as web catalogues have them, with the flaws they have."""
+    fields = {
+        "day": {"type": "datepicker", "default": 3},
+        "unit": {"type": "SELECT", "enum": ["g", "oz"], "default": "g"},
+        "key": {"type": "credentials"},
+        "shape": {"type": "Blob"},
+        "kinds": {"type": "array"},
+        "count": {"type": "integer", "default": "5"},
+        "limit": {"type": "number", "default": "many"},
+        "fresh": {"type": "boolean", "default": "True"},
+    }
+
+    def listed(name: str, text: str, **properties: Any) -> dict[str, Any]:
+        schema = {"type": "object", "properties": properties, "required": []}
+        function = {"name": name, "description": text, "parameters": schema}
+        about = {"toolset_description": "Sells.", "category": "Food/Drink"}
+        return {"type": "function", "function": function, **about}
+
+    catalogue = {
+        "Food/Drink": {
+            "Big Pantry": [
+                listed("find recipe/by name", "Finds.", **fields),
+                listed("search", "Finds food."),
+                listed("search", "Finds food."),
+                listed("search", "Finds drinks."),
+            ],
+            "Shop": [listed("search", "Finds shops.")],
+        },
+        "Music": {"Shop": [listed("search", "Finds songs.") | {"category": "Music"}]},
+    }
+    notices = Notices()
+    path = write(tmp_path, catalogue)
+    tools = import_tools(path, notices=notices)
+    assert [(tool.name, tool.category, tool.toolset) for tool in tools] == [
+        ("find_recipe_by_name", "Food/Drink", "Big Pantry"),
+        ("search", "Food/Drink", "Big Pantry"),
+        ("Big_Pantry_search", "Food/Drink", "Big Pantry"),
+        ("Shop_search", "Food/Drink", "Shop"),
+        ("Shop_search_2", "Music", "Shop"),
+    ]
+    assert tools[0].parameters["properties"] == {
+        "day": {"type": "string", "default": "3"},
+        "unit": {"type": "string", "enum": ["g", "oz"], "default": "g"},
+        "key": {"type": "string"},
+        "shape": {},
+        "kinds": {"type": "array"},
+        "count": {"type": "integer", "default": 5},
+        "limit": {"type": "number"},
+        "fresh": {"type": "boolean", "default": True},
+    }
+    assert notices.left_out == []
+    assert notices.lines() == [
+        "defaults of another type than the parameter's, dropped: find recipe/by name",
+        "kinds of a form's fields, read as text: find recipe/by name",
+        "types that are not known, left open: find recipe/by name",
+        "names changed to be usable and unique:"
+        ' Food/Drink.Big Pantry[0]: "find recipe/by name" is "find_recipe_by_name";'
+        ' Food/Drink.Big Pantry[3]: "search" is "Big_Pantry_search";'
+        ' Food/Drink.Shop[0]: "search" is "Shop_search";'
+        ' Music.Shop[0]: "search" is "Shop_search_2"',
+        "tools that were there before, taken once: search",
+    ]
+    out = tmp_path / "out.json"
+    out.write_bytes(dump_tools(tools))
+    again = Notices()
+    assert import_tools(out, notices=again) == tools
+    assert again.lines() == []

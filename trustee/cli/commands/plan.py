@@ -25,7 +25,7 @@ def add(commands: Commands) -> None:
 def plan_command(options: argparse.Namespace) -> int:
     """Report whether a run fits a GPU; return exit code 1 if it does not."""
     from trustee.config import read_config
-    from trustee.planning.plan import run_plan
+    from trustee.planning.plan_text import run_plan
 
     config = read_config(options.config or find_default("qwen3-8b.toml"), options.changes)
     text, fits = run_plan(

@@ -54,9 +54,11 @@ def tools_command(options: argparse.Namespace) -> int:
     from trustee.tools.repository import Repository
 
     if options.action == "import":
+        if options.out is not None and options.out.exists():
+            raise InputError(f"{options.out} exists and is kept; give another name with --out")
         tools = read_tools_of(options)
         if options.out is not None:
-            options.out.write_bytes(dump_tools(tools))
+            write_new(options.out, dump_tools(tools))
             say(
                 f"{len(tools)} tools written to {options.out}; "
                 f"train on them with: trustee run --tools {options.out}"
@@ -77,6 +79,23 @@ def tools_command(options: argparse.Namespace) -> int:
         say(barred(f"{tool.category:<18} {tool.effect:<6} {tool.signature}"))
     say(f"{len(tools)} tools")
     return DONE
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all.
+
+    Raises:
+        InputError: if its folder is not there or cannot be written.
+    """
+    from trustee.runs.files import write_file
+
+    try:
+        write_file(path, data)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); give a file in a folder that exists"
+            " and can be written, with --out"
+        ) from error
 
 
 def read_tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:

@@ -130,6 +130,26 @@ class Curriculum(Record, frozen=True):
         """Return the hardest aspects that a difficulty allows."""
         return self._pin(self._map(difficulty))
 
+    def list_bounds(self, difficulty: int) -> dict[str, float]:
+        """Return the bounds of a difficulty as figures; of words, how many are easier."""
+        most, limits = self.bound(difficulty), self.limit_turns(difficulty)
+        numbers = {
+            "tools": most.tools,
+            "calls": most.calls,
+            "turns": most.turns,
+            "guidance": self._mapping.guidance.index(most.guidance),
+            "persona": PERSONAS.index(most.persona),
+            "ambiguity": AMBIGUITIES.index(most.ambiguity),
+            "strictness": most.strictness,
+        }
+        if limits is not None:
+            numbers |= {
+                "user_turns": limits.user,
+                "assistant_turns": limits.assistant,
+                "tool_turns": limits.tool,
+            }
+        return {f"most_{name}": number for name, number in numbers.items()}
+
     def _map(self, difficulty: int) -> Aspects:
         mapping = self._mapping
         return Aspects(

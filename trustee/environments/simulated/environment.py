@@ -204,14 +204,8 @@ class SimulatedSource(CountedSource):
         """Adjust the difficulty to the rewards of a step's valid episodes."""
         rewards = [trajectory.reward for group in groups for trajectory in group.valid]
         self.difficulty = self._config.curriculum.advance(self.difficulty, rewards)
-        most = self._config.curriculum.bound(self.difficulty)
-        return {
-            "difficulty": self.difficulty,
-            "most_tools": most.tools,
-            "most_calls": most.calls,
-            "most_turns": most.turns,
-            "most_criteria": most.strictness,
-        }
+        bounds = self._config.curriculum.list_bounds(self.difficulty)
+        return {"difficulty": self.difficulty, **bounds}
 
     def state(self) -> SimulatedState:
         """Return the difficulty and the count of task specs."""

@@ -3,7 +3,7 @@
 import { number, percent, signed, words } from './words.js';
 
 const PARTS = { waited_s: 'waiting for episodes', train_s: 'training', publish_s: 'publishing', checkpoint_s: 'saving' };
-const ASPECTS = { most_tools: 'tools', most_calls: 'calls', most_turns: 'turns', most_criteria: 'criteria' };
+const ASPECTS = { most_tools: 'tools', most_calls: 'calls', most_turns: 'turns', most_strictness: 'criteria', most_guidance: 'guidance', most_ambiguity: 'ambiguity', most_persona: 'persona' };
 const seconds = (value) => `${number(value)} s`;
 
 function one(name, take) {

@@ -97,7 +97,9 @@ def _refuse_all(left_out: list[InputError]) -> InputError:
 def dump_tools(tools: Iterable[Tool]) -> bytes:
     """Return tools as OpenAI JSON, which `import_tools` reads back unchanged."""
     entries = [
-        {**tool.schema, "x-effect": tool.effect, "x-category": tool.category} for tool in tools
+        {**tool.schema, "x-effect": tool.effect, "x-category": tool.category}
+        | ({"x-toolset": tool.toolset} if tool.toolset else {})
+        for tool in tools
     ]
     return (json.dumps(entries, ensure_ascii=False, indent=1) + "\n").encode()
 

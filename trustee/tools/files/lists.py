@@ -1,7 +1,7 @@
 """Lists of tools: where the entries of a JSON document are, whatever lies around them.
 
 A list, an object with a list under a usual key, the answer of a server, rows of a data set with
-their own tools, one tool, or a tree of categories whose leaves are lists.
+their own tools, one tool, or a tree of categories and toolsets whose leaves are lists.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def read_document(document: Any, *, source: str, notices: Notices) -> Iterator[F
             raise InputError(f"{source}: {key} must be a list of tools, got {shorten(listed)}")
     elif isinstance(document, Mapping):
         document = [document]
-    yield from _Reader(source, notices).read(document, key="", category="", nested=0)
+    yield from _Reader(source, notices).read(document, key="", path=(), nested=0)
 
 
 def read_line(entry: Any, number: int, *, source: str, notices: Notices) -> Iterator[Found]:
     """Yield the tools of one line of a file: one tool, or a row that has a list of its own."""
-    return _Reader(source, notices).read_entry(entry, f"line {number}", category="", nested=0)
+    return _Reader(source, notices).read_entry(entry, f"line {number}", path=(), nested=0)
 
 
 class _Reader:
@@ -55,8 +55,8 @@ class _Reader:
         self._source = source
         self._notices = notices
 
-    def read(self, node: Any, *, key: str, category: str, nested: int) -> Iterator[Found]:
-        """Yield the tools in a part of the document."""
+    def read(self, node: Any, *, key: str, path: tuple[str, ...], nested: int) -> Iterator[Found]:
+        """Yield the tools in a part of the document that lies below these categories."""
         if isinstance(node, str) and node.lstrip().startswith(("{", "[")):
             node = decode_json(
                 node, error=lambda why: InputError(f"{self._source}: {key}: not JSON ({why})")
@@ -64,36 +64,34 @@ class _Reader:
         if isinstance(node, list):
             for index, entry in enumerate(node):
                 place = f"{key}[{index}]"
-                yield from self.read_entry(entry, place, category=category, nested=nested)
+                yield from self.read_entry(entry, place, path=path, nested=nested)
         elif isinstance(node, Mapping) and (inner := self._find_list(node)):
             name = node.get("name")
-            deeper = f"{category}/{name}" if category and isinstance(name, str) else name
             yield from self.read(
                 node[inner],
                 key=f"{key}.{inner}".lstrip("."),
-                category=deeper if isinstance(deeper, str) else category,
+                path=(*path, name) if isinstance(name, str) else path,
                 nested=nested + 1,
             )
         elif isinstance(node, Mapping) and _is_tree(node) and nested < _MOST_NESTED:
             for name, part in node.items():
-                yield from self._read_branch(name, part, key, category=category, nested=nested)
+                yield from self._read_branch(name, part, key, path=path, nested=nested)
         else:
             with self._notices.leaving_out():
                 read_marks(node, where=f"{self._source}: {key or '[0]'}")
 
     def _read_branch(
-        self, name: str, part: Any, key: str, *, category: str, nested: int
+        self, name: str, part: Any, key: str, *, path: tuple[str, ...], nested: int
     ) -> Iterator[Found]:
         """Read a category, or a tool whose name is the key it lies under."""
         place = f"{key}.{name}".lstrip(".")
         if isinstance(part, Mapping) and not is_entry(part) and any(k in part for k in SCHEMAS):
             part = [{"name": name, **part}]
-            yield from self.read_entry(part[0], place, category=category, nested=nested)
+            yield from self.read_entry(part[0], place, path=path, nested=nested)
         elif is_entry(part) and not self._find_list(part):
-            yield from self.read_entry(part, place, category=category, nested=nested)
+            yield from self.read_entry(part, place, path=path, nested=nested)
         else:
-            deeper = f"{category}/{name}" if category else name
-            yield from self.read(part, key=place, category=deeper, nested=nested + 1)
+            yield from self.read(part, key=place, path=(*path, name), nested=nested + 1)
 
     def _find_list(self, node: Mapping[str, Any]) -> str:
         for key in _LISTS:
@@ -103,25 +101,29 @@ class _Reader:
                 return key
         return ""
 
-    def read_entry(self, entry: Any, place: str, *, category: str, nested: int) -> Iterator[Found]:
+    def read_entry(
+        self, entry: Any, place: str, *, path: tuple[str, ...], nested: int
+    ) -> Iterator[Found]:
         """Yield a tool, or those of an entry that holds a list of its own."""
         holds = isinstance(entry, Mapping) and bool(self._find_list(entry))
         holds = holds and not any(key in entry for key in SCHEMAS)
         if isinstance(entry, list) or holds or (not is_entry(entry) and _is_tree(entry)):
             if nested < _MOST_NESTED:
-                yield from self.read(entry, key=place, category=category, nested=nested + 1)
+                yield from self.read(entry, key=place, path=path, nested=nested + 1)
             return
         if isinstance(entry, str) and entry.lstrip().startswith("{"):
             entry = decode_json(entry, error=InputError)
         where = f"{self._source}: {place}"
         with self._notices.leaving_out():
-            yield where, read_tool(entry, where=where, category=category)
+            yield where, read_tool(entry, where=where, path=path)
             for unread in unread_schemas(entry):
                 self._notices.add(UNREAD, f'{place} "{unread}"')
 
 
-def read_tool(entry: Any, *, where: str, category: str = "") -> Tool:
-    """Read one tool; without a category of its own it gets the given one.
+def read_tool(entry: Any, *, where: str, path: tuple[str, ...] = ()) -> Tool:
+    """Read one tool; what it does not say of category and toolset is told by where it lies.
+
+    `path` has the names that it lies under: the category, then those of the toolset.
 
     Raises:
         InputError: naming the key and what is wrong.
@@ -133,7 +135,8 @@ def read_tool(entry: Any, *, where: str, category: str = "") -> Tool:
         description=marks["description"],
         parameters={"type": "object", "properties": {}} if parameters is None else parameters,
         effect=guess_effect(marks["name"]) if effect is None else check_effect(effect, where=where),
-        category=marks["category"] or category,
+        category=marks["category"] or "".join(path[:1]),
+        toolset=marks["toolset"] or "/".join(path[1:]),
     )
 
 

@@ -20,16 +20,19 @@ class Names:
         self._taken: set[str] = set()
         self._numbers: dict[str, int] = {}
 
-    def give(self, wished: str, *, place: str, other: str = "") -> str:
+    def give(self, wished: str, *, place: str, other: str = "", family: str = "") -> str:
         """Return a name made from the wished one, or from another where that has no letters.
 
-        `other` also tells names apart that are equal; else they are numbered.
+        Equal names are told apart by `other` at the end or the `family` at the beginning; those
+        that still are equal are numbered.
         """
         route = _spell(other)
         whole = _spell(wished) or route or "tool"
         name = whole[:LONGEST].strip("_") if len(whole) > LONGEST else whole
         if name in self._taken and route not in ("", whole):
             name = _join(whole, route)
+        elif name in self._taken and (first := _spell(family)):
+            name = _join(first[: LONGEST // 2], whole)
         name = self._number(name)
         self._taken.add(name)
         if name != whole or (whole != (wished or other) and (_loses_letters(wished) or not other)):

@@ -113,12 +113,12 @@ def select_tools(
             tool = given
             if not notices.strict:
                 tool = _mend(tool, notices=notices)
-                key = msgspec.json.encode(msgspec.structs.replace(tool, category=""))
+                key = msgspec.json.encode(msgspec.structs.replace(tool, category="", toolset=""))
                 if key in equal:
                     notices.add("tools that were there before, taken once", tool.name)
                     continue
                 equal.add(key)
-                name = names.give(tool.name, place=place)
+                name = names.give(tool.name, place=place, family=tool.toolset)
                 tool = msgspec.structs.replace(tool, name=name)
             _check_tool(tool, where=where, sources=sources)
             sources[tool.name] = where

@@ -1,0 +1,112 @@
+"""What `trustee plan` prints: the ledger, tokens and hours, and the changes that make a run fit."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trustee.config import Config, apply_changes
+from trustee.planning.cards import pick_card
+from trustee.planning.hours import Range, StepTokens
+from trustee.planning.plan import RunPlan, make_plan
+from trustee.planning.shapes import find_shape
+from trustee.types import GIB
+
+
+def plan_text(plan: RunPlan) -> str:
+    """Return a plan as text."""
+    hours, power = plan.hours_per_100_steps, plan.kwh_per_100_steps
+    whole = hours["total"].times(plan.steps / 100)
+    verdict = "fits" if plan.fits else "does not fit"
+    lines = [
+        f"{plan.model} {verdict} {plan.card}: {plan.peak_gib:.2f} of {plan.usable_gib:.2f} GiB "
+        f"usable ({plan.vram_gib:g} GiB minus what driver and desktop keep)",
+        "",
+        *_table(plan),
+        "",
+        f"{'KV cache':<22}{plan.kv_tokens} tokens, enough for {plan.episodes} concurrent episodes",
+        f"{'training length':<22}up to {plan.train_length} tokens",
+        f"{'host memory':<22}{plan.host_gib:.1f} GiB",
+        f"{'disk':<22}{plan.disk_gib:.0f} GiB",
+        f"{'calls to paid APIs':<22}{plan.api_calls}",
+        "",
+        *_show_tokens(plan.tokens_per_step),
+        "",
+        "estimates for 100 steps",
+        *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
+        f"  {'energy of the GPU':<20}{show_range(power)} kWh",
+        f"  {f'all {plan.steps} steps':<20}{show_range(whole)} hours",
+        "",
+        *(f"- {note}" for note in plan.notes),
+    ]
+    if plan.after is not None:
+        lines += ["", *_show_changes(plan, plan.after)]
+    return "\n".join(lines)
+
+
+def _show_tokens(step: StepTokens) -> list[str]:
+    return [
+        "estimates for one step, in thousands of tokens",
+        f"  {'sampled':<20}{step.policy / 1000:.0f} by the policy, "
+        f"{step.simulator / 1000:.0f} by the simulator",
+        f"  {'read':<20}{step.read.low / 1000:.0f} to {step.read.high / 1000:.0f}",
+        f"  {'trained on':<20}{step.trained.low / 1000:.0f} to {step.trained.high / 1000:.0f}",
+    ]
+
+
+def _table(plan: RunPlan) -> list[str]:
+    """Return the lines of the ledger, largest entry first; `~` marks estimates."""
+    entries = sorted(plan.ledger.items(), key=lambda item: (-item[1], item[0]))
+    rows = [
+        f"{name:<22}{'~' if plan.reasons[name].endswith('?') else ' '}{size / GIB:8.3f} GiB  "
+        f"{plan.reasons[name].removesuffix('?')}"
+        for name, size in entries
+        if size
+    ]
+    return [
+        *rows,
+        "~ marks estimates; engine and trainer take turns, so not all is held at the same time",
+    ]
+
+
+def _show_changes(plan: RunPlan, after: RunPlan) -> list[str]:
+    return [
+        f"it fits with these changes ({after.model}, {after.peak_gib:.2f} GiB, {after.kv_tokens} "
+        f"KV tokens, training on up to {after.train_length} tokens):",
+        f"  {plan.command}",
+    ]
+
+
+def show_range(span: Range) -> str:
+    """Return a range as text, with two significant digits, or all before the point."""
+    return " to ".join(f"{end:.0f}" if end >= 10 else f"{end:.2g}" for end in (span.low, span.high))
+
+
+def run_plan(
+    config: Config,
+    *,
+    model: str | None,
+    vram: float | None,
+    card: str | None,
+    as_json: bool,
+) -> tuple[str, bool]:
+    """Plan a run for the command line; return the text to print, and whether the run fits.
+
+    Args:
+        config: the run.
+        model: replaces the config's `model.path`.
+        vram: memory of the GPU in GiB; with `card`, what is free of it.
+        card: name of the GPU.
+        as_json: return JSON instead of a table.
+
+    Raises:
+        InputError: if model or GPU is unknown, or no GPU is given and none is found.
+    """
+    if model is not None:
+        config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])
+    chosen, notes = pick_card(card, vram_gib=vram)
+    shape = find_shape(config.model.path)
+    plan = make_plan(config, shape, vram_gib=chosen.gib, card=chosen)
+    plan = msgspec.structs.replace(plan, notes=(*notes, *plan.notes))
+    if as_json:
+        return msgspec.json.format(msgspec.json.encode(plan), indent=2).decode(), plan.fits
+    return plan_text(plan), plan.fits
