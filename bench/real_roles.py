@@ -1,7 +1,8 @@
 """How well a published model plays each role with the full-size prompts, and why it fails.
 
     python bench/real_roles.py --model DIR [--cases 40] [--roles writer,user,tool,judge,policy]
-                               [--seed fresh] [--config FILE] [--set KEY=VALUE] [--out DIR] [--json]
+                               [--prompts simulated|published] [--seed fresh] [--config FILE]
+                               [--set KEY=VALUE] [--out DIR] [--json]
 
 writer   tasks over the packaged tools, difficulties 1 to 50: valid at first, and after all tries
 user     dialogues of the micro-world: faithful to the intent, and ends at the right place
@@ -9,6 +10,8 @@ tool     calls of the micro-world: right against its true state
 judge    finished episodes of the micro-world and the canaries, against the oracle
 policy   the true micro-world with a scripted user: success, and calls that can be read
 
+With `--prompts published` the roles are told what the authors' code tells them, and the judge
+decides alone. Seed and number of cases fix the cases, so two prompt sets are asked the same ones.
 Every answer is kept in OUT/answers.jsonl with its prompt and the reason of a refusal.
 """
 
@@ -17,12 +20,9 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ import msgspec
 import structlog
 
 from real.cases import ToolCase, UserCase, draw_known, draw_tool_cases, draw_user_cases
+from real.notebook import CASE, Notebook
 from real.policy import PlainMicroworld
+from real.published_roles import ask_tool, ask_user
 from trustee.checks.canaries import Known, read_canaries
+from trustee.checks.judge import is_accepted
 from trustee.config import Config, read_config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
@@ -42,7 +45,6 @@ from trustee.environments.simulated.episode import judge_episode
 from trustee.environments.simulated.roles import (
     READ_SCHEMA,
     TOOL_SCHEMA,
-    Criterion,
     ToolAnswer,
     UserAnswer,
     check_user,
@@ -50,7 +52,7 @@ from trustee.environments.simulated.roles import (
 )
 from trustee.environments.simulated.speaking import check_turn, plan_turn
 from trustee.environments.simulated.tool_memory import remember_call
-from trustee.environments.simulator import Asked, Simulator
+from trustee.environments.simulator import Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import evaluate, share_of, write_tasks
 from trustee.jobs.assemble import make_simulator, open_engine, prepare_model
@@ -61,51 +63,24 @@ from trustee.types import Role, ToolCall
 SET = "simulated"
 HARDEST = 50
 """The writer's cases have difficulties from 1 to this."""
-CASE: ContextVar[dict[str, Any]] = ContextVar("case")
 Findings = dict[str, bool]
-
-
-class Notebook:
-    """Keeps every answer, and counts what each role read and wrote."""
-
-    def __init__(self, out: Path | None) -> None:
-        self._out = out
-        self.tokens: dict[str, Counter[str]] = defaultdict(Counter)
-        self.reasons: dict[str, Counter[str]] = defaultdict(Counter)
-        self.examples: dict[str, dict[str, str]] = defaultdict(dict)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "answers.jsonl").write_bytes(b"")
-
-    def note(self, asked: Asked) -> None:
-        """Keep one answer of a role."""
-        case = CASE.get()
-        case.setdefault("refusals", []).append(asked.refusal)
-        self.tokens[asked.role].update(
-            asked=1, read=asked.read, cached=asked.cached, written=asked.written
-        )
-        if asked.refusal is not None:
-            self.fail(asked.role, asked.refusal, answer=asked.answer)
-        self.write({"case": case.get("name"), **msgspec.to_builtins(asked)})
-
-    def fail(self, role: str, reason: str, *, answer: str) -> None:
-        """Count a reason by its kind, without its values."""
-        kind = re.sub(r"\[[^\]]*\]|'[^']*'|\"[^\"]*\"|\d+", "…", reason)[:90]
-        self.reasons[role][kind] += 1
-        self.examples[role].setdefault(kind, f"{reason[:200]} | {answer[:400]}")
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Append a row to the record of answers."""
-        if self._out is not None:
-            with (self._out / "answers.jsonl").open("ab") as file:
-                file.write(msgspec.json.encode(row) + b"\n")
 
 
 class Bench:
     """Asks each role its cases."""
 
-    def __init__(self, simulator: Simulator, notebook: Notebook, *, seed: str, cases: int) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        notebook: Notebook,
+        *,
+        seed: str,
+        cases: int,
+        prompts: str = SET,
+    ) -> None:
         self.simulator = simulator
+        self.world = choose_world(prompts)
+        self.prompts = prompts
         self.notebook = notebook
         self.seed = seed
         self.cases = cases
@@ -132,7 +107,7 @@ class Bench:
 
     async def writer(self) -> list[Findings]:
         """Have tasks written over the packaged tools."""
-        source = Simulated().source(seed=1)
+        source = self.world.source(seed=1)
 
         async def ask(difficulty: int, index: int) -> Findings:
             seed = random.Random(f"{self.seed} writer {index}").randrange(1 << 31)
@@ -152,6 +127,12 @@ class Bench:
 
     async def user(self) -> list[Findings]:
         """Have the user answer in dialogues of the micro-world."""
+
+        async def ask_published(case: UserCase, index: int) -> Findings:
+            message, done = await ask_user(
+                case, self.simulator, seed=f"{self.seed} published user {index}"
+            )
+            return self.compare_user(case, UserAnswer(message=message, done=done), by_model=True)
 
         async def ask(case: UserCase, index: int) -> Findings:
             turn = plan_turn(SET, case.messages, case.wanted, told=case.told)
@@ -173,32 +154,50 @@ class Bench:
                 if not turn.fallback:
                     raise
                 got = UserAnswer(message=turn.fallback, done=False)
-            said = got.message.lower()
-            ends = got.done == case.done
-            says = case.done or all(word.lower() in said for word in case.says)
-            if not (ends and says):
-                kind = "end" if case.done else "question" if says or not case.says else "words"
-                wrong = "does not end" if case.done else "ends too early"
-                self.notebook.fail(
-                    "user",
-                    wrong if not ends else f"leaves out values ({kind})",
-                    answer=f"{msgspec.to_builtins(got)} wanted {case.says} after "
-                    f"{case.messages[-1].content!r} intent {case.wanted.intent!r}",
-                )
-            asks = case.messages[-1].content.endswith("?")
-            kind = "end" if case.done else "question" if asks else "next"
             by_model = not turn.fallback or got.message != turn.fallback
-            return {
-                "faithful": ends and says,
-                "ends": ends,
-                "by_model": by_model,
-                f"faithful_{kind}": ends and says,
-            }
+            return self.compare_user(case, got, by_model=by_model)
 
-        return await self.ask_all("user", draw_user_cases(self.cases, f"{self.seed} user"), ask)
+        cases = draw_user_cases(self.cases, f"{self.seed} user")
+        return await self.ask_all("user", cases, ask if self.prompts == SET else ask_published)
+
+    def compare_user(self, case: UserCase, got: UserAnswer, *, by_model: bool) -> Findings:
+        """Compare a user's answer with what a faithful one says."""
+        said = got.message.lower()
+        ends = got.done == case.done
+        says = case.done or all(word.lower() in said for word in case.says)
+        if not (ends and says):
+            kind = "end" if case.done else "question" if says or not case.says else "words"
+            wrong = "does not end" if case.done else "ends too early"
+            self.notebook.fail(
+                "user",
+                wrong if not ends else f"leaves out values ({kind})",
+                answer=f"{msgspec.to_builtins(got)} wanted {case.says} after "
+                f"{case.messages[-1].content!r} intent {case.wanted.intent!r}",
+            )
+        asks = case.messages[-1].content.endswith("?")
+        kind = "end" if case.done else "question" if asks else "next"
+        return {
+            "faithful": ends and says,
+            "ends": ends,
+            "by_model": by_model,
+            f"faithful_{kind}": ends and says,
+        }
 
     async def tool(self) -> list[Findings]:
         """Have tools of the micro-world answered."""
+
+        async def ask_published(case: ToolCase, index: int) -> Findings:
+            said, right = await ask_tool(
+                case, self.simulator, seed=f"{self.seed} published tool {index}"
+            )
+            if not right:
+                self.notebook.fail(
+                    "tool",
+                    f"{case.tool.effect}, value {'known' if case.known else 'new'}: wrong",
+                    answer=f"{said!r} wanted {case.result} for {case.tool.name} {case.arguments}",
+                )
+            known = "known" if case.known else "new"
+            return {"right": right, f"right_{case.tool.effect}_{known}": right}
 
         async def ask(case: ToolCase, index: int) -> Findings:
             got = await self.simulator.ask(
@@ -231,12 +230,13 @@ class Bench:
             known = "known" if case.known else "new"
             return {"right": right, f"right_{case.tool.effect}_{known}": right}
 
-        return await self.ask_all("tool", draw_tool_cases(self.cases, f"{self.seed} tool"), ask)
+        cases = draw_tool_cases(self.cases, f"{self.seed} tool")
+        return await self.ask_all("tool", cases, ask if self.prompts == SET else ask_published)
 
     async def judge(self) -> list[Findings]:
         """Have finished episodes and canaries judged."""
         episodes = draw_known(self.cases, f"{self.seed} judge")
-        canaries = list(read_canaries(SET))
+        canaries = list(read_canaries(self.prompts))
 
         async def ask(known: Known, index: int) -> Findings:
             services = Services(
@@ -247,9 +247,9 @@ class Bench:
                 known.turns,
                 known.stop,
                 services,
-                rules=Simulated(prompts=SET).judge_rules(),
+                rules=self.world.judge_rules(),
             )
-            accepted = score.outcome.criteria[Criterion.FULFILLED]
+            accepted = is_accepted(score)
             if accepted != known.good:
                 self.notebook.fail(
                     "judge",
@@ -262,6 +262,13 @@ class Bench:
             return {f"{group}_{kind}": accepted == known.good}
 
         return await self.ask_all("judge", [*episodes, *canaries], ask)
+
+
+def choose_world(prompts: str) -> Simulated:
+    """Return the simulated world with a prompt set and the verdict that its judge can give."""
+    if prompts == SET:
+        return Simulated(prompts=prompts)
+    return Simulated(prompts=prompts, verdict="published")
 
 
 def is_right(got: ToolAnswer, case: ToolCase) -> bool:
@@ -340,7 +347,9 @@ async def run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     async with open_engine(config, model, emit=lambda event: None) as engine:
         simulator = make_simulator(config, engine, renderer)
         simulator._observer = notebook.note
-        bench = Bench(simulator, notebook, seed=options.seed, cases=options.cases)
+        bench = Bench(
+            simulator, notebook, seed=options.seed, cases=options.cases, prompts=options.prompts
+        )
         found: dict[str, list[Findings]] = {}
         seconds: dict[str, float] = {}
         for role in options.roles.split(","):
@@ -355,6 +364,7 @@ async def run(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "bench": "real_roles",
         "model": model.name,
+        "prompts": options.prompts,
         **summarise(found),
         "seconds": seconds,
         "tokens": {role: dict(counted) for role, counted in notebook.tokens.items()},
@@ -369,6 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--roles", default="writer,user,tool,judge,policy")
+    parser.add_argument("--prompts", choices=(SET, "published"), default=SET)
     parser.add_argument("--seed", default="first", help="any word; another one gives fresh cases")
     parser.add_argument("--config", type=Path, default=Path("configs/small-cpu.toml"))
     parser.add_argument("--set", action="append", default=[], dest="changes")

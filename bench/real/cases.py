@@ -11,11 +11,13 @@ import msgspec
 from real.wording import say_plainly, say_turns_plainly, write_goal, write_plain_intent, write_query
 from trustee.checks.canaries import Known
 from trustee.environments.micro.tasks import draw_aspects, judge_truly, plan_task, sample_tools
+from trustee.environments.micro.world import THINGS
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.simulated.speaking import UserWishes
 from trustee.environments.simulated.spoken import name_sayable
 from trustee.tiny.lessons import CARELESS, FAULTLESS, Habits, ScriptedEpisode
+from trustee.tools.values import render_json
 from trustee.types import Message, Record, Stop, Task, Tool, ToolCall
 
 
@@ -31,6 +33,10 @@ class ToolCase(Record, frozen=True):
     changes: dict[str, Any]
     known: bool
     """Whether state or earlier results determine what a read must return."""
+    before: tuple[Message, ...]
+    """The dialogue before the message with the call, in which every known field was written."""
+    tools: tuple[Tool, ...]
+    persona: str
 
 
 class UserCase(Record, frozen=True):
@@ -57,6 +63,7 @@ class Stage(ScriptedEpisode):
         self.user_cases: list[UserCase] = []
         if rng.random() < 0.5:
             self.furnish()
+        self.furnished = dict(self.state)
         self.play()
 
     @property
@@ -69,6 +76,18 @@ class Stage(ScriptedEpisode):
         """The opening with the query as a sentence."""
         query = write_query(self.plan.goals[: self.plan.told], self.plan.hidden)
         return (self.opening[0], Message(role="user", content=query))
+
+    @property
+    def plain_dialogue(self) -> tuple[Message, ...]:
+        """All that was said so far, in sentences."""
+        said = (m for turn in self.turns for m in (turn.message, *turn.replies))
+        return (*self.plain_opening, *map(say_plainly, said))
+
+    def dialogue_with_writes(self) -> tuple[Message, ...]:
+        """Return the dialogue with a call for each field that was known from the start."""
+        query, *rest = self.plain_dialogue[1:]
+        written = [m for key, value in self.furnished.items() for m in say_write(key, value)]
+        return (self.plain_dialogue[0], query, *written, *rest)
 
     def run_call(self, call: ToolCall) -> Message:
         """Remember the call before it runs."""
@@ -88,6 +107,9 @@ class Stage(ScriptedEpisode):
                 result=result,
                 changes=changes,
                 known=key in state or any(said == line for said, _ in seen),
+                before=self.dialogue_with_writes(),
+                tools=self.plan.tools,
+                persona=PERSONS[self.plan.aspects.persona],
             )
         )
         return reply
@@ -95,7 +117,7 @@ class Stage(ScriptedEpisode):
     def say(self, text: str) -> None:
         """Remember the dialogue before the user answers."""
         message = Message(role="assistant", content=text)
-        before = tuple(say_plainly(m) for turn in self.turns for m in (turn.message, *turn.replies))
+        before = self.plain_dialogue
         told = self.user.still_open
         said = self.user._told
         super().say(text)
@@ -109,7 +131,7 @@ class Stage(ScriptedEpisode):
             says = tuple(w for w in words if w not in ("set", "read", "nothing")) if answer else ()
         self.user_cases.append(
             UserCase(
-                messages=(*self.plain_opening, *before, say_plainly(message)),
+                messages=(*before, say_plainly(message)),
                 tools=self.plan.tools,
                 done=self.done,
                 says=says,
@@ -154,6 +176,19 @@ PERSONS = {
     "beginner": "A careful person who knows what is wanted, but not the terms.",
     "novice": "A new owner who describes things loosely.",
 }
+
+
+def say_write(key: str, value: Any) -> tuple[Message, Message]:
+    """Return the call that writes a field, and its answer."""
+    name, place = key.split()
+    thing = THINGS[name]
+    call = ToolCall(
+        id=f"write {key}", name=f"set_{name}", arguments={thing.place: place, thing.kind: value}
+    )
+    return (
+        Message(role="assistant", calls=(call,)),
+        Message(role="tool", content=render_json({"ok": True}), call_id=call.id),
+    )
 
 
 def play_stages(seed: str, *, careless: float) -> Iterator[Stage]:

@@ -426,3 +426,42 @@ def test_many_open_braces_end_the_scan() -> None:
     for count, calls in ((MAX_UNCLOSED - 1, 1), (MAX_UNCLOSED, 0)):
         message = parse('{"a": ' * count + call, CallFormat.LLAMA3_JSON)
         assert calls == len(message.calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "names"),
+    [
+        ('{"name": "f", "arguments": {}}', "", ["f"]),
+        ('```json\n{"name": "f", "arguments": {"a": 1}}\n```', "", ["f"]),
+        ('```\n{"name": "f", "arguments": {}}\n```\nDone.', "Done.", ["f"]),
+        ('I call.\n```json\n{"name": "f", "arguments": {}}\n```', "I call.", ["f"]),
+        (
+            '```json\n{"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}\n```',
+            "",
+            ["f", "g"],
+        ),
+        (
+            '```json\n[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]\n```',
+            "",
+            ["f", "g"],
+        ),
+        (
+            wrapped('{"name": "f"}') + ' and ```json\n{"name": "g", "arguments": {}}\n```',
+            "and",
+            ["f", "g"],
+        ),
+        ('```json\n{"city": "Oslo"}\n```', '```json\n{"city": "Oslo"}\n```', []),
+        ('```json\n{"name": "f", "arguments": {"a": }}\n```', "", [None]),
+    ],
+)
+def test_hermes_or_json_reads_both(text: str, content: str, names: list[str | None]) -> None:
+    """A fence around a call belongs to the call; one around anything else is text."""
+    message = parse(text, CallFormat.HERMES_OR_JSON)
+    found = [call.name if isinstance(call, ToolCall) else None for call in message.calls]
+    assert (content, names) == (message.content, found)
+
+
+def test_hermes_alone_reads_no_fence() -> None:
+    """Only who chose it gets JSON without a mark read as calls."""
+    text = '```json\n{"name": "f", "arguments": {}}\n```'
+    assert (text, ()) == (parse(text).content, parse(text).calls)

@@ -41,10 +41,13 @@ TOKENS = [
 FORMATS = tuple(CallFormat)
 OPENING = {
     CallFormat.HERMES: ("<tool_call>",),
+    CallFormat.HERMES_OR_JSON: ("<tool_call>",),
     CallFormat.LLAMA3_JSON: ("<|python_tag|>",),
     CallFormat.QWEN3_CODER: ("<tool_call>", "<function="),
     CallFormat.MISTRAL: ("[TOOL_CALLS]",),
 }
+UNMARKED = (CallFormat.HERMES_OR_JSON, CallFormat.LLAMA3_JSON)
+"""Formats that read JSON without a mark."""
 
 
 def inputs(count: int) -> Iterator[str]:
@@ -70,7 +73,7 @@ def test_anything_is_read() -> None:
     restore = msgspec.json.Decoder(Message)
     calls = bad_calls = read = 0
     for read, text in enumerate(inputs(COUNT), start=1):
-        format = FORMATS[read % 3]
+        format = FORMATS[read % len(FORMATS)]
         message = parse_message(text, format, call_prefix="c", tools=(TOOL,))
         for i, call in enumerate(message.calls):
             assert call.id == f"c{i}"
@@ -83,7 +86,7 @@ def test_anything_is_read() -> None:
                 assert call.name
                 assert isinstance(call.arguments, dict)
         # A thought hides marks, and so does a string in bare JSON that is no call.
-        hidden = "<think>" in text or (format is CallFormat.LLAMA3_JSON and "{" in text)
+        hidden = "<think>" in text or (format in UNMARKED and "{" in text)
         if not message.calls and not hidden:
             assert not any(mark in text for mark in OPENING[format])
         if read % 16 == 0:
@@ -112,6 +115,8 @@ SLOW = {
     "bare data": '{"name":1},',
     "bare calls": '{"name":"f","parameters":{}};',
     "bare strings": '{"name":"',
+    "fences": "```json\n",
+    "fenced calls": '```json\n{"name":"f","parameters":{}}\n```\n',
     "tags": "<|python_tag|>",
     "functions": "<function=f>",
     "unnamed functions": "<function=",

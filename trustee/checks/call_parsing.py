@@ -16,6 +16,7 @@ FEWEST_MESSAGES = 50
 
 _MARKS = ("<tool_call>", "<function=", "<|python_tag|>", "[TOOL_CALLS]")
 
+_TAGGED = re.compile(r"<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _LIST = re.compile(r"<tool_call>\s*\[")
 
 _NAMED = re.compile(r'(?<!:)(?<!: )\{[^{}\[\]]*?"name"\s*:\s*"([^"]*)"')
@@ -64,10 +65,13 @@ def crosscheck_calls(
             marks = spoken.count("<tool_call>")
             if calls > marks > 0 and _LIST.search(spoken):
                 return True
+        case CallFormat.HERMES_OR_JSON:
+            marks = spoken.count("<tool_call>")
+            marks += _count_unmarked(_TAGGED.sub("", spoken), names)
+            if calls > marks > 0 and _LIST.search(spoken):
+                return True
         case CallFormat.LLAMA3_JSON:
-            named = _NAMED.findall(spoken)
-            known = names or (named if _ARGUMENTS.search(spoken) else ())
-            marks = sum(name in known for name in named)
+            marks = _count_unmarked(spoken, names)
             marks += len(_TAG_WITHOUT_JSON.findall(spoken))
         case CallFormat.QWEN3_CODER:
             marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
@@ -75,6 +79,12 @@ def crosscheck_calls(
             lists = [_NAMED.findall(part) for part in spoken.split("[TOOL_CALLS]")[1:]]
             marks = sum(max(1, sum(not names or name in names for name in one)) for one in lists)
     return marks == calls
+
+
+def _count_unmarked(text: str, names: Collection[str]) -> int:
+    named = _NAMED.findall(text)
+    known = names or (named if _ARGUMENTS.search(text) else ())
+    return sum(name in known for name in named)
 
 
 def read_again(trajectories: Sequence[Trajectory], renderer: TextRenderer) -> CallCrosscheck:

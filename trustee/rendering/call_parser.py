@@ -37,6 +37,9 @@ class CallFormat(StrEnum):
 
     HERMES = "hermes"
     """A JSON object inside `<tool_call>`; also Qwen2.5 and Qwen3."""
+    HERMES_OR_JSON = "hermes_or_json"
+    """As `hermes`, and a bare JSON object that names an offered tool, also in a code fence:
+    Qwen2.5-Coder, whose template is Hermes, writes its calls so."""
     LLAMA3_JSON = "llama3_json"
     """A bare JSON object, with or without `<|python_tag|>` before it. Without, it is a call only if
     it names an offered tool: any other JSON is an answer, which is text."""
@@ -56,8 +59,8 @@ def parse_message(
         format: how the model writes calls.
         call_prefix: calls get the ids `<call_prefix>0`, `<call_prefix>1`, …, in order.
         tools: offered tools. Their schemas give the types of `qwen3_coder` values, which are bare
-            text; their names tell calls from other JSON in `llama3_json`. Without any, JSON with a
-            name and parameters is a call.
+            text; their names tell calls from other JSON where calls need no mark. Without any, JSON
+            with a name and parameters is a call.
     """
     text = _END_OF_TURN.sub("", text)
     schemas = {tool.name: tool.parameters for tool in tools}
@@ -77,8 +80,10 @@ def parse_message(
         match format:
             case CallFormat.HERMES:
                 block = _read_hermes(text, mark)
-            case CallFormat.LLAMA3_JSON:
-                block = _read_llama(text, mark, offered=schemas.keys())
+            case CallFormat.HERMES_OR_JSON if mark.group() == "<tool_call>":
+                block = _read_hermes(text, mark)
+            case CallFormat.HERMES_OR_JSON | CallFormat.LLAMA3_JSON:
+                block = _read_bare(text, mark, after=_AFTER[format], offered=schemas.keys())
             case CallFormat.QWEN3_CODER:
                 block = _read_coder(text, mark, schemas=schemas)
             case CallFormat.MISTRAL:
@@ -115,14 +120,19 @@ class _Unreadable(Exception):
 
 
 _END_OF_TURN = re.compile(r"(?:<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|eom_id\|>)\s*+\Z")
+_BARE = r"""(?:\[\s*+)?\{\s*+(?:"[^"\\\n]{0,80}+"|'[^'\\\n]{0,80}+')\s*+:"""
 _OPENING = {
     CallFormat.HERMES: re.compile(r"<think>|<tool_call>"),
-    CallFormat.LLAMA3_JSON: re.compile(
-        r"<think>|<\|python_tag\|>|(?:\[\s*+)?"
-        r"""\{\s*+(?:"[^"\\\n]{0,80}+"|'[^'\\\n]{0,80}+')\s*+:"""
+    CallFormat.HERMES_OR_JSON: re.compile(
+        rf"<think>|<tool_call>|(?P<fence>```(?:json)?+\s*+)?{_BARE}"
     ),
+    CallFormat.LLAMA3_JSON: re.compile(rf"<think>|<\|python_tag\|>|{_BARE}"),
     CallFormat.QWEN3_CODER: re.compile(r"<think>|<tool_call>|<function="),
     CallFormat.MISTRAL: re.compile(r"<think>|\[TOOL_CALLS\]"),
+}
+_AFTER = {
+    CallFormat.HERMES_OR_JSON: re.compile(r"\s*+```(?!\w)"),
+    CallFormat.LLAMA3_JSON: re.compile(r"\s*+;"),
 }
 _WRAPPER = re.compile(r"</?tool_call>")
 _LIST = re.compile(r"\[TOOL_CALLS\]")
@@ -135,7 +145,7 @@ _NOT_SPACE = re.compile(r"\S")
 _HERMES_SHAPE = (
     '<tool_call>, one JSON object {"name": "<tool>", "arguments": {...}}, then </tool_call>'
 )
-_LLAMA_SHAPE = 'one JSON object {"name": "<tool>", "parameters": {...}}'
+_BARE_SHAPE = 'one JSON object {"name": "<tool>", "parameters": {...}}'
 _MISTRAL_SHAPE = '[TOOL_CALLS] and a list of JSON objects {"name": "<tool>", "arguments": {...}}'
 _CODER_SHAPE = (
     "<tool_call>, <function=TOOL>, then <parameter=KEY>VALUE</parameter> for each argument, "
@@ -171,10 +181,16 @@ def _read_mistral(text: str, mark: re.Match[str]) -> _Block:
         )
 
 
-def _read_llama(text: str, mark: re.Match[str], *, offered: Collection[str]) -> _Block:
-    """Read JSON as a call if it is tagged or names an offered tool; any other is text."""
+def _read_bare(
+    text: str, mark: re.Match[str], *, after: re.Pattern[str], offered: Collection[str]
+) -> _Block:
+    """Read JSON as a call if it is tagged or names an offered tool; any other is text.
+
+    What `after` matches behind a call belongs to it.
+    """
     tagged = mark.group() == "<|python_tag|>"
-    start = _after_space(text, mark.end()) if tagged else mark.start()
+    fence = mark.groupdict().get("fence") or ""
+    start = _after_space(text, mark.end()) if tagged else mark.start() + len(fence)
     end = _json_end(text, start)
     try:
         value, end = _decode_json(text, start)
@@ -186,9 +202,9 @@ def _read_llama(text: str, mark: re.Match[str], *, offered: Collection[str]) -> 
             # A call may follow inside of what was never closed.
             return _Block(end=mark.end() if end < 0 else end, calls=())
         end = len(text) if end < 0 else end
-        calls = (_bad(text[start:end], reason=f"{error}; {_LLAMA_SHAPE}"),)
-    separator = _after_space(text, end)
-    return _Block(end=separator + 1 if text.startswith(";", separator) else end, calls=calls)
+        calls = (_bad(text[start:end], reason=f"{error}; {_BARE_SHAPE}"),)
+    rest = after.match(text, end)
+    return _Block(end=end if rest is None else rest.end(), calls=calls)
 
 
 def _read_coder(

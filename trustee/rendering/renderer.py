@@ -347,6 +347,7 @@ _STRICTEST_FIRST = (
     CallFormat.MISTRAL,
     CallFormat.LLAMA3_JSON,
 )
+"""Without `HERMES_OR_JSON`: no template writes it, so only a config chooses it."""
 
 
 def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
