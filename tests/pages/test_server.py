@@ -119,7 +119,7 @@ def test_steps_after_one_are_told_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_filter_lets_pass_what_it_says(
-    tmp_path: Path, query: dict[str, object], expected: list[int]
+    tmp_path: Path, query: dict[str, Any], expected: list[int]
 ) -> None:
     """Each filter, the order and the part asked for decide the rows."""
     make_run(tmp_path / "one")
@@ -137,7 +137,7 @@ def test_a_filter_lets_pass_what_it_says(
     ],
 )
 def test_a_filter_that_cannot_be_is_refused(
-    tmp_path: Path, query: dict[str, object], named: str
+    tmp_path: Path, query: dict[str, Any], named: str
 ) -> None:
     """The value that was given is named."""
     make_run(tmp_path / "one")
