@@ -6,82 +6,37 @@ import math
 import random
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
+from steps import CONFIG, make_group, make_trajectory, take
+from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
-    MicroReport,
-    MicroRequest,
 )
-from trustee.algorithm.loss import LossConfig
-from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
-from trustee.algorithm.prefix_tree import grow_tree
 from trustee.algorithm.step import (
     StepReport,
     build_samples,
-    dry_run_largest,
     rate_at,
     rewards_of,
-    take_step,
 )
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
-from trustee.errors import OutOfMemory, RunError
-from trustee.runs.store import Store, read_lines
+from trustee.errors import RunError
+from trustee.runs.store import read_lines
 from trustee.types import (
-    Completion,
     Failure,
     Group,
-    Message,
     Role,
     Sample,
-    Stop,
-    Trajectory,
-    Turn,
 )
 
 pytestmark = pytest.mark.anyio
 
 FAILED = Failure(source=Role.TOOL, kind="SimulatorError", message="said nothing")
-
-
-def make_trajectory(
-    name: str, reward: float, *, turns: int = 1, version: int = 0, failure: Failure | None = None
-) -> Trajectory:
-    """Make a trajectory of turns with two prompt ids and three sampled ones each.
-
-    Its ids begin like no other's.
-    """
-    turn = Turn(
-        rendered_ids=(10 + int(name.replace("/", "")), 2),
-        completion=Completion(
-            ids=(3, 4, 5), logprobs=(-1.0, -2.0, -3.0), stop="stop", version=version
-        ),
-        message=Message(role="assistant", content="x"),
-    )
-    return Trajectory(
-        id=name,
-        task_id="t",
-        turns=(turn,) * turns,
-        stop=Stop.DONE,
-        rewards={} if failure else {"a": reward},
-        failure=failure,
-    )
-
-
-def make_group(number: int, *rewards: float, **other: Any) -> Group:
-    """Make a group whose members got these rewards."""
-    members = (
-        make_trajectory(f"{number}/{member}", reward, **other)
-        for member, reward in enumerate(rewards)
-    )
-    return Group(id=number, version=0, task=None, trajectories=tuple(members))
 
 
 def cut_plainly(*groups: Group) -> tuple[list[Sample], int]:
@@ -201,32 +156,6 @@ class Learner(ScriptedLearner):
         return FinishReport(norm=self._norm, moved=request.move and math.isfinite(self._norm))
 
 
-async def take(
-    folder: Path,
-    learner: ScriptedLearner,
-    *groups: Group,
-    config: LearnConfig,
-    version: int = 0,
-    ladder: MemoryLadder | None = None,
-) -> StepReport:
-    """Take step 3 of a run."""
-    async with Store(folder) as store:
-        return await take_step(
-            groups,
-            learner,
-            config,
-            step=3,
-            version=version,
-            progress=0.0,
-            store=store,
-            ladder=ladder or MemoryLadder(TOP, shortest=2),
-        )
-
-
-CONFIG = LearnConfig(warmup=0, scale="none")
-TOP = MemoryLevel(micro_tokens=10, activation_checkpointing="off", context=100, parallel=4)
-
-
 async def test_shuffle_of_a_step_reaches_the_learner(tmp_path: Path) -> None:
     """With shuffled rewards constant groups become mixed: the control that must not learn."""
     groups = [make_group(0, 1, 1, 1, 1), make_group(1, -1, -1, -1, -1)]
@@ -343,124 +272,3 @@ def test_metrics_divide_sums_by_tokens() -> None:
         metrics["entropy"],
         metrics["frac_reward_zero_std"],
     )
-
-
-class Card(ScriptedLearner):
-    """A learner on a card with room for so many ids, of which each mode needs its share."""
-
-    SHARE: ClassVar[dict[str, int]] = {"off": 4, "recompute": 2, "offload": 1}
-
-    def __init__(self, room: int, *, mode: ActivationCheckpointing = "off") -> None:
-        super().__init__(ScriptedEngine(lambda request: ""))
-        self._room = room
-        self._mode: ActivationCheckpointing = mode
-        self.gathered: list[str] = []
-
-    async def accumulate(self, request: MicroRequest) -> MicroReport:
-        area = len(grow_tree(request.samples).ids)
-        if self.SHARE[self._mode] * area > self._room:
-            self.gathered.clear()
-            raise OutOfMemory(f"{area} ids do not fit")
-        self.gathered += [sample.trajectory_id for sample in request.samples]
-        return await super().accumulate(request)
-
-    async def adjust(self, mode: ActivationCheckpointing) -> None:
-        self._mode = mode
-        await super().adjust(mode)
-
-
-@pytest.mark.parametrize(
-    ("room", "level", "kept"),
-    [
-        (
-            1000,
-            MemoryLevel(micro_tokens=40, activation_checkpointing="off", context=10, parallel=4),
-            4,
-        ),
-        (
-            80,
-            MemoryLevel(micro_tokens=20, activation_checkpointing="off", context=10, parallel=4),
-            4,
-        ),
-        (
-            40,
-            MemoryLevel(micro_tokens=10, activation_checkpointing="off", context=10, parallel=4),
-            4,
-        ),
-        (
-            20,
-            MemoryLevel(
-                micro_tokens=10, activation_checkpointing="recompute", context=10, parallel=4
-            ),
-            4,
-        ),
-        (
-            10,
-            MemoryLevel(
-                micro_tokens=10, activation_checkpointing="offload", context=10, parallel=4
-            ),
-            4,
-        ),
-        (
-            7,
-            MemoryLevel(micro_tokens=5, activation_checkpointing="offload", context=7, parallel=4),
-            2,
-        ),
-        (
-            4,
-            MemoryLevel(micro_tokens=5, activation_checkpointing="offload", context=3, parallel=4),
-            0,
-        ),
-    ],
-)
-async def test_each_level_lets_the_step_end(
-    tmp_path: Path, room: int, level: MemoryLevel, kept: int
-) -> None:
-    """A step that does not fit is begun anew with less, until it does; no sample counts twice."""
-    groups = (make_group(0, 1, -1, turns=2), make_group(1, 1, -1, turns=1))
-    ladder = MemoryLadder(
-        MemoryLevel(micro_tokens=40, activation_checkpointing="off", context=10, parallel=4),
-        shortest=2,
-    )
-    learner = Card(room)
-    report = await take(tmp_path, learner, *groups, config=CONFIG, ladder=ladder)
-    assert level == ladder.level
-    assert (kept, 4 - kept, bool(kept)) == (report.samples, report.too_long, report.moved)
-    names = ["0/0", "0/1", "1/0", "1/1"][4 - kept :]
-    assert names == sorted(learner.gathered)
-    assert (1 if kept else 0) == len(learner.finished)
-
-
-async def test_a_step_that_never_fits_stops_with_the_figures(tmp_path: Path) -> None:
-    """At the bottom of the ladder the run stops, and says what the allocator said."""
-    ladder = MemoryLadder(TOP, shortest=10)
-    with pytest.raises(RunError, match=r"5 ids do not fit; trustee plan says what fits") as caught:
-        await take(tmp_path, Card(1), make_group(0, 1, -1), config=CONFIG, ladder=ladder)
-    assert "offload layer inputs" in str(caught.value)
-    assert "1 instead of 2 episodes at once" in str(caught.value)
-
-
-async def test_probe_takes_the_worst_micro_batch_and_drops_it() -> None:
-    """The probe fills the budget with the longest samples, moves nothing, and tells the length."""
-    learner = Card(1000)
-    ladder = MemoryLadder(
-        MemoryLevel(micro_tokens=70, activation_checkpointing="off", context=30, parallel=4),
-        shortest=2,
-    )
-    assert 30 == await dry_run_largest(learner, LossConfig(), ladder=ladder)
-    (request,) = learner.requests
-    assert [30, 30] == [len(sample.ids) for sample in request.samples]
-    assert [29, 29] == [sum(sample.mask) for sample in request.samples]
-    assert [False] == [finish.move for finish in learner.finished]
-
-
-async def test_probe_goes_down_the_ladder() -> None:
-    """A card that is too small is found out before the first step."""
-    learner = Card(20)
-    ladder = MemoryLadder(
-        MemoryLevel(micro_tokens=70, activation_checkpointing="off", context=30, parallel=4),
-        shortest=2,
-    )
-    assert 16 == await dry_run_largest(learner, LossConfig(), ladder=ladder)
-    assert ["recompute", "offload"] == learner.modes
-    assert (16, "offload") == (ladder.level.context, ladder.level.activation_checkpointing)

@@ -453,11 +453,12 @@ def test_cache_counts_whole_blocks_but_one() -> None:
     assert [0, 0, 16, 16, 32] == held
 
 
-def test_adapter_versions_take_a_slot_each_and_a_spare() -> None:
+@pytest.mark.parametrize(("device", "slots"), [("cuda", 3), ("cpu", 4)])
+def test_adapter_versions_take_a_slot_each_and_a_spare_on_a_cpu(device: str, slots: int) -> None:
     """VLLM's stacks hold A and B of every slot in bf16, at least for rank 8."""
     shape = find_shape("Qwen/Qwen3-8B")
-    ledger = make_ledger(shape, BUDGET)
-    assert 4 * 2 * 87_293_952 == entry_bytes(ledger, "adapter versions")
+    ledger = make_ledger(shape, BUDGET.change({"engine.device": device}))
+    assert slots * 2 * 87_293_952 == entry_bytes(ledger, "adapter versions")
 
 
 def test_moments_do_not_add_up() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trustee.algorithm.config import LearnConfig, Optimizer
-from trustee.trainer.optimizer import flatten_state, make_optimizer, unflatten_state
+from trustee.trainer.optimizer import create_states, flatten_state, make_optimizer, unflatten_state
 
 
 def learning(optimizer: Optimizer) -> LearnConfig:
@@ -52,6 +52,28 @@ def test_a_stored_optimiser_goes_on_as_if_nothing_had_been(
     move(second, copies, 9)
     for left, right in zip(params, copies, strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_states_made_before_the_first_step_change_nothing(optimizer: Optimizer) -> None:
+    """They are what the first step would have made, and making them again keeps the old ones."""
+    made, plain = (
+        [torch.nn.Parameter(torch.ones(64, 128)), torch.nn.Parameter(torch.ones(7))]
+        for _ in range(2)
+    )
+    first, second = (make_optimizer(learning(optimizer), params) for params in (made, plain))
+    create_states(first)
+    tensors, _ = flatten_state(first.state_dict()["state"])
+    assert {"0", "1"} == {name.partition("/")[0] for name in tensors}
+    for seed in range(2):
+        move(first, made, seed)
+        move(second, plain, seed)
+        create_states(first)
+    assert all(map(torch.equal, made, plain))
+    ours, theirs = (flatten_state(one.state_dict()["state"]) for one in (first, second))
+    assert ours[1] == theirs[1]
+    assert ours[0].keys() == theirs[0].keys()
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
 
 
 def test_what_is_nested_comes_back_nested() -> None:

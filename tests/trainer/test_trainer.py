@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from trustee.algorithm.batch import Batch
 from trustee.algorithm.config import ActivationCheckpointing, LearnConfig
 from trustee.algorithm.learner import (
+    FinishRequest,
     MemoryReport,
     MicroReport,
     MicroRequest,
@@ -22,6 +25,9 @@ from trustee.algorithm.learner import (
     add_reports,
 )
 from trustee.algorithm.loss import LossConfig, TokenLogprobs
+from trustee.engine.remote_trainer import read_answer
+from trustee.errors import OutOfMemory, RunError
+from trustee.trainer.optimizer import create_states
 from trustee.trainer.reference import keep_reference
 from trustee.trainer.shared_model import lora_config
 from trustee.trainer.trainer import Trainer
@@ -143,11 +149,146 @@ def test_a_pass_that_does_not_fit_is_reported(
         raise error
 
     monkeypatch.setattr(trainer, "forward", fail)
-    answer = trainer.accumulate(msgspec.msgpack.encode(make_micro()))
-    report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
-    assert isinstance(report, MemoryReport)
-    assert report.asked == str(error).partition("\n")[0]
+    answer = trainer.answer("accumulate", msgspec.msgpack.encode(make_micro()))
+    assert read_memory(answer).asked == str(error).partition("\n")[0]
     assert [None] * len(trainer.params) == gradients(trainer)
+
+
+def read_memory(answer: dict[str, Any]) -> MemoryReport:
+    """Give the report of a call that did not fit."""
+    assert ["memory"] == list(answer)
+    with pytest.raises(OutOfMemory, match="in tensors"):
+        read_answer(answer)
+    return msgspec.msgpack.decode(answer["memory"], type=MemoryReport)
+
+
+END = msgspec.msgpack.encode(FinishRequest(learning_rate=0.1, max_norm=1.0))
+
+
+def test_states_exist_before_the_first_step() -> None:
+    """What is tried before the first step is tried beside the optimiser's states."""
+    trainer = make_trainer(threads=1)
+    trainer.warm()
+    states = trainer.optimizer.state
+    assert len(trainer.params) == len(states)
+    assert all(states[p]["exp_avg"].shape == p.shape for p in trainer.params)
+
+
+def test_a_step_without_room_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is asked for before any weight is touched, so the step can be taken again."""
+    trainer, other = make_trainer(threads=1), make_trainer(threads=1)
+    before = [p.detach().clone() for p in trainer.params]
+    asked: list[int] = []
+
+    def refuse(size: int, device: torch.device) -> None:
+        asked.append(size)
+        raise torch.OutOfMemoryError("tried to copy all states")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trustee.trainer.trainer.make_room", refuse)
+        trainer.gather(make_micro())
+        report = read_memory(trainer.answer("finish", END))
+    assert ("tried to copy all states", [8 * sum(p.numel() for p in before)]) == (
+        report.asked,
+        asked,
+    )
+    assert all(map(torch.equal, before, trainer.params))
+    assert [None] * len(trainer.params) == gradients(trainer)
+    for one in (trainer, other):
+        one.gather(make_micro())
+        assert read_answer(one.answer("finish", END))
+    assert all(map(torch.equal, trainer.params, other.params))
+
+
+def test_a_step_that_fails_half_way_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some weights have moved: it must not be taken again, and the text says what is whole."""
+    trainer = make_trainer(threads=1)
+    trainer.gather(make_micro())
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("tried")
+
+    monkeypatch.setattr(trainer.optimizer, "step", fail)
+    with pytest.raises(RunError, match="some have moved: tried; the last checkpoint is whole"):
+        trainer.answer("finish", END)
+
+
+@pytest.mark.parametrize("method", ["load", "load_adapter"])
+def test_loading_that_does_not_fit_can_be_done_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str
+) -> None:
+    """A state that was not taken whole is taken again from the same folder."""
+    trainer = make_trainer(threads=1)
+    for _ in range(2):
+        trainer.gather(make_micro())
+        trainer.finish(END)
+    trainer.save(str(tmp_path))
+    weights = [p.detach().clone() for p in trainer.params]
+    fresh = make_trainer(threads=1)
+    folder = str(tmp_path if method == "load" else tmp_path / "adapter")
+
+    def refuse(optimizer: Any) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trustee.trainer.trainer.create_states", refuse)
+        read_memory(fresh.answer(method, folder))
+    assert read_answer(fresh.answer(method, folder)) is None
+    assert all(map(torch.equal, weights, fresh.params))
+    steps = {float(fresh.optimizer.state[p]["step"]) for p in fresh.params}
+    assert {2.0 if method == "load" else 0.0} == steps
+
+
+def test_a_publish_that_failed_half_way_is_done_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What the engine already holds of the version is removed before it is given once more."""
+    trainer, held = make_trainer(threads=1), [6]
+    done: list[int] = []
+
+    def install(worker: Any, version: int, *given: Any) -> None:
+        assert version not in held
+        held.append(version)
+        if not done:
+            done.append(version)
+            raise torch.OutOfMemoryError("no slot")
+
+    monkeypatch.setattr("trustee.trainer.trainer.install_adapter", install)
+    monkeypatch.setattr("trustee.trainer.trainer.held_adapters", lambda worker: sorted(held))
+    monkeypatch.setattr(
+        "trustee.trainer.trainer.remove_adapter", lambda worker, version: held.remove(version)
+    )
+    assert "no slot" == read_memory(trainer.answer("publish", 7, str(tmp_path / "a"))).asked
+    assert [6, 7] == read_answer(trainer.answer("publish", 7, str(tmp_path / "a")))
+
+
+def test_the_optimiser_moves_on_the_default_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States are made and moved while the default stream is the current one."""
+    trainer, streams, seen = make_trainer(threads=1), ["own"], []
+
+    @contextmanager
+    def enter(device: torch.device) -> Iterator[None]:
+        streams.append("default")
+        yield
+        streams.pop()
+
+    monkeypatch.setattr("trustee.trainer.trainer.on_default_stream", enter)
+    step = trainer.optimizer.step
+
+    def watch_step() -> None:
+        seen.append(streams[-1])
+        step()
+
+    def watch_states(optimizer: Any) -> None:
+        seen.append(streams[-1])
+        create_states(optimizer)
+
+    monkeypatch.setattr(trainer.optimizer, "step", watch_step)
+    monkeypatch.setattr("trustee.trainer.trainer.create_states", watch_states)
+    trainer.warm()
+    trainer.gather(make_micro())
+    trainer.finish(END)
+    assert (["default", "default"], ["own"]) == (seen, streams)
 
 
 def test_a_bug_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,26 @@ class MicroRequest(Record, frozen=True):
     """Whether to accumulate gradients; False only measures and leaves gradients as they are."""
 
 
+SMALLEST = MicroRequest(
+    samples=tuple(
+        Sample(
+            ids=(0, 1, last),
+            mask=(False, False, True),
+            logprobs=(0.0, 0.0, 0.0),
+            advantage=1.0,
+            version=0,
+            trajectory_id="",
+        )
+        for last in (2, 3)
+    ),
+    loss=LossConfig(),
+    normaliser=1.0,
+)
+"""Two samples that begin alike: the smallest micro-batch that uses every kernel."""
+
+
 class MemoryReport(Record, frozen=True, tag="memory"):
-    """A micro-batch that did not fit into memory; all gradients of its step are lost.
+    """A call that did not fit into memory; gradients that its step had gathered are lost.
 
     Numbers are bytes.
     """
@@ -115,14 +133,14 @@ class FinishReport(Record, frozen=True):
 
 
 class Learner(Protocol):
-    """A trainer of the policy's adapter."""
+    """A trainer of the policy's adapter.
+
+    Any call that does not fit into memory raises `OutOfMemory`, drops the gradients gathered so far
+    and may be made again; `algorithm/fallback.py` does so one level down the memory ladder.
+    """
 
     async def accumulate(self, request: MicroRequest) -> MicroReport:
-        """Add one micro-batch's gradients.
-
-        Raises:
-            OutOfMemory: if it does not fit; the gradients of the step so far are dropped.
-        """
+        """Add one micro-batch's gradients."""
         ...
 
     async def finish(self, request: FinishRequest) -> FinishReport:

@@ -7,24 +7,17 @@ whose rewards are all equal, with REINFORCE++ all samples of a step whose reward
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 
 import structlog
 
 from trustee.algorithm.advantage import Estimator, Scale, advantages, is_constant, whiten
-from trustee.algorithm.batch import pack, to_sample
+from trustee.algorithm.batch import to_sample
 from trustee.algorithm.config import LearnConfig
-from trustee.algorithm.learner import (
-    FinishRequest,
-    Learner,
-    MicroReport,
-    MicroRequest,
-)
-from trustee.algorithm.loss import LossConfig, normaliser_of
+from trustee.algorithm.fallback import train_with_fallback
+from trustee.algorithm.learner import Learner
 from trustee.algorithm.memory_ladder import MemoryLadder
-from trustee.errors import OutOfMemory
 from trustee.runs.store import Store
 from trustee.types import Group, Record, Sample, Trajectory
 
@@ -134,110 +127,6 @@ def count_sampled(trajectory: Trajectory) -> int:
     return sum(len(turn.completion.ids) for turn in trajectory.turns)
 
 
-def is_finite(report: MicroReport) -> bool:
-    """Return whether the sums of a micro-batch are finite."""
-    return all(map(math.isfinite, (report.loss, report.gap_abs_sum, report.entropy_sum)))
-
-
-async def accumulate(
-    samples: Sequence[Sample],
-    learner: Learner,
-    loss: LossConfig,
-    *,
-    version: int,
-    ladder: MemoryLadder,
-    learn: bool = True,
-) -> tuple[list[MicroReport], list[MicroReport]] | None:
-    """Accumulate the gradients of all samples; None if they did not fit and the ladder went down.
-
-    Return the reports of the samples of `version`, and those of older samples. With `learn` off,
-    samples are only measured.
-    """
-    normaliser = normaliser_of([sum(sample.mask) for sample in samples], loss)
-    reports: tuple[list[MicroReport], list[MicroReport]] = ([], [])
-    for own, into in zip((True, False), reports, strict=True):
-        chosen = [sample for sample in samples if (sample.version == version) is own]
-        for micro in pack(chosen, token_budget=ladder.level.micro_tokens):
-            request = MicroRequest(samples=micro, loss=loss, normaliser=normaliser, learn=learn)
-            try:
-                into.append(await learner.accumulate(request))
-            except OutOfMemory as error:
-                longest = max(len(sample.ids) for sample in micro)
-                await fall_back(error, learner, ladder, longest=longest)
-                return None
-    return reports
-
-
-async def accumulate_with_fallback(
-    samples: Sequence[Sample],
-    learner: Learner,
-    loss: LossConfig,
-    *,
-    version: int,
-    ladder: MemoryLadder,
-    learn: bool = True,
-) -> tuple[int, tuple[list[MicroReport], list[MicroReport]]]:
-    """Accumulate the samples that are not too long, on the first memory level that fits.
-
-    Return their number and the reports of `accumulate`.
-
-    Raises:
-        RunError: if the ladder is at its lowest level.
-    """
-    while True:
-        kept = [sample for sample in samples if len(sample.ids) <= ladder.level.context]
-        gathered = await accumulate(
-            kept, learner, loss, version=version, ladder=ladder, learn=learn
-        )
-        if gathered is not None:
-            return len(kept), gathered
-
-
-async def fall_back(
-    error: OutOfMemory, learner: Learner, ladder: MemoryLadder, *, longest: int
-) -> None:
-    """Go one level down the memory ladder and adjust the learner to it."""
-    before = ladder.level.activation_checkpointing
-    change = ladder.descend(error, longest=longest)
-    log.warning("out_of_memory", change=change, longest=longest, error=str(error))
-    if ladder.level.activation_checkpointing != before:
-        await learner.adjust(ladder.level.activation_checkpointing)
-
-
-async def dry_run_largest(learner: Learner, loss: LossConfig, *, ladder: MemoryLadder) -> int:
-    """Run the largest micro-batch that a step may hold, and drop its gradients.
-
-    So a GPU that is too small fails now and not after hours. Return the length of the samples in
-    ids.
-
-    Raises:
-        RunError: if the ladder is at its lowest level.
-    """
-    while True:
-        length = ladder.level.context
-        rows = max(1, ladder.level.micro_tokens // length)
-        samples = tuple(
-            Sample(
-                # A different first id per sample, so that no common prefix is computed only once.
-                ids=(row, *(0,) * (length - 1)),
-                mask=(False, *(True,) * (length - 1)),
-                logprobs=(0.0,) * length,
-                advantage=1.0,
-                version=0,
-                trajectory_id="probe",
-            )
-            for row in range(rows)
-        )
-        request = MicroRequest(samples=samples, loss=loss, normaliser=float(rows * length))
-        try:
-            await learner.accumulate(request)
-        except OutOfMemory as error:
-            await fall_back(error, learner, ladder, longest=length)
-            continue
-        await learner.finish(FinishRequest(learning_rate=0.0, max_norm=1.0, move=False))
-        return length
-
-
 async def take_step(
     groups: Sequence[Group],
     learner: Learner,
@@ -261,29 +150,27 @@ async def take_step(
     rewards = rewards_of(groups, shuffle=shuffle)
     samples, mixed = build_samples(groups, rewards, scale=config.scale, estimator=config.estimator)
     rate = rate_at(config, step=step, progress=progress)
-    kept, (fresh, older) = await accumulate_with_fallback(
-        samples, learner, config.loss, version=version, ladder=ladder
+    trained = await train_with_fallback(
+        samples,
+        learner,
+        config.loss,
+        version=version,
+        ladder=ladder,
+        learning_rate=rate,
+        max_norm=config.max_norm,
     )
-    reports = fresh + older
-    finite = all(map(is_finite, reports))
-    norm, moved = 0.0, False
-    if kept:
-        finished = await learner.finish(
-            FinishRequest(learning_rate=rate, max_norm=config.max_norm, move=finite)
-        )
-        norm, moved = finished.norm, finished.moved
-        finite = finite and math.isfinite(norm)
-    if not finite:
+    fresh, reports = trained.fresh, trained.fresh + trained.older
+    if not trained.finite:
         store.append(f"skipped-{step:06d}.jsonl", samples)
-        log.error("step_not_finite", step=step, samples=len(samples), norm=norm)
+        log.error("step_not_finite", step=step, samples=len(samples), norm=trained.norm)
     return StepReport(
-        moved=moved,
-        finite=finite,
+        moved=trained.moved,
+        finite=trained.finite,
         groups=len(groups),
         mixed=mixed,
-        samples=kept,
-        too_long=len(samples) - kept,
-        norm=norm,
+        samples=trained.kept,
+        too_long=len(samples) - trained.kept,
+        norm=trained.norm,
         learning_rate=rate,
         loss=sum(report.loss for report in reports),
         tokens=sum(report.tokens for report in reports),

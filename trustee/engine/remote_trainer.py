@@ -20,6 +20,18 @@ from trustee.errors import OutOfMemory
 from trustee.types import Adapter, Sample
 
 
+def read_answer(answer: dict[str, Any]) -> Any:
+    """Return the value of what `Trainer.answer` gave.
+
+    Raises:
+        OutOfMemory: if there was not enough memory for it.
+    """
+    if "memory" in answer:
+        report = msgspec.msgpack.decode(answer["memory"], type=MemoryReport)
+        raise OutOfMemory(report.describe())
+    return answer["value"]
+
+
 class RemoteTrainer(ABC):
     """The methods of a learner and of an examined engine that only pass a call on."""
 
@@ -30,10 +42,7 @@ class RemoteTrainer(ABC):
     async def accumulate(self, request: MicroRequest) -> MicroReport:
         """Add the gradients of one micro-batch."""
         answer = await self.call("accumulate", msgspec.msgpack.encode(request))
-        report = msgspec.msgpack.decode(answer, type=MicroReport | MemoryReport)
-        if isinstance(report, MemoryReport):
-            raise OutOfMemory(report.describe())
-        return report
+        return msgspec.msgpack.decode(answer, type=MicroReport)
 
     async def finish(self, request: FinishRequest) -> FinishReport:
         """Update the adapter, unless a value was not finite."""

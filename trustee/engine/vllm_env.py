@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 from typing import Literal
 
 ALWAYS = {
@@ -29,6 +31,16 @@ ON_CUDA = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """FlashInfer's sampler would be compiled with nvcc, which few machines have, and is only used for
 top-k and top-p, which are never set here."""
 
+ON_WSL = {"VLLM_WSL2_ENABLE_PIN_MEMORY": "1"}
+"""vLLM leaves pinned memory off under WSL, where some of it can be had; without it every copy
+between host and GPU waits."""
+
+READY = "VLLM_ENGINE_READY_TIMEOUT_S"
+"""How long vLLM waits for its own child: 600 s, unless it is set. A slow disk and a first
+compilation may take longer, and `engine.start_seconds` is the one limit that counts."""
+READY_MARGIN = 60
+"""Seconds by which vLLM waits longer than this program does."""
+
 UNLESS_SET = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """On a GPU, unless the user has set it: engine and trainer take turns with blocks of all sizes."""
 
@@ -43,16 +55,22 @@ def choose_threads(weight_bytes: int, *, cores: int) -> int:
     return cores if weight_bytes >= WORTH_SHARING else 1
 
 
-def set_variables(device: Literal["cpu", "cuda"], *, threads: int = 1) -> None:
+def set_variables(
+    device: Literal["cpu", "cuda"], *, start_seconds: float, threads: int = 1
+) -> None:
     """Set the variables for this process and its children; call it before importing vLLM.
 
     Args:
         device: where the engine runs.
+        start_seconds: how long its start may take.
         threads: number of threads of an engine step on a CPU.
     """
     os.environ.update(ALWAYS | (ON_CPU if device == "cpu" else ON_CUDA))
+    os.environ[READY] = str(math.ceil(start_seconds) + READY_MARGIN)
     if device == "cpu":
         os.environ["OMP_NUM_THREADS"] = str(threads)
     else:
+        if "microsoft" in platform.release().lower():
+            os.environ.update(ON_WSL)
         for name, value in UNLESS_SET.items():
             os.environ.setdefault(name, value)

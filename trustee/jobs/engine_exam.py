@@ -9,8 +9,8 @@ from statistics import fmean
 
 import anyio
 
+from trustee.algorithm.fallback import dry_run_largest
 from trustee.algorithm.learner import FinishRequest, MicroRequest
-from trustee.algorithm.step import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.judge import check_canaries
 from trustee.config import Config

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from trustee.algorithm.fallback import call_with_fallback
 from trustee.config import Config, RunConfig, apply_changes
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
@@ -180,11 +181,11 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
     Task specs that were drawn after it are drawn again, under new group numbers. After an engine
     death they are skipped instead, and the previous run's finished groups are kept.
     """
-    await run.engine.load(path)
+    run.ladder.restore(state.ladder)
+    await call_with_fallback(lambda: run.engine.load(path), run.engine, ladder=run.ladder)
     run.source.restore(state.source)
     run.watch.restore(state.watch)
     run.effect.restore(state.effect)
-    run.ladder.restore(state.ladder)
     await run.engine.adjust(run.ladder.level.activation_checkpointing)
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     run.step, run.policy_tokens = state.step, state.policy_tokens
@@ -203,7 +204,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
         cut_lines(run.store.folder / name, state.step, emit=run.emit)
     if state.version and state.version != run.versions.version:
         adapter = run.store.adapter(state.version)
-        await run.engine.publish(adapter)
+        await call_with_fallback(lambda: run.engine.publish(adapter), run.engine, ladder=run.ladder)
         await run.versions.announce(adapter)
     run.emit(Note(text=f"continuing after step {state.step} from {path}"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from trustee.algorithm.step import dry_run_largest
+from trustee.algorithm.fallback import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
 from trustee.checks.canaries import read_canaries

@@ -44,7 +44,7 @@ class Budget(Record, frozen=True):
     @property
     def slots(self) -> int:
         """Adapters that the engine has room for."""
-        return self.engine.versions + 1
+        return self.engine.slots
 
     def setting(self, key: str) -> Any:
         """Return the value of a config key, such as `learn.mlp_tile`."""

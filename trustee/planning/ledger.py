@@ -203,7 +203,8 @@ def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
         bytes=2 * budget.slots * shape.adapter_numel(max(8, budget.learn.rank)),
         when="always",
         exact=True,
-        reason=f"{budget.slots} slots of the engine, one a spare, bf16",
+        reason=f"{budget.slots} slots of the engine"
+        + (", one a spare, bf16" if budget.slots > budget.engine.versions else ", bf16"),
     )
     if budget.reference:
         yield Entry(

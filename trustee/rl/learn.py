@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from trustee.algorithm.fallback import call_with_fallback
 from trustee.algorithm.step import take_step
 from trustee.checks.alarms import Decision
 from trustee.checks.call_parsing import check_reading, read_again
@@ -167,7 +168,10 @@ async def store_checkpoint(run: Run) -> float:
 async def apply_decision(run: Run, verdict: Decision, *, moved: bool) -> None:
     """Publish the trained adapter, or the earlier one to which the alarms roll back."""
     if verdict.roll_back_to is not None:
-        await run.engine.load_adapter(run.store.adapter(verdict.roll_back_to))
+        earlier = run.store.adapter(verdict.roll_back_to)
+        await call_with_fallback(
+            lambda: run.engine.load_adapter(earlier), run.engine, ladder=run.ladder
+        )
         run.emit(RolledBack(to=verdict.roll_back_to, why=verdict.why))
         log.warning("rolled_back", to=verdict.roll_back_to, why=verdict.why)
     if moved or verdict.roll_back_to is not None:
@@ -198,7 +202,7 @@ async def publish(run: Run, version: int) -> None:
     """Publish the trained adapter as the current version once the engine has a free slot."""
     adapter = run.store.adapter(version)
     async with run.versions.slot():
-        await run.engine.publish(adapter)
+        await call_with_fallback(lambda: run.engine.publish(adapter), run.engine, ladder=run.ladder)
     await run.versions.announce(adapter)
 
 

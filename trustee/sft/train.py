@@ -18,10 +18,14 @@ import msgspec
 from msgspec import Meta
 
 from trustee.algorithm.config import LearnConfig
-from trustee.algorithm.learner import FinishRequest
+from trustee.algorithm.fallback import (
+    accumulate_with_fallback,
+    call_with_fallback,
+    train_with_fallback,
+)
 from trustee.algorithm.loss import LossConfig
 from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
-from trustee.algorithm.step import accumulate_with_fallback, is_finite, rate_at
+from trustee.algorithm.step import rate_at
 from trustee.engine.watchdog import Watchdog
 from trustee.events import Emit, Note, SftStepTrained
 from trustee.runs.checkpoint import CheckpointState, write_checkpoint
@@ -136,7 +140,7 @@ async def train_sft(job: SftJob) -> Adapter:
             await store_sft(job)
     emit_loss(job, "after SFT", job.last)
     adapter = job.store.adapter(job.steps)
-    await job.engine.publish(adapter)
+    await call_with_fallback(lambda: job.engine.publish(adapter), job.engine, ladder=job.ladder)
     return adapter
 
 
@@ -144,17 +148,17 @@ async def finish_sft_step(job: SftJob) -> None:
     """Train on a step's demonstrations, measure the held-out loss when due, and record."""
     samples = job.samples_at(job.step)
     rate = rate_at(job.rates(), step=job.step, progress=job.step / job.steps)
-    kept, (reports, _) = await accumulate_with_fallback(
-        samples, job.engine, NLL, version=0, ladder=job.ladder
+    trained = await train_with_fallback(
+        samples,
+        job.engine,
+        NLL,
+        version=0,
+        ladder=job.ladder,
+        learning_rate=rate,
+        max_norm=job.learning.max_norm,
     )
-    finite = all(map(is_finite, reports))
-    norm, moved = 0.0, False
-    if kept:
-        finished = await job.engine.finish(
-            FinishRequest(learning_rate=rate, max_norm=job.learning.max_norm, move=finite)
-        )
-        norm, moved = finished.norm, finished.moved
-    if kept and not moved:
+    kept, reports = trained.kept, trained.fresh
+    if kept and not trained.moved:
         job.store.append(f"skipped-{job.step:06d}.jsonl", samples)
     job.step += 1
     measured = None
@@ -164,13 +168,13 @@ async def finish_sft_step(job: SftJob) -> None:
     metrics: dict[str, Any] = {
         "step": job.step,
         "epoch": (job.step - 1) // (job.steps // job.config.epochs),
-        "moved": moved,
+        "moved": trained.moved,
         "samples": kept,
         "too_long": len(samples) - kept,
         "trained_tokens": tokens,
         "loss": sum(report.loss for report in reports),
         "entropy": sum(report.entropy_sum for report in reports) / max(1, tokens),
-        "grad_norm": norm,
+        "grad_norm": trained.norm,
         "learning_rate": rate,
         "held_out_loss": measured,
         "memory_fallbacks": len(job.ladder.changes),
@@ -213,8 +217,8 @@ async def store_sft(job: SftJob) -> None:
 
 async def continue_sft(job: SftJob, path: Path, state: SftState) -> None:
     """Continue from a checkpoint."""
-    await job.engine.load(path)
     job.ladder.restore(state.ladder)
+    await call_with_fallback(lambda: job.engine.load(path), job.engine, ladder=job.ladder)
     await job.engine.adjust(job.ladder.level.activation_checkpointing)
     job.step = state.step
     job.before, job.last = state.before, state.last

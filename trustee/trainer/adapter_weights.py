@@ -8,6 +8,7 @@ of zero. So the model says exactly what it said with the adapter as it was.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -29,6 +30,13 @@ def trained_tensors(model: PeftModel) -> Tensors:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def describe_adapter(model: PeftModel) -> dict[str, Any]:
+    """Return an adapter's PEFT config as plain values."""
+    config: dict[str, Any] = model.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
+    return config
 
 
 def take_adapter(model: PeftModel, folder: Path, *, seed: int) -> None:

@@ -42,6 +42,6 @@ class TrainerExtension:
         self.trustee = self.trustee_kind(spec, model, device=self.device, worker=self)
         return self.trustee.prepare()
 
-    def trustee_call(self, method: str, *args: Any) -> Any:
-        """Call a method of the trainer."""
-        return getattr(self.trustee, method)(*args)
+    def trustee_call(self, method: str, *args: Any) -> dict[str, Any]:
+        """Call a method of the trainer; see `Trainer.answer`."""
+        return self.trustee.answer(method, *args)

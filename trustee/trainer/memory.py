@@ -7,11 +7,13 @@ loaded at first use are allocated by the driver, which raises other errors.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from pathlib import Path
 
 import torch
 
+from trustee.algorithm.learner import MemoryReport
 from trustee.types import GIB
 
 RESERVE = GIB // 2
@@ -35,6 +37,32 @@ def ran_out(error: RuntimeError) -> bool:
     """Return whether an error of torch, the driver or a library means running out of memory."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in SIGNS)
+
+
+def measure_held(device: torch.device) -> dict[str, int]:
+    """Return the bytes that torch holds on a GPU, now and at most; zeros on a CPU."""
+    if device.type != "cuda":
+        return {"allocated": 0, "peak": 0}
+    return {
+        "allocated": torch.cuda.memory_allocated(),
+        "peak": torch.cuda.max_memory_allocated(),
+    }
+
+
+def release_memory(asked: str, device: torch.device) -> MemoryReport:
+    """Give back what the allocator keeps and nobody holds; say what was held before.
+
+    Args:
+        asked: the error that said that memory had run out.
+        device: figures are zeros unless it is a GPU.
+    """
+    gc.collect()
+    if device.type != "cuda":
+        return MemoryReport(asked=asked, allocated=0, reserved=0, free=0, total=0)
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    free, total = torch.cuda.mem_get_info()
+    torch.cuda.empty_cache()
+    return MemoryReport(asked=asked, allocated=allocated, reserved=reserved, free=free, total=total)
 
 
 MOST = 2 << 30

@@ -1,7 +1,12 @@
-"""The optimiser of a config, and its states as tensors and JSON, because pickle is not used."""
+"""The optimiser of a config, and its states as tensors and JSON, because pickle is not used.
+
+States exist before the first step: an optimiser would make them at its first move, when the largest
+micro-batch has long been tried and found to fit without them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +25,39 @@ def make_optimizer(config: LearnConfig, params: list[torch.nn.Parameter]) -> Any
     else:
         kind = torch.optim.AdamW
     return kind(params, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+
+
+@torch.no_grad()
+def create_states(optimizer: Any) -> None:
+    """Make the states that a parameter does not have yet, as the first step would make them."""
+    for number, group in enumerate(optimizer.param_groups):
+        for place, parameter in enumerate(group["params"]):
+            if optimizer.state[parameter]:
+                continue
+            if hasattr(optimizer, "init_state"):
+                optimizer.init_state(group, parameter, number, place)
+            else:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+def count_scratch(config: LearnConfig, params: Sequence[torch.Tensor]) -> int:
+    """Count the bytes that one step takes for the moment: copies of states or of a large tensor."""
+    sizes = [parameter.numel() for parameter in params]
+    return 8 * sum(sizes) if config.optimizer == "adamw" else 8 * max(sizes)
+
+
+def make_room(size: int, device: torch.device) -> None:
+    """Take and release memory on a GPU, so that what follows finds it or nothing has begun.
+
+    Raises:
+        torch.OutOfMemoryError: if there is not so much.
+    """
+    if device.type == "cuda":
+        torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def flatten_state(state: dict[Any, Any], *, under: str = "") -> tuple[Tensors, dict[str, Any]]:

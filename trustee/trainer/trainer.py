@@ -6,8 +6,6 @@ tensors never leave the process. A step is one `accumulate` per micro-batch, the
 
 from __future__ import annotations
 
-import gc
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -20,30 +18,44 @@ import msgspec
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-
-# By name, because vLLM puts a function that does nothing in its place.
-from torch import set_num_threads
+from torch import set_num_threads  # vLLM replaces torch's attribute by one that does nothing
 
 from trustee.algorithm.batch import Batch, collate, share_out
 from trustee.algorithm.config import ActivationCheckpointing
 from trustee.algorithm.learner import (
+    SMALLEST,
     FinishReport,
     FinishRequest,
-    MemoryReport,
     MicroReport,
     MicroRequest,
     TrainerSpec,
     add_reports,
 )
-from trustee.algorithm.loss import LossConfig, TokenLogprobs, policy_loss, token_logprobs
+from trustee.algorithm.loss import TokenLogprobs, policy_loss, token_logprobs
 from trustee.decoding import decode_json, read_file
 from trustee.errors import RunError
 from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint_base
 from trustee.trainer.activation_checkpointing import set_checkpointing
-from trustee.trainer.adapter_weights import take_adapter, trained_tensors
+from trustee.trainer.adapter_weights import describe_adapter, take_adapter, trained_tensors
+from trustee.trainer.base_hash import hash_frozen
 from trustee.trainer.counters import Counter, own_counters
-from trustee.trainer.memory import Heap, cap_memory, count_used, ran_out
-from trustee.trainer.optimizer import Tensors, flatten_state, make_optimizer, unflatten_state
+from trustee.trainer.memory import (
+    Heap,
+    cap_memory,
+    count_used,
+    measure_held,
+    ran_out,
+    release_memory,
+)
+from trustee.trainer.optimizer import (
+    Tensors,
+    count_scratch,
+    create_states,
+    flatten_state,
+    make_optimizer,
+    make_room,
+    unflatten_state,
+)
 from trustee.trainer.quantised_cache import write_cache
 from trustee.trainer.reference import keep_reference, swapped
 from trustee.trainer.shared_model import restart_adapter
@@ -53,6 +65,7 @@ from trustee.trainer.shared_weights import (
     remove_adapter,
     tensors_of_base,
 )
+from trustee.trainer.streams import on_default_stream
 from trustee.trainer.tiling import tile_mlp, tile_norms
 from trustee.types import Sample
 
@@ -83,8 +96,7 @@ class Trainer:
         self._worker = worker
         """vLLM's, which holds the engine's weights and adapters."""
         self._threads = spec.learn.threads or spec.cores
-        # Always the same threads: each new one would bring memory of its own that stays. Each
-        # computes alone; the thread that decodes keeps its number.
+        # Always the same threads, because a new one's memory stays; each computes alone.
         self._pool = ThreadPoolExecutor(self._threads, initializer=set_num_threads, initargs=(1,))
         self._heap = Heap()
         self._base = ""
@@ -111,20 +123,14 @@ class Trainer:
         }
 
     def warm(self) -> None:
-        """Run a backward pass so that libraries have their workspaces before memory is capped."""
-        samples = tuple(
-            Sample(
-                ids=(0, 1, last),
-                mask=(False, False, True),
-                logprobs=(0.0, 0.0, 0.0),
-                advantage=1.0,
-                version=0,
-                trajectory_id="",
-            )
-            for last in (2, 3)
-        )
-        self.gather(MicroRequest(samples=samples, loss=LossConfig(), normaliser=1.0))
+        """Take what stays before memory is capped: optimiser states, and libraries' workspaces."""
+        self._create_states()
+        self.gather(SMALLEST)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _create_states(self) -> None:
+        with on_default_stream(self.device):
+            create_states(self.optimizer)
 
     def adjust(self, mode: ActivationCheckpointing) -> None:
         """Choose what is kept of a layer for the backward pass."""
@@ -153,32 +159,27 @@ class Trainer:
                 chunk=self.spec.learn.head_chunk,
             )
 
-    def accumulate(self, request: bytes) -> bytes:
-        """Add one micro-batch's gradients; where it does not fit, drop all and say so."""
-        micro = msgspec.msgpack.decode(request, type=MicroRequest)
+    def answer(self, method: str, *args: Any) -> dict[str, Any]:
+        """Call a method by its name and return its `value`, or where it does not fit, `memory`.
+
+        What does not fit loses the gradients of its step, and may be asked again.
+        """
         try:
-            report = self.gather(micro)
-            own_counters().raise_to(Counter.PEAK, count_used(self.device))
-            return msgspec.msgpack.encode(report)
+            return {"value": getattr(self, method)(*args)}
         except RuntimeError as error:
             if not ran_out(error):
                 raise
             asked = str(error).partition("\n")[0][:500]
         # Outside the handler, whose traceback keeps the tensors of the failed pass alive.
-        return msgspec.msgpack.encode(self._forget(asked))
-
-    def _forget(self, asked: str) -> MemoryReport:
-        """Drop the gradients of a step and give back what the allocator keeps."""
         self.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        if self.device.type != "cuda":
-            return MemoryReport(asked=asked, allocated=0, reserved=0, free=0, total=0)
-        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-        free, total = torch.cuda.mem_get_info()
-        torch.cuda.empty_cache()
-        return MemoryReport(
-            asked=asked, allocated=allocated, reserved=reserved, free=free, total=total
-        )
+        return {"memory": msgspec.msgpack.encode(release_memory(asked, self.device))}
+
+    def accumulate(self, request: bytes) -> bytes:
+        """Add one micro-batch's gradients."""
+        micro = msgspec.msgpack.decode(request, type=MicroRequest)
+        report = self.gather(micro)
+        own_counters().raise_to(Counter.PEAK, count_used(self.device))
+        return msgspec.msgpack.encode(report)
 
     def gather(self, micro: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients, if wanted; give the sums and counts of its loss.
@@ -260,14 +261,30 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.params, finish.max_norm))
         moved = math.isfinite(norm) and finish.move
         if moved:
-            # bitsandbytes' optimisers run on the legacy default stream, the engine on its own.
-            self._wait()
-            self.optimizer.step()
-            self._wait()
+            self._move()
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cpu":
             self._heap.trim()
         return msgspec.msgpack.encode(FinishReport(norm=norm, moved=moved))
+
+    def _move(self) -> None:
+        """Take the optimiser's step; the memory that it needs is asked for before.
+
+        Raises:
+            RunError: if memory ran out in it, when some weights have moved and others have not.
+        """
+        with on_default_stream(self.device):
+            make_room(count_scratch(self.spec.learn, self.params), self.device)
+        try:
+            with on_default_stream(self.device):
+                self.optimizer.step()
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            raise RunError(
+                f"memory ran out while weights were moved, so some have moved: {error}; the last "
+                "checkpoint is whole"
+            ) from error
 
     def _wait(self) -> None:
         """Wait for all streams of the card."""
@@ -288,14 +305,11 @@ class Trainer:
         self._write(folder, tensors)
         # A copy in any case: the engine multiplies B by the scale in place.
         rounded = {name: tensor.to(self.dtype, copy=True) for name, tensor in tensors.items()}
-        install_adapter(self._worker, version, rounded, self._describe_adapter())
+        if version in held_adapters(self._worker):
+            # A publish that ran out of memory half-way, taken again.
+            remove_adapter(self._worker, version)
+        install_adapter(self._worker, version, rounded, describe_adapter(self.model))
         return held_adapters(self._worker)
-
-    def _describe_adapter(self) -> dict[str, Any]:
-        """Return the adapter's PEFT config."""
-        config: dict[str, Any] = self.model.peft_config["default"].to_dict()
-        config["target_modules"] = sorted(config["target_modules"])
-        return config
 
     def tensors(self) -> Tensors:
         """Return the adapter in host memory, named as in a PEFT file."""
@@ -344,7 +358,9 @@ class Trainer:
         numbers = decode_json(read_file(file, error=ValueError), error=ValueError)
         whole = self.optimizer.state_dict()
         whole["state"] = unflatten_state(tensors, numbers)
-        self.optimizer.load_state_dict(whole)
+        with on_default_stream(self.device):
+            self.optimizer.load_state_dict(whole)
+        self._create_states()
 
     def load_adapter(self, folder: str) -> None:
         """Take an adapter's weights and forget the optimiser's momentum: a roll-back.
@@ -355,7 +371,10 @@ class Trainer:
             self._take(folder)
         else:
             restart_adapter(self.model, seed=self.spec.seed)
+        # The former states go first: there may be no room for both.
+        self.optimizer.state.clear()
         self.optimizer = make_optimizer(self.spec.learn, self.params)
+        self._create_states()
 
     def _take(self, folder: str) -> None:
         """Take an adapter's weights."""
@@ -371,21 +390,9 @@ class Trainer:
                 return self.forward(batch).logprobs.tolist()
 
     def hash_base(self) -> str:
-        """Hash every byte of the frozen weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.named_parameters()):
-            if not tensor.requires_grad:
-                digest.update(name.encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                )
-        return digest.hexdigest()
+        """Hash the frozen weights."""
+        return hash_frozen(self.model)
 
     def memory(self) -> dict[str, int]:
         """Return the bytes that torch holds on the card; zeros on a CPU."""
-        if self.device.type != "cuda":
-            return {"allocated": 0, "peak": 0}
-        return {
-            "allocated": torch.cuda.memory_allocated(),
-            "peak": torch.cuda.max_memory_allocated(),
-        }
+        return measure_held(self.device)

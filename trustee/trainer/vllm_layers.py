@@ -34,6 +34,7 @@ from trustee.trainer.counting import count_loading
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
+from trustee.trainer.streams import on_default_stream
 
 PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
 """The tensors of a quantised shard, by their names in a cache."""
@@ -99,22 +100,18 @@ class NF4Linear(LinearMethodBase):
         """Quantise each shard (q, k, v, ...) separately, then join them in one buffer."""
         if hasattr(layer.weight, "nf4_shards"):
             return
-        if current_platform.is_cuda():
-            # bitsandbytes quantises on the legacy default stream, vLLM loads on its own.
-            torch.cuda.synchronize()
-        quantised = [
-            bnb.quantize_4bit(
-                shard.contiguous(),
-                quant_type="nf4",
-                compress_statistics=True,
-                blocksize=NF4_BLOCK,
-            )
-            for shard in layer.weight.data.split(layer.logical_widths, 0)
-        ]
-        del layer.weight
-        _join_shards(layer, quantised)
-        if current_platform.is_cuda():
-            torch.cuda.synchronize()
+        with on_default_stream(layer.weight.device):
+            quantised = [
+                bnb.quantize_4bit(
+                    shard.contiguous(),
+                    quant_type="nf4",
+                    compress_statistics=True,
+                    blocksize=NF4_BLOCK,
+                )
+                for shard in layer.weight.data.split(layer.logical_widths, 0)
+            ]
+            del layer.weight
+            _join_shards(layer, quantised)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Multiply with one custom op, which torch.compile does not look into."""
