@@ -26,6 +26,7 @@ ORDER = (
     ("rl", "sft", "evaluation"),
     ("config",),
     ("planning",),
+    ("export",),
     ("jobs",),
     ("pages",),
     ("cli",),

@@ -108,6 +108,21 @@ def read_trusted(folder: Path, changes: Sequence[str] = ()) -> Config:
     return protect(record.config, changes, source=folder / "run.json")
 
 
+def read_unplayed(folder: Path) -> Config:
+    """Read the config of an earlier run, to do something in which nothing is played or trained.
+
+    What protects a run, such as its gates, may then be as weak as it was recorded.
+
+    Raises:
+        UntrustedWorld: if the run's world is code that this call does not allow.
+        InputError: if the folder is not a run folder, another version of this program wrote it, or
+            an input has changed.
+    """
+    record = read_metadata(folder)
+    check_inputs(record.inputs, folder)
+    return record.config
+
+
 def read_metadata(folder: Path) -> RunMetadata:
     """Read the metadata of an earlier run, ignoring a recorded switched-off sandbox.
 

@@ -147,7 +147,7 @@ class Renderer:
         rendered, guard = self._marks.guard(_as_dicts(replies, calls=calls))
         tail = self._tail(rendered, seam=f"{guard}{guard}")
         if completion_ids and completion_ids[-1] in self.stop_ids:
-            tail = tail.removeprefix(self._end_of_turn)
+            tail = tail.removeprefix(self.end_of_turn)
         return self._encode_guarded(tail, guard=guard)
 
     def complete(self, message: Message) -> tuple[int, ...]:
@@ -162,13 +162,13 @@ class Renderer:
         rendered, guard = self._marks.guard(_as_dicts((_PROBE_QUESTION, message), calls=()))
         before = self._tokenizer.apply(rendered[:1], (), add_generation_prompt=True)
         whole = self._tokenizer.apply(rendered, (), add_generation_prompt=False)
-        text, ended, _ = whole.removeprefix(before).rpartition(self._end_of_turn or guard)
+        text, ended, _ = whole.removeprefix(before).rpartition(self.end_of_turn or guard)
         if not whole.startswith(before) or not ended:
             raise InputError(
                 "the chat template does not write the assistant's message between its own marks: "
                 f"{whole.replace(guard, '')[-120:]!r}"
             )
-        return self._encode_guarded(text + self._end_of_turn, guard=guard)
+        return self._encode_guarded(text + self.end_of_turn, guard=guard)
 
     def normalise(self, text: str) -> str:
         """Return a text as the tokenizer's normaliser spells it, which is how ids decode."""
@@ -217,7 +217,7 @@ class Renderer:
         return tail
 
     @cached_property
-    def _end_of_turn(self) -> str:
+    def end_of_turn(self) -> str:
         """The mark after an assistant message; empty if there is none."""
         mark = self._marks.pattern.match(self._tail((), seam="seam"))
         return mark.group() if mark else ""
@@ -246,12 +246,12 @@ class Renderer:
     def _test_turns(self) -> None:
         if not self._generation_prompt:
             raise _unusable("it has no generation prompt")
-        end = self._tokenizer.encode(self._end_of_turn) if self._end_of_turn else []
+        end = self._tokenizer.encode(self.end_of_turn) if self.end_of_turn else []
         if not end:
             raise _unusable("no mark directly follows an assistant message")
         if end[0] not in self.stop_ids:
             raise _refusal(
-                f"it ends a turn with {self._end_of_turn} (id {end[0]}), which is not one of the "
+                f"it ends a turn with {self.end_of_turn} (id {end[0]}), which is not one of the "
                 f"stop ids {list(self.stop_ids)}; add it to eos_token_id in generation_config.json"
             )
         prompt = self.decode(self.open(_PROBE_START, (_PROBE_TOOL,)))
@@ -291,7 +291,7 @@ class Renderer:
             (Message(role="assistant", calls=(_PROBE_CALL,)), _PROBE_RESULT),
             (Message(role="assistant", content="It is there."), _PROBE_QUESTION),
         ):
-            completion = self._tokenizer.encode(self._written(history, said) + self._end_of_turn)
+            completion = self._tokenizer.encode(self._written(history, said) + self.end_of_turn)
             ids += completion
             ids += self.extend(completion, (reply,), calls=said.calls)
             history += [said, reply]
@@ -317,9 +317,9 @@ class Renderer:
         whole = self._text([*history, message], add_generation_prompt=False)
         if not whole.startswith(prompt):
             raise _unusable("its assistant messages do not begin with its generation prompt")
-        written, ended, _ = whole[len(prompt) :].rpartition(self._end_of_turn)
+        written, ended, _ = whole[len(prompt) :].rpartition(self.end_of_turn)
         if not ended:
-            raise _unusable(f"no {self._end_of_turn} ends an assistant message that calls a tool")
+            raise _unusable(f"no {self.end_of_turn} ends an assistant message that calls a tool")
         return written
 
 

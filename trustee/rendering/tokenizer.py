@@ -81,6 +81,11 @@ class FolderTokenizer:
         """The tokenizer's end-of-sequence id and those in `generation_config.json`."""
         return self._stop_ids
 
+    @property
+    def template(self) -> str:
+        """Text of the chat template in use."""
+        return self._template
+
     def encode(self, text: str) -> list[int]:
         """Encode `text` without adding anything; marks become their ids.
 

@@ -10,6 +10,7 @@ from trustee.cli.commands import (
     config,
     doctor,
     evaluate,
+    export,
     plan,
     run,
     sft,
@@ -18,4 +19,4 @@ from trustee.cli.commands import (
     view,
 )
 
-COMMANDS = (run, evaluate, plan, config, doctor, build, collect, sft, view, ui, tools)
+COMMANDS = (run, evaluate, export, plan, config, doctor, build, collect, sft, view, ui, tools)

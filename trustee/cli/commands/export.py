@@ -1,0 +1,79 @@
+"""`trustee export`: take a run's model away."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trustee.cli.commands.options import (
+    DONE,
+    Commands,
+    add_allow_world,
+    add_shared,
+    allow_unsafe,
+    allow_worlds,
+    show_job,
+)
+from trustee.errors import InputError
+
+QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    export = commands.add_parser("export", help="write a run's model for other programs")
+    export.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    export.add_argument(
+        "--merged", type=Path, metavar="DIR", help="base and adapter as one bf16 model folder"
+    )
+    export.add_argument("--gguf", type=Path, metavar="FILE", help="the same as one GGUF file")
+    export.add_argument(
+        "--quant", choices=QUANTS, help="format of the GGUF file's matrices; default bf16"
+    )
+    export.add_argument(
+        "--gguf-adapter", type=Path, metavar="FILE", help="the adapter alone as a GGUF file"
+    )
+    export.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
+    export.add_argument(
+        "--tests",
+        type=int,
+        default=8,
+        metavar="N",
+        help="held-out tasks on which each file is tested; default 8, 0 is no test",
+    )
+    add_allow_world(export)
+    add_shared(export)
+    export.set_defaults(act=export_command)
+
+
+def export_command(options: argparse.Namespace) -> int:
+    """Write what was asked for."""
+    from trustee.config import apply_changes
+    from trustee.jobs.export import Wanted, export, export_text
+    from trustee.jobs.run_metadata import read_unplayed
+
+    if options.tests < 0:
+        raise InputError(f"--tests {options.tests} is negative; give 0 for no test, or more")
+    wanted = Wanted(
+        merged=options.merged,
+        gguf=options.gguf,
+        quant=options.quant or "bf16",
+        gguf_adapter=options.gguf_adapter,
+        tests=options.tests,
+    )
+    if wanted.merged is None and wanted.gguf is None and wanted.gguf_adapter is None:
+        raise InputError(
+            "nothing to export; say what with --merged DIR, --gguf FILE or --gguf-adapter FILE"
+        )
+    if options.quant and wanted.gguf is None:
+        raise InputError(f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE")
+    allow_worlds(options)
+    changes = allow_unsafe(options)
+    config = apply_changes(read_unplayed(options.run), changes)
+    show_job(
+        options,
+        options.run,
+        lambda emit: export(config, options.run, wanted, adapter=options.adapter, emit=emit),
+        text=export_text,
+    )
+    return DONE

@@ -1,0 +1,1 @@
+"""Taking a trained model away: merged weights, GGUF files, and the proof that they still agree."""
