@@ -39,6 +39,8 @@ ONLY_VLLM = {
     "engine.vllm",
     "trainer.cpu_lora",
     "trainer.cpu_norm",
+    "trainer.int4_layers",
+    "trainer.online_linear",
     "trainer.packing",
     "trainer.shared_weights",
     "trainer.vllm_layers",
