@@ -310,17 +310,16 @@ class VllmEngine(RemoteTrainer):
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
                 f"of {self.context} (engine.context)"
             )
-        if adapter is not None and adapter.version not in self._known:
-            raise EngineError(f"{adapter.name} is not published")
-        params = self._params_of(sampling)
         lora = None
         if adapter is not None:
+            if adapter.version not in self._known:
+                raise EngineError(f"{adapter.name} is not published")
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
         final, arrived = None, time.monotonic()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
-                params,
+                self._params_of(sampling),
                 request_id,
                 lora_request=lora,
                 priority=sampling.priority,
@@ -335,9 +334,8 @@ class VllmEngine(RemoteTrainer):
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
         if self._observer is not None:
-            self._observer(
-                read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
-            )
+            timing = read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
+            self._observer(timing)
         return Completion(
             ids=tuple(choice.token_ids),
             logprobs=tuple(
