@@ -294,8 +294,7 @@ class VllmEngine(RemoteTrainer):
         if failure is not None:
             raise RunError(f"trainer.{what} failed in the engine's process: {failure}") from failure
         if not answers:
-            text = f"the engine died during trainer.{what}; its last output is in engine.log"
-            raise EngineDied(text) from death
+            raise EngineDied(f"the engine died during trainer.{what}; see engine.log") from death
         return answers[0]
 
     async def generate(
