@@ -110,6 +110,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "read": dict(run.simulator.read),
         "rejected": dict(run.simulator.rejected),
         "refusals": dict(run.simulator.refusals),
+        "memory": run.engine.progress().peak,
     }
     run.store.append("timing.jsonl", [timing])
     run.emit(describe_step(metrics, timing, progress=progress))
