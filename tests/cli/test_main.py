@@ -40,7 +40,10 @@ from trustee.types import GIB, Stop, Trajectory
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "tiny.toml")
 PYTHON = sys.executable
-COMMANDS = ("run", "eval", "plan", "config", "doctor", "build", "collect", "sft", "view", "tools")
+COMMANDS = (
+    *("run", "eval", "export", "plan", "config", "doctor"),
+    *("build", "collect", "sft", "view", "tools"),
+)
 
 
 @pytest.fixture
