@@ -104,9 +104,7 @@ def first_values(call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def first_of_each(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the first acceptable value of each key; an empty text stands for none at all."""
-    return {
-        key: first(found) for key, found in values.items() if found != [] and found[:1] != [""]
-    }
+    return {key: first(found) for key, found in values.items() if found != [] and found[:1] != [""]}
 
 
 def first(found: Any) -> Any:
