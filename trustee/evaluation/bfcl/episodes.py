@@ -76,7 +76,7 @@ class LongEpisode(PlainEpisode):
         # The benchmark keeps tools under this name for as long as its process lives.
         self._name = f"episode_{uuid.uuid4().hex}"
         self._names = {tool.name for tool in task.tools}
-        self._made: list[list[list[tuple[str, Mapping[str, Any]]]]] = [[]]
+        self._made: list[list[list[tuple[str, dict[str, Any]]]]] = [[]]
         self._cut = False
 
     async def reply(self, message: Message) -> Reply:
