@@ -41,8 +41,18 @@ ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "tiny.toml")
 PYTHON = sys.executable
 COMMANDS = (
-    *("run", "eval", "export", "plan", "config", "doctor"),
-    *("build", "collect", "sft", "view", "tools"),
+    "run",
+    "eval",
+    "plan",
+    "config",
+    "doctor",
+    "build",
+    "collect",
+    "sft",
+    "view",
+    "ui",
+    "export",
+    "tools",
 )
 
 

@@ -47,6 +47,8 @@ class EngineProgress(Record, frozen=True):
     """Bytes of weights that were loaded."""
     to_load: int = 0
     """Bytes of weights that there are to load; 0 until it is known."""
+    peak: int = 0
+    """Most bytes of memory that were in use after a micro-batch; 0 before the first."""
 
 
 def find_broken_logprob(completion: Completion) -> str:

@@ -117,7 +117,7 @@ async def restart_once(job: Callable[[], Awaitable[T]], *, emit: Callable[[Note]
     except (EngineDied, BaseExceptionGroup) as error:
         if not is_engine_death(error):
             raise
-        emit(Note(text=f"{first_leaf(error)}; starting the engine again"))
+        emit(Note(text=f"{first_leaf(error)}; starting the engine again", about="engine"))
     return await job()
 
 

@@ -106,6 +106,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "checkpoint_s": round(time.monotonic() - published, 3),
         "tokens": dict(run.simulator.tokens),
         "rejected": dict(run.simulator.rejected),
+        "memory": run.engine.progress().peak,
     }
     run.store.append("timing.jsonl", [timing])
     run.emit(describe_step(metrics, timing, progress=progress))
