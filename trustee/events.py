@@ -7,7 +7,7 @@ None because it does not apply is left out if None is its default.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,10 +39,21 @@ class StageMoved(Record, frozen=True, tag_field="event", tag="moved"):
     """Estimated time to the end of the stage; None before the first is done."""
 
 
-class Note(Record, frozen=True, tag_field="event", tag="note"):
+class Note(Record, frozen=True, tag_field="event", tag="note", omit_defaults=True):
     """A message for the user."""
 
     text: str
+    about: Literal["", "gate", "engine"] = ""
+    """What a reader may want to find again: a gate's answer, or something about the engine."""
+
+
+class Ended(Record, frozen=True, tag_field="event", tag="ended", omit_defaults=True):
+    """A job ended; recorded, not shown."""
+
+    code: int
+    """Exit code of the process."""
+    text: str = ""
+    """What was said at the end, if anything went wrong."""
 
 
 class EpisodeBegun(Record, frozen=True, tag_field="event", tag="begin"):
@@ -171,6 +182,7 @@ Event = (
     Stage
     | StageMoved
     | Note
+    | Ended
     | EpisodeBegun
     | TaskWritten
     | EpisodePlayed

@@ -41,7 +41,20 @@ from trustee.types import GIB, Stop, Trajectory
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "configs" / "tiny.toml")
 PYTHON = sys.executable
-COMMANDS = ("run", "eval", "plan", "config", "doctor", "build", "collect", "sft", "view", "tools")
+COMMANDS = (
+    "run",
+    "eval",
+    "plan",
+    "config",
+    "doctor",
+    "build",
+    "collect",
+    "sft",
+    "view",
+    "ui",
+    "export",
+    "tools",
+)
 
 
 @pytest.fixture

@@ -72,9 +72,9 @@ def test_loading_counts_what_was_taken_in(tmp_path: Path) -> None:
     counters = Counters()
     tensors = count_loading([("a", torch.zeros(10)), ("b", torch.zeros(5))], tmp_path, counters)
     next(tensors)
-    assert (0, 100) == counters.read()[-2:]
+    assert (0, 100) == counters.read()[Counter.LOADED : Counter.PEAK]
     assert 1 == len(list(tensors))
-    assert (60, 100) == counters.read()[-2:]
+    assert (60, 100) == counters.read()[Counter.LOADED : Counter.PEAK]
 
 
 def test_a_file_that_is_gone_is_not_looked_for(

@@ -21,6 +21,14 @@ class Sampling(Record, frozen=True):
 
     max_tokens: int
     temperature: float = 1.0
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability are sampled."""
+    top_k: int = 0
+    """Only this many of the likeliest tokens are sampled; 0: all."""
+    penalty: float = 0.0
+    """Taken from a token's logit for each time that this request has sampled it before."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the completion besides the model's own, such as the end of a thought."""
     seed: int | None = None
     """Seed; the same seed, prompt and weights give the same ids."""
     schema: str | None = None
@@ -47,6 +55,8 @@ class EngineProgress(Record, frozen=True):
     """Bytes of weights that were loaded."""
     to_load: int = 0
     """Bytes of weights that there are to load; 0 until it is known."""
+    peak: int = 0
+    """Most bytes of memory that were in use after a micro-batch; 0 before the first."""
 
 
 def find_broken_logprob(completion: Completion) -> str:

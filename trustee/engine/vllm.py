@@ -43,6 +43,8 @@ from trustee.trainer.counters import Counters, create_counters
 from trustee.types import Adapter, Completion, Record
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
+
     from trustee.trainer.quantised_cache import BaseCache
 
 log = structlog.get_logger()
@@ -301,8 +303,7 @@ class VllmEngine(RemoteTrainer):
         if failure is not None:
             raise RunError(f"trainer.{what} failed in the engine's process: {failure}") from failure
         if not answers:
-            text = f"the engine died during trainer.{what}; its last output is in engine.log"
-            raise EngineDied(text) from death
+            raise EngineDied(f"the engine died during trainer.{what}; see engine.log") from death
         return answers[0]
 
     async def generate(
@@ -317,27 +318,16 @@ class VllmEngine(RemoteTrainer):
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
                 f"of {self.context} (engine.context)"
             )
-        if adapter is not None and adapter.version not in self._known:
-            raise EngineError(f"{adapter.name} is not published")
-        params = self._params(
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            output_kind=self._final,
-            detokenize=False,
-            structured_outputs=(
-                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
-            ),
-        )
         lora = None
         if adapter is not None:
+            if adapter.version not in self._known:
+                raise EngineError(f"{adapter.name} is not published")
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
         final, arrived = None, time.monotonic()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
-                params,
+                self._params_of(sampling),
                 request_id,
                 lora_request=lora,
                 priority=sampling.priority,
@@ -352,9 +342,8 @@ class VllmEngine(RemoteTrainer):
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
         if self._observer is not None:
-            self._observer(
-                read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
-            )
+            timing = read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
+            self._observer(timing)
         return Completion(
             ids=tuple(choice.token_ids),
             logprobs=tuple(
@@ -364,6 +353,24 @@ class VllmEngine(RemoteTrainer):
             stop=choice.finish_reason,
             version=0 if adapter is None else adapter.version,
             cached=final.num_cached_tokens or 0,
+        )
+
+    def _params_of(self, sampling: Sampling) -> SamplingParams:
+        """Return the sampling settings in the engine's words."""
+        return self._params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            frequency_penalty=sampling.penalty,
+            stop_token_ids=list(sampling.stop_ids),
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=self._final,
+            detokenize=False,
+            structured_outputs=(
+                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
+            ),
         )
 
     async def publish(self, adapter: Adapter) -> None:

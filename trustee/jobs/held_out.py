@@ -167,7 +167,7 @@ async def judge_the_judge(
     if verdicts is None:
         return
     text = f"judge against the truth {label}: {verdicts.agreement:.1%} agree, {verdicts.count()}"
-    run.emit(Note(text=text))
+    run.emit(Note(text=text, about="gate"))
     if label == "before":
         check_agreement(verdicts, config=config.gates)
 

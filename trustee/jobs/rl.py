@@ -192,7 +192,8 @@ async def show_canaries(config: Config, run: Run) -> None:
             config.env, run.simulator, config=config.gates, done=meter.count
         )
     if verdicts is not None:
-        run.emit(Note(text=f"judge on episodes of known verdict: {verdicts.count()}"))
+        text = f"judge on episodes of known verdict: {verdicts.count()}"
+        run.emit(Note(text=text, about="gate"))
 
 
 async def run_stages(

@@ -37,6 +37,8 @@ class Counter(IntEnum):
     """Bytes of weights that were read, and quantised where they are."""
     TO_LOAD = auto()
     """Bytes of weights that there are to read."""
+    PEAK = auto()
+    """Most bytes of memory that were in use after a micro-batch."""
 
 
 class Counters:
@@ -53,6 +55,10 @@ class Counters:
     def add(self, counter: Counter, count: int = 1) -> None:
         """Increase a counter."""
         self._values[counter] += count
+
+    def raise_to(self, counter: Counter, count: int) -> None:
+        """Set a counter to a count, unless it is larger already."""
+        self._values[counter] = max(self._values[counter], count)
 
     def read(self) -> tuple[int, ...]:
         """Return all values, in the order of `Counter`."""

@@ -90,6 +90,14 @@ class Heap:
         return True
 
 
+def count_used(device: torch.device) -> int:
+    """Return the bytes in use on a card, by all processes, or the resident memory of this one."""
+    if device.type != "cuda":
+        return count_resident()
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
 def count_resident() -> int:
     """Return the resident memory of this process in bytes; 0 if the system does not report it."""
     place = Path("/proc/self/statm")

@@ -38,7 +38,15 @@ from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint
 from trustee.trainer.activation_checkpointing import set_checkpointing
 from trustee.trainer.adapter_weights import describe_adapter, take_adapter, trained_tensors
 from trustee.trainer.base_hash import hash_frozen
-from trustee.trainer.memory import Heap, cap_memory, measure_held, ran_out, release_memory
+from trustee.trainer.counters import Counter, own_counters
+from trustee.trainer.memory import (
+    Heap,
+    cap_memory,
+    count_used,
+    measure_held,
+    ran_out,
+    release_memory,
+)
 from trustee.trainer.optimizer import (
     Tensors,
     count_scratch,
@@ -169,7 +177,9 @@ class Trainer:
     def accumulate(self, request: bytes) -> bytes:
         """Add one micro-batch's gradients."""
         micro = msgspec.msgpack.decode(request, type=MicroRequest)
-        return msgspec.msgpack.encode(self.gather(micro))
+        report = self.gather(micro)
+        own_counters().raise_to(Counter.PEAK, count_used(self.device))
+        return msgspec.msgpack.encode(report)
 
     def gather(self, micro: MicroRequest) -> MicroReport:
         """Add one micro-batch's gradients, if wanted; give the sums and counts of its loss.

@@ -15,7 +15,8 @@ from trustee.cli.commands import (
     run,
     sft,
     tools,
+    ui,
     view,
 )
 
-COMMANDS = (run, evaluate, export, plan, config, doctor, build, collect, sft, view, tools)
+COMMANDS = (run, evaluate, export, plan, config, doctor, build, collect, sft, view, ui, tools)

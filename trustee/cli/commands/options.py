@@ -23,8 +23,8 @@ Commands = Any
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: done, failed, bad input, interrupted and resumable."""
-NOISE = ("engine.log", "log.jsonl")
-"""Files that `divert_noise` writes."""
+NOISE = ("engine.log", "log.jsonl", "events.jsonl")
+"""Files that a job writes before it has begun anything."""
 
 
 def error_code(error: TrusteeError) -> int:
@@ -129,14 +129,25 @@ def show_events(
     from trustee.cli.capture import divert_noise
     from trustee.cli.interrupt import until_interrupted
     from trustee.cli.progress import ProgressDisplay
+    from trustee.runs.event_log import EventLog
 
     with divert_noise(folder) as screen:
-        with ProgressDisplay(screen.out, mode=choose_mode(options)) as progress:
+        with (
+            ProgressDisplay(screen.out, mode=choose_mode(options)) as progress,
+            EventLog(folder, progress.emit) as events,
+        ):
             try:
-                result: T = anyio.run(until_interrupted, lambda: job(progress.emit))
+                result: T = anyio.run(until_interrupted, lambda: job(events.emit))
+                events.end(DONE)
             except KeyboardInterrupt:
                 structlog.get_logger().warning("interrupted", again=again)
+                events.end(INTERRUPTED, f"interrupted; to continue, {again}")
                 raise KeyboardInterrupt(f"interrupted; to continue, {again}") from None
+            except (TrusteeError, BaseExceptionGroup) as error:
+                ours = single_error(error) if isinstance(error, BaseExceptionGroup) else error
+                if isinstance(ours, TrusteeError):
+                    events.end(error_code(ours), str(ours))
+                raise
         if options.json:
             say_json(show_json(result), to=screen.out)
         else:

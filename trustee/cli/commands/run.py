@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,19 +207,21 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
     from trustee.cli.progress import ProgressDisplay
     from trustee.jobs.assemble import prepare_model
     from trustee.jobs.stages import run_stages_of
+    from trustee.runs.event_log import EventLog
 
     prepare_model(config)
     mode = choose_mode(options)
     code, text = DONE, ""
-    with divert_noise(folder) as screen:
+    with divert_noise(folder) as screen, ExitStack() as recording:
         try:
             with ProgressDisplay(screen.out, mode=mode) as progress:
+                events = recording.enter_context(EventLog(folder, progress.emit))
                 outcome = anyio.run(
                     until_interrupted,
                     lambda: run_stages_of(
                         config,
                         folder,
-                        emit=progress.emit,
+                        emit=events.emit,
                         resume=options.resume is not None,
                         profile=options.profile,
                     ),
@@ -235,6 +238,7 @@ def train_here(options: argparse.Namespace, config: Config, folder: Path) -> int
             code, text = INTERRUPTED, f"interrupted; {next_text(folder, config)}"
         if code:
             structlog.get_logger().warning("ended", code=code, text=text)
+        events.end(code, text if code else "")
         if mode != "json" or code:
             print_text(text, to_errors=bool(code), screen=screen)
     return code
