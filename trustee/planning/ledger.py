@@ -24,6 +24,7 @@ from trustee.planning.activations import (
     count_layer,
 )
 from trustee.planning.budget import Budget
+from trustee.planning.graphs import count_graph_pool
 from trustee.planning.shapes import ModelShape
 from trustee.trainer.int4 import INT4_GROUP
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
@@ -36,8 +37,6 @@ VOCAB_PADDING = 64
 
 CONTEXT_BYTES = 600 * MIB
 """CUDA context, kernels and cuBLAS workspaces of one process."""
-GRAPH_BYTES = 12 * MIB
-"""One captured CUDA graph, its share of the common pool included; reported are 7 to 16 MiB."""
 WORKSPACE_BYTES = 8 * MIB
 """What cuBLAS keeps for each stream that it is called on."""
 STREAMS = 3
@@ -265,7 +264,9 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="CUDA graphs",
-        bytes=count_graph_pool(shape, budget),
+        bytes=count_graph_pool(
+            budget, opened=count_opened(shape, weights=budget.engine.weight_format, tiled=False)
+        ),
         when="always",
         exact=False,
         reason="none (engine.eager)" if budget.engine.eager else "decoding, captured by batch size",
@@ -362,27 +363,6 @@ def count_opened(shape: ModelShape, *, weights: WeightFormat, tiled: bool) -> in
     largest = max(rows * columns for rows, columns in shape.linears.values())
     opened = 2 * max(largest, 3 * shape.intermediate * shape.hidden if tiled else 0)
     return {"nf4": opened + 4 * largest // NF4_BLOCK, "int4": opened}.get(weights, 0)
-
-
-def count_graph_pool(shape: ModelShape, budget: Budget) -> int:
-    """Count the bytes of the captured graphs and of the largest weight opened in one.
-
-    A weight that NF4's kernels open while a graph is captured stays in the graphs' own pool, where
-    nothing else can use it.
-    """
-    if budget.engine.eager:
-        return 0
-    opened = (
-        count_opened(shape, weights="nf4", tiled=False)
-        if budget.engine.weight_format == "nf4"
-        else 0
-    )
-    return GRAPH_BYTES * count_graphs(budget.engine.max_sequences) + opened
-
-
-def count_graphs(sequences: int) -> int:
-    """Count the engine's graphs: of decoding, and in pieces of twice the tokens; all twice."""
-    return 2 * sum(3 + -(-min(most, 512) // 8) for most in (sequences, 2 * sequences))
 
 
 def count_engine_step(shape: ModelShape, budget: Budget) -> int:
