@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -31,8 +31,9 @@ from trustee.engine.vllm import VllmEngine
 from trustee.environments.micro.tasks import BY_NAME
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import RoleSampling, Simulator
+from trustee.environments.simulator import Asked, RoleSampling, Simulator
 from trustee.errors import ContextError, EngineError, RunError
+from trustee.rendering.thoughts import ThoughtMarks
 from trustee.types import (
     Adapter,
     Completion,
@@ -40,6 +41,7 @@ from trustee.types import (
     Role,
     Stop,
     Task,
+    Tool,
     ToolCall,
     Turn,
 )
@@ -201,6 +203,50 @@ async def test_a_grammar_gives_json_as_models_write_it(bench: Bench) -> None:
     text = bench.renderer.decode([i for i in said.ids if i not in bench.renderer.stop_ids])
     assert json.dumps(json.loads(text)) == text
     assert "root" in json_grammar(json.dumps(schema))
+
+
+class ThinkingRenderer:
+    """The built-in model's renderer, as if one of its ordinary ids ended a thought."""
+
+    def __init__(self, bench: Bench, *, end: int) -> None:
+        self._renderer = bench.renderer
+        self.thought_marks = ThoughtMarks(opening=(), end=end, after=())
+
+    def with_thinking(self, thinking: bool) -> Self:
+        return self
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        return self._renderer.open(messages, tools)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self._renderer.stop_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._renderer.decode(ids)
+
+
+async def test_a_role_thinks_before_its_grammar(bench: Bench) -> None:
+    """The thought is what the model says freely up to its end, and the answer behind it is JSON."""
+    prompt = (Message(role="user", content="please set the lamp in hall to level 7"),)
+    free = await bench.sample(None, prompt=bench.renderer.open(prompt, ()), temperature=0.0)
+    at = next(at for at in range(3, len(free.ids)) if free.ids[at] not in free.ids[:at])
+    heard = list[Asked]()
+    simulator = Simulator(
+        bench.engine,
+        ThinkingRenderer(bench, end=free.ids[at]),
+        sampling_by_role={
+            Role.JUDGE: RoleSampling(temperature=0.0, max_tokens=64, thinking=True),
+        },
+        tries=1,
+        observer=heard.append,
+    )
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    answer = await simulator.ask(
+        Role.JUDGE, prompt, answer=dict[str, str], schema=json.dumps(schema), seed=1
+    )
+    assert answer["a"] in {"x", "y"}
+    assert [bench.renderer.decode(free.ids[:at])] == [asked.thought for asked in heard]
 
 
 async def ask_long(bench: Bench, prompt: Sequence[int]) -> None:
