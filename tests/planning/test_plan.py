@@ -422,7 +422,7 @@ def test_text_is_a_sorted_table() -> None:
     lines = text.splitlines()
     assert fits
     assert lines[0] == (
-        "Qwen/Qwen3-8B fits RTX 4090: 22.39 of 23.50 GiB usable (24 GiB minus what driver and "
+        "Qwen/Qwen3-8B fits RTX 4090: 22.59 of 23.50 GiB usable (24 GiB minus what driver and "
         "desktop keep)"
     )
     sizes = [float(line[23:31]) for line in lines if line[32:35] == "GiB"]
@@ -438,7 +438,7 @@ def test_text_ends_with_the_command() -> None:
     text, fits = run("learn.activation_checkpointing=recompute", vram=24.0)
     lines = text.splitlines()
     assert not fits
-    assert lines[0].startswith("Qwen/Qwen3-8B does not fit RTX 3090: 26.86 of 23.50 GiB")
+    assert lines[0].startswith("Qwen/Qwen3-8B does not fit RTX 3090: 27.05 of 23.50 GiB")
     assert lines[-1] == (
         "  trustee run --set model.path=Qwen/Qwen3-8B --set learn.activation_checkpointing=offload"
     )
@@ -474,7 +474,7 @@ def test_card_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "read_card", lambda index: found)
     text, fits = run()
     assert fits
-    assert text.startswith("Qwen/Qwen3-8B fits RTX 4090 with 23.49 GiB: 22.39 of 22.99 GiB")
+    assert text.startswith("Qwen/Qwen3-8B fits RTX 4090 with 23.49 GiB: 22.59 of 22.99 GiB")
     assert "- found NVIDIA GeForce RTX 4090, 23.99 GiB, driver 580.1" in text
     assert "- other processes hold 0.50 GiB (7)" in text
 

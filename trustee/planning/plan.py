@@ -255,8 +255,8 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     adapter = 4 * shape.adapter_numel(budget.learn.rank)
     states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
-    if budget.engine.weight_format == "nf4":
-        model += base_bytes(shape, weights="nf4")
+    if budget.engine.weight_format in ("nf4", "int4"):
+        model += base_bytes(shape, weights=budget.engine.weight_format)
     kept = (config.watch.keep_adapters + 1) * adapter
     kept += config.run.keep_checkpoints * (adapter + states)
     episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES

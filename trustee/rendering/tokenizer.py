@@ -137,6 +137,15 @@ class FolderTokenizer:
         """Text of the chat template in use."""
         return self._template
 
+    @property
+    def named_marks(self) -> dict[str, str]:
+        """Marks that templates know by a name, such as `bos_token`."""
+        return {
+            name: str(mark)
+            for name, mark in self._tokenizer.special_tokens_map.items()
+            if isinstance(mark, str)
+        }
+
     def encode(self, text: str) -> list[int]:
         """Encode `text` without adding anything; marks become their ids.
 
