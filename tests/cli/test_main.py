@@ -51,6 +51,7 @@ COMMANDS = (
     "sft",
     "view",
     "ui",
+    "report",
     "export",
     "tools",
 )

@@ -12,6 +12,7 @@ from trustee.cli.commands import (
     evaluate,
     export,
     plan,
+    report,
     run,
     sft,
     tools,
@@ -19,4 +20,18 @@ from trustee.cli.commands import (
     view,
 )
 
-COMMANDS = (run, evaluate, export, plan, config, doctor, build, collect, sft, view, ui, tools)
+COMMANDS = (
+    run,
+    evaluate,
+    export,
+    plan,
+    config,
+    doctor,
+    build,
+    collect,
+    sft,
+    view,
+    ui,
+    report,
+    tools,
+)

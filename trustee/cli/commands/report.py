@@ -28,7 +28,7 @@ def report_command(options: argparse.Namespace) -> int:
 
     from trustee.pages.report.findings import find_out
     from trustee.pages.report.page import write_report
-    from trustee.runs.files import write_new
+    from trustee.runs.files import write_file
 
     out: Path = options.out
     if out.exists():
@@ -36,6 +36,9 @@ def report_command(options: argparse.Namespace) -> int:
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
     data = write_report([find_out(run) for run in options.runs], now=time.time())
-    write_new(out, data)
+    try:
+        write_file(out, data)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
     say(f"{out}  {len(data) / 1e6:.2f} MB; it opens in any browser, without a network")
     return DONE

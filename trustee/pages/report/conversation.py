@@ -89,7 +89,9 @@ def _show_reasons(played: dict[str, Any], letters: int) -> Iterator[Markup]:
         yield element(
             "p",
             [
-                element("span", f"{'✓' if holds else '✗'} {name} ", class_="good" if holds else "bad")
+                element(
+                    "span", f"{'✓' if holds else '✗'} {name} ", class_="good" if holds else "bad"
+                )
                 for name, holds in criteria.items()
             ],
         )

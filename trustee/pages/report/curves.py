@@ -42,11 +42,19 @@ def draw_curves(run: Findings) -> Iterator[Markup | None]:
         "completion_tokens": "Tokens per episode",
     }
     yield draw_lines(
-        "Reward", [Line("reward", points_of(steps, "reward"))], show=lambda v: f"{v:+.2f}", marks=marks
+        "Reward",
+        [Line("reward", points_of(steps, "reward"))],
+        show=lambda v: f"{v:+.2f}",
+        marks=marks,
     )
     mixed = [(x, 1 - y) for x, y in points_of(steps, "frac_reward_zero_std")]
     yield draw_lines(
-        "Mixed groups", [Line("share", mixed)], show=lambda v: f"{v:.0%}", low=0, high=1, marks=marks
+        "Mixed groups",
+        [Line("share", mixed)],
+        show=lambda v: f"{v:.0%}",
+        low=0,
+        high=1,
+        marks=marks,
     )
     limit = config.get("watch.clip_ratio")
     yield draw_lines(

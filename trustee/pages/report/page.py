@@ -11,8 +11,8 @@ from importlib.resources import files
 from trustee import __version__
 from trustee.errors import InputError
 from trustee.pages.report.conversation import show_difference
-from trustee.pages.report.document import Markup, element, style
 from trustee.pages.report.curves import PARTS, draw_curves
+from trustee.pages.report.document import Markup, element, style
 from trustee.pages.report.findings import Findings, config_of, hash_config
 from trustee.pages.report.verdict import NAMES, compare, judge, show_value
 
@@ -69,7 +69,11 @@ def _write(runs: Sequence[Findings], *, now: float, letters: int) -> bytes:
             element("p", f"trustee {__version__} · report of {day}", class_="quiet"),
             element("h1", title),
         ),
-        element("main", compare(runs) if len(runs) > 1 else None, [show_run(r, letters) for r in runs]),
+        element(
+            "main",
+            compare(runs) if len(runs) > 1 else None,
+            [show_run(run, letters, is_alone=len(runs) == 1) for run in runs],
+        ),
         element(
             "footer",
             "Made from the files of the run alone, which are hashed below each run. "
@@ -81,13 +85,20 @@ def _write(runs: Sequence[Findings], *, now: float, letters: int) -> bytes:
     return f"<!doctype html>\n{page.html}\n".encode()
 
 
-def show_run(run: Findings, letters: int) -> Markup:
-    """Return the part of a report that is about one run."""
+def show_run(run: Findings, letters: int, *, is_alone: bool) -> Markup:
+    """Return the part of a report that is about one run; alone, the title has its name."""
     return element(
         "article",
-        element("section", element("h2", run.name), describe_training(run), judge(run)),
+        element(
+            "section",
+            None if is_alone else element("h2", run.name),
+            describe_training(run),
+            judge(run),
+        ),
         show_problems(run),
-        element("section", element("h3", "Curves"), element("div", draw_curves(run), class_="charts"))
+        element(
+            "section", element("h3", "Curves"), element("div", draw_curves(run), class_="charts")
+        )
         if run.steps
         else None,
         [show_differences(run, letters=letters, kind=kind) for kind in ("better", "worse")],
@@ -104,7 +115,7 @@ def describe_training(run: Findings) -> Markup:
     weights = config.get("engine.quantisation") or config.get("engine.weights")
     parts = [
         f"A LoRA on {standing.model or 'an unnamed model'}",
-        f" ({weights})" if weights else "",
+        f" ({weights})" if weights not in (None, "auto") else "",
         f", trained for {costs.steps} of {standing.steps or costs.steps} steps",
         f" on {costs.episodes:,} episodes" if costs.episodes else "",
         f" in the world “{standing.world}”" if standing.world else "",
@@ -170,14 +181,21 @@ def show_settings(run: Findings) -> Markup:
     """Return settings, versions and hashes, folded on the screen."""
     config = [(key, show_value(value)) for key, value in config_of(run).items()]
     versions = [(key, str(value)) for key, value in (run.record.get("versions") or {}).items()]
-    versions.append(("platform", str(run.record.get("platform", "–"))))
+    versions.append(("platform", str(run.record.get("platform", "-"))))
     hashes = [("settings", hash_config(run)), *run.hashes.items()]
     hashes += [(f"prompt {k}", str(v)) for k, v in (run.record.get("prompts") or {}).items()]
     folded = [("Config", config), ("Versions", versions), ("Hashes, SHA-256", hashes)]
     return element(
         "section",
         element("h3", "How to check it"),
-        element("p", "With the run folder, ", element("code", "trustee eval RUN"), " plays the same held-out tasks again, by the base and by the adapter; ", element("code", "sha256sum"), " tells whether its files are the ones that are hashed here."),
+        element(
+            "p",
+            "With the run folder, ",
+            element("code", "trustee eval RUN"),
+            " plays the same held-out tasks again, by the base and by the adapter; ",
+            element("code", "sha256sum"),
+            " tells whether its files are the ones that are hashed here.",
+        ),
         [
             element("details", element("summary", f"{title} ({len(rows)})"), show_table(rows))
             for title, rows in folded
@@ -195,7 +213,7 @@ def show_table(rows: Sequence[tuple[str, str]]) -> Markup:
 def show_seconds(seconds: float | None) -> str:
     """Return a duration in its two largest units."""
     if seconds is None:
-        return "–"
+        return "-"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds) // 60

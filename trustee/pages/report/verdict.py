@@ -37,7 +37,9 @@ def judge(run: Findings) -> Markup:
         draw_bars(bars, show=lambda value: f"{value:.1%}"),
     ]
     if run.pairing is None:
-        shown.append(element("p", "There is no second policy on the same tasks to hold it against."))
+        shown.append(
+            element("p", "There is no second policy on the same tasks to hold it against.")
+        )
     else:
         shown += [draw_gain(run.pairing), element("p", conclude(run.pairing), class_="verdict")]
     return element("div", shown)
@@ -84,7 +86,7 @@ def compare(runs: Sequence[Findings]) -> Markup:
     for run in runs[1:]:
         pairing = pair(first, run.success)
         success.append(
-            draw_gain(pairing, f"{run.name} − {runs[0].name}")
+            draw_gain(pairing, f"{run.name} against {runs[0].name}")
             if pairing
             else element("p", f"{run.name} and {runs[0].name} share no held-out task.")
         )
@@ -104,10 +106,7 @@ def compare(runs: Sequence[Findings]) -> Markup:
             element("h3", "Reward"),
             draw_lines(
                 "Reward by step",
-                [
-                    Line(run.name, points_of(run.steps, "reward"), at)
-                    for at, run in enumerate(runs)
-                ],
+                [Line(run.name, points_of(run.steps, "reward"), at) for at, run in enumerate(runs)],
                 show=lambda value: f"{value:+.2f}",
             ),
         ),
@@ -121,7 +120,7 @@ def compare(runs: Sequence[Findings]) -> Markup:
                     element(
                         "tr",
                         element("th", key),
-                        [element("td", show_value(table.get(key, "–"))) for table in tables],
+                        [element("td", show_value(table.get(key, "-"))) for table in tables],
                     )
                     for key in differ
                 ],
