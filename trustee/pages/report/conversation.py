@@ -90,7 +90,9 @@ def _show_reasons(played: dict[str, Any], letters: int) -> Iterator[Markup]:
             "p",
             [
                 element(
-                    "span", f"{'✓' if holds else '✗'} {name} ", class_="good" if holds else "bad"
+                    "span",
+                    f"{'✓' if holds else '✗'} {cut(str(name), 140)} ",
+                    class_="good" if holds else "bad",
                 )
                 for name, holds in criteria.items()
             ],
@@ -108,13 +110,13 @@ def show_message(message: dict[str, Any], letters: int) -> Markup:
     calls = _tables(message.get("calls"))[:MOST_CALLS]
     return element(
         "div",
-        element("span", role, class_="who"),
+        element("span", cut(role, 40), class_="who"),
         element("p", cut(str(thinking), letters), class_="text thinking") if thinking else None,
         element("p", cut(str(content), letters), class_="text") if content or not calls else None,
         [
             element(
                 "p",
-                element("b", str(call.get("name", "a call that cannot be read"))),
+                element("b", cut(str(call.get("name", "a call that cannot be read")), 140)),
                 " ",
                 element("code", cut(_plain(call.get("arguments", call.get("text", ""))), letters)),
                 class_="call",

@@ -121,7 +121,7 @@ def describe_training(run: Findings) -> Markup:
         f" in the world “{standing.world}”" if standing.world else "",
         f", in {show_seconds(costs.seconds)}" if costs.seconds else "",
         f". The run is {standing.state}",
-        f": {standing.why}" if standing.why else "",
+        f": {show_value(standing.why)}" if standing.why else "",
         ".",
     ]
     return element("p", "".join(parts))
@@ -160,7 +160,7 @@ def show_marks(run: Findings) -> Markup:
         text = "Nothing was recorded: this run has no events.jsonl, or no gate spoke."
         return element("section", element("h3", "Gates and alarms"), element("p", text))
     rows = [
-        element("tr", element("th", MARKED[mark["kind"]]), element("td", str(mark["text"])))
+        element("tr", element("th", MARKED[mark["kind"]]), element("td", show_value(mark["text"])))
         for mark in said
     ]
     return element("section", element("h3", "Gates and alarms"), element("table", rows))
@@ -180,10 +180,12 @@ def show_costs(run: Findings) -> Markup:
 def show_settings(run: Findings) -> Markup:
     """Return settings, versions and hashes, folded on the screen."""
     config = [(key, show_value(value)) for key, value in config_of(run).items()]
-    versions = [(key, str(value)) for key, value in (run.record.get("versions") or {}).items()]
-    versions.append(("platform", str(run.record.get("platform", "-"))))
+    versions = [
+        (key, show_value(value)) for key, value in (run.record.get("versions") or {}).items()
+    ]
+    versions.append(("platform", show_value(run.record.get("platform", "-"))))
     hashes = [("settings", hash_config(run)), *run.hashes.items()]
-    hashes += [(f"prompt {k}", str(v)) for k, v in (run.record.get("prompts") or {}).items()]
+    hashes += [(f"prompt {k}", show_value(v)) for k, v in (run.record.get("prompts") or {}).items()]
     folded = [("Config", config), ("Versions", versions), ("Hashes, SHA-256", hashes)]
     return element(
         "section",
