@@ -34,7 +34,7 @@ from trustee.environments.micro.world import said_facts
 from trustee.evaluation.evaluate import share_of
 from trustee.runs.store import EpisodeLine, read_lines
 from trustee.types import Record, Task, Trajectory
-from verdict_rules import measure_rules
+from verdict_rules import measure_rules, reread
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny.toml"
@@ -266,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, help="folder that keeps the runs, and goes on")
     parser.add_argument("--only-read", action="store_true", help="summarise what is finished")
     parser.add_argument("--rejudge", type=Path, metavar="FOLDER", help="judge kept runs' episodes")
+    parser.add_argument(
+        "--stored", action="store_true", help="with --rejudge: use the verdicts that runs stored"
+    )
     parser.add_argument("--episodes", type=int, default=400, help="of each kind, to judge again")
     parser.add_argument("--json", action="store_true", help="one line")
     options = parser.parse_args(arguments)
@@ -276,10 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tasks=options.tasks,
     )
     if options.rejudge:
-        folders = [
-            f for found in find_finished(options.rejudge, sizes.seeds).values() for f in found
-        ]
-        line = anyio.run(measure_rules, CONFIG, folders, options.episodes)
+        finished = find_finished(options.rejudge, sizes.seeds)
+        if options.stored:
+            alone = [f for arm in ARMS if arm.endswith("/published") for f in finished[arm]]
+            line = {"bench": "verdict_rules", "stored": True, **reread(alone)}
+        else:
+            folders = [folder for found in finished.values() for folder in found]
+            line = anyio.run(measure_rules, CONFIG, folders, options.episodes)
     else:
         with tempfile.TemporaryDirectory() as scratch:
             keep = (options.keep or Path(scratch)).absolute()

@@ -28,6 +28,8 @@ import msgspec
 from trustee.config import Config, read_config
 from trustee.engine.vllm import VllmEngine
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.micro.tasks import judge_truly
+from trustee.environments.micro.world import goal_of, write_intent
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.at_once import AtOnce
 from trustee.environments.simulated.criteria import Criterion
@@ -40,12 +42,13 @@ from trustee.environments.simulator import Simulator
 from trustee.errors import SimulatorError
 from trustee.evaluation.evaluate import share_of
 from trustee.jobs.assemble import make_simulator, prepare_model, trainer_spec
-from trustee.runs.store import read_lines
+from trustee.runs.store import EpisodeLine, TaskLine, read_lines
 from trustee.types import Record, Stop, Task, Trajectory
 
 Rule = Literal["facts", "shown", "booleans", "scale"]
 RULES: tuple[Rule, ...] = ("facts", "shown", "booleans", "scale")
-Criteria = Mapping[Criterion, bool]
+NOBODY: Any = None
+"""No simulator, where none is asked."""
 
 
 class Judged(Record, frozen=True):
@@ -198,6 +201,67 @@ async def judge_twice(
     )
 
 
+def read_judged(folder: Path) -> Iterator[Judged]:
+    """Yield the training episodes of a run with `env.verdict = "published"`, as it has judged them.
+
+    No judge is asked again: the one who is shown the facts is taken to accept everything, so the
+    mistakes of `facts` are the most that it can make. The truth is that of the episode's own
+    messages and calls; tasks whose intent does not say their calls are left out.
+    """
+    rules = Simulated(prompts="tiny", verdict="published").judge_rules()
+    lines = read_lines(folder / "tasks.jsonl", TaskLine)
+    tasks = {line.task.id: line.task for line in lines if line.task is not None}
+    for line in read_lines(folder / "episodes.jsonl", EpisodeLine):
+        played, task = line.trajectory, tasks.get(line.trajectory.task_id)
+        if played.failure is not None or task is None:
+            continue
+        environment = SimulatedEnvironment(
+            task, Services(simulator=NOBODY, rng=random.Random(0)), rules=rules
+        )
+        environment.recall(played.turns)
+        scene: Scene = environment._scene
+        hidden = scene.hidden
+        if write_intent([goal_of(call) for call in hidden.expected_calls]) != hidden.intent:
+            continue
+        facts = gather_facts(
+            scene.executed, hidden.expected_calls, malformed=scene.malformed, writes=scene.writes
+        )
+        truth = judge_truly(task.messages, played.turns, scene.executed, facts)
+        heard = leave_out_unheard(played.turns, played.stop)
+        said = played.outcome.criteria
+        yield Judged(
+            truth=true_reward(
+                {c.value: holds for c, holds in truth.criteria.items()},
+                hidden.criteria,
+                success=truth.criteria[Criterion.FULFILLED] and played.stop is Stop.DONE,
+            ),
+            facts=facts,
+            called=any(turn.message.calls for turn in heard),
+            cut=played.stop in (Stop.TOKENS, Stop.CONTEXT),
+            shown=dict.fromkeys(hidden.criteria, True),
+            alone={c: said.get(c.value, False) for c in hidden.criteria},
+        )
+
+
+def reread(folders: Sequence[Path]) -> dict[str, Any]:
+    """Return the result line of `read_judged` over runs."""
+    return {
+        "runs": len(folders),
+        **count_mistakes([j for folder in folders for j in read_judged(folder)]),
+    }
+
+
+def count_mistakes(found: Sequence[Judged]) -> dict[str, Any]:
+    """Return how many episodes of each kind there are, and every rule's mistakes."""
+    return {
+        "episodes": len(found),
+        "truth": {f"{value}": sum(j.truth == value for j in found) for value in (-1, 0, 1)},
+        "with_bad_calls": sum(j.facts.malformed > 0 for j in found),
+        "without_calls": sum(not j.called for j in found),
+        "rules": tabulate(found),
+    }
+
+
 async def measure_rules(config_path: Path, folders: Sequence[Path], count: int) -> dict[str, Any]:
     """Judge stored episodes again, with one to five criteria in turn; return the result line."""
     config: Config = read_config(config_path, [])
@@ -219,10 +283,6 @@ async def measure_rules(config_path: Path, folders: Sequence[Path], count: int) 
     return {
         "bench": "verdict_rules",
         "runs": len(folders),
-        "episodes": len(known),
         "unusable": len(known) - len(found),
-        "truth": {f"{value}": sum(j.truth == value for j in found) for value in (-1, 0, 1)},
-        "with_bad_calls": sum(j.facts.malformed > 0 for j in found),
-        "without_calls": sum(not j.called for j in found),
-        "rules": tabulate(found),
+        **count_mistakes(found),
     }

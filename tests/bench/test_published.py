@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 
 from trustee.config import read_config
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.micro.tasks import draw_aspects, plan_task, sample_tools
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.criteria import Criterion
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulated.facts import Facts
+from trustee.tiny.lessons import CARELESS, FAULTLESS, Habits, ScriptedEpisode
 from trustee.types import (
     Completion,
     ExpectedCall,
@@ -288,3 +291,56 @@ def test_true_reward_is_our_scale(bench: Any) -> None:
     assert reward(criteria, [F], success=True) == 1
     assert reward(criteria, [F, R], success=True) == 0
     assert reward(criteria, [F], success=False) == -1
+
+
+def play_script(seed: int, habits: Habits) -> ScriptedEpisode:
+    """Play an episode of the micro-world by script."""
+    rng = random.Random(seed)
+    aspects = draw_aspects(rng)
+    plan = plan_task(rng, sample_tools(rng, max(2, aspects.tools)), aspects)
+    episode = ScriptedEpisode(rng, plan, habits=habits)
+    episode.play()
+    return episode
+
+
+def test_stored_verdicts_meet_the_truth_of_their_own_episodes(bench: Any, tmp_path: Path) -> None:
+    """A judge that accepted everything is found out by the episodes that it judged."""
+    rules = bench("verdict_rules")
+    episodes = [play_script(seed, CARELESS if seed % 2 else FAULTLESS) for seed in range(40)]
+    tasks, lines = [], []
+    for number, one in enumerate(episodes):
+        hidden = {
+            "intent": one.intent if number else "something else",
+            "persona": "expert",
+            "expected_calls": [goal.call for goal in one.plan.goals],
+            "criteria": ["fulfilled"],
+        }
+        task = Task(
+            id=f"task-{number}",
+            messages=one.opening,
+            tools=one.plan.tools,
+            difficulty=1,
+            hidden=msgspec.to_builtins(hidden),
+        )
+        tasks.append({"group": number, "version": 0, "task": task})
+        played = Trajectory(
+            id=f"{number}/0",
+            task_id=task.id,
+            turns=tuple(one.turns),
+            stop=Stop.DONE,
+            rewards={"verdict": 1.0},
+            outcome=Outcome(criteria={"fulfilled": True}, asked_judge=True),
+        )
+        lines.append({"group": number, "member": 0, "trajectory": played})
+    write_lines(tmp_path / "tasks.jsonl", tasks)
+    write_lines(tmp_path / "episodes.jsonl", lines)
+    found = list(rules.read_judged(tmp_path))
+    # The first task's intent does not say its calls, so nobody knows its truth.
+    assert len(found) == 39
+    assert all(one.truth == 1 for one in found[1::2])
+    assert {one.truth for one in found} == {-1, 1}
+    line = rules.reread([tmp_path])
+    assert line["truth"]["-1"] + line["truth"]["1"] == line["episodes"] == 39
+    shares = [line["rules"][f"{rule}, recovery"]["false_accepts"][0] for rule in rules.RULES]
+    assert shares[1] == 1.0
+    assert shares[0] < 1.0
