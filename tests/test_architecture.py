@@ -49,7 +49,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 28
+MOST_ENTRIES = 29
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60

@@ -51,6 +51,8 @@ COMMANDS = (
     "sft",
     "view",
     "ui",
+    "runs",
+    "init",
     "report",
     "export",
     "tools",

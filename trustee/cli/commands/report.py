@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trustee.cli.commands.options import DONE, Commands
+from trustee.cli.commands.options import DONE, Commands, find_run
 from trustee.cli.terminal import say
 from trustee.errors import InputError
 
@@ -15,7 +15,7 @@ def add(commands: Commands) -> None:
     report = commands.add_parser(
         "report", help="write one HTML file that shows what runs did, and whether they helped"
     )
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, or latest")
     report.add_argument(
         "--out", type=Path, required=True, metavar="FILE.html", help="file to write; must not exist"
     )
@@ -35,7 +35,7 @@ def report_command(options: argparse.Namespace) -> int:
         raise InputError(f"--out {out} is there already; name a new file, or remove it")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
-    data = write_report([find_out(run) for run in options.runs], now=time.time())
+    data = write_report([find_out(find_run(run)) for run in options.runs], now=time.time())
     try:
         write_file(out, data)
     except OSError as error:
