@@ -23,7 +23,9 @@ from trustee.cli.commands import (
 )
 
 COMMANDS = (
+    init,
     run,
+    runs,
     evaluate,
     export,
     plan,
