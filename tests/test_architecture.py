@@ -251,6 +251,8 @@ DECODE_THEMSELVES = {
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",
     "environments.prompts": "the package's own files",
     "pages.server": "the package's own files",
+    "pages.report.page": "the package's own file",
+    "cli.commands.init": "the package's own files",
     "planning.machine": "the kernel's figures",
     "trainer.memory": "the kernel's figures",
 }

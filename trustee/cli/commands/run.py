@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
 
-from trustee.cli.terminal import barred, complain, say
+from trustee.cli.terminal import barred, complain, say, say_json
 
 
 def add(commands: Commands) -> None:
@@ -139,20 +138,21 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def say_plan(options: argparse.Namespace, config: Config, folder: Path) -> None:
-    """Say what will happen and how long it may take, unless JSON was asked for."""
-    if options.json and not options.dry_run:
-        return
+    """Say what will happen and how long it may take."""
     run, rollout = config.run, config.rollout
     episodes = rollout.groups_per_step * rollout.group_size
     length = f"{run.steps} steps" + (f" or {run.minutes:g} minutes" if run.minutes else "")
     tested = f"; {config.eval.tasks} held-out tasks before and after" if config.eval.tasks else ""
     lasting = "" if run.minutes else "; no time limit (--minutes sets one)"
     would = "would train" if options.dry_run else "trains"
-    say(
+    text = (
         f"{would} {config.model.path} for {length} of {episodes} episodes{tested}{lasting}; "
-        f"folder {folder}",
-        to=sys.stderr if options.json else None,
+        f"folder {folder}"
     )
+    if options.json:
+        say_json(json.dumps({"event": "note", "text": text}).encode())
+    else:
+        say(text)
 
 
 def refuse_taken(folder: Path) -> None:

@@ -73,6 +73,11 @@ def draw_curves(run: Findings) -> Iterator[Markup | None]:
             low=0,
             marks=marks,
         )
+    yield from _draw_work(steps)
+
+
+def _draw_work(steps: Sequence[Row]) -> Iterator[Markup | None]:
+    """Yield the charts of speed and time."""
     roles = sorted({role for step in steps for role in step.get("rates") or ()})
     yield draw_lines(
         "Tokens per second, by role",

@@ -66,6 +66,81 @@ def round_numbers(low: float, high: float, wanted: int) -> list[float]:
     return [n * step for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+class Frame(NamedTuple):
+    """The bounds of a chart, and where a value lies in it."""
+
+    first: float
+    last: float
+    least: float
+    most: float
+
+    @classmethod
+    def around(
+        cls, lines: Sequence[Line], *, low: float | None, high: float | None, limit: float | None
+    ) -> Frame:
+        """Return a frame that holds all points, and the limit where it is near."""
+        xs = [x for line in lines for x, _ in line.points]
+        ys = [y for line in lines for _, y in line.points]
+        least, most = min(ys) if low is None else low, max(ys) if high is None else max(high, *ys)
+        if limit is not None and limit <= 3 * most:
+            most = max(most, 1.1 * limit)
+        if most - least < 1e-9:
+            least, most = (least if low is not None else least - 1), most + 1
+        pad = 0.06 * (most - least)
+        return cls(
+            first=min(xs),
+            last=max(xs) if max(xs) > min(xs) else min(xs) + 1,
+            least=least if low is not None else least - pad,
+            most=most if high else most + pad,
+        )
+
+    def x_of(self, value: float) -> float:
+        """Return the place of a step."""
+        share = (value - self.first) / (self.last - self.first)
+        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+    def y_of(self, value: float) -> float:
+        """Return the place of a value."""
+        share = (value - self.least) / (self.most - self.least)
+        return round(TOP + (1 - share) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def draw_axes(self, show: Callable[[float], str]) -> Iterator[Markup]:
+        """Yield the grid and the numbers beside it."""
+        for at in round_numbers(self.least, self.most, 4):
+            y = self.y_of(at)
+            yield element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
+            yield element("text", show(at), class_="axis", x=LEFT - 5, y=y + 3.5, text_anchor="end")
+        for at in round_numbers(self.first, self.last, 4):
+            if at == int(at):
+                x, y = self.x_of(at), HEIGHT - 5
+                yield element("text", f"{at:.0f}", class_="axis", x=x, y=y, text_anchor="middle")
+
+    def draw_marks(self, marks: Sequence[Mark], *, limit: float | None) -> Iterator[Markup]:
+        """Yield the limit and what happened."""
+        if limit is not None and self.least <= limit <= self.most:
+            y = self.y_of(limit)
+            yield element("line", class_="limit", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
+        for mark in marks:
+            if self.first <= mark.x <= self.last:
+                x, told, kind = self.x_of(mark.x), element("title", mark.text), f"mark {mark.kind}"
+                yield element("line", told, class_=kind, x1=x, x2=x, y1=4, y2=HEIGHT - BOTTOM)
+                yield element("circle", told, class_=kind, cx=x, cy=5, r=3.5)
+
+    def draw_line(self, line: Line) -> Iterator[Markup]:
+        """Yield a line, with dots where it has few points."""
+        colour = f"c{line.colour % 8}"
+        path = "".join(
+            f"{'L' if at else 'M'}{self.x_of(x)} {self.y_of(y)}"
+            for at, (x, y) in enumerate(line.points)
+        )
+        yield element("path", class_=f"line {colour}", d=path)
+        if len(line.points) < 13:
+            for x, y in line.points:
+                yield element(
+                    "circle", class_=f"dot {colour}", cx=self.x_of(x), cy=self.y_of(y), r=2
+                )
+
+
 def draw_lines(
     title: str,
     lines: Sequence[Line],
@@ -94,51 +169,10 @@ def draw_lines(
     known = [line for line in known if line.points]
     if not known:
         return None
-    xs = [x for line in known for x, _ in line.points]
-    ys = [y for line in known for _, y in line.points]
-    least, most = min(ys) if low is None else low, max(ys) if high is None else max(high, *ys)
-    if limit is not None and limit <= 3 * most:
-        most = max(most, 1.1 * limit)
-    if most - least < 1e-9:
-        least, most = (least if low is not None else least - 1), most + 1
-    pad = 0.06 * (most - least)
-    least, most = (least if low is not None else least - pad), (most if high else most + pad)
-    first, last = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-
-    def x_of(value: float) -> float:
-        return round(LEFT + (value - first) / (last - first) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y_of(value: float) -> float:
-        return round(TOP + (1 - (value - least) / (most - least)) * (HEIGHT - TOP - BOTTOM), 1)
-
-    shapes: list[Markup] = []
-    for at in round_numbers(least, most, 4):
-        y = y_of(at)
-        shapes.append(element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-        shapes.append(
-            element("text", show(at), class_="axis", x=LEFT - 5, y=y + 3.5, text_anchor="end")
-        )
-    for at in round_numbers(first, last, 4):
-        if at == int(at):
-            x = x_of(at)
-            shapes.append(
-                element("text", f"{at:.0f}", class_="axis", x=x, y=HEIGHT - 5, text_anchor="middle")
-            )
-    if limit is not None and least <= limit <= most:
-        y = y_of(limit)
-        shapes.append(element("line", class_="limit", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y))
-    for mark in marks:
-        if first <= mark.x <= last:
-            x = x_of(mark.x)
-            told = element("title", mark.text)
-            shapes.append(
-                element(
-                    "line", told, class_=f"mark {mark.kind}", x1=x, x2=x, y1=4, y2=HEIGHT - BOTTOM
-                )
-            )
-            shapes.append(element("circle", told, class_=f"mark {mark.kind}", cx=x, cy=5, r=3.5))
+    frame = Frame.around(known, low=low, high=high, limit=limit)
+    shapes = [*frame.draw_axes(show), *frame.draw_marks(marks, limit=limit)]
     for line in known:
-        shapes += _draw_line(line, x_of, y_of)
+        shapes += frame.draw_line(line)
     newest = show(known[0].points[-1][1]) if len(known) == 1 else ""
     legend = [
         element("span", element("i", class_=f"key c{line.colour % 8}"), line.name) for line in known
@@ -156,18 +190,6 @@ def draw_lines(
         element("div", legend, class_="legend") if len(known) > 1 else None,
         class_="chart",
     )
-
-
-def _draw_line(
-    line: Line, x_of: Callable[[float], float], y_of: Callable[[float], float]
-) -> Iterator[Markup]:
-    path = "".join(
-        f"{'L' if at else 'M'}{x_of(x)} {y_of(y)}" for at, (x, y) in enumerate(line.points)
-    )
-    yield element("path", class_=f"line c{line.colour % 8}", d=path)
-    if len(line.points) < 13:
-        for x, y in line.points:
-            yield element("circle", class_=f"dot c{line.colour % 8}", cx=x_of(x), cy=y_of(y), r=2)
 
 
 def _say(line: Line, show: Callable[[float], str]) -> str:
