@@ -9,7 +9,7 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 TOGETHER = {
-    "tests/engine/test_vllm.py": ("[bf16", "[nf4"),
+    "tests/engine/test_vllm.py": ("[bf16", "[nf4", "[int4"),
     "tests/jobs/test_sft.py": ("",),
     "tests/rendering/test_renderer.py": ("",),
     "tests/sandbox/test_hostile.py": ("",),

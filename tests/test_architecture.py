@@ -39,6 +39,8 @@ ONLY_VLLM = {
     "engine.vllm",
     "trainer.cpu_lora",
     "trainer.cpu_norm",
+    "trainer.int4_layers",
+    "trainer.online_linear",
     "trainer.packing",
     "trainer.shared_weights",
     "trainer.vllm_layers",
@@ -295,6 +297,7 @@ SPEAK_THEMSELVES = {
     "cli.terminal": "the one place",
     "cli.capture": "takes the streams away from libraries and gives them back",
     "tiny.build": "a tool for developers",
+    "evaluation.bfcl.child": "answers its parent through a pipe, and keeps tools' prints off it",
     "environments.executable.compile_source": "answers its parent through a pipe",
 }
 """Modules that touch the screen without `trustee.cli.terminal`, and why they may."""

@@ -27,6 +27,7 @@ KNOWN = [
     "toolmaster",
     "toolmaster-tiny",
     "trustee-paper",
+    "trustee-paper-lora",
 ]
 
 
@@ -47,6 +48,28 @@ def test_config_file_loads(path: Path) -> None:
 def test_configs_are_those_that_users_know() -> None:
     """The files that the tests above read are those that users are told about."""
     assert KNOWN == sorted(path.stem for path in CONFIGS)
+
+
+def test_paper_files_differ_in_the_rate_alone() -> None:
+    """The file for a LoRA has another learning rate than the authors', and nothing else."""
+    paper = read_config(ROOT / "configs" / "trustee-paper.toml")
+    lora = read_config(ROOT / "configs" / "trustee-paper-lora.toml")
+    assert (paper.learn.learning_rate, lora.learn.learning_rate) == (1e-6, 2e-5)
+    assert apply_changes(lora, ["learn.learning_rate=1e-6"]) == paper
+
+
+def test_paper_file_has_the_published_optimiser() -> None:
+    """What the authors' code has for the loss, AdamW and the order of steps stands in the file."""
+    config = read_config(ROOT / "configs" / "trustee-paper.toml")
+    loss, learn, rollout = config.learn.loss, config.learn, config.rollout
+    assert (loss.kind, loss.clip_low, loss.clip_high) == ("grpo", 0.2, 0.2)
+    assert (loss.dual_clip, loss.kl_coef) == (3.0, 0.001)
+    assert (learn.betas, learn.weight_decay, learn.optimizer) == ((0.9, 0.999), 0.01, "adamw")
+    assert (learn.warmup, learn.decay, learn.max_norm, learn.scale) == (0, 0, 1.0, "group")
+    assert (rollout.groups_per_step, rollout.group_size, config.run.steps) == (16, 8, 200)
+    assert (rollout.max_off_policy_steps, rollout.write_ahead, rollout.temperature) == (0, 0, 1.0)
+    assert rollout.limits.turns == 6
+    assert config.watch.clip_ratio == 1.0
 
 
 def test_changes_are_toml_or_else_text() -> None:
@@ -220,6 +243,10 @@ def test_change_below_a_value(check_error: ErrorCheck) -> None:
         ("engine.versions=1", ["engine.versions", "at least 2"]),
         ("learn.loss.dual_clip=1.1", ["learn.loss", "dual_clip", "clip_high", "1.28", "1.1"]),
         ("learn.loss.kind=dr_grpo", ["learn.loss", "dr_grpo", "completion_limit"]),
+        ("rollout.limits.response=95", ["rollout.limits", "tokens (96)", "response (95)"]),
+        ("rollout.limits.response=9999", ["rollout.limits.response (9999)", "engine.context"]),
+        ("learn.updates=9999", ["learn.updates (9999)", "rollout.groups_per_step x"]),
+        ("learn.keep_flat=true", ["learn.keep_flat", "learn.loss.kl_coef"]),
     ],
 )
 def test_contradiction(check_error: ErrorCheck, change: str, named: list[str]) -> None:

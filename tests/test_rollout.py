@@ -246,6 +246,44 @@ async def test_limit_of_context(spare: int) -> None:
     assert (len(played.turns), Stop.CONTEXT) == probe.scored
 
 
+REPLY = len(scripted_renderer().extend((STOP,), (Message(role="user", content="say 1"),)))
+"""Ids of the first reply of a probe, with the next prompt."""
+
+
+@pytest.mark.parametrize(
+    ("response", "turns", "replies"),
+    [
+        (4, 1, 0),  # "yes" and its stop id reach the limit: the message is the last
+        (4 + REPLY, 1, 1),  # the reply reaches it: what would follow is not sampled
+        (4 + REPLY + 1, 2, 1),  # one more id is sampled, and reaches it
+        (8 + REPLY, 2, 1),
+        (8 + REPLY + 1, 2, 2),
+        (8 + 2 * REPLY + 4, 3, 2),
+        (8 + 2 * REPLY + 5, 3, 3),
+    ],
+)
+async def test_response_ends_before_and_after_a_reply(
+    response: int, turns: int, replies: int
+) -> None:
+    """Ids after the prompt, replies included, end the episode where they reach the limit."""
+    probe = Probe()
+    limits = msgspec.structs.replace(ENOUGH, tokens=4, response=response)
+    played = await play(probe, limits=limits)
+    ended = Stop.DONE if replies == 3 else Stop.RESPONSE
+    assert (ended, None, turns) == (played.stop, played.failure, len(played.turns))
+    assert replies == probe.events.count("reply") == sum(bool(t.replies) for t in played.turns)
+    assert (turns, ended) == probe.scored
+    said = sum(len(turn.completion.ids) for turn in played.turns)
+    assert said + sum(len(turn.rendered_ids) for turn in played.turns[1:]) <= response
+
+
+async def test_message_limit_below_the_response_is_told_apart() -> None:
+    """A message that is cut at its own limit did not reach that of the response."""
+    limits = msgspec.structs.replace(ENOUGH, tokens=8, response=9)
+    played = await play(Probe(), engine=ScriptedEngine(lambda request: "x" * 50), limits=limits)
+    assert (Stop.TOKENS, 8) == (played.stop, len(played.turns[0].completion.ids))
+
+
 @pytest.mark.parametrize(("room", "stop"), [(7, Stop.CONTEXT), (8, Stop.TOKENS), (9, Stop.TOKENS)])
 async def test_shorter_limit_is_named(room: int, stop: Stop) -> None:
     """A cut message blames the context only where that left less than the message's limit."""

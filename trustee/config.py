@@ -83,7 +83,8 @@ class ModelConfig(Record, frozen=True):
     path: PathText
     """Hugging Face model folder or hub id; `tiny` is the model in the package."""
     thinking: bool = False
-    """Value of enable_thinking that the chat template receives."""
+    """Whether the policy thinks: the value of enable_thinking that its chat template receives. Each
+    role of the simulator has a key of its own."""
     template: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(TURN_ENDS)})] | None = None
     """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
     call_format: CallFormat | None = None
@@ -99,7 +100,8 @@ class SimulatorConfig(Record, frozen=True):
     judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
     builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
     tries: Annotated[int, Meta(ge=1)] = 3
-    """Number of tries for one answer before the episode counts as spoiled."""
+    """Number of tries for one answer before the episode counts as spoiled, where a role has no
+    number of its own."""
 
 
 class Config(Record, frozen=True):
@@ -220,6 +222,18 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
         raise InputError(
             f"{source}: rollout.limits.tokens ({config.rollout.limits.tokens}) must be below "
             f"engine.context ({config.engine.context})"
+        )
+    response = config.rollout.limits.response
+    if response is not None and response >= config.engine.context:
+        raise InputError(
+            f"{source}: rollout.limits.response ({response}) is never reached, because an episode "
+            f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
+        )
+    episodes = config.rollout.groups_per_step * config.rollout.group_size
+    if config.learn.updates > episodes:
+        raise InputError(
+            f"{source}: learn.updates ({config.learn.updates}) must be at most the {episodes} "
+            "episodes of a step (rollout.groups_per_step x rollout.group_size)"
         )
     if config.engine.versions < 2:
         raise InputError(f"{source}: engine.versions must be at least 2: one plays, one is new")

@@ -18,7 +18,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec
 from trustee.environments.scores import check_score
-from trustee.errors import EngineError, EpisodeError
+from trustee.errors import EngineError, EpisodeError, InputError
 from trustee.types import (
     Adapter,
     Call,
@@ -46,11 +46,26 @@ class Limits(Record, frozen=True):
     """Maximum number of policy messages."""
     tokens: Annotated[int, Meta(ge=1)] = 1024
     """Maximum number of ids in one policy message."""
+    response: Annotated[int, Meta(ge=1)] | None = None
+    """Number of ids after the first prompt, replies included, at which an episode ends; a message
+    or reply that reaches it is the last. `none`: the context is the only limit."""
     turn_seconds: Annotated[float, Meta(gt=0)] = 300
     """Maximum seconds of one turn, including the environment's reply."""
     seconds: Annotated[float, Meta(gt=0)] = 900
     """Maximum seconds of an episode, not counting training steps. A slower episode counts as failed
     and gets no reward, because slowness is not the policy's fault."""
+
+    def __post_init__(self) -> None:
+        """Refuse a limit of a message that the limit of the whole response makes idle.
+
+        Raises:
+            InputError: if a message may have more ids than the response.
+        """
+        if self.response is not None and self.response < self.tokens:
+            raise InputError(
+                f"tokens ({self.tokens}) is never reached, because response ({self.response}) ends "
+                "an episode before; lower the one or raise the other"
+            )
 
 
 class RolloutConfig(Record, frozen=True):
@@ -196,13 +211,13 @@ class EpisodePlayer:
         limits, renderer = self.limits, self.renderer
         opening = await environment.open()
         rendered = renderer.open(opening.messages, opening.tools)
-        length = 0
+        length, prompt = 0, len(rendered)
         while True:
             index = len(progress.turns)
             length += len(rendered)
-            room = self.context - length
+            room, bound = self._room(length, response=length - prompt)
             if room <= 0 or index == limits.turns:
-                progress.stop = Stop.CONTEXT if room <= 0 else Stop.TURNS
+                progress.stop = bound if room <= 0 else Stop.TURNS
                 break
             request = f"{trajectory_id}/{index}"
             with self.clock.limit(limits.turn_seconds) as deadline:
@@ -223,9 +238,10 @@ class EpisodePlayer:
                 message = renderer.parse(
                     completion.ids, call_prefix=f"{request}/", tools=opening.tools
                 )
-                if completion.stop == "length":
+                full = limits.response is not None and length - prompt >= limits.response
+                if completion.stop == "length" or full:
                     progress.turns.append(_turn(rendered, completion, message, ()))
-                    progress.stop = Stop.CONTEXT if room < limits.tokens else Stop.TOKENS
+                    progress.stop = bound if full or room < limits.tokens else Stop.TOKENS
                     break
                 progress.waits_for = f"the world's reply to turn {index}"
                 reply = await environment.reply(message)
@@ -241,6 +257,13 @@ class EpisodePlayer:
             rendered = renderer.extend(completion.ids, reply.messages, calls=message.calls)
         progress.waits_for = "the score"
         progress.score = check_score(await environment.score(progress.turns, progress.stop))
+
+    def _room(self, length: int, *, response: int) -> tuple[int, Stop]:
+        """Return how many ids an episode may still get, and what ends it there."""
+        room = self.context - length
+        if self.limits.response is not None and self.limits.response - response <= room:
+            return self.limits.response - response, Stop.RESPONSE
+        return room, Stop.CONTEXT
 
 
 def _failure_of(error: EpisodeError) -> Failure:

@@ -150,6 +150,8 @@ class Stop(StrEnum):
     """A policy message reached its token limit."""
     CONTEXT = "context"
     """The next turn would not fit the context."""
+    RESPONSE = "response"
+    """All ids after the first prompt, replies included, reached their limit."""
     TIME = "time"
     """The episode's deadline passed."""
     FAILED = "failed"

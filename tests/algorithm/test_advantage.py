@@ -82,6 +82,25 @@ def test_values_by_hand() -> None:
     ) == [[-1.0, 1.0], [-1.0, 1.0]]
 
 
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        ([1.0] * 4 + [-1.0] * 4, [0.93541] * 4 + [-0.93541] * 4),
+        ([1.0] * 7 + [-1.0], [0.35355] * 7 + [-2.47487]),
+        ([1.0] + [-1.0] * 7, [2.47487] + [-0.35355] * 7),
+        (
+            [1.0, 1.0, 0.0, 0.0, 0.0, -1.0, -1.0, -1.0],
+            [1.34807] * 2 + [0.14979] * 3 + [-1.04850] * 3,
+        ),
+        ([1.0] * 8, [0.0] * 8),
+    ],
+)
+def test_published_advantages_of_trustee(group: list[float], values: list[float]) -> None:
+    """Groups of eight with its three rewards and its epsilon, worked out by hand."""
+    (found,) = advantages([group], scale="group", epsilon=1e-6)
+    assert values == pytest.approx(found, abs=5e-6)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_lone_member_has_no_advantage(scale: Scale) -> None:
     """A group of one has no baseline, so it teaches nothing."""

@@ -224,6 +224,49 @@ def test_clips_by_hand(
     assert counts == (sums.clipped_low, sums.clipped_high, sums.clipped_dual)
 
 
+@pytest.mark.parametrize(("kind", "loss"), [("grpo", 0.0), ("dapo", 0.5)])
+def test_row_mean_and_token_mean(kind: str, loss: float) -> None:
+    """Rows of 1 and 3 ids with advantages of 1 and -1: their rows cancel, their tokens do not."""
+    config = config_of(kind=kind)
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    logprobs = double([[-0.1, 0.0, 0.0], [-0.2, -0.3, -0.4]])
+    sums = policy_loss(
+        logprobs,
+        logprobs,
+        mask=mask,
+        advantages=double([1.0, -1.0]),
+        config=config,
+        normaliser=normaliser_of(trained(mask), config),
+    )
+    assert loss == pytest.approx(sums.loss.item(), rel=0, abs=1e-12)
+
+
+def test_published_dual_clip() -> None:
+    """An advantage of -1 at a ratio of 5 costs 3."""
+    published = LossConfig(kind="grpo", clip_low=0.2, clip_high=0.2, dual_clip=3.0)
+    assert 3.0 == pytest.approx(one_token(published, ratio=5.0, advantage=-1.0).loss.item())
+
+
+def test_flat_group_moves_by_the_divergence_alone() -> None:
+    """Rows without an advantage have the KL term's gradient and nothing else, at any ratio."""
+    config = LossConfig(kind="grpo", clip_high=0.2, dual_clip=3.0, kl_coef=0.001)
+    logprobs = double([[-0.5, -1.0], [-2.0, -0.1]]).requires_grad_()
+    old, reference = double([[-0.4, -3.0], [-2.0, -0.2]]), double([[-0.7, -1.5], [-1.0, -0.1]])
+    mask = torch.tensor([[True, True], [True, False]])
+    sums = policy_loss(
+        logprobs,
+        old,
+        mask=mask,
+        advantages=double([0.0, 0.0]),
+        config=config,
+        normaliser=normaliser_of(trained(mask), config),
+        reference_logprobs=reference,
+    )
+    weights = double([[0.25, 0.25], [0.5, 0.0]])
+    expected = 0.001 * weights * (1 - (reference - logprobs.detach()).exp())
+    torch.testing.assert_close(slope(sums.loss, logprobs), expected, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize("limit", [1.28, 1.5, 3.0])
 def test_dual_clip_is_both_that_of_trl_and_that_of_verl(limit: float) -> None:
     """TRL's two-sided clip and verl's dual clip are one, from 1 + `clip_high` upwards."""

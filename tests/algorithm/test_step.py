@@ -6,6 +6,7 @@ import math
 import random
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,15 +18,20 @@ from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
+    MicroReport,
+    MicroRequest,
 )
+from trustee.algorithm.loss import LossConfig
+from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.algorithm.step import (
     StepReport,
     build_samples,
+    deal,
     rate_at,
     rewards_of,
 )
 from trustee.engine.scripted import ScriptedEngine, ScriptedLearner
-from trustee.errors import RunError
+from trustee.errors import OutOfMemory, RunError
 from trustee.runs.store import read_lines
 from trustee.types import (
     Failure,
@@ -219,6 +225,150 @@ async def test_step_without_mixed_groups_does_nothing(tmp_path: Path) -> None:
         report.samples,
         report.metrics()["frac_reward_zero_std"],
     )
+
+
+def many_groups(*, version: int = 0) -> list[Group]:
+    """Make the 128 episodes of 16 tasks, half of each group with a reward."""
+    rewards = (1.0, -1.0) * 4
+    return [make_group(number, *rewards, version=version) for number in range(16)]
+
+
+async def test_four_updates_of_thirty_two(tmp_path: Path) -> None:
+    """128 episodes give four updates of 32 rows each, every one at the same rate."""
+    learner = Learner(tokens=3)
+    four = msgspec.structs.replace(CONFIG, updates=4, loss=LossConfig(kind="grpo"))
+    report = await take(tmp_path, learner, *many_groups(), config=four)
+    assert [FinishRequest(learning_rate=2e-5, max_norm=1.0, move=True)] * 4 == learner.finished
+    assert {32.0} == {request.normaliser for request in learner.requests}
+    names = [s.trajectory_id for request in learner.requests for s in request.samples]
+    assert 128 == len(names) == len(set(names))
+    assert (True, 128, 4, 16) == (report.moved, report.samples, report.updates, report.mixed)
+
+
+async def test_updates_are_dealt_by_the_step(tmp_path: Path) -> None:
+    """A step deals its episodes out alike whenever it is taken; another step does not."""
+    four = msgspec.structs.replace(CONFIG, updates=4)
+    orders = []
+    for _ in range(2):
+        learner = Learner()
+        await take(tmp_path, learner, *many_groups(), config=four)
+        orders.append([s.trajectory_id for r in learner.requests for s in r.samples])
+    assert orders[0] == orders[1]
+    samples, _ = cut_plainly(*many_groups())
+    assert deal(samples, 4, seed="deal 3") != deal(samples, 4, seed="deal 4")
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_hands_are_even_and_whole(count: int, updates: int) -> None:
+    """Every sample is dealt once, hands differ by at most one, and none is empty."""
+    samples, _ = cut_plainly(*many_groups()[:5])
+    hands = deal(samples[:count], updates, seed="")
+    assert min(count, updates) == len(hands)
+    assert all(hands)
+    if hands:
+        assert max(map(len, hands)) - min(map(len, hands)) <= 1
+    dealt = sorted(sample.trajectory_id for hand in hands for sample in hand)
+    assert sorted(sample.trajectory_id for sample in samples[:count]) == dealt
+
+
+async def test_engine_and_trainer_are_compared_before_the_first_update(tmp_path: Path) -> None:
+    """Later updates compare another policy with the one that sampled, so they say nothing."""
+    four = msgspec.structs.replace(CONFIG, updates=4)
+
+    class Drifting(Learner):
+        """A learner that differs from the engine more with every update."""
+
+        async def accumulate(self, request: MicroRequest) -> MicroReport:
+            report = await super().accumulate(request)
+            tokens = sum(sum(sample.mask) for sample in request.samples)
+            gap = 0.25 * tokens * (1 + 100 * len(self.finished))
+            return msgspec.structs.replace(report, tokens=tokens, gap_abs_sum=gap, clipped=1)
+
+    learner = Drifting()
+    report = await take(tmp_path, learner, *many_groups(version=7), config=four, version=7)
+    assert (32 * 3, 0.25) == (report.fresh_tokens, report.mismatch)
+    assert (128 * 3, len(learner.requests)) == (report.tokens, report.clipped)
+
+
+async def test_one_broken_update_leaves_the_others(tmp_path: Path) -> None:
+    """An update that is not finite moves nothing and is stored; the step goes on."""
+    two = msgspec.structs.replace(CONFIG, updates=2)
+
+    class BrokenFirst(Learner):
+        """A learner whose first update is not finite."""
+
+        async def accumulate(self, request: MicroRequest) -> MicroReport:
+            loss = 1.0 if self.finished else math.nan
+            return msgspec.structs.replace(await super().accumulate(request), loss=loss)
+
+    learner = BrokenFirst()
+    report = await take(tmp_path, learner, *many_groups()[:2], config=two)
+    assert [False, True] == [request.move for request in learner.finished]
+    assert (True, False) == (report.moved, report.finite)
+    assert 8 == len(read_lines(tmp_path / "skipped-000003.jsonl", Sample))
+
+
+async def test_an_update_that_does_not_fit_begins_anew_by_itself(tmp_path: Path) -> None:
+    """The ladder goes down within a step, and updates that are done are not repeated."""
+    two = msgspec.structs.replace(CONFIG, updates=2)
+
+    class FullLater(Learner):
+        """A learner whose card is full in the second update, until less is kept."""
+
+        async def accumulate(self, request: MicroRequest) -> MicroReport:
+            if self.finished and not self.modes:
+                raise OutOfMemory("no room")
+            return await super().accumulate(request)
+
+    ladder = MemoryLadder(
+        MemoryLevel(micro_tokens=5, activation_checkpointing="off", context=10, parallel=4),
+        shortest=2,
+    )
+    learner = FullLater()
+    report = await take(tmp_path, learner, *many_groups()[:2], config=two, ladder=ladder)
+    names = [s.trajectory_id for request in learner.requests for s in request.samples]
+    assert (16, 16) == (len(names), len(set(names)))
+    assert (["recompute"], 2, 2) == (learner.modes, len(learner.finished), report.updates)
+
+
+async def test_flat_groups_are_kept_for_the_divergence(tmp_path: Path) -> None:
+    """Where asked for, episodes without an advantage reach the learner, with none."""
+    loss = LossConfig(kind="grpo", kl_coef=0.001)
+    kept = msgspec.structs.replace(CONFIG, keep_flat=True, loss=loss)
+    learner = Learner()
+    report = await take(tmp_path, learner, make_group(0, 1, 1), make_group(1, 1, -1), config=kept)
+    rows = [sample for request in learner.requests for sample in request.samples]
+    assert {"0/0": 0.0, "0/1": 0.0, "1/0": 1.0, "1/1": -1.0} == {
+        sample.trajectory_id: sample.advantage for sample in rows
+    }
+    assert {4.0} == {request.normaliser for request in learner.requests}
+    assert (1, 2, 0.5) == (report.mixed, report.groups, report.metrics()["frac_reward_zero_std"])
+
+
+async def test_epsilon_reaches_the_advantages(tmp_path: Path) -> None:
+    """The config's epsilon is the one that is added."""
+    found = []
+    for epsilon in (1e-4, 1e-6):
+        learner = Learner()
+        config = LearnConfig(warmup=0, epsilon=epsilon)
+        await take(tmp_path, learner, make_group(0, 1, -1), config=config)
+        (request,) = learner.requests
+        found.append(request.samples[0].advantage)
+    assert [1 / (2**0.5 + 1e-4), 1 / (2**0.5 + 1e-6)] == pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"keep_flat": True}, "loss.kl_coef is 0"),
+        ({"epsilon": 1e-6, "scale": "none"}, "which scale = none does not use"),
+        ({"epsilon": 1e-6, "estimator": "reinforce++"}, "which estimator = reinforce"),
+    ],
+)
+def test_settings_without_effect_are_refused(raw: dict[str, Any], message: str) -> None:
+    """A key that would do nothing is refused with the reason."""
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(raw, LearnConfig)
 
 
 @pytest.mark.parametrize("field", ["loss", "gap_abs_sum", "entropy_sum"])

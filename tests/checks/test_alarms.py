@@ -89,6 +89,13 @@ def test_share_at_the_threshold_is_good() -> None:
     assert [NOTHING] * 5 == [watch.observe(bare, play(-0.5, 3)) for _ in range(5)]
 
 
+def test_clipping_of_the_published_run_is_no_alarm() -> None:
+    """Several updates a step clip much; with the published file's threshold nothing is undone."""
+    watch = Watch(WatchConfig(clip_ratio=1.0))
+    clipped = msgspec.structs.replace(GOOD, clipped=GOOD.tokens)
+    assert [NOTHING] * 6 == [watch.observe(clipped, play(0.5, n)) for n in range(6)]
+
+
 def test_no_mixed_group_for_long_rolls_back() -> None:
     """A policy whose groups are all alike, and worse than its best, is rolled back."""
     watch = trained()

@@ -109,6 +109,45 @@ def test_known_configs_pass() -> None:
     check_config({"num_key_value_heads": None}, name="m")
 
 
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
+
+
+def test_awq_of_our_form_is_read_in_int4_alone(tmp_path: Path) -> None:
+    """In another format it is refused, with the setting that reads it."""
+    folder = make_model(tmp_path / "m-AWQ", quantization_config=AWQ)
+    config = read_model_config(folder / "config.json")
+    check_config(config, name="m-AWQ")
+    check_config(config, name="m-AWQ", weights="int4")
+    with pytest.raises(InputError, match=r"awq, 4 bits.*engine.weights is 'nf4'") as caught:
+        check_config(config, name="m-AWQ", weights="nf4")
+    assert "--set engine.weights=int4" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": 8}, {"zero_point": False}, {"group_size": 16}, {"version": "gemv"}]
+)
+def test_other_forms_of_awq_are_refused(change: dict[str, Any]) -> None:
+    """Whatever the weights are to be."""
+    with pytest.raises(InputError, match="already quantised"):
+        check_config({"quantization_config": AWQ | change}, name="m", weights="int4")
+
+
+@pytest.mark.parametrize(
+    ("width", "sizes"),
+    [
+        ("hidden_size", {"hidden_size": 96}),
+        ("intermediate_size", {"hidden_size": 128, "intermediate_size": 200}),
+        ("num_key_value_heads x head_dim", {"num_key_value_heads": 1, "head_dim": 32}),
+    ],
+)
+def test_widths_that_int4_cannot_hold_are_refused(width: str, sizes: dict[str, int]) -> None:
+    """By name, before anything is loaded; other formats hold them."""
+    config = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32} | sizes
+    check_config(config, name="m", weights="nf4")
+    with pytest.raises(InputError, match=f"cannot be held in int4: {width}"):
+        check_config(config, name="m", weights="int4")
+
+
 def test_commands_refuse_a_quantised_model(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -30,8 +31,9 @@ from trustee.engine.vllm import VllmEngine
 from trustee.environments.micro.tasks import BY_NAME
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import RoleSampling, Simulator
+from trustee.environments.simulator import Asked, RoleSampling, Simulator
 from trustee.errors import ContextError, EngineError, RunError
+from trustee.rendering.thoughts import ThoughtMarks
 from trustee.types import (
     Adapter,
     Completion,
@@ -39,6 +41,7 @@ from trustee.types import (
     Role,
     Stop,
     Task,
+    Tool,
     ToolCall,
     Turn,
 )
@@ -46,7 +49,7 @@ from trustee.types import (
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module", params=["bf16", "fp32", "nf4"])
+@pytest.fixture(scope="module", params=["bf16", "fp32", "nf4", "int4"])
 async def bench(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Bench]:
@@ -126,6 +129,30 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
         assert apart / count <= (1e-4 if bench.engine._config.weights == "fp32" else 0.005)
 
 
+async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
+    """One candidate is the greedy answer, a stop id ends it, and a penalty is the engine's own."""
+    prompt = bench.render("please set the lamp in hall to level 7")
+    requests = 0
+
+    async def say(**voice: Any) -> tuple[int, ...]:
+        nonlocal requests
+        requests += 1
+        sampling = Sampling(**{"max_tokens": 24, "temperature": 1.0, "seed": 4, **voice})
+        said = await bench.engine.generate(
+            prompt, sampling, adapter=None, request_id=f"voice-{requests}"
+        )
+        return said.ids
+
+    greedy = await say(temperature=0.0)
+    end = greedy[3]
+    cut = await say(temperature=0.0, stop_ids=(end,))
+    assert greedy[: greedy.index(end) + 1] == cut
+    assert greedy == await say(top_k=1) == await say(top_p=1e-6)
+
+    params = bench.engine._params_of(Sampling(max_tokens=8, top_p=0.95, top_k=20, penalty=0.1))
+    assert (0.95, 20, 0.1) == (params.top_p, params.top_k, params.frequency_penalty)
+
+
 async def test_a_mixed_batch_equals_solo_runs(bench: Bench) -> None:
     """Base, version 1 and version 2 in one batch say what each says alone."""
     solo = [await bench.sample(version) for version in (None, 1, 2)]
@@ -172,6 +199,50 @@ async def test_a_grammar_gives_json_as_models_write_it(bench: Bench) -> None:
     assert "root" in json_grammar(json.dumps(schema))
 
 
+class ThinkingRenderer:
+    """The built-in model's renderer, as if one of its ordinary ids ended a thought."""
+
+    def __init__(self, bench: Bench, *, end: int) -> None:
+        self._renderer = bench.renderer
+        self.thought_marks = ThoughtMarks(opening=(), end=end, after=())
+
+    def with_thinking(self, thinking: bool) -> Self:
+        return self
+
+    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
+        return self._renderer.open(messages, tools)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self._renderer.stop_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._renderer.decode(ids)
+
+
+async def test_a_role_thinks_before_its_grammar(bench: Bench) -> None:
+    """The thought is what the model says freely up to its end, and the answer behind it is JSON."""
+    prompt = (Message(role="user", content="please set the lamp in hall to level 7"),)
+    free = await bench.sample(None, prompt=bench.renderer.open(prompt, ()), temperature=0.0)
+    at = next(at for at in range(3, len(free.ids)) if free.ids[at] not in free.ids[:at])
+    heard = list[Asked]()
+    simulator = Simulator(
+        bench.engine,
+        ThinkingRenderer(bench, end=free.ids[at]),
+        sampling_by_role={
+            Role.JUDGE: RoleSampling(temperature=0.0, max_tokens=64, thinking=True),
+        },
+        tries=1,
+        observer=heard.append,
+    )
+    schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
+    answer = await simulator.ask(
+        Role.JUDGE, prompt, answer=dict[str, str], schema=json.dumps(schema), seed=1
+    )
+    assert answer["a"] in {"x", "y"}
+    assert [bench.renderer.decode(free.ids[:at])] == [asked.thought for asked in heard]
+
+
 async def ask_long(bench: Bench, prompt: Sequence[int]) -> None:
     """Ask for more tokens than the test waits for."""
     await bench.sample(None, prompt=prompt, tokens=400)
@@ -216,13 +287,13 @@ async def test_a_published_folder_is_a_peft_adapter(bench: Bench) -> None:
         logits = model(torch.tensor([sample.ids])).logits[0].float().log_softmax(-1)
     n = len(bench.prompt)
     theirs = [logits[n + i - 1, token].item() for i, token in enumerate(said.ids)]
-    # NF4 rounds the base; PEFT loads it unrounded.
-    assert gap(ours, theirs) < (0.15 if len(load_base(bench)) else 0.01)
+    # Four bits round the base; PEFT loads it unrounded.
+    assert gap(ours, theirs) < (0.15 if is_rounded(bench) else 0.01)
 
 
-def load_base(bench: Bench) -> str:
-    """Say whether the base is rounded."""
-    return "nf4" if bench.engine._config.weights == "nf4" else ""
+def is_rounded(bench: Bench) -> bool:
+    """Say whether the base is rounded to four bits."""
+    return bench.engine._config.weights in ("nf4", "int4")
 
 
 async def test_saved_state_continues_the_same_way(bench: Bench, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jinja2
 
 from trustee.engine.model_files import TINY
-from trustee.export.speech import fix_thinking, read_speech
+from trustee.export.speech import fix_marks, fix_thinking, read_speech
 from trustee.rendering.chat_templates import PLAIN
 from trustee.rendering.tokenizer import FolderTokenizer
 
@@ -20,6 +20,14 @@ def test_whether_it_thinks_is_fixed() -> None:
         quiet.render(enable_thinking=True),
         loud.render(enable_thinking=False),
     ]
+
+
+def test_marks_by_name_are_fixed() -> None:
+    """A model without a first mark gets none, whatever another program takes for it."""
+    template = "{{ bos_token }}hello{{ eos_token }}"
+    fixed = jinja2.Template(fix_marks(template, {"eos_token": "</s>"}))
+    assert "hello</s>" == fixed.render(bos_token="<jupyter_start>", eos_token="")
+    assert "{{ messages }}" == fix_marks("{{ messages }}", {"bos_token": "<s>"})
 
 
 def test_a_template_that_does_not_ask_stays() -> None:

@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jinja2
 import pytest
@@ -19,6 +19,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from golden_errors import ErrorCheck
 from qwen_tokenizer import FEW, read_template, write_model
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat
@@ -172,6 +173,68 @@ def test_prompt_that_opens_a_thought_is_read_back(models: Models) -> None:
     assert renderer.parse(ids, call_prefix="") == Message(
         role="assistant", thinking="hm <tool_call>", content="Yes."
     )
+
+
+THOUGHTS = ["qwen3", "qwen3_5_nothink"]
+"""Templates that write thoughts."""
+
+
+@pytest.mark.parametrize("template", THOUGHTS)
+@pytest.mark.parametrize("thinking", [False, True])
+def test_marks_of_a_thought_are_the_templates(
+    models: Models, template: str, thinking: bool
+) -> None:
+    """Prompt, opening, thought, end and what follows are the template's own text of a thought."""
+    renderer = models.load(template, thinking=thinking).with_thinking(True)
+    question = (Message(role="user", content="Where is it?"),)
+    said = Message(role="assistant", thinking="Let me think.", content="There.")
+    marks = renderer.thought_marks
+    ids = [*renderer.open(question, ()), *marks.opening, *encode(renderer, "Let me think.\n")]
+    ids += [marks.end, *marks.after, *encode(renderer, "There.")]
+    whole = by_template(template, (*question, said), prompt=False)
+    assert whole == f"{renderer.decode(ids)}<|im_end|>\n"
+    assert "</think>" == renderer.decode([marks.end])
+
+
+def test_thinking_is_switched_back_and_forth(models: Models) -> None:
+    """A renderer with thinking on is that of the same model; switched back it is the first."""
+    off, question = models.load("qwen3"), (Message(role="user", content="Hi"),)
+    on = off.with_thinking(True)
+    assert on.open(question, ()) == models.load("qwen3", thinking=True).open(question, ())
+    assert off.open(question, ()) == on.with_thinking(False).open(question, ())
+    assert off is off.with_thinking(False)
+
+
+@pytest.mark.parametrize(
+    ("template", "knows"), [("qwen3", True), ("qwen2_5", False), ("llama3_1", False)]
+)
+def test_template_without_thoughts_is_known(
+    models: Models, check_error: ErrorCheck, template: str, knows: bool
+) -> None:
+    """Where a template writes no thoughts, nobody can tell where one ends, and it is said."""
+    renderer = models.load(template)
+    assert knows is renderer.knows_thinking
+    if not knows:
+        with pytest.raises(InputError) as caught:
+            _ = renderer.thought_marks
+        check_error(caught, "writes no thoughts", "simulator.<role>.thinking")
+
+
+def test_end_of_a_thought_must_be_one_id() -> None:
+    """A vocabulary without an id for it cannot stop there."""
+    template = GOOD_TEMPLATE.replace(
+        "{{ m.content }}", "<think>{{ m.reasoning_content }}</think>{{ m.content }}"
+    )
+    with pytest.raises(InputError, match="no id for </think> but 8 of them"):
+        _ = scripted(template).thought_marks
+
+
+def test_roles_that_think_are_tried_before_the_start(models: Models) -> None:
+    """The self-test of a model whose roles are to think finds that its template cannot."""
+    style = ChatStyle(cuts_thoughts=True)
+    Renderer.load(models.path("qwen3"), style).self_test()
+    with pytest.raises(InputError, match="writes no thoughts"):
+        Renderer.load(models.path("qwen2_5"), style).self_test()
 
 
 @pytest.mark.parametrize("template", FORMATS)
@@ -530,6 +593,10 @@ class ScriptedTokenizer:
         self.marks = frozenset({"<|turn|>", "<|end|>", "<tool_call>", "</tool_call>"})
         self.stop_ids: tuple[int, ...] = (256,)
         self.names = ["<|end|>", "<|turn|>", "<tool_call>", "</tool_call>"]
+
+    def with_thinking(self, thinking: bool) -> Self:
+        """Give itself: the template knows nothing of thoughts."""
+        return self
 
     def encode(self, text: str) -> list[int]:
         """Encode bytes and marks."""

@@ -170,6 +170,7 @@ class Setup:
         unwritable: Callable[[int], bool] = lambda number: False,
         learner_steps: int = 0,
         write_ahead: int = 0,
+        updates: int = 1,
         watch: WatchConfig | None = None,
         watchdog: WatchdogConfig | None = None,
         ladder: MemoryLadder | None = None,
@@ -222,7 +223,7 @@ class Setup:
                 write_ahead=write_ahead,
                 limits=Limits(turns=6, tokens=400, seconds=seconds),
             ),
-            learning=LearnConfig(),
+            learning=LearnConfig(updates=updates),
             seed=11,
             steps=steps,
             minutes=None,
@@ -659,12 +660,15 @@ async def test_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
-async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("updates", [1, 3])
+async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path, updates: int) -> None:
     """Two steps, a stop and two steps more write what four steps write, and number groups on."""
 
     def make(name: str, *, steps: int) -> Setup:
         world = Simulated(prompts="tiny", tools="micro", curriculum=Curriculum(start=20))
-        return Setup(tmp_path / name, cast(mixed), world=world, group_size=4, steps=steps)
+        return Setup(
+            tmp_path / name, cast(mixed), world=world, group_size=4, steps=steps, updates=updates
+        )
 
     whole = make("whole", steps=4)
     await whole.train()
@@ -682,6 +686,11 @@ async def test_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert [(tmp_path / "whole" / name).read_bytes() for name in names] == [
         (tmp_path / "parts" / name).read_bytes() for name in names
     ]
+    trained = [
+        [sample.trajectory_id for request in setup.learner.requests for sample in request.samples]
+        for setup in (whole, resumed)
+    ]
+    assert trained[1] == trained[0][-len(trained[1]) :] != []
     played = [sorted(line.trajectory.id for line in setup.episodes()) for setup in (whole, resumed)]
     assert played[0] == played[1]
     assert whole.source.state() == resumed.source.state()

@@ -23,6 +23,8 @@ Scale = Literal["group", "batch", "none"]
 """What a centred reward is divided by: the unbiased standard deviation (n - 1) of its group, the
 same over all rewards, or nothing."""
 
+EPSILON = 1e-4
+"""Added to GRPO's deviation unless a config says otherwise; TRL's value."""
 LARGEST = 1e100
 """Size to which rewards are clipped, so that squares stay finite; the trainer's own floats end far
 below it."""
@@ -32,7 +34,7 @@ def advantages(
     rewards: Sequence[Sequence[float]],
     *,
     scale: Scale,
-    epsilon: float = 1e-4,
+    epsilon: float = EPSILON,
 ) -> list[list[float]]:
     """Return the GRPO advantage of every reward, in the same nesting and order.
 

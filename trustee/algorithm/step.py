@@ -1,21 +1,31 @@
-"""One optimiser step: from groups to advantages, samples, micro-batches and one adapter update.
+"""One step: from groups to advantages, samples, micro-batches and the updates of the adapter.
 
 The engine's logprobs serve as the old logprobs, so a sample costs one forward and one backward
-pass. Samples without an advantage are dropped before any computation: with GRPO those of groups
-whose rewards are all equal, with REINFORCE++ all samples of a step whose rewards are all equal.
+pass, and all updates of a step compare with the policy that played it. Unless `learn.keep_flat`
+says otherwise, samples without an advantage are dropped before any computation: with GRPO those of
+groups whose rewards are all equal, with REINFORCE++ all samples of a step whose rewards are all
+equal.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import fmean
 
 import structlog
 
-from trustee.algorithm.advantage import Estimator, Scale, advantages, is_constant, whiten
+from trustee.algorithm.advantage import (
+    EPSILON,
+    Estimator,
+    Scale,
+    advantages,
+    is_constant,
+    whiten,
+)
 from trustee.algorithm.batch import to_sample
 from trustee.algorithm.config import LearnConfig
-from trustee.algorithm.fallback import train_with_fallback
+from trustee.algorithm.fallback import Trained, train_with_fallback
 from trustee.algorithm.learner import Learner
 from trustee.algorithm.memory_ladder import MemoryLadder
 from trustee.runs.store import Store
@@ -28,8 +38,10 @@ class StepReport(Record, frozen=True):
     """The result of a step, as sums and counts; `metrics` turns them into means."""
 
     moved: bool
-    """Whether the adapter changed; False without a usable sample, or if a value was not finite."""
+    """Whether any update changed the adapter; False without a usable sample, or if a value of each
+    update was not finite."""
     finite: bool
+    """Whether all values of all updates were finite."""
     groups: int
     mixed: int
     """Number of groups whose rewards differ."""
@@ -37,13 +49,17 @@ class StepReport(Record, frozen=True):
     too_long: int
     """Number of samples skipped because they exceed the reduced context."""
     norm: float
+    """Gradient norm before clipping, the mean over the updates."""
     learning_rate: float
+    updates: int = 1
+    """Number of updates that had samples."""
     loss: float = 0.0
+    """Mean over the updates."""
     tokens: int = 0
     clipped: int = 0
     fresh_tokens: int = 0
-    """Number of tokens that the trained version itself sampled. Only on these must engine and
-    trainer agree, because the policy has changed since it sampled older ones."""
+    """Number of tokens of the first update that the trained version itself sampled. Only on these
+    must engine and trainer agree, because the policy has changed since it sampled the others."""
     gap_abs_sum: float = 0.0
     gap_abs_max: float = 0.0
     gap_kl_sum: float = 0.0
@@ -62,6 +78,7 @@ class StepReport(Record, frozen=True):
         return {
             "moved": self.moved,
             "frac_reward_zero_std": 1 - self.mixed / max(1, self.groups),
+            "updates": self.updates,
             "samples": self.samples,
             "too_long": self.too_long,
             "trained_tokens": self.tokens,
@@ -102,17 +119,22 @@ def build_samples(
     *,
     scale: Scale,
     estimator: Estimator = "grpo",
+    epsilon: float = EPSILON,
+    keep_flat: bool = False,
 ) -> tuple[list[Sample], int]:
-    """Return the samples that have an advantage, and the number of mixed groups."""
+    """Return the samples that have an advantage, and the number of mixed groups.
+
+    With `keep_flat`, return the samples of all groups.
+    """
     if estimator == "grpo":
-        taught = advantages(rewards, scale=scale)
+        taught = advantages(rewards, scale=scale, epsilon=epsilon)
     else:
         taught = whiten(rewards, [[count_sampled(t) for t in g.valid] for g in groups])
     samples: list[Sample] = []
     mixed = 0
     for group, values, own in zip(groups, taught, rewards, strict=True):
         mixed += not is_constant(own)
-        if not any(values):
+        if not (keep_flat or any(values)):
             continue
         samples += [
             to_sample(trajectory, advantage=value)
@@ -125,6 +147,20 @@ def build_samples(
 def count_sampled(trajectory: Trajectory) -> int:
     """Return the number of ids of a trajectory that the policy sampled."""
     return sum(len(turn.completion.ids) for turn in trajectory.turns)
+
+
+def deal(samples: Sequence[Sample], updates: int, *, seed: str) -> list[list[Sample]]:
+    """Deal samples out among updates, as evenly as possible; none of them is left empty.
+
+    One update has the samples in their order; more have them in a shuffled one, because samples
+    that lie together are of one task.
+    """
+    if updates == 1:
+        return [list(samples)] if samples else []
+    order = list(samples)
+    random.Random(seed).shuffle(order)
+    hands = [order[first::updates] for first in range(updates)]
+    return [hand for hand in hands if hand]
 
 
 async def take_step(
@@ -140,39 +176,60 @@ async def take_step(
 ) -> StepReport:
     """Train on the groups of one step; `version` is the version that is trained.
 
-    If a value is not finite, the samples are stored in `skipped-*.jsonl` and the adapter does not
-    change. A step that does not fit into memory starts again one level down the ladder.
+    If a value is not finite, the samples of that update are stored in `skipped-*.jsonl` and it does
+    not change the adapter.
 
     Raises:
         RunError: if the ladder is at its lowest level.
     """
     shuffle = random.Random(f"shuffle {step}") if config.shuffle_rewards else None
     rewards = rewards_of(groups, shuffle=shuffle)
-    samples, mixed = build_samples(groups, rewards, scale=config.scale, estimator=config.estimator)
-    rate = rate_at(config, step=step, progress=progress)
-    trained = await train_with_fallback(
-        samples,
-        learner,
-        config.loss,
-        version=version,
-        ladder=ladder,
-        learning_rate=rate,
-        max_norm=config.max_norm,
+    samples, mixed = build_samples(
+        groups,
+        rewards,
+        scale=config.scale,
+        estimator=config.estimator,
+        epsilon=config.epsilon,
+        keep_flat=config.keep_flat,
     )
-    fresh, reports = trained.fresh, trained.fresh + trained.older
-    if not trained.finite:
-        store.append(f"skipped-{step:06d}.jsonl", samples)
-        log.error("step_not_finite", step=step, samples=len(samples), norm=trained.norm)
+    rate = rate_at(config, step=step, progress=progress)
+    updates: list[Trained] = []
+    for hand in deal(samples, config.updates, seed=f"deal {step}"):
+        update = await train_with_fallback(
+            hand,
+            learner,
+            config.loss,
+            version=version,
+            ladder=ladder,
+            learning_rate=rate,
+            max_norm=config.max_norm,
+        )
+        if not update.finite:
+            store.append(f"skipped-{step:06d}.jsonl", hand)
+            log.error("step_not_finite", step=step, samples=len(hand), norm=update.norm)
+        updates.append(update)
+    return sum_up(updates, groups=len(groups), mixed=mixed, samples=len(samples), rate=rate)
+
+
+def sum_up(
+    updates: Sequence[Trained], *, groups: int, mixed: int, samples: int, rate: float
+) -> StepReport:
+    """Return the result of a step from those of its updates."""
+    done = [update for update in updates if update.kept]
+    reports = [report for update in done for report in update.fresh + update.older]
+    fresh = updates[0].fresh if updates else []
+    kept = sum(update.kept for update in done)
     return StepReport(
-        moved=trained.moved,
-        finite=trained.finite,
-        groups=len(groups),
+        moved=any(update.moved for update in done),
+        finite=all(update.finite for update in done),
+        groups=groups,
         mixed=mixed,
-        samples=trained.kept,
-        too_long=len(samples) - trained.kept,
-        norm=trained.norm,
+        samples=kept,
+        too_long=samples - kept,
+        norm=fmean(update.norm for update in done) if done else 0.0,
         learning_rate=rate,
-        loss=sum(report.loss for report in reports),
+        updates=len(done),
+        loss=sum(report.loss for report in reports) / max(1, len(done)),
         tokens=sum(report.tokens for report in reports),
         fresh_tokens=sum(report.tokens for report in fresh),
         clipped=sum(report.clipped for report in reports),

@@ -13,6 +13,7 @@ from typing import Any
 
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
+from trustee.trainer.int4 import INT4_COLUMNS, INT4_GROUPS
 
 MOST_JSON = 16 << 20
 """Size of the largest config that is read, in bytes."""
@@ -53,15 +54,28 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def check_config(config: dict[str, Any], *, name: str) -> None:
-    """Refuse a model that is quantised already, and sizes that no model has.
+def check_config(config: dict[str, Any], *, name: str, weights: str | None = None) -> None:
+    """Refuse a model that cannot be held in a format, and sizes that no model has.
+
+    Args:
+        config: content of its `config.json`.
+        name: what the user calls it.
+        weights: `engine.weights`; None where any will do.
 
     Raises:
         InputError: naming the model, the key and what to give instead.
     """
     for key in QUANTISED:
         how = config.get(key)
-        if how:
+        if how and reads_as_int4(how):
+            if weights not in (None, "int4"):
+                raise InputError(
+                    f"model {name} is already quantised ({_name_method(how)}, {key} in "
+                    f"config.json), and engine.weights is {weights!r}; such a model is read as it "
+                    "is with --set engine.weights=int4, or give "
+                    f"{suggest_plain(name)} (model.path)"
+                )
+        elif how:
             raise InputError(
                 f"model {name} is already quantised ({_name_method(how)}, {key} in config.json), "
                 "and its weights cannot be trained on; this program quantises a model itself while "
@@ -73,6 +87,43 @@ def check_config(config: dict[str, Any], *, name: str) -> None:
             raise InputError(
                 f"model {name}: {key} in config.json is {str(size)[:40]}; it must be a number "
                 f"from 1 to {most} (model.path)"
+            )
+    if weights == "int4":
+        _check_int4(config, name=name)
+
+
+def reads_as_int4(how: object) -> bool:
+    """Return whether a model was quantised, by AWQ, to the very form of our int4."""
+    return (
+        isinstance(how, dict)
+        and how.get("quant_method") == "awq"
+        and how.get("bits", how.get("w_bit")) == 4
+        and how.get("zero_point") is True
+        and how.get("group_size", how.get("q_group_size")) in INT4_GROUPS
+        and str(how.get("version", "gemm")).lower() == "gemm"
+    )
+
+
+def _check_int4(config: dict[str, Any], *, name: str) -> None:
+    """Refuse widths that the packed layout cannot hold; those that are missing are not looked at.
+
+    Raises:
+        InputError: naming the width.
+    """
+    heads = config.get("num_attention_heads") or 1
+    hidden = config.get("hidden_size") or 0
+    head = config.get("head_dim") or hidden // heads
+    widths = {
+        "hidden_size": hidden,
+        "intermediate_size": config.get("intermediate_size") or 0,
+        "num_attention_heads x head_dim": heads * head,
+        "num_key_value_heads x head_dim": (config.get("num_key_value_heads") or heads) * head,
+    }
+    for width, size in widths.items():
+        if size % INT4_COLUMNS:
+            raise InputError(
+                f"model {name} cannot be held in int4: {width} in config.json is {size}, and it "
+                f"must be a multiple of {INT4_COLUMNS}; set engine.weights to nf4 or bf16"
             )
 
 

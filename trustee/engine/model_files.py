@@ -12,8 +12,12 @@ CONFIG = "config.json"
 WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
-def find_model(path: str) -> Path:
+def find_model(path: str, *, weights: str | None = None) -> Path:
     """Return the folder of a model: `tiny`, a folder, or a hub id that is downloaded once.
+
+    Args:
+        path: what the user gave.
+        weights: the format that it will be held in, where that is known.
 
     Raises:
         InputError: if there is no such model, or it is not in safetensors format.
@@ -28,13 +32,13 @@ def find_model(path: str) -> Path:
         # Its config alone first, because the rest may be many gigabytes that are of no use.
         config = fetch_model(path, CONFIG) / CONFIG
         if config.is_file():
-            check_config(read_model_config(config), name=path)
+            check_config(read_model_config(config), name=path, weights=weights)
         folder = fetch_model(path)
     if not (folder / CONFIG).is_file():
         raise InputError(f"model.path {folder} holds no {CONFIG}; it is not a model folder")
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model.path {folder} holds no *.safetensors; pickled weights are refused")
-    check_config(read_model_config(folder / CONFIG), name=path)
+    check_config(read_model_config(folder / CONFIG), name=path, weights=weights)
     return folder
 
 

@@ -21,6 +21,14 @@ class Sampling(Record, frozen=True):
 
     max_tokens: int
     temperature: float = 1.0
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability are sampled."""
+    top_k: int = 0
+    """Only this many of the likeliest tokens are sampled; 0: all."""
+    penalty: float = 0.0
+    """Taken from a token's logit for each time that this request has sampled it before."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the completion besides the model's own, such as the end of a thought."""
     seed: int | None = None
     """Seed; the same seed, prompt and weights give the same ids."""
     schema: str | None = None

@@ -37,6 +37,7 @@ class Request(Record, frozen=True):
     """The request that a script receives."""
 
     prompt: str
+    """Text of the prompt; where the model is to think, it ends in `<think>`."""
     adapter: Adapter | None
     """Policy version; None for a role of the simulator."""
     sampling: Sampling
@@ -82,6 +83,9 @@ def improvise(request: Request) -> str:
     So an environment can be tried with the messages of a real episode, without a model.
     """
     rng = random.Random(f"{request.sampling.seed} {request.request_id}")
+    thought = "</think>" if request.prompt.endswith("<think>") else ""
+    if request.sampling.stop_ids:
+        return thought
     words: list[str] = re.findall(
         r"\w+", request.prompt.rpartition("<|im_start|>user\n")[2].split("<|")[0]
     )
@@ -89,10 +93,10 @@ def improvise(request: Request) -> str:
         return render_json(draw_value(decode_json(request.sampling.schema, error=InputError), rng))
     offered = OFFERED.findall(request.prompt)
     if not offered or rng.random() < 0.25:
-        return rng.choice(words or WORDS)
+        return f"{thought}{rng.choice(words or WORDS)}"
     tool = decode_json(rng.choice(offered), error=InputError)["function"]
     call = {"name": tool["name"], "arguments": draw_value(tool["parameters"], rng, words)}
-    return f"<tool_call>{render_json(call)}</tool_call>"
+    return f"{thought}<tool_call>{render_json(call)}</tool_call>"
 
 
 def draw_value(

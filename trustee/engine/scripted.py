@@ -31,19 +31,29 @@ from trustee.engine.timing import Observer
 from trustee.engine.vllm import VllmConfig
 from trustee.errors import ContextError, EngineError
 from trustee.rendering.call_parser import CallFormat
-from trustee.rendering.chat_templates import ChatStyle
+from trustee.rendering.chat_templates import PLAIN, ChatStyle
 from trustee.rendering.renderer import Renderer
 from trustee.tools.values import render_json
 from trustee.types import Adapter, Completion, Sample
 
-MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
+MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>")
 FIRST_MARK = 256
 STOP = FIRST_MARK + MARKS.index("<|im_end|>")
 MARK = re.compile("|".join(map(re.escape, MARKS)))
 
 
 class ByteTokenizer:
-    """One id per byte and one per special mark; ChatML with Hermes calls."""
+    """One id per byte and one per special mark; ChatML with Hermes calls.
+
+    With thinking on, prompts begin a thought, so that a script sees that it is to think.
+    """
+
+    def __init__(self, *, thinking: bool = False) -> None:
+        self._thinking = thinking
+
+    def with_thinking(self, thinking: bool) -> ByteTokenizer:
+        """Return the tokenizer with thinking on or off."""
+        return ByteTokenizer(thinking=thinking)
 
     @property
     def marks(self) -> frozenset[str]:
@@ -93,13 +103,23 @@ class ByteTokenizer:
                 f"<tool_call>{render_json(call['function'])}</tool_call>"
                 for call in message.get("tool_calls") or ()
             )
-            text += f"<|im_start|>{message['role']}\n{message['content']}{calls}<|im_end|>\n"
-        return text + ("<|im_start|>assistant\n" if add_generation_prompt else "")
+            said = f"{_think(message)}{message['content']}{calls}"
+            text += f"<|im_start|>{message['role']}\n{said}<|im_end|>\n"
+        if not add_generation_prompt:
+            return text
+        return f"{text}<|im_start|>assistant\n{'<think>' if self._thinking else ''}"
 
 
-def scripted_renderer() -> Renderer:
+def _think(message: Mapping[str, Any]) -> str:
+    """Return the thought of a message between its marks."""
+    thought = message.get("reasoning_content")
+    return f"<think>{thought}</think>" if thought else ""
+
+
+def scripted_renderer(style: ChatStyle = PLAIN) -> Renderer:
     """Return the renderer that matches a scripted engine."""
-    return Renderer(ByteTokenizer(), call_format=CallFormat.HERMES)
+    tokenizer = ByteTokenizer(thinking=style.thinking)
+    return Renderer(tokenizer, call_format=CallFormat.HERMES, style=style)
 
 
 class ScriptedEngine:
@@ -164,6 +184,8 @@ class ScriptedEngine:
         finally:
             self.running.discard(request_id)
         sampled = (*self._tokenizer.encode(text), STOP)
+        ends = [place for place, id in enumerate(sampled) if id in sampling.stop_ids]
+        sampled = sampled[: ends[0] + 1] if ends else sampled
         kept = sampled[: sampling.max_tokens]
         return Completion(
             ids=kept,
@@ -286,7 +308,7 @@ class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
 
     def load_renderer(self, path: str, style: ChatStyle) -> tuple[Path, Renderer]:
         """Return a folder that need not exist, and the renderer of bytes."""
-        return Path(path), scripted_renderer()
+        return Path(path), scripted_renderer(style)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
         """Accept any adapter, because a script has no weights that it must fit."""

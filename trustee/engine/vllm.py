@@ -25,7 +25,8 @@ from msgspec import Meta
 from trustee.algorithm.learner import TrainerSpec
 from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_files import TINY, count_weight_bytes, find_model
+from trustee.engine.model_config import read_model_config
+from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
 from trustee.engine.process_exit import cancel_at_death
 from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
 from trustee.engine.remote_trainer import RemoteTrainer, read_answer
@@ -42,6 +43,8 @@ from trustee.trainer.counters import Counters, create_counters
 from trustee.types import Adapter, Completion, Record
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
+
     from trustee.trainer.quantised_cache import BaseCache
 
 log = structlog.get_logger()
@@ -50,6 +53,9 @@ ENGINE_CLOSING_SECONDS = 5.0
 
 EXTENSION = "trustee.trainer.extension.TrainerExtension"
 """Class that vLLM mixes into its worker."""
+
+QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
+"""Names of our methods in vLLM, by the format that they make."""
 
 START_SHARE = 0.3
 """Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
@@ -62,8 +68,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     device: Literal["cpu", "cuda"] = "cuda"
     """Where model and trainer run."""
     weights: Weights = "auto"
-    """Format of the base weights. nf4 quantises an ordinary bf16 checkpoint while loading. auto is
-    nf4 on a GPU; on a CPU it is bf16 if the processor has BF16 instructions, else fp32."""
+    """Format of the base weights. nf4 and int4 quantise an ordinary bf16 checkpoint while loading;
+    int4 is decoded by a faster kernel, which no card has shown here yet. auto is nf4 on a GPU; on a
+    CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
     kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
@@ -109,7 +116,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         Raises:
             InputError: if there is no such model, or its template is not usable.
         """
-        folder = find_model(path)
+        folder = find_model(path, weights=self.weight_format)
         return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
@@ -191,7 +198,7 @@ class VllmEngine(RemoteTrainer):
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
         cache = open_cache(
-            Path(self._trainer.folder), weights=config.weight_format, device=config.device
+            Path(self._trainer.folder), weights=self._made_format(), device=config.device
         )
         try:
             with tie_children(folder):
@@ -202,6 +209,11 @@ class VllmEngine(RemoteTrainer):
             raise RunError(f"the engine did not start ({error}); see engine.log") from error
         return cache
 
+    def _made_format(self) -> str:
+        """Return the format that the weights are brought into, or nothing if they have it."""
+        described = read_model_config(Path(self._trainer.folder) / CONFIG)
+        return "" if described.get("quantization_config") else self._config.weight_format
+
     def _arguments(self, loading: dict[str, Any]) -> Any:
         """Return vLLM's engine arguments, including the loader of the weights."""
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -210,7 +222,7 @@ class VllmEngine(RemoteTrainer):
         on_cpu = config.device == "cpu"
         return AsyncEngineArgs(
             model=self._trainer.folder,
-            quantization="trustee_nf4" if config.weight_format == "nf4" else "trustee_plain",
+            quantization=QUANTISERS.get(config.weight_format, "trustee_plain"),
             dtype="float32" if config.weight_format == "fp32" else "bfloat16",
             max_model_len=config.context,
             enable_lora=True,
@@ -282,8 +294,7 @@ class VllmEngine(RemoteTrainer):
         if failure is not None:
             raise RunError(f"trainer.{what} failed in the engine's process: {failure}") from failure
         if not answers:
-            text = f"the engine died during trainer.{what}; its last output is in engine.log"
-            raise EngineDied(text) from death
+            raise EngineDied(f"the engine died during trainer.{what}; see engine.log") from death
         return answers[0]
 
     async def generate(
@@ -298,27 +309,16 @@ class VllmEngine(RemoteTrainer):
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
                 f"of {self.context} (engine.context)"
             )
-        if adapter is not None and adapter.version not in self._known:
-            raise EngineError(f"{adapter.name} is not published")
-        params = self._params(
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            output_kind=self._final,
-            detokenize=False,
-            structured_outputs=(
-                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
-            ),
-        )
         lora = None
         if adapter is not None:
+            if adapter.version not in self._known:
+                raise EngineError(f"{adapter.name} is not published")
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
         final, arrived = None, time.monotonic()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
-                params,
+                self._params_of(sampling),
                 request_id,
                 lora_request=lora,
                 priority=sampling.priority,
@@ -333,9 +333,8 @@ class VllmEngine(RemoteTrainer):
         if choice.finish_reason not in ("stop", "length"):
             raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
         if self._observer is not None:
-            self._observer(
-                read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
-            )
+            timing = read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
+            self._observer(timing)
         return Completion(
             ids=tuple(choice.token_ids),
             logprobs=tuple(
@@ -345,6 +344,24 @@ class VllmEngine(RemoteTrainer):
             stop=choice.finish_reason,
             version=0 if adapter is None else adapter.version,
             cached=final.num_cached_tokens or 0,
+        )
+
+    def _params_of(self, sampling: Sampling) -> SamplingParams:
+        """Return the sampling settings in the engine's words."""
+        return self._params(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            frequency_penalty=sampling.penalty,
+            stop_token_ids=list(sampling.stop_ids),
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            logprobs=0,
+            output_kind=self._final,
+            detokenize=False,
+            structured_outputs=(
+                self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None
+            ),
         )
 
     async def publish(self, adapter: Adapter) -> None:

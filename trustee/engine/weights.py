@@ -12,8 +12,8 @@ from typing import Literal
 
 from trustee.decoding import decode_text, read_file
 
-Weights = Literal["auto", "nf4", "bf16", "fp32"]
-WeightFormat = Literal["nf4", "bf16", "fp32"]
+Weights = Literal["auto", "nf4", "int4", "bf16", "fp32"]
+WeightFormat = Literal["nf4", "int4", "bf16", "fp32"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags, one of which means that bf16 products are computed as such."""
 

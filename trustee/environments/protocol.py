@@ -234,6 +234,10 @@ class World:
         """Whether the world's tools are code that the sandbox must run."""
         return False
 
+    def trains_turns(self) -> bool:
+        """Whether an episode of training is one policy message, which code alone answers."""
+        return False
+
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
         """Return the calls that solve a task; empty if the world does not know them."""
         return ()

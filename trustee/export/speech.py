@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+import msgspec
 
 from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.tokenizer import FolderTokenizer
@@ -34,7 +37,9 @@ def read_speech(tokenizer: FolderTokenizer, style: ChatStyle, *, turn_end: str) 
     first = [id for id in tokenizer.stop_ids if [id] == ends]
     others = [id for id in tokenizer.stop_ids if id not in first]
     return Speech(
-        template=fix_thinking(tokenizer.template, thinking=style.thinking),
+        template=fix_marks(
+            fix_thinking(tokenizer.template, thinking=style.thinking), tokenizer.named_marks
+        ),
         stop_ids=(*first, *others),
     )
 
@@ -44,3 +49,16 @@ def fix_thinking(template: str, *, thinking: bool) -> str:
     if not re.search(rf"\b{THINKING}\b", template):
         return template
     return f"{{%- set {THINKING} = {'true' if thinking else 'false'} %}}{template}"
+
+
+def fix_marks(template: str, marks: Mapping[str, str]) -> str:
+    """Return a template that no longer asks which mark begins or ends a text.
+
+    llama.cpp takes token 11 for the beginning where a model has none, and templates write it.
+    """
+    fixed = [
+        f"{{%- set {name} = {msgspec.json.encode(marks.get(name, '')).decode()} %}}"
+        for name in ("bos_token", "eos_token")
+        if re.search(rf"\b{name}\b", template)
+    ]
+    return "".join((*fixed, template))

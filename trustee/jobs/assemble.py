@@ -18,7 +18,7 @@ from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.simulator import RoleSampling, Simulator
-from trustee.errors import EngineDied
+from trustee.errors import EngineDied, InputError
 from trustee.events import Emit, Note
 from trustee.jobs.held_out import evaluation_world
 from trustee.jobs.stage_meter import metered
@@ -135,17 +135,22 @@ def is_engine_death(error: BaseException) -> bool:
     return isinstance(error, EngineDied)
 
 
+def sampling_of(config: Config) -> dict[Role, RoleSampling]:
+    """Return how each role of the simulator samples."""
+    simulator = config.simulator
+    return {
+        Role.WRITER: simulator.writer,
+        Role.USER: simulator.user,
+        Role.TOOL: simulator.tool,
+        Role.JUDGE: simulator.judge,
+        Role.BUILDER: simulator.builder,
+    }
+
+
 def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
     """Return the simulator of a config."""
-    sampling_by_role: dict[Role, RoleSampling] = {
-        Role.WRITER: config.simulator.writer,
-        Role.USER: config.simulator.user,
-        Role.TOOL: config.simulator.tool,
-        Role.JUDGE: config.simulator.judge,
-        Role.BUILDER: config.simulator.builder,
-    }
     return Simulator(
-        engine, renderer, sampling_by_role=sampling_by_role, tries=config.simulator.tries
+        engine, renderer, sampling_by_role=sampling_of(config), tries=config.simulator.tries
     )
 
 
@@ -169,14 +174,26 @@ def prepare_model(config: Config) -> tuple[Path, Renderer]:
     Raises:
         InputError: if the model or template is unusable; raised before anything heavy is loaded.
     """
-    engine = config.engine
+    engine, roles = config.engine, sampling_of(config)
     style = ChatStyle(
         thinking=config.model.thinking,
+        cuts_thoughts=any(role.thinking for role in roles.values()),
         template=read_template(config.model.template),
         call_format=config.model.call_format,
     )
     folder, renderer = engine.load_renderer(config.model.path, style)
     renderer.self_test()
+    if config.model.thinking and not renderer.knows_thinking:
+        raise InputError(
+            "model.thinking = true has no effect: the chat template neither reads enable_thinking "
+            "nor writes thoughts; set model.thinking to false"
+        )
+    silent = [str(name) for name, role in roles.items() if not role.thinking]
+    if silent and renderer.with_thinking(False).opens_thought:
+        raise InputError(
+            "this model's chat template begins every answer with a thought, so a grammar would "
+            f"apply within it: set simulator.<role>.thinking = true for {', '.join(silent)}"
+        )
     if config.run.adapter:
         start = find_adapter(Path(config.run.adapter))
         engine.check_adapter(start, folder, rank=config.learn.rank)
@@ -212,4 +229,6 @@ def make_memory_ladder(config: Config) -> MemoryLadder:
         context=config.engine.context,
         parallel=config.rollout.episodes,
     )
-    return MemoryLadder(top, shortest=max(SHORTEST_CONTEXT, 2 * config.rollout.limits.tokens))
+    # A message as long as half the context is a limit and no expectation.
+    shortest = min(2 * config.rollout.limits.tokens, config.engine.context // 2)
+    return MemoryLadder(top, shortest=max(SHORTEST_CONTEXT, shortest))

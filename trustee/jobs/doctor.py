@@ -25,6 +25,7 @@ from trustee.jobs.assemble import (
     prepare_model,
     restart_once,
 )
+from trustee.jobs.compare_formats import compare_formats
 from trustee.jobs.engine_exam import EngineExam
 from trustee.planning.machine import Finding, is_ready, look_at_machine
 from trustee.rendering.renderer import Renderer
@@ -87,6 +88,8 @@ async def examine(
             lambda: try_engine(config, model, renderer, soak=soak, find=find),
             emit=lambda event: find(note_death(event)),
         )
+        if device == "cuda":
+            find(await compare_formats(config, model, renderer))
     except* TrusteeError as errors:
         fix = (
             "trustee plan says what fits; for a smaller trial add "

@@ -48,6 +48,11 @@ class EngineExam:
         self._reading = self._decoding = self._training = 0.0
         """Tokens per second of prompt reading, sampling and training."""
 
+    @property
+    def decoding(self) -> float:
+        """Tokens per second of the last `sample_several`."""
+        return self._decoding
+
     def attempts(self) -> tuple[Callable[[], Awaitable[Finding]], ...]:
         """Return one check per activity of a run, in the order in which they can run."""
         return (

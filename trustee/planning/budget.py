@@ -21,7 +21,7 @@ class Budget(Record, frozen=True):
     engine: VllmConfig
     learn: LearnConfig
     trained_tokens: int
-    """Most sampled ids of one episode: turns times tokens of a turn."""
+    """Most sampled ids of one episode: turns times tokens of a turn, or its own limit."""
     reference: bool = False
     """The start adapter is kept beside the trained one, for the KL term."""
 

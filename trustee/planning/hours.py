@@ -49,6 +49,12 @@ class Sizes(Record, frozen=True):
 
 USUAL = Sizes(prompt=1800, simulator=1200, reply=120, verdict=200, turns=0.6, message=0.2)
 """For models of a few billion parameters with the full-size prompts; not measured."""
+STATE = Sizes(prompt=4800, simulator=0, reply=0, verdict=0, turns=0.0, message=0.2)
+"""For single turns from states: about 15,000 characters of tools and half an episode before."""
+THOUGHT = 600
+"""Tokens of a thought, where policy or role thinks; not measured."""
+LONGEST_SPEECH = 1024
+"""Limit of a message of which a thinking policy uses its share besides the thought."""
 BUILT_IN = Sizes(prompt=60, simulator=35, reply=18, verdict=40, turns=0.3, message=0.2)
 """For the built-in model in its own environment; rounded results of `bench/rollout.py` and runs."""
 
@@ -69,6 +75,12 @@ class Workload(Record, frozen=True):
     group_size: int = 1
     """Episodes that share a prompt."""
     sizes: Sizes = USUAL
+    reply_thought: int = 0
+    """Tokens that user or tool thinks before a reply; nobody else reads them."""
+    mixed: tuple[float, float] = MIXED
+    """Share of groups that are trained on, at best and at worst."""
+    verdict_thought: int = 0
+    """Tokens that the judge thinks, and an episode's share of the writer's."""
 
     @property
     def policy_tokens(self) -> float:
@@ -84,7 +96,9 @@ class Workload(Record, frozen=True):
 
     @property
     def simulator_tokens(self) -> float:
-        """Tokens of the simulator's context of an episode."""
+        """Tokens of the simulator's context of an episode; 0 where there is none."""
+        if not self.sizes.simulator:
+            return 0.0
         grown = self.sizes.simulator + self.turns * (self.message_tokens + self.sizes.reply)
         return min(float(self.context), grown)
 
@@ -96,7 +110,9 @@ class Workload(Record, frozen=True):
     @property
     def generated_tokens(self) -> float:
         """Tokens that policy and simulator generate per episode."""
-        return self.turns * (self.message_tokens + self.sizes.reply) + self.sizes.verdict
+        replied = self.sizes.reply + self.reply_thought
+        said = self.turns * (self.message_tokens + replied)
+        return said + self.sizes.verdict + self.verdict_thought
 
 
 class Range(Record, frozen=True):
@@ -124,7 +140,7 @@ class StepTokens(Record, frozen=True):
     read: Range
     """Prefilled, for both."""
     trained: Range
-    """Computed in training; each group's prompt counts once."""
+    """Computed in training by all updates together; each group's prompt counts once."""
 
 
 class Hours(Record, frozen=True):
@@ -202,7 +218,7 @@ def count_tokens(work: Workload) -> StepTokens:
         policy=work.episodes * policy,
         simulator=work.episodes * (work.generated_tokens - policy),
         read=Range(low=READS[0], high=READS[1]).times(read),
-        trained=Range(low=MIXED[0], high=MIXED[1]).times(trained),
+        trained=Range(low=work.mixed[0], high=work.mixed[1]).times(trained),
     )
 
 
@@ -213,7 +229,7 @@ def measured_hours(work: Workload, speeds: Speeds) -> Hours:
     train = work.trained_tokens / speeds.training
     return Hours(
         rollout=Range(low=low, high=high).times(work.episodes / 36),
-        training=Range(low=MIXED[0], high=MIXED[1]).times(train * work.episodes / 36),
+        training=Range(low=work.mixed[0], high=work.mixed[1]).times(train * work.episodes / 36),
     )
 
 
@@ -244,7 +260,11 @@ def _training_seconds(
         sampled_share=min(1.0, work.turns * work.message_tokens / tokens),
     )
     return (
-        MIXED[end] * work.episodes * tokens * operations / (card.tflops * 1e12 * TRAIN_SHARE[end])
+        work.mixed[end]
+        * work.episodes
+        * tokens
+        * operations
+        / (card.tflops * 1e12 * TRAIN_SHARE[end])
     )
 
 
@@ -252,11 +272,16 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
     """Return the assumptions behind the hours, as sentences."""
     return (
         f"an episode has {work.turns:.1f} policy turns of {work.message_tokens:.0f} tokens, each "
-        f"answered with {work.sizes.reply} tokens",
+        f"answered with {work.sizes.reply} tokens"
+        + (f" after a thought of {work.reply_thought}" if work.reply_thought else ""),
         f"its context grows to {work.policy_tokens:.0f} tokens, the simulator's to "
         f"{work.simulator_tokens:.0f}",
-        f"{MIXED[0]:.0%} to {MIXED[1]:.0%} of the groups have unequal rewards and are trained on, "
-        f"with each prompt computed once",
+        (
+            f"{work.mixed[0]:.0%} to {work.mixed[1]:.0%} of the groups have unequal rewards and "
+            "are trained on, with each prompt computed once"
+            if work.mixed == MIXED
+            else "all groups are trained on (learn.keep_flat)"
+        ),
         f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the GPU's bf16 speed, "
         f"decoding {DECODE_SHARE[1]:.0%} to {DECODE_SHARE[0]:.0%} of its bandwidth",
         "held-out tasks before and after the run are not included",

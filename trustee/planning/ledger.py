@@ -25,6 +25,7 @@ from trustee.planning.activations import (
 )
 from trustee.planning.budget import Budget
 from trustee.planning.shapes import ModelShape
+from trustee.trainer.int4 import INT4_GROUP
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.types import MIB, Record
 
@@ -124,6 +125,21 @@ def list_weights(shape: ModelShape, *, weights: WeightFormat) -> Iterator[Entry]
             when="always",
             exact=True,
             reason=f"one byte per {NF4_BLOCK} weights, fp32 per {NESTED_BLOCK} of those, tables",
+        )
+    elif weights == "int4":
+        yield Entry(
+            name="linear layers",
+            bytes=shape.linear_numel // 2,
+            when="always",
+            exact=True,
+            reason="int4: 4 bits a weight",
+        )
+        yield Entry(
+            name="quantisation scales",
+            bytes=shape.linear_numel * 5 // (2 * INT4_GROUP),
+            when="always",
+            exact=True,
+            reason=f"two bytes of scale and a zero point of 4 bits per {INT4_GROUP} weights",
         )
     else:
         yield Entry(
@@ -297,10 +313,12 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
     yield Entry(
         name="opened weight",
-        bytes=count_opened(shape, weights=budget.engine.weight_format),
+        bytes=count_opened(shape, weights=budget.engine.weight_format, tiled=bool(tile)),
         when="layer",
         exact=False,
-        reason="the largest linear layer in bf16, and its scales in fp32",
+        reason="an MLP's three weights in bf16, kept open for all its tiles"
+        if tile
+        else "the largest linear layer in bf16, and its scales in fp32",
     )
     yield Entry(
         name="last norm",
@@ -326,10 +344,11 @@ def list_training(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     )
 
 
-def count_opened(shape: ModelShape, *, weights: WeightFormat) -> int:
-    """Count the bytes of the largest linear layer while it is computed with."""
+def count_opened(shape: ModelShape, *, weights: WeightFormat, tiled: bool) -> int:
+    """Count the bytes of weights that are open at once, and of the scales while one is opened."""
     largest = max(rows * columns for rows, columns in shape.linears.values())
-    return 2 * largest + 4 * largest // NF4_BLOCK if weights == "nf4" else 0
+    opened = 2 * max(largest, 3 * shape.intermediate * shape.hidden if tiled else 0)
+    return {"nf4": opened + 4 * largest // NF4_BLOCK, "int4": opened}.get(weights, 0)
 
 
 def count_graphs(sequences: int) -> int:

@@ -17,6 +17,10 @@ from trustee.planning.cards import Card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
+    LONGEST_SPEECH,
+    MIXED,
+    STATE,
+    THOUGHT,
     USUAL,
     Hours,
     Range,
@@ -94,10 +98,11 @@ def read_budget(config: Config) -> Budget:
     """Return the settings of a config that determine memory."""
     limits = config.rollout.limits
     begins = config.run.adapter or config.collect.tasks
+    sampled = limits.turns * limits.tokens
     return Budget(
         engine=config.engine,
         learn=config.learn,
-        trained_tokens=limits.turns * limits.tokens,
+        trained_tokens=min(sampled, limits.response or sampled),
         reference=bool(begins and config.learn.loss.kl_coef),
     )
 
@@ -106,14 +111,28 @@ def read_workload(config: Config) -> Workload:
     """Return the expected episodes of a step."""
     rollout = config.rollout
     sizes = BUILT_IN if config.model.path == "tiny" else USUAL
+    if config.env.trains_turns():
+        sizes = STATE
+    spoken, most = rollout.limits.tokens, rollout.limits.tokens
+    thought = THOUGHT if config.model.thinking else 0
+    if thought:
+        spoken = min(spoken, LONGEST_SPEECH)
+    roles = config.simulator
+    replying = 0 if sizes is STATE else (roles.user.thinking + roles.tool.thinking) * THOUGHT // 2
+    # A group's task is written once, and each of its episodes is judged.
+    written = roles.writer.thinking / rollout.group_size
     return Workload(
         episodes=rollout.groups_per_step * rollout.group_size,
         at_once=rollout.episodes,
         turns=max(1.0, sizes.turns * rollout.limits.turns),
-        message_tokens=sizes.message * rollout.limits.tokens,
-        group_size=rollout.group_size,
+        message_tokens=min(float(most), sizes.message * spoken + thought),
+        # Updates are dealt episodes of all groups, and each computes a prompt of its own.
+        group_size=max(1, rollout.group_size // config.learn.updates),
         context=config.engine.context,
         sizes=sizes,
+        mixed=(1.0, 1.0) if config.learn.keep_flat else MIXED,
+        reply_thought=replying,
+        verdict_thought=round((roles.judge.thinking + written) * THOUGHT) if replying else 0,
     )
 
 
@@ -148,12 +167,12 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
 
 def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
     """Return the smallest set of changes that makes a run fit; empty if there is none."""
-    budget = read_budget(config)
+    budget, limits = read_budget(config), config.rollout.limits
     fitted = fit(
         shape,
         budget,
         usable=_usable(card),
-        shortest=config.rollout.limits.tokens + ROOM_FOR_A_PROMPT,
+        shortest=max(limits.tokens, limits.response or 0) + ROOM_FOR_A_PROMPT,
     )
     return () if fitted is None else name_changes(budget, fitted)
 
@@ -236,8 +255,8 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     adapter = 4 * shape.adapter_numel(budget.learn.rank)
     states = count_states(shape, rank=budget.learn.rank, optimizer=budget.learn.optimizer)
     model = 2 * shape.numel
-    if budget.engine.weight_format == "nf4":
-        model += base_bytes(shape, weights="nf4")
+    if budget.engine.weight_format in ("nf4", "int4"):
+        model += base_bytes(shape, weights=budget.engine.weight_format)
     kept = (config.watch.keep_adapters + 1) * adapter
     kept += config.run.keep_checkpoints * (adapter + states)
     episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trustee.config import Config, apply_changes
+from trustee.engine.vllm import VllmConfig
 from trustee.planning.cards import pick_card
 from trustee.planning.hours import Range, StepTokens
 from trustee.planning.plan import RunPlan, make_plan
@@ -104,7 +105,8 @@ def run_plan(
     if model is not None:
         config = apply_changes(config, [f"model.path={msgspec.json.encode(model).decode()}"])
     chosen, notes = pick_card(card, vram_gib=vram)
-    shape = find_shape(config.model.path)
+    weights = config.engine.weights if isinstance(config.engine, VllmConfig) else None
+    shape = find_shape(config.model.path, weights=weights)
     plan = make_plan(config, shape, vram_gib=chosen.gib, card=chosen)
     plan = msgspec.structs.replace(plan, notes=(*notes, *plan.notes))
     if as_json:

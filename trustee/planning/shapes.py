@@ -153,15 +153,18 @@ def known_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
 
 
-def find_shape(path: str) -> ModelShape:
-    """Return a model's shape from its config.
+def find_shape(path: str, *, weights: str | None = None) -> ModelShape:
+    """Return a model's shape from its config, which must suit a format of weights if one is given.
 
     The model is `tiny`, a folder, a hub id in the local hub cache, or one with a packaged config.
 
     Raises:
         InputError: if no config is found, or the one that was found is not usable.
     """
-    return read_shape(read_model_config(_find_config(path)), name=path)
+    config = read_model_config(_find_config(path))
+    shape = read_shape(config, name=path)
+    check_config(config, name=path, weights=weights)
+    return shape
 
 
 def _find_config(path: str) -> Path:

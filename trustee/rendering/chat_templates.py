@@ -35,6 +35,8 @@ class ChatStyle(Record, frozen=True):
 
     thinking: bool = False
     """Passed to the template as `enable_thinking`."""
+    cuts_thoughts: bool = False
+    """Whether answers are told from thoughts, as where a role of the simulator thinks."""
     template: ChatTemplate | None = None
     """Used in place of the model's own; None: the model's own."""
     call_format: CallFormat | None = None

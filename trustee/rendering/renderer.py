@@ -28,54 +28,25 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import msgspec
 
 from trustee.errors import InputError
 from trustee.rendering.call_parser import CallFormat, parse_message
 from trustee.rendering.chat_templates import PLAIN, ChatStyle, UnusableTemplate, naming_a_way_out
 from trustee.rendering.marks import Marks
-from trustee.rendering.tokenizer import FolderTokenizer
+from trustee.rendering.openai_form import as_dicts
+from trustee.rendering.thoughts import (
+    ANSWER,
+    BEGIN,
+    THOUGHT,
+    ThoughtMarks,
+    find_marks,
+    opens_thought,
+)
+from trustee.rendering.tokenizer import FolderTokenizer, Tokenizer
 from trustee.types import Call, Message, Tool, ToolCall
-
-
-class Tokenizer(Protocol):
-    """What a renderer needs from a model: its vocabulary and its chat template."""
-
-    @property
-    def marks(self) -> frozenset[str]:
-        """Texts that `encode` turns into a single special id; none is an ordinary word."""
-        ...
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a completion."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Encode `text` without adding anything; marks become their ids."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Decode `ids`, including special tokens."""
-        ...
-
-    def normalise(self, text: str) -> str:
-        """Return a text as the tokenizer spells it before it is encoded."""
-        ...
-
-    def apply(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool,
-    ) -> str:
-        """Render OpenAI messages and function schemas with the chat template.
-
-        Raises:
-            InputError: if the template refuses them.
-        """
-        ...
 
 
 class Renderer:
@@ -110,6 +81,45 @@ class Renderer:
         """Whether the template is told that the model thinks."""
         return self._style.thinking
 
+    def with_thinking(self, thinking: bool) -> Renderer:
+        """Return the renderer of the same model, whose template is told whether it thinks."""
+        if thinking == self.thinking:
+            return self
+        style = msgspec.structs.replace(self._style, thinking=thinking)
+        tokenizer = self._tokenizer.with_thinking(thinking)
+        return Renderer(tokenizer, call_format=self.call_format, style=style)
+
+    @property
+    def knows_thinking(self) -> bool:
+        """Whether the template reads the switch for thinking, or writes thoughts."""
+        question = (_PROBE_QUESTION,)
+        if self.open(question, ()) != self.with_thinking(not self.thinking).open(question, ()):
+            return True
+        try:
+            return bool(self.thought_marks)
+        except UnusableTemplate:
+            return False
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether every prompt begins a thought."""
+        return opens_thought(self._generation_prompt)
+
+    @cached_property
+    def thought_marks(self) -> ThoughtMarks:
+        """The ids around a thought that follows a prompt.
+
+        Raises:
+            UnusableTemplate: if the end of a thought cannot be told.
+        """
+        said = Message(role="assistant", thinking=THOUGHT, content=ANSWER)
+        written = self._tokenizer.apply(
+            as_dicts((_PROBE_QUESTION, said), calls=()), (), add_generation_prompt=False
+        )
+        return find_marks(
+            written, generation_prompt=self._generation_prompt, encode=self._tokenizer.encode
+        )
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end a completion."""
@@ -122,7 +132,7 @@ class Renderer:
             InputError: if the template refuses the messages.
         """
         schemas = [tool.schema for tool in tools]
-        (rendered, schemas), guard = self._marks.guard([_as_dicts(messages, calls=()), schemas])
+        (rendered, schemas), guard = self._marks.guard([as_dicts(messages, calls=()), schemas])
         text = self._tokenizer.apply(rendered, schemas, add_generation_prompt=True)
         return self._encode_guarded(text, guard=guard)
 
@@ -144,7 +154,7 @@ class Renderer:
         Raises:
             InputError: if the template refuses the replies.
         """
-        rendered, guard = self._marks.guard(_as_dicts(replies, calls=calls))
+        rendered, guard = self._marks.guard(as_dicts(replies, calls=calls))
         tail = self._tail(rendered, seam=f"{guard}{guard}")
         if completion_ids and completion_ids[-1] in self.stop_ids:
             tail = tail.removeprefix(self.end_of_turn)
@@ -159,7 +169,7 @@ class Renderer:
         Raises:
             InputError: if the template does not write the message between its own marks.
         """
-        rendered, guard = self._marks.guard(_as_dicts((_PROBE_QUESTION, message), calls=()))
+        rendered, guard = self._marks.guard(as_dicts((_PROBE_QUESTION, message), calls=()))
         before = self._tokenizer.apply(rendered[:1], (), add_generation_prompt=True)
         whole = self._tokenizer.apply(rendered, (), add_generation_prompt=False)
         text, ended, _ = whole.removeprefix(before).rpartition(self.end_of_turn or guard)
@@ -178,8 +188,8 @@ class Renderer:
         """Parse a completion; see `parse_message`."""
         ended = bool(ids) and ids[-1] in self.stop_ids
         text = self.decode(ids[:-1] if ended else ids)
-        if self._generation_prompt.rstrip().endswith("<think>"):
-            text = f"<think>{text}"
+        if self.opens_thought:
+            text = f"{BEGIN}{text}"
         return parse_message(text, self.call_format, call_prefix=call_prefix, tools=tools)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -199,6 +209,7 @@ class Renderer:
             self._test_forgery()
             self._test_call()
             self._test_prefix()
+            self._test_thoughts()
 
     def _encode_guarded(self, text: str, *, guard: str) -> tuple[int, ...]:
         return tuple(itertools.chain.from_iterable(map(self._tokenizer.encode, text.split(guard))))
@@ -304,9 +315,15 @@ class Renderer:
                     f"turn it is {played[at : at + 40]!r}, as a whole {whole[at : at + 40]!r}"
                 )
 
+    def _test_thoughts(self) -> None:
+        # Both ways, because roles of the simulator may think where the policy does not.
+        _ = self.with_thinking(not self.thinking).open(_PROBE_START, (_PROBE_TOOL,))
+        if self._style.cuts_thoughts:
+            _ = self.with_thinking(True).thought_marks
+
     def _text(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         return self._tokenizer.apply(
-            _as_dicts(messages, calls=()),
+            as_dicts(messages, calls=()),
             [_PROBE_TOOL.schema],
             add_generation_prompt=add_generation_prompt,
         )
@@ -327,7 +344,7 @@ def _find_call_format(tokenizer: Tokenizer) -> CallFormat:
     """Return the format that reads a call written by the template, trying the strictest first."""
     call = Message(role="assistant", calls=(_PROBE_CALL,))
     text = tokenizer.apply(
-        _as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
+        as_dicts((_PROBE_QUESTION, call), calls=()), (), add_generation_prompt=False
     )
     for format in _STRICTEST_FIRST:
         parsed = parse_message(text, format, call_prefix="", tools=(_PROBE_TOOL,))
@@ -348,40 +365,6 @@ _STRICTEST_FIRST = (
     CallFormat.LLAMA3_JSON,
 )
 """Without `HERMES_OR_JSON`: no template writes it, so only a config chooses it."""
-
-
-def _as_dicts(messages: Sequence[Message], *, calls: Sequence[Call]) -> list[dict[str, Any]]:
-    """Convert messages to OpenAI form; `calls` are those made before the first message."""
-    made = [*calls, *itertools.chain.from_iterable(message.calls for message in messages)]
-    names = {call.id: call.name for call in made if isinstance(call, ToolCall)}
-    return [_as_dict(message, names=names) for message in messages]
-
-
-def _as_dict(message: Message, *, names: Mapping[str, str]) -> dict[str, Any]:
-    # A call that could not be read exists only as text.
-    bad = [call.text for call in message.calls if not isinstance(call, ToolCall)]
-    form: dict[str, Any] = {
-        "role": message.role,
-        "content": "\n".join((message.content, *bad)) if bad else message.content,
-    }
-    if message.thinking:
-        form["reasoning_content"] = message.thinking
-    # Templates only test whether the key exists, so an empty list would count as calls.
-    if len(bad) < len(message.calls):
-        form["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.calls
-            if isinstance(call, ToolCall)
-        ]
-    if message.role == "tool":
-        form["tool_call_id"] = message.call_id
-        if message.call_id in names:
-            form["name"] = names[message.call_id]
-    return form
 
 
 def _without_thoughts(text: str) -> str:

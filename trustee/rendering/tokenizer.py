@@ -5,11 +5,12 @@ Importing this module does not import torch; loading a folder's tokenizer does.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -26,6 +27,50 @@ MOST_WORDS = 500
 """Letters of a template's own message that are shown."""
 REMEMBERED = 2048
 """Number of texts between marks whose ids are cached."""
+
+
+class Tokenizer(Protocol):
+    """What a renderer needs from a model: its vocabulary and its chat template."""
+
+    def with_thinking(self, thinking: bool) -> Self:
+        """Return the same tokenizer, whose template is told whether the model thinks."""
+        ...
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Texts that `encode` turns into a single special id; none is an ordinary word."""
+        ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Encode `text` without adding anything; marks become their ids."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode `ids`, including special tokens."""
+        ...
+
+    def normalise(self, text: str) -> str:
+        """Return a text as the tokenizer spells it before it is encoded."""
+        ...
+
+    def apply(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool,
+    ) -> str:
+        """Render OpenAI messages and function schemas with the chat template.
+
+        Raises:
+            InputError: if the template refuses them.
+        """
+        ...
 
 
 class FolderTokenizer:
@@ -71,6 +116,12 @@ class FolderTokenizer:
             # text's start is marked. So never cut: this pattern matches nothing.
             self._cut = re.compile("((?!))")
 
+    def with_thinking(self, thinking: bool) -> Self:
+        """Return the same tokenizer, whose template is told whether the model thinks."""
+        other = copy.copy(self)
+        other._thinking = thinking
+        return other
+
     @property
     def marks(self) -> frozenset[str]:
         """Added tokens, except whitespace, words and single characters."""
@@ -85,6 +136,15 @@ class FolderTokenizer:
     def template(self) -> str:
         """Text of the chat template in use."""
         return self._template
+
+    @property
+    def named_marks(self) -> dict[str, str]:
+        """Marks that templates know by a name, such as `bos_token`."""
+        return {
+            name: str(mark)
+            for name, mark in self._tokenizer.special_tokens_map.items()
+            if isinstance(mark, str)
+        }
 
     def encode(self, text: str) -> list[int]:
         """Encode `text` without adding anything; marks become their ids.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -105,7 +107,9 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "publish_s": round(published - trained, 3),
         "checkpoint_s": round(time.monotonic() - published, 3),
         "tokens": dict(run.simulator.tokens),
+        "read": dict(run.simulator.read),
         "rejected": dict(run.simulator.rejected),
+        "refusals": dict(run.simulator.refusals),
         "memory": run.engine.progress().peak,
     }
     run.store.append("timing.jsonl", [timing])
@@ -228,12 +232,14 @@ def check_failures(run: Run, seen: list[Group]) -> None:
     )
 
 
-def describe_groups(groups: list[Group]) -> dict[str, float]:
+def describe_groups(groups: list[Group]) -> dict[str, Any]:
     """Return the metrics of a step's episodes."""
     members = [trajectory for group in groups for trajectory in group.trajectories]
     valid = [trajectory for group in groups for trajectory in group.valid]
-    failed_by = [t.failure.source for t in members if t.failure]
-    failed_by += [group.failure.source for group in groups if group.failure]
+    failures = [t.failure for t in members if t.failure]
+    failures += [group.failure for group in groups if group.failure]
+    failed_by = [failure.source for failure in failures]
+    calling = [[bool(turn.message.calls) for turn in t.turns] for t in valid]
     count = max(1, len(valid))
     return {
         "episodes": len(members),
@@ -242,5 +248,14 @@ def describe_groups(groups: list[Group]) -> dict[str, float]:
         "share_negative": sum(t.reward < 0 for t in valid) / count,
         "turns": sum(len(t.turns) for t in valid) / count,
         "completion_tokens": sum(len(u.completion.ids) for t in valid for u in t.turns) / count,
+        "call_turns": sum(map(sum, calling)) / count,
+        "share_without_call": sum(not any(turns) for turns in calling) / count,
+        "stops": count_words(str(t.stop) for t in members),
         **{f"failed_{role}": failed_by.count(role) for role in Role},
+        "failure_kinds": count_words(f"{failure.source} {failure.kind}" for failure in failures),
     }
+
+
+def count_words(words: Iterable[str]) -> dict[str, int]:
+    """Return how often each word occurs, in an order that depends on the words alone."""
+    return dict(sorted(Counter(words).items()))

@@ -28,6 +28,7 @@ from msgspec import Meta
 from safetensors import safe_open
 
 from trustee.decoding import decode_json, read_file
+from trustee.trainer.int4 import INT4_VERSION
 from trustee.types import Record
 
 log = structlog.get_logger()
@@ -35,7 +36,7 @@ log = structlog.get_logger()
 FORMAT = 1
 """Version of the cache layout."""
 
-LOADER = "trustee_nf4"
+LOADER = "trustee_cache"
 """Name under which the loader of caches is registered with vLLM."""
 
 MANIFEST = "manifest.json"
@@ -57,6 +58,7 @@ DTYPES = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.uint8: "U8",
+    torch.int32: "I32",
 }
 """Type names of the safetensors format."""
 
@@ -77,7 +79,7 @@ class CacheManifest(Record, frozen=True):
     key: str
     files: Annotated[tuple[CachedFile, ...], Meta(min_length=1)]
     origin: str = ""
-    """Model folder and device; one cache per origin is kept."""
+    """Model folder, device and format; one cache per origin is kept."""
 
 
 class BaseCache(Record, frozen=True):
@@ -120,16 +122,19 @@ def open_cache(folder: Path, *, weights: str, device: str) -> BaseCache:
 
     Args:
         folder: model folder.
-        weights: `nf4`, or another kind, which is never cached.
+        weights: `nf4`, `int4`, or another kind, which is never cached.
         device: device that quantises the base; part of the key, because kernels may round
             differently.
     """
-    if weights != "nf4":
+    if weights not in ("nf4", "int4"):
         return BaseCache(place=None)
-    quantiser = f"bitsandbytes {version('bitsandbytes')} on {device}"
+    own = weights == "int4"
+    made_by = f"int4 {INT4_VERSION}" if own else f"bitsandbytes {version('bitsandbytes')}"
+    quantiser = f"{made_by} on {device}"
     key = cache_key(folder, quantiser=quantiser)
     place = cache_root() / key
-    origin = f"{folder.resolve()} on {device}"
+    # One of each format is kept, so that comparing them quantises nothing again.
+    origin = f"{folder.resolve()} on {device}" + (" in int4" if own else "")
     if not os.path.exists(place):
         return BaseCache(place=place, origin=origin)
     try:

@@ -16,6 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trustee.errors import RunError
 from trustee.runs.adapters import TARGETS
+from trustee.trainer.frozen_linear import Int4Layer, fuse_lora
+from trustee.trainer.fused_kernels import fuse_norms, has_kernels, use_kernels
+from trustee.trainer.marlin import Int4Weight
 from trustee.trainer.shared_weights import bias_shards_of, shards_of
 from trustee.trainer.tree_attention import register_tree_attention
 
@@ -62,6 +65,8 @@ def _share_linear(shard: Any, bias: torch.Tensor | None) -> torch.nn.Module:
     if isinstance(shard, tuple):
         packed, state = shard
         return _share_nf4(packed, state, bias=bias)
+    if isinstance(shard, Int4Weight):
+        return Int4Layer(shard, bias)
     layer = torch.nn.Linear(0, 0, bias=False, device="meta")
     layer.weight = torch.nn.Parameter(shard, requires_grad=False)
     layer.out_features, layer.in_features = shard.shape
@@ -123,6 +128,8 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
         RunError: if a tensor of this architecture has no counterpart in the engine.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Of a checkpoint that is quantised already: the engine has read it, and this model never will.
+    vars(config).pop("quantization_config", None)
     engine: Any = worker.model_runner.model
     dtype = engine.model.norm.weight.dtype
     with torch.device("meta"):
@@ -153,10 +160,15 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
             f"the trainer cannot share {left[:3]} of {config.model_type}; "
             "dense Qwen2.5, Qwen3 and Llama models are supported (model.path)"
         )
+    # Of bitsandbytes alone: PEFT then makes adapters for its layers.
     model.is_loaded_in_4bit = isinstance(shards_of(engine.model.layers[0].mlp.down_proj)[0], tuple)
+    fuse_norms(model)
+    if worker.device.type == "cuda" and has_kernels():
+        use_kernels(model)
     peft_model = get_peft_model(model, lora_config(rank))
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     keep_input_types(peft_model)
+    fuse_lora(peft_model)
     return peft_model.train()

@@ -10,12 +10,16 @@ import torch
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 
+from trustee.trainer.int4_layers import INT4_PARTS
+from trustee.trainer.marlin import Int4Weight
 from trustee.trainer.vllm_layers import PARTS
 
 
 def shards_of(layer: Any) -> list[Any]:
-    """Return the weights of a layer's parts: NF4 (bytes, state) pairs, or views of the rows."""
+    """Return the weights of a layer's parts: NF4 (bytes, state) pairs, int4, or views of rows."""
     layer = getattr(layer, "base_layer", layer)
+    if hasattr(layer, "int4_shards"):
+        return list(layer.int4_shards)
     if hasattr(layer.weight, "nf4_shards"):
         return list(layer.weight.nf4_shards)
     return list(layer.weight.data.split(layer.logical_widths, 0))
@@ -51,14 +55,25 @@ def tensors_of_base(worker: Any) -> Iterator[tuple[str, torch.Tensor]]:
             if not hasattr(layer, "logical_widths"):
                 yield f"{whole}.{kind}", parameter[: getattr(layer, "org_vocab_size", None)]
                 continue
+            if kind in ("scales", "zeros"):
+                continue  # parts of the weight
             pieces = shards_of(layer) if kind == "weight" else bias_shards_of(layer)
             for one, piece in zip(names, pieces, strict=True):
                 own = whole.removesuffix(name) + one
-                if isinstance(piece, tuple):
-                    stored = zip(PARTS, _parts_of(*piece), strict=True)
-                    yield from ((f"{own}.{part}", tensor) for part, tensor in stored)
+                stored = _stored_parts(piece)
+                if stored:
+                    yield from ((f"{own}.{part}", tensor) for part, tensor in stored.items())
                 else:
                     yield f"{own}.{kind}", piece
+
+
+def _stored_parts(shard: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors of a quantised shard by their names in a cache; none if it is plain."""
+    if isinstance(shard, Int4Weight):
+        return dict(zip(INT4_PARTS, (shard.words, shard.scales, shard.zeros), strict=True))
+    if isinstance(shard, tuple):
+        return dict(zip(PARTS, _parts_of(*shard), strict=True))
+    return {}
 
 
 def install_adapter(

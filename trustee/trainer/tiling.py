@@ -3,7 +3,7 @@
 Both treat each position independently, so their largest tensors (positions by the intermediate
 size, or the fp32 copies inside a norm) never need to exist as a whole. The forward pass runs tile
 by tile and keeps only its input; the backward pass runs each tile again and adds up the parameter
-gradients in their own dtype.
+gradients in their own dtype. Quantised weights are opened once for all tiles of a pass.
 
 The price is one more run of every tile: expensive for an MLP, cheap for a norm. Inside a
 checkpointed layer the MLP's extra run is saved elsewhere: when the layer is run again for its
@@ -24,6 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from trustee.errors import InputError
 from trustee.trainer.activation_checkpointing import runs_again, same_autocast, trainable
+from trustee.trainer.frozen_linear import weights_kept_open
 
 NORMS = ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm")
 """Norms of a decoder layer; the last two are Qwen3's."""
@@ -85,9 +86,10 @@ def _run_tiled(module: torch.nn.Module, positions: int, unused_again: bool, x: T
         return plain(x)
     params = trainable(module)
     if torch.is_grad_enabled() and (params or x.requires_grad):
-        out: Tensor = _Tiles.apply(plain, positions, unused_again, rows, *params)
+        out: Tensor = _Tiles.apply(module, plain, positions, unused_again, rows, *params)
     else:
-        out = _sweep(plain, rows, positions)
+        with weights_kept_open(module):
+            out = _sweep(plain, rows, positions)
     return out.view(*x.shape[:2], *out.shape[1:])
 
 
@@ -108,6 +110,7 @@ class _Tiles(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        module: torch.nn.Module,
         plain: RowwiseFunction,
         positions: int,
         unused_again: bool,
@@ -115,31 +118,35 @@ class _Tiles(torch.autograd.Function):
         *params: Tensor,
     ) -> Tensor:
         """Run every tile without a graph; skip them where the output will not be used."""
-        ctx.plain, ctx.positions = plain, positions
+        ctx.module, ctx.plain, ctx.positions = module, plain, positions
         ctx.autocast = same_autocast(rows.device.type)
         ctx.save_for_backward(rows, *params)
         if unused_again and runs_again():
             return rows.new_zeros(()).expand_as(rows)
-        return _sweep(plain, rows, positions)
+        with weights_kept_open(module):
+            return _sweep(plain, rows, positions)
 
     @staticmethod
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
         """Run each tile again with a graph and add up its gradients."""
-        rows, *params = ctx.saved_tensors
-        rows_grad = torch.empty_like(rows) if ctx.needs_input_grad[3] else None
-        sums: list[Tensor | None] = [None] * len(params)
-        for at in range(0, len(rows), ctx.positions):
-            span = slice(at, at + ctx.positions)
-            tile = rows[span].detach().requires_grad_(rows_grad is not None)
-            inputs = params if rows_grad is None else [*params, tile]
-            with torch.enable_grad(), ctx.autocast():
-                out = ctx.plain(tile)
-            grads = torch.autograd.grad(
-                out, inputs, out_grad[span].to(out.dtype), allow_unused=True
-            )
-            if rows_grad is not None:
-                rows_grad[span] = grads[-1]
-            for index, grad in enumerate(grads[: len(params)]):
-                known = sums[index]
-                sums[index] = grad if known is None else known if grad is None else known + grad
-        return (None, None, None, rows_grad, *sums)
+        with weights_kept_open(ctx.module):
+            return _differentiate(ctx, out_grad)
+
+
+def _differentiate(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
+    rows, *params = ctx.saved_tensors
+    rows_grad = torch.empty_like(rows) if ctx.needs_input_grad[4] else None
+    sums: list[Tensor | None] = [None] * len(params)
+    for at in range(0, len(rows), ctx.positions):
+        span = slice(at, at + ctx.positions)
+        tile = rows[span].detach().requires_grad_(rows_grad is not None)
+        inputs = params if rows_grad is None else [*params, tile]
+        with torch.enable_grad(), ctx.autocast():
+            out = ctx.plain(tile)
+        grads = torch.autograd.grad(out, inputs, out_grad[span].to(out.dtype), allow_unused=True)
+        if rows_grad is not None:
+            rows_grad[span] = grads[-1]
+        for index, grad in enumerate(grads[: len(params)]):
+            known = sums[index]
+            sums[index] = grad if known is None else known if grad is None else known + grad
+    return (None, None, None, None, rows_grad, *sums)

@@ -9,7 +9,6 @@ and 0.33 (GPU).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,27 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
-from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from trustee.trainer.counters import own_counters
 from trustee.trainer.counting import count_loading
+from trustee.trainer.int4_layers import choose_int4
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
+from trustee.trainer.online_linear import OnlineLinear, StoredParts
 from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
 from trustee.trainer.streams import on_default_stream
 
-PARTS = ("weight", "absmax", "quant_map", "nested_absmax", "nested_quant_map", "nested_offset")
+PARTS = {
+    "weight": torch.uint8,
+    "absmax": torch.uint8,
+    "quant_map": torch.float32,
+    "nested_absmax": torch.float32,
+    "nested_quant_map": torch.float32,
+    "nested_offset": torch.float32,
+}
 """The tensors of a quantised shard, by their names in a cache."""
 
 
@@ -65,36 +72,8 @@ direct_register_custom_op(
 )
 
 
-class NF4Linear(LinearMethodBase):
+class NF4Linear(OnlineLinear):
     """Quantises a bf16 checkpoint to NF4 layer by layer while it loads."""
-
-    uses_meta_device = True
-
-    def create_weights(
-        self,
-        layer: Any,
-        input_size_per_partition: int,
-        output_partition_sizes: list[int],
-        input_size: int,
-        output_size: int,
-        params_dtype: torch.dtype,
-        **extra: Any,
-    ) -> None:
-        """Declare the weight on the meta device; vLLM allocates it when its shards arrive."""
-        layer.logical_widths = list(output_partition_sizes)
-        weight = ModelWeightParameter(
-            data=torch.empty(
-                sum(output_partition_sizes),
-                input_size_per_partition,
-                device="meta",
-                dtype=params_dtype,
-            ),
-            input_dim=1,
-            output_dim=0,
-            weight_loader=extra.get("weight_loader"),
-        )
-        layer.register_parameter("weight", weight)
-        initialize_online_processing(layer)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Quantise each shard (q, k, v, ...) separately, then join them in one buffer."""
@@ -133,38 +112,10 @@ def _join_shards(layer: Any, quantised: list[tuple[torch.Tensor, bnb.QuantState]
     layer.register_parameter("weight", weight)
 
 
-class StoredNF4Linear(NF4Linear):
+class StoredNF4Linear(StoredParts, NF4Linear):
     """Loads the bytes and statistics that an earlier start quantised."""
 
-    uses_meta_device = False
-
-    def create_weights(
-        self,
-        layer: Any,
-        input_size_per_partition: int,
-        output_partition_sizes: list[int],
-        input_size: int,
-        output_size: int,
-        params_dtype: torch.dtype,
-        **extra: Any,
-    ) -> None:
-        """Declare the expected tensors, empty; each shard arrives with buffers of its own."""
-        layer.logical_widths = list(output_partition_sizes)
-        self.dtype = params_dtype
-        self.width = input_size_per_partition
-        self.shards: list[dict[str, torch.Tensor]] = [{} for _ in output_partition_sizes]
-        for name in PARTS:
-            dtype = torch.uint8 if name in ("weight", "absmax") else torch.float32
-            empty = Parameter(torch.empty(0, dtype=dtype), requires_grad=False)
-            empty.weight_loader = partial(self.take_part, name)  # type: ignore[attr-defined]
-            layer.register_parameter(name, empty)
-
-    def take_part(
-        self, name: str, empty: Parameter, loaded: torch.Tensor, shard: str | int | None = None
-    ) -> None:
-        """Copy a part to the layer's device; vLLM identifies shards by q, k, v or a number."""
-        index = "qkv".index(shard) if isinstance(shard, str) else shard or 0
-        self.shards[index][name] = loaded.to(empty.device, copy=True)
+    parts = PARTS
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Join the shards as if they had just been quantised."""
@@ -189,9 +140,7 @@ class StoredNF4Linear(NF4Linear):
                 state2=nested,
             )
             quantised.append((parts["weight"], state))
-        self.shards = []
-        for name in PARTS:
-            delattr(layer, name)
+        self.forget(layer)
         _join_shards(layer, quantised)
 
 
@@ -272,7 +221,7 @@ class PlainLinear(LinearMethodBase):
 
 
 class _SharedConfig(QuantizationConfig):
-    """What both quantisation configs tell vLLM about themselves."""
+    """What all quantisation configs tell vLLM about themselves."""
 
     method: Callable[[], LinearMethodBase]
 
@@ -309,6 +258,24 @@ class NF4Config(_SharedConfig):
     def get_name(self) -> str:
         """Return the name."""
         return "trustee_nf4"
+
+
+@register_quantization_config("trustee_int4")
+class Int4Config(_SharedConfig):
+    """Four bits with zero points, in the layout of Marlin's kernels."""
+
+    method = staticmethod(choose_int4)
+
+    @classmethod
+    def override_quantization_method(
+        cls, hf_quant_cfg: dict[str, Any], user_quant: str | None, hf_config: Any = None
+    ) -> Any:
+        """Take a checkpoint of AWQ, which vLLM would give to a method of its own."""
+        return user_quant if user_quant == "trustee_int4" else None
+
+    def get_name(self) -> str:
+        """Return the name."""
+        return "trustee_int4"
 
 
 @register_quantization_config("trustee_plain")

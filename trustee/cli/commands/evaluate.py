@@ -35,7 +35,14 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--adapter", type=Path, metavar="DIR", help="default: the run's newest; none with --suite"
     )
-    evaluate.add_argument("--suite", choices=("ftrl",), help="play every environment of a file")
+    evaluate.add_argument(
+        "--suite",
+        choices=("ftrl", "bfcl"),
+        help="ftrl: play every environment of a file; bfcl: play the benchmark",
+    )
+    evaluate.add_argument(
+        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+    )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
     )
@@ -63,8 +70,12 @@ def add(commands: Commands) -> None:
 
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
-    if options.suite is not None:
+    if options.suite == "ftrl":
         return suite_command(options)
+    if options.suite is not None:
+        return benchmark_command(options)
+    if options.rows is not None:
+        raise InputError("--rows needs a benchmark, such as --suite bfcl; here it is --tasks")
     from trustee.config import apply_changes
     from trustee.jobs.evaluate import compare_text, run_comparison
     from trustee.jobs.run_metadata import read_trusted
@@ -87,6 +98,40 @@ def eval_command(options: argparse.Namespace) -> int:
         run,
         lambda emit: run_comparison(config, run, adapter=options.adapter, emit=emit),
         text=compare_text,
+    )
+    return DONE
+
+
+def benchmark_command(options: argparse.Namespace) -> int:
+    """Play a published benchmark with a run's adapter and its base."""
+    from trustee.config import apply_changes
+    from trustee.evaluation.benchmark_report import benchmark_text
+    from trustee.jobs.benchmark import BENCHMARKS, play_benchmark
+    from trustee.jobs.run_metadata import read_trusted
+
+    if options.tasks or options.config or options.published or options.out or options.world:
+        raise InputError(
+            f"--tasks, --config, --published, --out and --world cannot be used with --suite "
+            f"{options.suite}; give the run, and --rows N for fewer tasks"
+        )
+    if options.rows is not None and options.rows < 1:
+        raise InputError(f"--rows {options.rows} is too few; give 1 or more, or leave it out")
+    allow_worlds(options)
+    changes = allow_unsafe(options)
+    config = apply_changes(read_trusted(options.run, changes), changes)
+    choose_device(config, options.gpu)
+    show_job(
+        options,
+        options.run,
+        lambda emit: play_benchmark(
+            config,
+            options.run,
+            BENCHMARKS[options.suite],
+            rows=options.rows,
+            adapter=options.adapter,
+            emit=emit,
+        ),
+        text=benchmark_text,
     )
     return DONE
 
@@ -132,7 +177,7 @@ def suite_command(options: argparse.Namespace) -> int:
     from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.suite import play_suite
 
-    if options.tasks is not None:
+    if options.tasks is not None or options.rows is not None:
         raise InputError("--tasks cannot be used with --suite; a suite is played whole")
     if options.world or options.strip_trial or options.permute_names or options.break_tool:
         raise InputError(

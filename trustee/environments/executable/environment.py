@@ -150,6 +150,10 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         """Whether tools are code: always true here."""
         return True
 
+    def trains_turns(self) -> bool:
+        """Whether single turns are trained on, from stored states."""
+        return self.unit == "turn"
+
     def reference_calls(self, task: Task) -> tuple[ExpectedCall, ...]:
         """Return the gold calls, or a call without arguments for each missing sub-answer."""
         return calls_of(msgspec.convert(task.hidden, HiddenExecutable))
@@ -341,13 +345,9 @@ class ExecutableEnvironment:
         said = turns[-1].message if turns else Message(role="assistant")
         final = said if stop is Stop.DONE and not said.calls else None
         if hidden.unit == "turn":
+            variant, published = config.variant, config.published
             paid = pay_turn(
-                said,
-                solved,
-                hidden.unsolved,
-                hidden.answer,
-                variant=config.variant,
-                published=config.published,
+                said, solved, hidden.unsolved, hidden.answer, variant=variant, published=published
             )
             rewards = {"turn": paid}
         else:

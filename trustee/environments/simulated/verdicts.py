@@ -28,7 +28,7 @@ async def score_by_facts(
     )
     settled = {c: settle(facts, c) for c in scene.hidden.criteria}
     evidence, asked = "settled by code", False
-    if stop in (Stop.TOKENS, Stop.CONTEXT):
+    if stop in (Stop.TOKENS, Stop.CONTEXT, Stop.RESPONSE):
         settled[Criterion.FULFILLED] = False
     if facts.malformed:
         settled = dict.fromkeys(settled, False)
