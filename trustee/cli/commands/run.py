@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
 
-from trustee.cli.terminal import barred, complain, say, say_json
+from trustee.cli.terminal import barred, complain, say
 
 
 def add(commands: Commands) -> None:
@@ -125,8 +125,10 @@ def run_command(options: argparse.Namespace) -> int:
     check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
         check_plan(config, options.gpu or 0)
-    say_plan(options, config, folder)
     if options.dry_run:
+        from trustee.jobs.stages import foretell
+
+        say(f"nothing was started; {foretell(config, folder)}")
         return DONE
     with own_folder(folder):
         if options.resume is None:
@@ -135,24 +137,6 @@ def run_command(options: argparse.Namespace) -> int:
         elif lengths_of(options):
             config = extend_run(config, folder, lengths_of(options))
         return train_here(options, config, folder)
-
-
-def say_plan(options: argparse.Namespace, config: Config, folder: Path) -> None:
-    """Say what will happen and how long it may take."""
-    run, rollout = config.run, config.rollout
-    episodes = rollout.groups_per_step * rollout.group_size
-    length = f"{run.steps} steps" + (f" or {run.minutes:g} minutes" if run.minutes else "")
-    tested = f"; {config.eval.tasks} held-out tasks before and after" if config.eval.tasks else ""
-    lasting = "" if run.minutes else "; no time limit (--minutes sets one)"
-    would = "would train" if options.dry_run else "trains"
-    text = (
-        f"{would} {config.model.path} for {length} of {episodes} episodes{tested}{lasting}; "
-        f"folder {folder}"
-    )
-    if options.json:
-        say_json(json.dumps({"event": "note", "text": text}).encode())
-    else:
-        say(text)
 
 
 def refuse_taken(folder: Path) -> None:
