@@ -52,6 +52,7 @@ COMMANDS = (
     "view",
     "ui",
     "runs",
+    "watch",
     "init",
     "report",
     "export",

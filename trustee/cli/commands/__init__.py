@@ -20,6 +20,7 @@ from trustee.cli.commands import (
     tools,
     ui,
     view,
+    watch,
 )
 
 COMMANDS = (
@@ -35,6 +36,7 @@ COMMANDS = (
     collect,
     sft,
     view,
+    watch,
     ui,
     report,
     tools,
