@@ -108,7 +108,7 @@ def shorten_value(value: object) -> str:
         case bool():
             text = "yes" if value else "no"
         case [*parts] if all(isinstance(part, str) for part in parts):
-            text = ", ".join(parts)
+            text = ", ".join(map(str, parts))
         case _:
             text = msgspec.json.encode(value, enc_hook=str).decode()
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text)} characters)"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from trustee.cli.commands.options import DONE, Commands, choose_mode, find_run
-from trustee.cli.terminal import barred, say
+from trustee.cli.terminal import barred, find_output, say
 from trustee.errors import InputError
 
 LOOK_SECONDS = 1.0
@@ -36,7 +35,7 @@ def watch_command(options: argparse.Namespace) -> int:
     folder = find_run(options.run)
     if not (folder / EVENTS).is_file():
         raise InputError(f"{folder} has no {EVENTS}: it is no run folder, or an old one")
-    with ProgressDisplay(sys.stdout, mode=choose_mode(options)) as shown:
+    with ProgressDisplay(find_output(), mode=choose_mode(options)) as shown:
         try:
             ended = anyio.run(
                 until_interrupted,
@@ -49,4 +48,5 @@ def watch_command(options: argparse.Namespace) -> int:
         return DONE
     if not options.json:
         say(barred(ended.text or f"{folder} ended well"))
-    return ended.code
+    code: int = ended.code
+    return code
