@@ -18,18 +18,9 @@ from typing import Any
 from trustee.environments import CountedSource, PlainEpisode, Reply, Services, TaskSpec, WorldConfig
 from trustee.environments.prompts import fill_prompt
 from trustee.errors import InputError
-from trustee.types import BadCall, Message, Outcome, Score, Stop, Task, Tool, Turn
+from trustee.evaluation.bfcl.episodes import offer
+from trustee.types import BadCall, Message, Outcome, Score, Stop, Task, Turn
 
-TYPES = {
-    "dict": "object",
-    "float": "number",
-    "tuple": "array",
-    "list": "array",
-    "any": "string",
-    "bool": "boolean",
-    "String": "string",
-}
-"""JSON Schema types for the benchmark's own names of types."""
 MODEL = "policy"
 
 
@@ -98,30 +89,6 @@ class BfclEpisode(PlainEpisode):
         answer = [{c.name: c.arguments} for c in calls if not isinstance(c, BadCall)]
         valid = len(answer) == len(calls) and check_answer(self.task.hidden, answer)
         return Score(rewards={"bfcl": float(valid)}, outcome=Outcome(success=valid))
-
-
-def offer(function: Mapping[str, Any]) -> Tool:
-    """Return a function of the benchmark as a tool; its name has underscores instead of dots."""
-    return Tool(
-        name=function["name"].replace(".", "_"),
-        description=function["description"],
-        parameters=as_schema(function["parameters"]),
-    )
-
-
-def as_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema with the types of JSON Schema, at every depth."""
-    changed: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "type" and isinstance(value, str):
-            changed[key] = TYPES.get(value, value)
-        elif key == "properties":
-            changed[key] = {name: as_schema(part) for name, part in value.items()}
-        elif key == "items" and isinstance(value, dict):
-            changed[key] = as_schema(value)
-        elif key != "optional":
-            changed[key] = value
-    return changed
 
 
 @lru_cache

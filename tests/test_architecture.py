@@ -51,7 +51,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 28
+MOST_ENTRIES = 29
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
@@ -253,6 +253,8 @@ DECODE_THEMSELVES = {
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",
     "environments.prompts": "the package's own files",
     "pages.server": "the package's own files",
+    "pages.report.page": "the package's own file",
+    "cli.commands.init": "the package's own files",
     "planning.machine": "the kernel's figures",
     "trainer.memory": "the kernel's figures",
 }

@@ -49,6 +49,8 @@ from trustee.sft.train import SftConfig
 from trustee.types import PATH, PathText, Record
 
 CONFIGS = Path("configs")
+PACKAGED = Path(__file__).parent / "configs"
+"""Configs that travel with the package."""
 SAME = "same"
 """Value of `eval_env` that means: the world of training."""
 
@@ -137,7 +139,8 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """
 
     def refuse(why: str) -> InputError:
-        near = ", ".join(sorted(str(p) for p in CONFIGS.glob("*.toml"))) or "none here"
+        names = {CONFIGS / found.name for found in PACKAGED.glob("*.toml")}
+        near = ", ".join(sorted(map(str, {*CONFIGS.glob("*.toml")} or names)))
         return InputError(f"{path}: {why}; configs are: {near}")
 
     text = decode_text(read_file(path, error=refuse, most=MOST_CONFIG_BYTES), error=refuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from io import StringIO
 from typing import Any
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from trustee.cli import progress
-from trustee.cli.progress import DisplayMode, ProgressDisplay
+from trustee.cli.progress import DisplayMode, ProgressDisplay, sparkline
 from trustee.events import (
     CandidateBuilt,
     CandidateRejected,
@@ -393,7 +394,8 @@ def test_panel_after_steps(clock: Clock) -> None:
         "now": "",
         "episodes": "2 done, -2 running, failed by: none",
         "step": "2 (version 6)",
-        "reward": "-0.25  +0.50",
+        "reward": "▁█  +0.50",
+        "success": "▁▁  100%",
         "difficulty": "40",
         "tokens/s": "policy 3  user 20  tool 0  judge 2",
         "lag": "0.5, at most 1",
@@ -412,13 +414,31 @@ def test_panel_of_a_bare_step() -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_panel_shows_the_last_eight_rewards() -> None:
-    """Of many steps the panel shows the newest."""
+def test_panel_draws_the_last_forty_rewards() -> None:
+    """Of many steps the panel draws the newest."""
     shown = ProgressDisplay(StringIO(), mode="json")
-    for number in range(10):
+    for number in range(50):
         shown.emit(replace(STEP, step=number, reward=number / 10))
-    expected = "  ".join(f"+{number / 10:.2f}" for number in range(2, 10))
-    assert expected == rows_of(shown)["reward"]
+    drawn, newest = rows_of(shown)["reward"].split("  ")
+    assert (40, "▁", "█", "+4.90") == (len(drawn), drawn[0], drawn[-1], newest)
+
+
+@pytest.mark.usefixtures("clock")
+def test_panel_draws_success_of_each_step() -> None:
+    """Episodes that another part spoiled do not count."""
+    shown = ProgressDisplay(StringIO(), mode="json")
+    for outcomes in ((None, Role.POLICY), (None, None, Role.USER)):
+        for culprit in outcomes:
+            shown.emit(episode(failed_by=culprit, failed=culprit == Role.USER))
+        shown.emit(STEP)
+    assert "▁█  100%" == rows_of(shown)["success"]
+
+
+def test_a_sparkline_has_a_block_for_each_value() -> None:
+    """Equal values are a flat line; what is no number is left out."""
+    assert "" == sparkline([])
+    assert "▁▁" == sparkline([0.3, 0.3])
+    assert "▁▅█" == sparkline([-1.0, 0.1, math.nan, 1.0])
 
 
 MOVED = StageMoved(

@@ -130,7 +130,7 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
 
 
 async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
-    """One candidate is the greedy answer, a stop id ends it, and a penalty is the engine's own."""
+    """One candidate is the greedy answer, a stop id ends it, and a penalty changes what is said."""
     prompt = bench.render("please set the lamp in hall to level 7")
     requests = 0
 
@@ -149,6 +149,12 @@ async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
     assert greedy[: greedy.index(end) + 1] == cut
     assert greedy == await say(top_k=1) == await say(top_p=1e-6)
 
+    # This model is too sure of itself for a penalty to turn every answer; a reward turns some.
+    hot = [{"temperature": 2.0, "top_k": 8, "seed": seed} for seed in range(8)]
+    assert [await say(**voice) for voice in hot] == [await say(**voice) for voice in hot]
+    assert [await say(**voice) for voice in hot] != [
+        await say(**voice, penalty=-2.0) for voice in hot
+    ]
     params = bench.engine._params_of(Sampling(max_tokens=8, top_p=0.95, top_k=20, penalty=0.1))
     assert (0.95, 20, 0.1) == (params.top_p, params.top_k, params.frequency_penalty)
 

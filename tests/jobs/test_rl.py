@@ -18,20 +18,35 @@ import pytest
 from command_line import write_adapter
 from dice import Dice
 from golden_errors import ErrorCheck
-from scripted_program import BASE, learnt, play_with, small_config, tiny_config
+from scripted_program import (
+    BASE,
+    CONFIG,
+    HAND_IN,
+    hand_in,
+    learnt,
+    play_with,
+    small_config,
+    tiny_config,
+)
 from scripts import cast, make_player, make_simulator, mixed, silent
 from trustee import __version__
 from trustee.algorithm.learner import TrainerSpec
 from trustee.cli.interrupt import until_interrupted
+from trustee.config import read_config
 from trustee.engine.model_files import TINY
-from trustee.engine.script import Request
-from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.engine.script import Request, improvise
+from trustee.engine.scripted import (
+    ByteTokenizer,
+    ScriptedEngine,
+    ScriptedTrainer,
+    scripted_renderer,
+)
 from trustee.environments.micro.environment import Microworld
 from trustee.environments.prompts import hash_prompts
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.simulator import RoleSampling
-from trustee.errors import InputError, RunError
+from trustee.errors import InputError, RunError, SimulatorError
 from trustee.evaluation.evaluate import SuccessRate
 from trustee.events import Event, Note, Stage, StepTrained
 from trustee.jobs import assemble
@@ -43,7 +58,7 @@ from trustee.planning.cards import use_card
 from trustee.runs.store import Store, read_lines
 from trustee.types import Role, Trajectory
 
-"""Events that are texts."""
+PUBLISHED = CONFIG.with_name("trustee-paper.toml")
 
 
 def test_folder_is_named_by_time(tmp_path: Path) -> None:
@@ -220,6 +235,65 @@ async def test_each_role_has_its_sampling() -> None:
     ]
 
 
+@pytest.mark.anyio
+async def test_voices_of_the_published_config() -> None:
+    """Each role is asked, thought and answer, as the published settings say and as often."""
+    config = read_config(PUBLISHED)
+    for role, tokens, penalty, tries in (
+        (Role.WRITER, 8192, 0.0, 2),
+        (Role.USER, 2048, 0.1, 3),
+        (Role.TOOL, 2048, 0.1, 3),
+        (Role.JUDGE, 2048, 0.1, 3),
+    ):
+        engine: Any = ScriptedEngine(
+            lambda request: "hm</think>" if request.sampling.stop_ids else "[]", context=24576
+        )
+        simulator = assemble.make_simulator(config, engine, scripted_renderer())
+        with pytest.raises(SimulatorError, match=f"no usable answer in {tries} tries"):
+            await simulator.ask(role, "prompt", answer=dict, schema="{}", seed=0)
+        asked = [request.sampling for request in engine.requests]
+        assert [(None, tokens), ("{}", tokens - 3)] * tries == [
+            (sampling.schema, sampling.max_tokens) for sampling in asked
+        ]
+        assert {(0.6, 0.95, 20, penalty)} == {
+            (sampling.temperature, sampling.top_p, sampling.top_k, sampling.penalty)
+            for sampling in asked
+        }
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("model.thinking=true", "model.thinking = true has no effect"),
+        ("simulator.judge.thinking=true", "writes no thoughts in <think> and </think>"),
+    ],
+)
+def test_thinking_of_a_model_that_cannot_think(
+    check_error: ErrorCheck, change: str, why: str
+) -> None:
+    """The built-in model's template has no thoughts, so none are asked of it."""
+    with pytest.raises(InputError) as caught:
+        prepare_model(tiny_config(change))
+    check_error(caught, why)
+
+
+def test_roles_that_cannot_help_thinking(tmp_path: Path, check_error: ErrorCheck) -> None:
+    """Where every prompt begins a thought, a role that is not to think is refused."""
+    for file in TINY.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    template = (TINY / "chat_template.jinja").read_text()
+    begun = "{{- '<|im_start|>assistant\\n' -}}"
+    content = "{{- message.content if message.content -}}"
+    assert 1 == template.count(begun) == template.count(content)
+    template = template.replace(begun, begun.replace("\\n", "\\n<think>"))
+    closed = "{{- '<think></think>' if message.role == 'assistant' -}}"
+    template = template.replace(content, closed + content)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(InputError) as caught:
+        prepare_model(tiny_config(f"model.path={tmp_path}"))
+    check_error(caught, "begins every answer with a thought", "simulator.<role>.thinking")
+
+
 def test_evaluation_world() -> None:
     """Held-out tasks are of their own world where one is named, else of that of training."""
     config = small_config()
@@ -343,6 +417,57 @@ async def test_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         if isinstance(event, Note | Stage)
     ]
     assert [1, 2] == [event.step for event in events if isinstance(event, StepTrained)]
+
+
+SECRET = "I keep this to myself."
+"""What a scripted policy thinks."""
+
+
+def think_aloud(request: Request) -> str:
+    """Play as the scripted engine does, with a thought of the policy's."""
+    said = improvise(request)
+    policy = not request.request_id.startswith(tuple(Role))
+    return said.replace("</think>", f"{SECRET}</think>", 1) if policy else said
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("shown", [False, True])
+async def test_run_in_the_published_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    """All think; the policy's thoughts are trained, and shown to the roles only by `env.thoughts`.
+
+    A step has as many updates as the config says.
+    """
+    engine = ScriptedTrainer(think_aloud, context=24576)
+    hand_in(monkeypatch, engine)
+    config = read_config(
+        PUBLISHED,
+        (
+            *HAND_IN,
+            "engine.device=cpu",
+            "run.steps=2",
+            "rollout.group_size=4",
+            "rollout.groups_per_step=2",
+            "eval.tasks=none",
+            f"env.thoughts={str(shown).lower()}",
+        ),
+    )
+    events: list[Event] = []
+    outcome = await run_training(config, tmp_path, emit=events.append)
+    assert 2 == outcome.steps
+    figures = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    # Flat groups are kept, so that no update is without episodes.
+    assert [(4, 8), (4, 8)] == [(row["updates"], row["samples"]) for row in figures]
+    tokenizer = ByteTokenizer()
+    for micro in engine.learner.requests:
+        for sample in micro.samples:
+            if sample.trajectory_id != "probe":
+                kept = [id for id, own in zip(sample.ids, sample.mask, strict=True) if own]
+                assert SECRET in tokenizer.decode(kept)
+    heard = [r.prompt for r in engine.requests if r.request_id.startswith(("judge", "tool"))]
+    assert heard
+    assert shown is any(SECRET in prompt for prompt in heard)
 
 
 @pytest.mark.anyio

@@ -202,7 +202,7 @@ def test_episode_for_people(folder: Path) -> None:
         "hidden intent: lamp hall 0",
         "  user: set the lamp [0]",
         "  thinking: which room?",
-        '  calls set_lamp {"room":"hall","level":7}',
+        '  calls set_lamp(room="hall", level=7)',
         '  bad call (not JSON): {"name"',
         '  tool: {"ok": true}',
         '  tool: {"error": "not JSON"}',

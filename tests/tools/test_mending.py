@@ -115,6 +115,12 @@ def test_parameters(given: dict[str, Any], schema: dict[str, Any]) -> None:
         ),
         ({"x-kept": {"type": "dict"}}, {"x-kept": {"type": "dict"}}, set()),
         ({"default": {"type": "dict"}}, {"default": {"type": "dict"}}, set()),
+        ({"type": [], "default": 3}, {"type": [], "default": 3}, set()),
+        (
+            {"type": ["int", "None"], "default": 3},
+            {"type": ["integer", "null"], "default": 3},
+            set(),
+        ),
     ],
 )
 def test_keywords(given: Any, mended: Any, notes: set[str]) -> None:

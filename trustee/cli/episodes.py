@@ -62,7 +62,8 @@ def show_episode(page: Page, line: EpisodeLine, task: Task | None) -> None:
         tools = ", ".join(tool.signature for tool in task.tools)
         page.line((f"difficulty {task.difficulty}, tools: {tools}", "dim"))
         for key, value in task.hidden.items():
-            page.line((f"hidden {key}: {shorten_value(value)}", "dim"))
+            if not is_empty(value):
+                page.line((f"hidden {key}: {shorten_value(value)}", "dim"))
         for message in task.messages:
             show_message(page, message)
     trial = trajectory.outcome.trial
@@ -78,8 +79,14 @@ def show_episode(page: Page, line: EpisodeLine, task: Task | None) -> None:
             show_message(page, reply)
     if trajectory.failure is not None:
         page.line((f"no reward: {trajectory.failure.message}", "red"))
-    for key, value in told_of(line).items():
-        page.line((key, "cyan"), f": {shorten_value(value)}")
+    known = told_of(line)
+    criteria = known.pop("criteria", None)
+    if isinstance(criteria, dict) and criteria:
+        met = "  ".join(f"{'✓' if holds else '✗'} {name}" for name, holds in criteria.items())
+        page.line(("criteria", "cyan"), f": {met}")
+    for key, value in known.items():
+        if not is_empty(value):
+            page.line((key, "cyan"), f": {shorten_value(value)}")
 
 
 def told_of(line: EpisodeLine) -> dict[str, Any]:
@@ -88,9 +95,22 @@ def told_of(line: EpisodeLine) -> dict[str, Any]:
     return known if line.rejected is None else known | {"rejected": str(line.rejected)}
 
 
+def is_empty(value: object) -> bool:
+    """Return whether a value says nothing."""
+    return value is None or value in ("", [], {}, ())
+
+
 def shorten_value(value: object) -> str:
-    """Write a value, or the beginning of a long one; `--json` has it whole."""
-    text = str(value)
+    """Write a value as a person reads it, or the beginning of a long one; `--json` has it whole."""
+    match value:
+        case str():
+            text = value
+        case bool():
+            text = "yes" if value else "no"
+        case [*parts] if all(isinstance(part, str) for part in parts):
+            text = ", ".join(map(str, parts))
+        case _:
+            text = msgspec.json.encode(value, enc_hook=str).decode()
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} … ({len(text)} characters)"
 
 
@@ -102,7 +122,10 @@ def show_message(page: Page, message: Message) -> None:
         page.line((message.role, "bold"), f": {message.content}", indent="  ")
     for call in message.calls:
         if isinstance(call, ToolCall):
-            arguments = msgspec.json.encode(call.arguments).decode()
-            page.line(("calls", "bold"), f" {call.name} {arguments}", indent="  ")
+            arguments = ", ".join(
+                f"{name}={msgspec.json.encode(value).decode()}"
+                for name, value in call.arguments.items()
+            )
+            page.line(("calls", "bold"), f" {call.name}({arguments})", indent="  ")
         else:
             page.line(("bad call", "red"), f" ({call.reason}): {call.text}", indent="  ")

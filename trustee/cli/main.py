@@ -1,6 +1,6 @@
 """The command line. Heavy modules are only imported by the command that needs them.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted and resumable.
+What the exit codes mean is `commands.options.EXIT_CODES`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from trustee import __version__
 from trustee.cli.commands import COMMANDS
-from trustee.cli.commands.options import DONE, INTERRUPTED, error_code, single_error
+from trustee.cli.commands.options import DONE, EXIT_CODES, INTERRUPTED, error_code, single_error
 from trustee.cli.interrupt import signals_interrupt
 from trustee.cli.terminal import complain, show_bug, silence, visible
 from trustee.errors import TrusteeError
@@ -32,6 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="trustee",
         description="Train a tool-calling agent on one GPU, in a world that its base simulates.",
+        epilog="exit codes:\n" + "\n".join(f"  {n:>3}  {text}" for n, text in EXIT_CODES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"trustee {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Literal, TextIO
 
 from rich.live import Live
@@ -28,8 +30,9 @@ from trustee.events import (
 )
 
 DisplayMode = Literal["live", "lines", "json"]
-RECENT = 8
-"""Number of latest steps whose reward the panel shows."""
+RECENT = 40
+"""Number of latest steps whose reward and success the panel draws."""
+BLOCKS = "▁▂▃▄▅▆▇█"
 LINE_SECONDS = 10.0
 """Time between two printed lines about a stage that goes on."""
 
@@ -55,6 +58,16 @@ def show_moved(event: StageMoved) -> str:
     return ", ".join(parts) or f"under way for {show_seconds(event.seconds)}"
 
 
+def sparkline(values: Sequence[float]) -> str:
+    """Return values as a line of blocks, from the least to the most among them."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
+        return ""
+    least, most = min(known), max(known)
+    steps = (len(BLOCKS) - 1) / (most - least) if most > least else 0.0
+    return "".join(BLOCKS[round((value - least) * steps)] for value in known)
+
+
 class ProgressDisplay:
     """Receives events and shows them; a context manager around a job."""
 
@@ -77,6 +90,10 @@ class ProgressDisplay:
         self._done = 0
         self._failed: Counter[str] = Counter()
         self._failures = 0
+        self._played = 0
+        """Episodes since the last step that no other part spoiled."""
+        self._solved = 0
+        self._success: deque[float] = deque(maxlen=RECENT)
         self._recent: deque[StepTrained] = deque(maxlen=RECENT)
         self._rates: dict[str, float] = {}
         self._policy_tokens = 0
@@ -133,6 +150,8 @@ class ProgressDisplay:
                 self._running -= 1
                 self._done += 1
                 self._policy_tokens += event.tokens
+                self._played += not event.failed
+                self._solved += event.failed_by is None
                 self._count_failure(event)
             case TaskWritten():
                 self._count_failure(event)
@@ -140,6 +159,9 @@ class ProgressDisplay:
                 self._moved = event
             case StepTrained():
                 self._recent.append(event)
+                if self._played:
+                    self._success.append(self._solved / self._played)
+                self._played = self._solved = 0
                 self._measure_rates(event)
             case Stage():
                 self._stage = event.name
@@ -222,10 +244,12 @@ class ProgressDisplay:
             "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
         )
         if last is not None:
-            rewards = "  ".join(f"{event.reward:+.2f}" for event in self._recent)
+            rewards = sparkline([event.reward for event in self._recent])
             rates = "  ".join(f"{role} {rate:.0f}" for role, rate in self._rates.items())
             table.add_row("step", f"{last.step} (version {last.version})")
-            table.add_row("reward", rewards)
+            table.add_row("reward", f"{rewards}  {last.reward:+.2f}")
+            if self._success:
+                table.add_row("success", f"{sparkline(self._success)}  {self._success[-1]:.0%}")
             table.add_row("difficulty", "-" if last.difficulty is None else str(last.difficulty))
             table.add_row("tokens/s", rates)
             table.add_row("lag", f"{last.lag_mean:.1f}, at most {last.lag_max}")

@@ -79,6 +79,11 @@ def barred(text: str, *, width: int = 0) -> str:
     return f"\n{BAR}".join(lines)
 
 
+def find_output() -> TextIO:
+    """Return the output of this process, for a display that writes to it itself."""
+    return sys.stdout
+
+
 def say(text: str, *, to: TextIO | None = None) -> None:
     """Write lines of this program to its output."""
     out = sys.stdout if to is None else to

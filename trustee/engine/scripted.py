@@ -103,17 +103,17 @@ class ByteTokenizer:
                 f"<tool_call>{render_json(call['function'])}</tool_call>"
                 for call in message.get("tool_calls") or ()
             )
-            said = f"{_think(message)}{message['content']}{calls}"
+            said = f"{self._think(message)}{message['content']}{calls}"
             text += f"<|im_start|>{message['role']}\n{said}<|im_end|>\n"
         if not add_generation_prompt:
             return text
         return f"{text}<|im_start|>assistant\n{'<think>' if self._thinking else ''}"
 
-
-def _think(message: Mapping[str, Any]) -> str:
-    """Return the thought of a message between its marks."""
-    thought = message.get("reasoning_content")
-    return f"<think>{thought}</think>" if thought else ""
+    def _think(self, message: Mapping[str, Any]) -> str:
+        """Return a thought between its marks; an empty one too where prompts begin thoughts."""
+        thought = message.get("reasoning_content") or ""
+        thinks = thought or (self._thinking and message["role"] == "assistant")
+        return f"<think>{thought}</think>" if thinks else ""
 
 
 def scripted_renderer(style: ChatStyle = PLAIN) -> Renderer:

@@ -42,8 +42,16 @@ class RunMetadata(Record, frozen=True):
     """What the run reads besides its config, by key."""
 
 
-def name_folder(config: Config) -> Path:
-    """Return the path of a new run folder, named after the current time."""
+def name_folder(config: Config, name: str | None = None) -> Path:
+    """Return the path of a new run folder, by default named after the current time.
+
+    Raises:
+        InputError: if the name is none of a folder.
+    """
+    if name is not None:
+        if name != Path(name).name or name.startswith("."):
+            raise InputError(f"--name {name!r} is not the name of a folder; --out takes a path")
+        return Path(config.run.folder) / name
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = Path(config.run.folder) / stamp
     folder, count = base, 1

@@ -44,6 +44,7 @@ async def run_stages_of(
         InputError: if the world is not one that the requested teacher can play.
         EngineDied: if the engine died twice; the run can be resumed.
     """
+    emit(Note(text=foretell(config, folder)))
     if config.collect.tasks and not config.run.adapter:
         if not resume:
             # At the start of a run, so that its first stages can be resumed too.
@@ -57,6 +58,21 @@ async def run_stages_of(
     return await run_training(
         config, folder, emit=emit, resume=resume and not begins, profile=profile
     )
+
+
+def foretell(config: Config, folder: Path) -> str:
+    """Return what a run will do and how long it may take."""
+    run, rollout = config.run, config.rollout
+    limit = f" or {run.minutes:g} minutes, whichever is first" if run.minutes else ""
+    told = [
+        f"{config.model.path} is trained for {run.steps} steps"
+        f" of {rollout.groups_per_step * rollout.group_size} episodes{limit}"
+    ]
+    if not run.minutes:
+        told.append("there is no time limit (--minutes sets one, trustee plan estimates)")
+    if config.eval.tasks:
+        told.append(f"{config.eval.tasks} held-out tasks are played before and after")
+    return "; ".join([*told, f"folder {folder}"])
 
 
 async def sft_on_teacher(config: Config, folder: Path, *, emit: Emit) -> Path:

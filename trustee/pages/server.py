@@ -130,7 +130,8 @@ def follow_with(library: Library) -> Callable[[Request], Awaitable[Response]]:
 
         async def changes() -> AsyncIterator[bytes]:
             seen, quiet = await run_sync(answers.signature, opened), 0.0
-            yield b"retry: 2000\n\n"
+            # What changed between the page's first reading and this look is read again.
+            yield b"retry: 2000\nevent: changed\ndata: {}\n\n"
             while True:
                 await anyio.sleep(LOOK_SECONDS)
                 found = await run_sync(answers.signature, opened)

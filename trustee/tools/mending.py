@@ -26,7 +26,7 @@ _NUMBERS = frozenset(
         *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
     )
 )
-_OF_TYPE: dict[object, type | tuple[type, ...]] = {
+_OF_TYPE: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
     "number": (int, float),
@@ -171,7 +171,7 @@ def _mend_type(schema: dict[str, Any], notes: set[str]) -> None:
 def _mend_default(schema: dict[str, Any], notes: set[str]) -> None:
     """Read values that are written as text, and the reverse; drop what the type does not allow."""
     kind, given = schema.get("type"), schema.get("default")
-    if given is None or kind not in _OF_TYPE:
+    if given is None or not isinstance(kind, str) or kind not in _OF_TYPE:
         return
     if isinstance(given, str) and kind in ("integer", "number", "boolean"):
         given = read_number(given.lower() if kind == "boolean" else given)

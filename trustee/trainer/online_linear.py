@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,22 @@ from torch.nn import Parameter
 from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.model_loader.reload.layerwise import initialize_online_processing
 from vllm.model_executor.parameter import ModelWeightParameter
+
+
+def register_weight(
+    layer: Any,
+    heights: Sequence[int],
+    *,
+    width: int,
+    dtype: torch.dtype,
+    device: str | None = None,
+    loader: Any,
+) -> None:
+    """Give a layer an empty weight (sum of heights, width); its shards have these heights."""
+    layer.logical_widths = list(heights)
+    empty = torch.empty(sum(heights), width, device=device, dtype=dtype)
+    weight = ModelWeightParameter(data=empty, input_dim=1, output_dim=0, weight_loader=loader)
+    layer.register_parameter("weight", weight)
 
 
 class OnlineLinear(LinearMethodBase):
@@ -30,19 +46,14 @@ class OnlineLinear(LinearMethodBase):
         **extra: Any,
     ) -> None:
         """Declare the weight on the meta device; vLLM allocates it when its shards arrive."""
-        layer.logical_widths = list(output_partition_sizes)
-        weight = ModelWeightParameter(
-            data=torch.empty(
-                sum(output_partition_sizes),
-                input_size_per_partition,
-                device="meta",
-                dtype=params_dtype,
-            ),
-            input_dim=1,
-            output_dim=0,
-            weight_loader=extra.get("weight_loader"),
+        register_weight(
+            layer,
+            output_partition_sizes,
+            width=input_size_per_partition,
+            dtype=params_dtype,
+            device="meta",
+            loader=extra.get("weight_loader"),
         )
-        layer.register_parameter("weight", weight)
         initialize_online_processing(layer)
 
 

@@ -23,7 +23,6 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
-from vllm.model_executor.parameter import ModelWeightParameter
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
@@ -31,7 +30,7 @@ from trustee.trainer.counters import own_counters
 from trustee.trainer.counting import count_loading
 from trustee.trainer.int4_layers import choose_int4
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
-from trustee.trainer.online_linear import OnlineLinear, StoredParts
+from trustee.trainer.online_linear import OnlineLinear, StoredParts, register_weight
 from trustee.trainer.packing import Packed, can_pack
 from trustee.trainer.quantised_cache import LOADER, read_tensors
 from trustee.trainer.streams import on_default_stream
@@ -195,16 +194,13 @@ class PlainLinear(LinearMethodBase):
         **extra: Any,
     ) -> None:
         """Create the weight."""
-        layer.logical_widths = list(output_partition_sizes)
-        weight = ModelWeightParameter(
-            data=torch.empty(
-                sum(output_partition_sizes), input_size_per_partition, dtype=params_dtype
-            ),
-            input_dim=1,
-            output_dim=0,
-            weight_loader=extra.get("weight_loader"),
+        register_weight(
+            layer,
+            output_partition_sizes,
+            width=input_size_per_partition,
+            dtype=params_dtype,
+            loader=extra.get("weight_loader"),
         )
-        layer.register_parameter("weight", weight)
 
     def process_weights_after_loading(self, layer: Any) -> None:
         """Keep the bytes; a plain parameter avoids vLLM's dispatch at every use."""

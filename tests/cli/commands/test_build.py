@@ -11,7 +11,6 @@ import pytest
 from command_line import FTRL, ROOMY, never_start, refuse, succeed
 from scripted_program import play_with
 from scripts import perfect
-from trustee.cli.commands import options
 from trustee.cli.commands.options import BAD_INPUT, FAILED
 from trustee.cli.main import main
 from trustee.engine.script import Request
@@ -51,14 +50,15 @@ def test_missing_config(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> No
     assert not (tmp_path / "new").exists()
 
 
-def test_default_config_that_is_not_there(
+def test_config_that_is_not_there(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Away from the project's configs one must be named."""
-    monkeypatch.setattr(options, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    """Away from the project, the configs of the package are named."""
     monkeypatch.chdir(tmp_path)
-    told = refuse(capfd, "build", "--out", tmp_path / "new", "--count", 1)
-    assert "configs/ftrl.toml was not found; name a config with --config FILE" == told
+    config = ["--config", "configs/none.toml"]
+    told = refuse(capfd, "build", *config, "--out", tmp_path / "new", "--count", 1)
+    assert told.startswith("configs/none.toml: cannot be read (No such file")
+    assert "configs/ftrl.toml" in told
 
 
 def test_environments_are_built(

@@ -260,7 +260,7 @@ def paths_in(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    st.sampled_from([PETSTORE, [OPENAI], {"tools": [OPENAI]}]),
+    st.sampled_from([PETSTORE, [OPENAI], {"tools": [OPENAI]}, {"Food": {"Shop": [OPENAI]}}]),
     st.randoms(use_true_random=False),
     ANY_JSON,
 )

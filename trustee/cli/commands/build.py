@@ -13,7 +13,7 @@ from trustee.cli.commands.options import (
     add_shared,
     allow_unsafe,
     choose_device,
-    find_default,
+    find_config,
     show_job,
     warn_unconfined,
 )
@@ -46,7 +46,7 @@ def build_command(options: argparse.Namespace) -> int:
 
     if options.count < 1:
         raise InputError(f"--count must be 1 or more, got {options.count}")
-    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_folder(options, config)

@@ -11,6 +11,7 @@ from trustee.cli.commands.options import (
     add_shared,
     allow_unsafe,
     choose_device,
+    find_config,
     show_job,
     warn_unconfined,
 )
@@ -47,7 +48,7 @@ def collect_command(options: argparse.Namespace) -> int:
     from trustee.config import read_config
     from trustee.jobs.collect import PlayerConfig, counts_text, run_collection
 
-    config = read_config(options.config, allow_unsafe(options))
+    config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     player = PlayerConfig(
         teacher=options.teacher,
         url=options.teacher_url,

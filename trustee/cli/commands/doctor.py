@@ -12,7 +12,7 @@ from trustee.cli.commands.options import (
     add_shared,
     allow_unsafe,
     choose_device,
-    find_default,
+    find_config,
 )
 from trustee.cli.terminal import say, say_json
 
@@ -48,7 +48,7 @@ def doctor_command(options: argparse.Namespace) -> int:
 
     on_card = options.gpu is not None or count_cards() > 0
     name = "qwen3-8b.toml" if on_card else "tiny.toml"
-    config = read_config(options.config or find_default(name), allow_unsafe(options))
+    config = read_config(find_config(options.config, name), allow_unsafe(options))
     choose_device(config, options.gpu)
     with open_scratch() as folder, divert_noise(folder) as to:
         found = anyio.run(

@@ -14,7 +14,8 @@ from trustee.cli.commands.options import (
     allow_unsafe,
     allow_worlds,
     choose_device,
-    find_default,
+    find_config,
+    find_run,
     show_job,
     warn_unconfined,
 )
@@ -83,7 +84,8 @@ def eval_command(options: argparse.Namespace) -> int:
         raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
     changes = allow_unsafe(options)
-    config = read_trusted(options.run, changes)
+    run = find_run(options.run)
+    config = read_trusted(run, changes)
     if options.world is not None:
         config = move_to(config, options.world)
     tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
@@ -93,8 +95,8 @@ def eval_command(options: argparse.Namespace) -> int:
     warn_unconfined(config)
     show_job(
         options,
-        options.run,
-        lambda emit: run_comparison(config, options.run, adapter=options.adapter, emit=emit),
+        run,
+        lambda emit: run_comparison(config, run, adapter=options.adapter, emit=emit),
         text=compare_text,
     )
     return DONE
@@ -182,7 +184,7 @@ def suite_command(options: argparse.Namespace) -> int:
             "--world, --strip-trial, --permute-names and --break-tool cannot be used with --suite; "
             "a suite is a world of its own, without trials"
         )
-    config = read_config(options.config or find_default("ftrl.toml"), allow_unsafe(options))
+    config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     warn_unconfined(config)
     folder = options.out or name_folder(config)

@@ -12,6 +12,7 @@ from trustee.cli.commands.options import (
     add_shared,
     allow_unsafe,
     allow_worlds,
+    find_run,
     show_job,
 )
 from trustee.errors import InputError
@@ -69,11 +70,12 @@ def export_command(options: argparse.Namespace) -> int:
         raise InputError(f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE")
     allow_worlds(options)
     changes = allow_unsafe(options)
-    config = apply_changes(read_unplayed(options.run), changes)
+    run = find_run(options.run)
+    config = apply_changes(read_unplayed(run), changes)
     show_job(
         options,
-        options.run,
-        lambda emit: export(config, options.run, wanted, adapter=options.adapter, emit=emit),
+        run,
+        lambda emit: export(config, run, wanted, adapter=options.adapter, emit=emit),
         text=export_text,
     )
     return DONE

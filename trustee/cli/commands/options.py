@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trustee.cli.terminal import complain, is_interactive, say, say_json
-from trustee.errors import InputError, TrusteeError
+from trustee.errors import EngineDied, InputError, OutOfMemory, TrusteeError
 
 if TYPE_CHECKING:
     from trustee.cli.capture import Screen
@@ -21,15 +21,31 @@ T = TypeVar("T")
 Commands = Any
 """Return type of `argparse.ArgumentParser.add_subparsers`, which has no public name."""
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: done, failed, bad input, interrupted and resumable."""
+DONE, FAILED, BAD_INPUT, NO_MEMORY, STALLED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_CODES = {
+    DONE: "done",
+    FAILED: "failed; the last lines say why",
+    BAD_INPUT: "bad input: an option, a config or a file cannot be used",
+    NO_MEMORY: "out of memory, at the end of the memory ladder",
+    STALLED: "the engine died or stood still, twice; the run can be resumed",
+    INTERRUPTED: "interrupted; the run can be resumed",
+}
+"""What the exit codes mean."""
 NOISE = ("engine.log", "log.jsonl", "events.jsonl")
 """Files that a job writes before it has begun anything."""
 
 
 def error_code(error: TrusteeError) -> int:
     """Return the exit code of an error."""
-    return BAD_INPUT if isinstance(error, InputError) else FAILED
+    match error:
+        case InputError():
+            return BAD_INPUT
+        case OutOfMemory():
+            return NO_MEMORY
+        case EngineDied():
+            return STALLED
+        case _:
+            return FAILED
 
 
 def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -43,13 +59,33 @@ def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def find_default(name: str) -> Path:
-    """Return the path of a packaged config, in the working directory or next to the package."""
-    for root in (Path(), Path(__file__).parents[3]):
-        path = root / "configs" / name
-        if path.is_file():
-            return path
-    raise InputError(f"configs/{name} was not found; name a config with --config FILE")
+def find_config(given: Path | None, default: str) -> Path:
+    """Return the config that a call names, or the default one.
+
+    A config of the package is found by its name from any folder: `tiny`, `tiny.toml` or
+    `configs/tiny.toml`. A file that is there comes first.
+    """
+    from trustee.config import CONFIGS, PACKAGED
+
+    path = given or CONFIGS / default
+    if not path.exists() and path.parent in (Path(), CONFIGS):
+        for packaged in (PACKAGED / path.name, PACKAGED / f"{path.name}.toml"):
+            if packaged.is_file():
+                return packaged
+    return path
+
+
+def find_run(given: Path) -> Path:
+    """Return the run folder that a call names; `latest` is the newest one in `runs`.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from trustee.runs.standing import LATEST, find_latest
+
+    if str(given) == LATEST and not given.exists():
+        return find_latest(Path("runs"))
+    return given
 
 
 def choose_device(config: Config, gpu: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trustee.cli.commands.options import DONE, FAILED, Commands, add_shared, find_default
+from trustee.cli.commands.options import DONE, FAILED, Commands, add_shared, find_config
 from trustee.cli.terminal import say, say_json
 
 
@@ -27,7 +27,7 @@ def plan_command(options: argparse.Namespace) -> int:
     from trustee.config import read_config
     from trustee.planning.plan_text import run_plan
 
-    config = read_config(options.config or find_default("qwen3-8b.toml"), options.changes)
+    config = read_config(find_config(options.config, "qwen3-8b.toml"), options.changes)
     text, fits = run_plan(
         config,
         model=options.model,

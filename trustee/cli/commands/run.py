@@ -19,7 +19,8 @@ from trustee.cli.commands.options import (
     choose_device,
     choose_mode,
     error_code,
-    find_default,
+    find_config,
+    find_run,
     print_text,
     read_resumed,
     single_error,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
 
-from trustee.cli.terminal import barred, complain
+from trustee.cli.terminal import barred, complain, say
 
 
 def add(commands: Commands) -> None:
@@ -41,11 +42,14 @@ def add(commands: Commands) -> None:
     run.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
     run.add_argument("--tools", type=Path, metavar="FILE", help="train on these tools")
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder")
+    run.add_argument("--model", metavar="DIR", help="base model, in place of model.path")
+    run.add_argument("--seed", type=int, metavar="N", help="in place of run.seed")
     run.add_argument(
         "--steps", type=int, metavar="N", help="steps in all; a finished run goes on with more"
     )
     run.add_argument("--minutes", metavar="M", help="minutes of training in all, or none; likewise")
     run.add_argument("--out", type=Path, metavar="RUN", help="folder of the new run")
+    run.add_argument("--name", metavar="NAME", help="name of the new run in the folder of runs")
     run.add_argument(
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
     )
@@ -56,6 +60,9 @@ def add(commands: Commands) -> None:
     )
     run.add_argument(
         "--force", action="store_true", help="start even if the plan says that it does not fit"
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would happen, end"
     )
     run.add_argument(
         "--profile",
@@ -71,10 +78,14 @@ def load_config(options: argparse.Namespace) -> Config:
     """Read the config that the options name, and apply their changes."""
     from trustee.config import read_config
 
-    path = options.config or find_default("qwen3-8b.toml")
+    path = find_config(options.config, default="qwen3-8b.toml")
     changes = allow_unsafe(options)
     if options.tools is not None:
         changes.append(set_path("env.tools", options.tools))
+    if options.model is not None:
+        changes.append(set_path("model.path", Path(options.model)))
+    if options.seed is not None:
+        changes.append(f"run.seed={options.seed}")
     changes += [f"run.{key}={value}" for key, value in lengths_of(options).items()]
     if options.adapter is not None:
         changes.append(set_path("run.adapter", options.adapter.absolute()))
@@ -99,12 +110,13 @@ def run_command(options: argparse.Namespace) -> int:
     from trustee.runs.ownership import own_folder
 
     if options.resume is not None:
-        if any((options.config, options.tools, options.adapter, options.out)):
+        given = (options.config, options.tools, options.adapter, options.out)
+        if any((*given, options.model, options.name)) or options.seed is not None:
             raise InputError(
                 "--resume continues a run with its own config; leave out --config, --tools, "
-                "--adapter and --out; --set changes only what protects"
+                "--adapter, --out, --model, --name and --seed; --set changes only what protects"
             )
-        folder: Path = options.resume
+        folder = find_run(options.resume)
         config = read_resumed(options, folder)
     else:
         if options.gpu is not None:
@@ -112,13 +124,18 @@ def run_command(options: argparse.Namespace) -> int:
 
             require_card(options.gpu)
         config = load_config(options)
-        folder = options.out or name_folder(config)
+        folder = options.out or name_folder(config, options.name)
         refuse_taken(folder)
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)
     if config.engine.device == "cuda" and not options.force:
         config = fit_to_card(config, options)
+    if options.dry_run:
+        from trustee.jobs.stages import foretell
+
+        say(f"nothing was started; {foretell(config, folder)}")
+        return DONE
     with own_folder(folder):
         if options.resume is None:
             # Again, because another call may have begun a run here a moment ago.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trustee.cli.commands.options import DONE, FAILED, Commands
+from trustee.cli.commands.options import DONE, FAILED, Commands, find_run
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     view = commands.add_parser("view", help="read trajectories")
-    view.add_argument("run", type=Path, metavar="RUN")
+    view.add_argument("run", type=Path, metavar="RUN", help="run folder, or latest")
     view.add_argument(
         "--step", type=int, metavar="N", help="played by the version before this step"
     )
@@ -39,5 +39,5 @@ def view_command(options: argparse.Namespace) -> int:
         tool=options.tool,
         limit=options.limit,
     )
-    bad = show_trajectories(options.run, wanted, as_json=options.json)
+    bad = show_trajectories(find_run(options.run), wanted, as_json=options.json)
     return FAILED if bad else DONE

@@ -2,7 +2,7 @@
 
 A pure state machine: `advance` returns the next difficulty, `draw_aspects` the aspects of a task.
 Source: TRUSTEE (arXiv 2604.17739), adaptive curriculum, and its authors' code, whose rules are the
-values `published`, `whole` and the like; the defaults are ours (docs/recipes.md says why).
+values `published`, `whole` and the like; the defaults are ours (docs/published.md).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Curriculum(Record, frozen=True):
     mapping: MappingName = "even"
     """How the bounds grow with the difficulty: `even`, or `published` as in the authors' code."""
     soft: Share = 0.5
-    """Share of tasks whose aspects are drawn at random below their bounds (the paper's epsilon)."""
+    """Share of tasks whose aspects are drawn at random within `reach` (the paper's epsilon)."""
     reach: Literal["bound", "whole"] = "bound"
     """What a soft draw reaches: every aspect up to its `bound`; or, as in the authors' code, all
     but guidance and strictness over the `whole` range, with a coin of its own for tools."""

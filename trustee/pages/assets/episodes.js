@@ -19,10 +19,13 @@ export function rewardChip(row) {
 
 export async function episodesView(context, id, file) {
   const { page, signal, given, showPlace, showFollowing } = context;
-  const run = await ask(`runs/${id}`, {}, signal);
-  showPlace(['runs', '#/'], [run.place, place(['run', id])], ['episodes']);
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, given.get(name) || '']));
   const begin = Math.max(0, Number(given.get('begin')) || 0);
+  const look = () => ask(`runs/${id}/episodes/${file}`, { ...wanted, begin, count: PAGE }, signal);
+  // Both at once, so that the first rows come as soon as they can.
+  let first = look();
+  const [run] = await Promise.all([ask(`runs/${id}`, {}, signal), first]);
+  showPlace(['runs', '#/'], [run.place, place(['run', id])], ['episodes']);
   const go = (changes) => {
     const next = { ...wanted, begin: '', ...changes };
     location.hash = place(['run', id, 'episodes', changes.file || file], { ...next, file: '' });
@@ -37,7 +40,8 @@ export async function episodesView(context, id, file) {
 
   let hasBar = false;
   async function refresh() {
-    const found = await ask(`runs/${id}/episodes/${file}`, { ...wanted, begin, count: PAGE }, signal);
+    const found = await (first || look());
+    first = null;
     if (!hasBar || !bar.contains(document.activeElement)) {
       put(bar, filterBar(run, file, wanted, found.facets, go));
       hasBar = true;

@@ -1,0 +1,1 @@
+"""`trustee report`: runs as one HTML file, to show to somebody else."""
