@@ -52,13 +52,11 @@ class Lever(NamedTuple):
                 lower = now if now is not None and now <= self.value else self.value
             case "learn.activation_checkpointing" if self.value == "recompute":
                 lower = self.value if now == "off" else now
-            case (
-                "learn.optimizer"
-                | "learn.activation_checkpointing"
-                | "engine.weights"
-                | "engine.eager"
-            ):
+            case "learn.optimizer" | "learn.activation_checkpointing" | "engine.eager":
                 lower = self.value
+            case "engine.weights":
+                # Of nearly the same size, so whoever asked for int4 keeps it.
+                lower = now if now == "int4" else self.value
             case _:
                 lower = min(now, self.value)
         return budget.change({self.key: lower})

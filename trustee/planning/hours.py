@@ -1,8 +1,8 @@
 """How long a run takes and how much energy it uses, estimated from operation and byte counts.
 
-Training is bound by arithmetic and decoding by memory bandwidth, so a GPU's speed and bandwidth
-determine both within a factor; every figure is a range. The two times add up, because trainer and
-engine take turns on the one GPU. `trustee doctor` replaces the data-sheet speeds with measured
+Training is bound by arithmetic; a decoding step's time is that of `decoding.py`, by card and requests
+at once. Every figure is a range. The two times add up, because trainer and engine take turns on the
+one GPU. `trustee doctor` replaces the data-sheet speeds with measured
 ones. The length of an episode is assumed, and the assumptions are printed; after ten steps a run's
 own `timing.jsonl` is more reliable.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from trustee.planning.budget import Budget
 from trustee.planning.cards import Card
-from trustee.planning.ledger import base_bytes, count_kv_tokens, kv_token_bytes
+from trustee.planning.decoding import bandwidth_share, step_seconds
+from trustee.planning.ledger import count_kv_tokens
 from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
@@ -20,12 +21,8 @@ MIXED = (0.3, 0.7)
 
 TRAIN_SHARE = (0.6, 0.35)
 """Share of a GPU's bf16 speed that training reaches, at best and at worst."""
-DECODE_SHARE = (0.75, 0.4)
-"""Share of a GPU's bandwidth that decoding reaches; adapters and NF4 cost the rest."""
 ATTENTION_BACKWARD = 2.5
 """Operations of attention's backward pass by those of its forward pass: five products, not two."""
-STEP_SECONDS = (0.004, 0.010)
-"""Fixed overhead of one engine step, in seconds."""
 READS = (1.0, 2.0)
 """How often each context is prefilled: once, or again after the cache had to drop it."""
 OVERBOOKING = 1.5
@@ -248,11 +245,14 @@ def _rollout_seconds(
 ) -> float:
     """Return the seconds that one step's episodes take; divided by 36, hours per 100 steps."""
     live = count_episodes(shape, budget, work)
-    # An embedding is only indexed, so an untied table is not read; a tied one is, as the head.
-    tables = 0 if shape.tied else 2 * shape.vocab * shape.hidden
-    weights = base_bytes(shape, weights=budget.engine.weight_format) - tables
-    cache = live * work.episode_tokens / 2 * kv_token_bytes(shape)
-    step = (weights + cache) / (card.bandwidth * 1e9 * DECODE_SHARE[end]) + STEP_SECONDS[end]
+    step = step_seconds(
+        shape,
+        card,
+        weights=budget.engine.weight_format,
+        sequences=live,
+        tokens=live * work.episode_tokens / 2,
+        end=end,
+    )
     decode = work.episodes * work.generated_tokens / live * step
     operations = forward_operations(shape, length=work.policy_tokens)
     speed = card.tflops * 1e12 * TRAIN_SHARE[end]
@@ -292,7 +292,23 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
             if work.mixed == MIXED
             else "all groups are trained on (learn.keep_flat)"
         ),
-        f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the GPU's bf16 speed, "
-        f"decoding {DECODE_SHARE[1]:.0%} to {DECODE_SHARE[0]:.0%} of its bandwidth",
-        "held-out tasks before and after the run are not included",
+        f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the GPU's bf16 speed",
+    )
+
+
+def describe_decoding(shape: ModelShape, budget: Budget, card: Card, work: Workload) -> str:
+    """Return the assumed decoding step of a card as a sentence."""
+    live, weights = count_episodes(shape, budget, work), budget.engine.weight_format
+    tokens = live * work.episode_tokens / 2
+    seconds, shares = (
+        [
+            compute(shape, card, weights=weights, sequences=live, tokens=tokens, end=end)
+            for end in (0, 1)
+        ]
+        for compute in (step_seconds, bandwidth_share)
+    )
+    return (
+        f"a decoding step of {live} requests takes {1e3 * seconds[0]:.0f} to "
+        f"{1e3 * seconds[1]:.0f} ms in {weights} on {card.name}, {shares[1]:.0%} to "
+        f"{shares[0]:.0%} of its bandwidth"
     )

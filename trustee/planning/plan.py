@@ -13,7 +13,7 @@ import msgspec
 from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
-from trustee.planning.cards import Card, resize_card
+from trustee.planning.cards import DRIVER_GIB, Card, resize_card
 from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
 from trustee.planning.hours import (
     BUILT_IN,
@@ -28,6 +28,7 @@ from trustee.planning.hours import (
     Workload,
     count_episodes,
     count_tokens,
+    describe_decoding,
     estimate_hours,
     list_assumptions,
 )
@@ -48,6 +49,8 @@ EPISODE_TOKEN_BYTES = 20
 """Bytes on disk per token of an episode: id, logprob and text."""
 ROOM_FOR_A_PROMPT = 2048
 """Tokens that a context must have room for in addition to one policy message."""
+FEW_EPISODES = 2
+"""Episodes at once below which a smaller model is worth a note."""
 WORTH_RAISING = 1.1
 """Factor by which the cache must be able to grow for a note to mention it."""
 
@@ -83,6 +86,8 @@ class RunPlan(Record, frozen=True):
     """Steps of the run, if nothing ends it before."""
     tokens_per_step: StepTokens
     hours_per_100_steps: dict[str, Range]
+    held_out_hours: Range
+    """Of playing the held-out tasks, before the run and after it."""
     kwh_per_100_steps: Range
     api_calls: int
     """Calls to paid APIs."""
@@ -144,12 +149,14 @@ def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card)
 
     With `engine.kv_bytes = "auto"` the plan is of the settings that were chosen for the card.
     """
-    card = resize_card(card, vram_gib)
+    most = config.engine.memory_gib
+    card = resize_card(card, vram_gib if most is None else min(vram_gib, most + DRIVER_GIB))
     if config.engine.kv_bytes == "auto" and card.has_bf16:
         chosen = find_changes(config, shape, card)
         if chosen:
             plan = _describe(apply_changes(config, chosen), shape, card)
-            return msgspec.structs.replace(plan, settings=chosen)
+            advice = _advise_smaller(plan, config, shape, card)
+            return msgspec.structs.replace(plan, settings=chosen, notes=(*advice, *plan.notes))
     plan = _describe(config, shape, card)
     if plan.fits or not card.has_bf16:
         return plan
@@ -195,10 +202,32 @@ def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ..
     return changes
 
 
+def _advise_smaller(
+    plan: RunPlan, config: Config, shape: ModelShape, card: Card
+) -> tuple[str, ...]:
+    """Return a note on a smaller model where the wanted one fits, but barely."""
+    if plan.episodes >= FEW_EPISODES and 2 * plan.train_length >= config.engine.context:
+        return ()
+    changes = _find_smaller(config, shape, card)
+    if not changes:
+        return ()
+    changed = apply_changes(config, changes)
+    other = _describe(changed, find_shape(changed.model.path), card)
+    if (other.episodes, other.train_length) <= (plan.episodes, plan.train_length):
+        return ()
+    return (
+        f"{shape.name} fits with little room: --model {other.model} would train on up to "
+        f"{other.train_length} tokens and play {other.episodes} episodes at once",
+    )
+
+
 def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Return the changes to the largest known model that fits; empty if none does."""
+    """Return the changes to a smaller known model that fits; empty if none does.
+
+    Models of the same family come first, because a run's settings suit them; then larger ones.
+    """
     known = [find_shape(name) for name in known_models()]
-    for other in sorted(known, key=lambda known_one: -known_one.numel):
+    for other in sorted(known, key=lambda one: (one.model_type != shape.model_type, -one.numel)):
         if other.numel >= shape.numel:
             continue
         renamed = f"model.path={other.name}"
@@ -240,6 +269,7 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         steps=config.run.steps,
         tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
+        held_out_hours=hours.rollout.times(2 * config.eval.tasks / (100 * work.episodes)),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
         changes=(),
@@ -307,7 +337,7 @@ def _list_notes(
             "reading contexts again"
         )
     notes += _list_room(shape, budget, card)
-    return (*notes, *list_assumptions(work))
+    return (*notes, *list_assumptions(work), describe_decoding(shape, budget, card, work))
 
 
 def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:

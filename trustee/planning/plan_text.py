@@ -12,6 +12,9 @@ from trustee.planning.plan import RunPlan, make_plan
 from trustee.planning.shapes import find_shape
 from trustee.types import GIB
 
+MINUTES_BELOW = 10.0
+"""Hours below which a time is said in minutes."""
+
 
 def plan_text(plan: RunPlan) -> str:
     """Return a plan as text."""
@@ -36,6 +39,7 @@ def plan_text(plan: RunPlan) -> str:
         *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
         f"  {'energy of the GPU':<20}{show_range(power)} kWh",
         f"  {f'all {plan.steps} steps':<20}{show_range(whole)} hours",
+        f"  {'held-out tasks':<20}{show_range(plan.held_out_hours)} hours, before and after",
         "",
         *(f"- chosen for this card: {setting}" for setting in plan.settings),
         *(f"- {note}" for note in plan.notes),
@@ -58,15 +62,23 @@ def _show_tokens(step: StepTokens) -> list[str]:
 def introduce(plan: RunPlan) -> str:
     """Return one paragraph on what is going to run, and how long that may take."""
     total = plan.hours_per_100_steps["total"]
-    step, whole = total.times(60 / 100), total.times(plan.steps / 100)
     chosen = f" Chosen for this card: {', '.join(plan.settings)}." if plan.settings else ""
+    held_out = f", held-out tasks at {show_time(plan.held_out_hours)}"
     return (
         f"{plan.model} on {plan.card}: a base of {plan.base_gib:.1f} GiB, training on up to "
         f"{plan.train_length} tokens, a KV cache of {plan.kv_tokens} tokens for {plan.episodes} "
         f"episodes at once; the computed peak is {plan.peak_gib:.1f} of {plan.usable_gib:.1f} GiB."
-        f"{chosen} A step is estimated at {show_range(step)} minutes, all {plan.steps} at "
-        f"{show_range(whole)} hours; no card has confirmed these figures yet."
+        f"{chosen} A step is estimated at {show_time(total.times(1 / 100))}, all {plan.steps} at "
+        f"{show_time(total.times(plan.steps / 100))}{held_out if plan.held_out_hours.high else ''}; "
+        "no card has confirmed these figures yet."
     )
+
+
+def show_time(hours: Range) -> str:
+    """Return a range of hours as text: in minutes up to ten hours."""
+    if hours.high < MINUTES_BELOW:
+        return f"{show_range(hours.times(60))} minutes"
+    return f"{show_range(hours)} hours"
 
 
 def _table(plan: RunPlan) -> list[str]:

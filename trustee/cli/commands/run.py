@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +128,7 @@ def run_command(options: argparse.Namespace) -> int:
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)
-    if config.engine.device == "cuda" and not options.force:
+    if config.engine.device == "cuda":
         config = fit_to_card(config, options)
     if options.dry_run:
         from trustee.jobs.stages import foretell
@@ -158,50 +157,13 @@ def refuse_taken(folder: Path) -> None:
 
 
 def fit_to_card(config: Config, options: argparse.Namespace) -> Config:
-    """Return the config with the settings that fit the memory that is free on the GPU now.
+    """Return the config with settings that fit the GPU, as far as the options allow."""
+    from trustee.cli.commands.fitting import fit_run, take_settings
 
-    Only `engine.kv_bytes = "auto"` lets settings be chosen. A smaller model is taken if the user
-    agrees. What is going to run is said in one paragraph.
-
-    Raises:
-        InputError: if the run does not fit, naming the changes that make it fit.
-    """
-    from trustee.config import apply_changes
-    from trustee.planning.card_fit import advise, plan_on, show_holders
-    from trustee.planning.cards import read_card
-    from trustee.planning.plan_text import introduce
-    from trustee.types import GIB
-
-    found = read_card(options.gpu or 0)
-    if found is None:
-        return config
-    plan = plan_on(found, config)
-    if plan.fits:
-        complain(introduce(plan))
-        return apply_changes(config, plan.settings)
-    after = plan.after
-    if config.engine.kv_bytes == "auto" and after is not None and options.resume is None:
-        asked = f"{plan.model} does not fit {plan.card}, whatever the settings. {introduce(after)}"
-        if options.yes or agreed(asked):
-            complain(asked)
-            return apply_changes(config, plan.changes)
-        raise InputError(f"{asked} --yes takes it, --set model.path=DIR names another")
-    raise InputError(
-        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
-        f"free{show_holders(found)}; {advise(plan, found)}; "
-        "trustee plan shows where the memory goes, --force starts the run anyway"
-    )
-
-
-def agreed(text: str) -> bool:
-    """Ask whether to go on, where there is somebody to ask."""
-    from trustee.cli.terminal import is_interactive
-
-    if not (is_interactive() and sys.stdin.isatty()):
-        return False
-    complain(text)
-    complain("Train that model? [y/N]")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    gpu = options.gpu or 0
+    if options.force:
+        return take_settings(config, gpu)
+    return fit_run(config, gpu, yes=options.yes, may_change=options.resume is None)
 
 
 def check_worlds(config: Config) -> None:
