@@ -21,11 +21,10 @@ from command_line import write_adapter
 from golden_errors import ErrorCheck
 from scripted_program import SMALL, learnt, play_with
 from trustee import __version__
-from trustee.cli.commands import run
 from trustee.cli.commands.options import BAD_INPUT, DONE, FAILED, INTERRUPTED, STALLED
 from trustee.cli.commands.run import load_config
 from trustee.cli.main import main, make_parser
-from trustee.config import PACKAGED, Config, read_config
+from trustee.config import PACKAGED, read_config
 from trustee.errors import EngineDied, EngineError, InputError, RunError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.jobs import assemble, doctor, stages
@@ -624,51 +623,6 @@ def test_run_on_a_card_that_is_too_full(
     again = [word for change in changes for word in ("--set", change.strip("'"))]
     assert DONE == main(["run", "--config", QWEN, "--out", str(folder), *again])
     assert [folder] == started
-
-
-def test_run_fits_itself_to_the_card(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Without a size of the cache nothing has to be copied from a plan; one paragraph says it."""
-    taken: list[Config] = []
-
-    def train(options: Any, config: Config, folder: Path) -> int:
-        taken.append(config)
-        return DONE
-
-    monkeypatch.setattr(run, "train_here", train)
-    show_card(monkeypatch, card_with(15.5))
-    assert DONE == main(["run", "--config", QWEN, "--out", str(tmp_path / "new")])
-    (config,) = taken
-    assert isinstance(config.engine.kv_bytes, int)
-    told = capfd.readouterr().err
-    assert f"engine.kv_bytes={config.engine.kv_bytes}" in told
-    assert f"rollout.parallel={config.rollout.parallel}" in told
-    assert " minutes, all 200 at " in told
-
-
-def test_a_smaller_model_is_proposed_by_name(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Nobody can be asked here, so only --yes takes it."""
-    taken: list[Config] = []
-
-    def train(options: Any, config: Config, folder: Path) -> int:
-        taken.append(config)
-        return DONE
-
-    monkeypatch.setattr(run, "train_here", train)
-    show_card(monkeypatch, card_with(7.0))
-    given = ("run", "--config", QWEN, "--out", str(tmp_path / "new"))
-    told = refuse(capfd, *given)
-    assert told.startswith(
-        "Qwen/Qwen3-8B does not fit RTX 3090 with 7.5 GiB, whatever the settings"
-    )
-    assert " Qwen/Qwen3-4B on " in told
-    assert told.endswith("--yes takes it, --set model.path=DIR names another")
-    assert [] == taken
-    assert DONE == main([*given, "--yes"])
-    assert ["Qwen/Qwen3-4B"] == [config.model.path for config in taken]
 
 
 def test_run_that_does_not_fit_is_forced(

@@ -1,10 +1,10 @@
 """How long a run takes and how much energy it uses, estimated from operation and byte counts.
 
-Training is bound by arithmetic; a decoding step's time is that of `decoding.py`, by card and requests
-at once. Every figure is a range. The two times add up, because trainer and engine take turns on the
-one GPU. `trustee doctor` replaces the data-sheet speeds with measured
-ones. The length of an episode is assumed, and the assumptions are printed; after ten steps a run's
-own `timing.jsonl` is more reliable.
+Training is bound by arithmetic; a decoding step's time is that of `decoding.py`, by card and
+requests at once. Every figure is a range. The two times add up, because trainer and engine take
+turns on the one GPU. `trustee doctor` replaces the data-sheet speeds with measured ones. The length
+of an episode is assumed, and the assumptions are printed; after ten steps a run's own
+`timing.jsonl` is more reliable.
 """
 
 from __future__ import annotations

@@ -62,15 +62,16 @@ def _show_tokens(step: StepTokens) -> list[str]:
 def introduce(plan: RunPlan) -> str:
     """Return one paragraph on what is going to run, and how long that may take."""
     total = plan.hours_per_100_steps["total"]
+    step, whole = show_time(total.times(1 / 100)), show_time(total.times(plan.steps / 100))
     chosen = f" Chosen for this card: {', '.join(plan.settings)}." if plan.settings else ""
-    held_out = f", held-out tasks at {show_time(plan.held_out_hours)}"
+    held_out = plan.held_out_hours
+    tested = f", held-out tasks at {show_time(held_out)}" if held_out.high else ""
     return (
         f"{plan.model} on {plan.card}: a base of {plan.base_gib:.1f} GiB, training on up to "
         f"{plan.train_length} tokens, a KV cache of {plan.kv_tokens} tokens for {plan.episodes} "
         f"episodes at once; the computed peak is {plan.peak_gib:.1f} of {plan.usable_gib:.1f} GiB."
-        f"{chosen} A step is estimated at {show_time(total.times(1 / 100))}, all {plan.steps} at "
-        f"{show_time(total.times(plan.steps / 100))}{held_out if plan.held_out_hours.high else ''}; "
-        "no card has confirmed these figures yet."
+        f"{chosen} A step is estimated at {step}, all {plan.steps} at {whole}{tested}; no card "
+        "has confirmed these figures yet."
     )
 
 
