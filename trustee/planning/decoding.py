@@ -21,7 +21,7 @@ UNSURE = 1.35
 OVERHEAD_SECONDS = (0.003, 0.008)
 """Of a step, at best and at worst: starting the adapters' kernels, sampling, scheduling."""
 READ_SHARE = 0.8
-"""Share of the data sheet's bandwidth that plain reads reach: head, cache, int4 and bf16 weights."""
+"""Share of the data sheet's bandwidth of plain reads: head, cache, int4 and bf16 weights."""
 PRODUCT_SHARE = 0.8
 """Share of the bf16 speed that products of few rows reach where arithmetic is the limit."""
 LEAST_ROWS = 16

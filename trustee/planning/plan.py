@@ -269,7 +269,7 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         steps=config.run.steps,
         tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
-        held_out_hours=hours.rollout.times(2 * config.eval.tasks / (100 * work.episodes)),
+        held_out_hours=hours.rollout.times(2 * (config.eval.tasks or 0) / (100 * work.episodes)),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
         changes=(),
