@@ -46,7 +46,7 @@ from trustee.runs.inputs import INPUT
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
-from trustee.types import PATH, PathText, Record
+from trustee.types import PATH, PathText, Record, Role
 
 CONFIGS = Path("configs")
 PACKAGED = Path(__file__).parent / "configs"
@@ -229,6 +229,16 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"{source}: rollout.limits.response ({response}) is never reached, because an episode "
             f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
         )
+    defaults = SimulatorConfig()
+    for role in (Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE, Role.BUILDER):
+        sampling: RoleSampling = getattr(config.simulator, role)
+        # A default that is too long for a small context is not the user's mistake.
+        given = sampling.max_tokens != getattr(defaults, role).max_tokens
+        if given and sampling.max_tokens >= config.engine.context:
+            raise InputError(
+                f"{source}: simulator.{role}.max_tokens ({sampling.max_tokens}) must be below "
+                f"engine.context ({config.engine.context}), because prompt and answer share it"
+            )
     episodes = config.rollout.groups_per_step * config.rollout.group_size
     if config.learn.updates > episodes:
         raise InputError(
