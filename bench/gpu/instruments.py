@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
+from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.engine import vllm
 from trustee.trainer.extension import TrainerExtension
 from trustee.trainer.trainer import Trainer
 
 PRETEND = "TRUSTEE_BENCH_CARD"
 """Multiprocessors and compute capability, as `82,8,6`."""
+ROOM = "TRUSTEE_BENCH_ROOM"
+"""Ids that a micro-batch may have; a longer one fails as if memory had run out."""
 FOREIGN = {"RTX 3090": (82, 8, 6), "RTX 4090": (128, 8, 9), "RTX 5090": (170, 12, 0)}
 """What bitsandbytes asks of a card before it chooses between its ways to multiply."""
 TOP = 20
@@ -45,6 +48,13 @@ def pretend(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
 
 class WatchedTrainer(Trainer):
     """The trainer, with what only checks ask for."""
+
+    def gather(self, micro: MicroRequest) -> MicroReport:
+        """Add a micro-batch's gradients, unless it is longer than the environment allows."""
+        room, asked = os.environ.get(ROOM), sum(len(sample.ids) for sample in micro.samples)
+        if room and asked > int(room):
+            raise torch.OutOfMemoryError(f"{asked} ids of at most {room} were asked for")
+        return super().gather(micro)
 
     def watched_bytes(self) -> dict[str, int]:
         """Return the bytes of the card by who holds them."""
