@@ -36,7 +36,7 @@ from trustee.environments.registry import (
     world_reader,
 )
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import RoleSampling
+from trustee.environments.simulator import SimulatorConfig
 from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
 from trustee.rendering.call_parser import CallFormat
@@ -46,7 +46,7 @@ from trustee.runs.inputs import INPUT
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
 from trustee.sft.train import SftConfig
-from trustee.types import PATH, PathText, Record, Role
+from trustee.types import PATH, PathText, Record
 
 CONFIGS = Path("configs")
 PACKAGED = Path(__file__).parent / "configs"
@@ -89,19 +89,6 @@ class ModelConfig(Record, frozen=True):
     """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
     call_format: CallFormat | None = None
     """How the template writes calls; none: found by having it write one."""
-
-
-class SimulatorConfig(Record, frozen=True):
-    """How the simulator's roles sample."""
-
-    writer: RoleSampling = RoleSampling(temperature=1.0, max_tokens=1024)
-    user: RoleSampling = RoleSampling(temperature=0.7, max_tokens=320)
-    tool: RoleSampling = RoleSampling(temperature=0.3, max_tokens=768)
-    judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
-    builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
-    tries: Annotated[int, Meta(ge=1)] = 3
-    """Number of tries for one answer before the episode counts as spoiled, where a role has no
-    number of its own."""
 
 
 class Config(Record, frozen=True):
@@ -229,16 +216,11 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"{source}: rollout.limits.response ({response}) is never reached, because an episode "
             f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
         )
-    defaults = SimulatorConfig()
-    for role in (Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE, Role.BUILDER):
-        sampling: RoleSampling = getattr(config.simulator, role)
-        # A default that is too long for a small context is not the user's mistake.
-        given = sampling.max_tokens != getattr(defaults, role).max_tokens
-        if given and sampling.max_tokens >= config.engine.context:
-            raise InputError(
-                f"{source}: simulator.{role}.max_tokens ({sampling.max_tokens}) must be below "
-                f"engine.context ({config.engine.context}), because prompt and answer share it"
-            )
+    if too_long := config.simulator.find_too_long(config.engine.context):
+        raise InputError(
+            f"{source}: simulator.{too_long}.max_tokens must be below engine.context "
+            f"({config.engine.context}), because prompt and answer share it"
+        )
     episodes = config.rollout.groups_per_step * config.rollout.group_size
     if config.learn.updates > episodes:
         raise InputError(
