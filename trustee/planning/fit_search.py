@@ -94,7 +94,9 @@ HARSH = (
 """These cost length, speed or capacity."""
 
 
-def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Budget | None:
+def fit(
+    shape: ModelShape, budget: Budget, *, usable: int, shortest: int, offload: bool = True
+) -> Budget | None:
     """Change a budget so that it fits; None where no change helps.
 
     Args:
@@ -102,6 +104,7 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
         budget: as wanted.
         usable: bytes of the card.
         shortest: context below which episodes make no sense.
+        offload: whether layer inputs may go to host memory.
     """
     if count_kv_tokens(shape, budget) < budget.engine.context:
         # The engine would not start.
@@ -114,6 +117,8 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
         for lever in (None, *levers):
             if lever is not None:
                 if lever.key == "engine.context" and lever.value < shortest:
+                    continue
+                if lever.value == "offload" and not offload:
                     continue
                 pulled.append(lever)
             if _settle(shape, budget, pulled, usable=usable, contexts=contexts) is not None:

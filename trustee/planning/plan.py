@@ -14,7 +14,7 @@ from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
 from trustee.planning.cards import DRIVER_GIB, Card, resize_card
-from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
+from trustee.planning.fit_search import fit, name_changes
 from trustee.planning.hours import (
     BUILT_IN,
     LONGEST_SPEECH,
@@ -28,9 +28,7 @@ from trustee.planning.hours import (
     Workload,
     count_episodes,
     count_tokens,
-    describe_decoding,
     estimate_hours,
-    list_assumptions,
 )
 from trustee.planning.ledger import (
     Ledger,
@@ -39,6 +37,7 @@ from trustee.planning.ledger import (
     count_states,
     make_ledger,
 )
+from trustee.planning.notes import list_notes
 from trustee.planning.self_fit import fill_card
 from trustee.planning.shapes import ModelShape, find_shape, known_models
 from trustee.types import GIB, Record
@@ -51,8 +50,6 @@ ROOM_FOR_A_PROMPT = 2048
 """Tokens that a context must have room for in addition to one policy message."""
 FEW_EPISODES = 2
 """Episodes at once below which a smaller model is worth a note."""
-WORTH_RAISING = 1.1
-"""Factor by which the cache must be able to grow for a note to mention it."""
 
 
 class RunPlan(Record, frozen=True):
@@ -155,7 +152,10 @@ def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card)
         chosen = find_changes(config, shape, card)
         if chosen:
             plan = _describe(apply_changes(config, chosen), shape, card)
-            advice = _advise_smaller(plan, config, shape, card)
+            advice = (
+                *_advise_smaller(plan, config, shape, card),
+                *_advise_without_offload(config, shape, card, chosen),
+            )
             return msgspec.structs.replace(plan, settings=chosen, notes=(*advice, *plan.notes))
     plan = _describe(config, shape, card)
     if plan.fits or not card.has_bf16:
@@ -183,15 +183,24 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
     return " ".join(("trustee run", *(f"--set {shlex.quote(setting)}" for setting in settings)))
 
 
-def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Return the smallest set of changes that makes a run fit; empty if there is none."""
+def find_changes(
+    config: Config, shape: ModelShape, card: Card, *, offload: bool = True
+) -> tuple[str, ...]:
+    """Return the smallest set of changes that makes a run fit; empty if there is none.
+
+    Args:
+        config: the run.
+        shape: its model.
+        card: the GPU.
+        offload: whether layer inputs may go to host memory.
+    """
     budget, usable, limits = read_budget(config), _usable(card), config.rollout.limits
     shortest = max(limits.tokens, limits.response or 0) + ROOM_FOR_A_PROMPT
     if config.engine.kv_bytes != "auto":
         fitted = fit(shape, budget, usable=usable, shortest=shortest)
         return () if fitted is None else name_changes(budget, fitted)
     work = read_workload(config)
-    filled = fill_card(shape, budget, work, usable=usable, shortest=shortest)
+    filled = fill_card(shape, budget, work, usable=usable, shortest=shortest, offload=offload)
     if filled is None:
         return ()
     changes = name_changes(budget, filled)
@@ -218,6 +227,23 @@ def _advise_smaller(
     return (
         f"{shape.name} fits with little room: --model {other.model} would train on up to "
         f"{other.train_length} tokens and play {other.episodes} episodes at once",
+    )
+
+
+def _advise_without_offload(
+    config: Config, shape: ModelShape, card: Card, chosen: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return a note on the second choice where host memory cannot be pinned."""
+    if apply_changes(config, chosen).learn.activation_checkpointing != "offload":
+        return ()
+    kept = apply_changes(config, ["learn.activation_checkpointing=recompute"])
+    changes = find_changes(kept, shape, card, offload=False)
+    if not changes:
+        return ()
+    settings = ("learn.activation_checkpointing=recompute", *changes)
+    return (
+        "where the log says pages_not_pinned (some containers, WSL) offload is several times "
+        f"slower; without it the run fits with {' '.join(f'--set {one}' for one in settings)}",
     )
 
 
@@ -273,7 +299,7 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
         changes=(),
-        notes=_list_notes(shape, budget, card, work, tokens=tokens),
+        notes=list_notes(shape, budget, card, work, tokens=tokens),
     )
 
 
@@ -309,70 +335,3 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     kept += config.run.keep_checkpoints * (adapter + states)
     episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES
     return model + kept + int(episodes)
-
-
-def _list_notes(
-    shape: ModelShape, budget: Budget, card: Card, work: Workload, *, tokens: int
-) -> tuple[str, ...]:
-    notes = []
-    if not card.has_bf16:
-        major, minor = card.generation
-        notes.append(
-            f"{card.name} has compute capability {major}.{minor} and does not compute in bf16, "
-            "which engine and trainer need; GPUs from 8.0 (RTX 30, A100) do"
-        )
-    if tokens < budget.engine.context:
-        notes.append(
-            f"the KV cache holds {tokens} tokens, fewer than "
-            f"engine.context={budget.engine.context}, "
-            "so the engine would not start"
-        )
-    most = count_episodes(shape, budget, work)
-    if most < work.at_once:
-        notes.append(
-            f"up to {work.at_once} episodes run concurrently, but the KV cache supports {most} "
-            f"well: one needs {work.episode_tokens:.0f} tokens of cache, for its context "
-            f"({work.policy_tokens:.0f}) and the simulator's ({work.simulator_tokens:.0f}), and "
-            f"1.5 times the cache may be requested; rollout.parallel={most} avoids "
-            "reading contexts again"
-        )
-    notes += _list_room(shape, budget, card)
-    return (*notes, *list_assumptions(work), describe_decoding(shape, budget, card, work))
-
-
-def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
-    """Return notes on settings that could be raised on a GPU with room to spare."""
-    usable = _usable(card)
-    if make_ledger(shape, budget).peak > usable:
-        return []
-    notes = []
-    kept = (
-        "recompute"
-        if budget.learn.activation_checkpointing == "offload"
-        else budget.learn.activation_checkpointing
-    )
-    faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": None})
-    if faster != budget and make_ledger(shape, faster).peak <= usable:
-        changes = " and ".join(name_changes(budget, faster))
-        notes.append(f"the run also fits without these savings: {changes}")
-    raised = raise_cache(shape, budget, usable=usable)
-    if raised.engine.cache_bytes > WORTH_RAISING * budget.engine.cache_bytes:
-        notes.append(
-            "there is room for more episodes at once: "
-            f"engine.kv_bytes={raised.engine.cache_bytes} would hold "
-            f"{count_kv_tokens(shape, raised)} tokens"
-        )
-    double = 2 * budget.engine.context
-    longer = budget.change(
-        {
-            "engine.context": double,
-            "learn.micro_tokens": max(budget.learn.micro_tokens, double),
-        }
-    )
-    if (
-        make_ledger(shape, longer).peak <= usable
-        and count_kv_tokens(shape, longer) >= BARELY * longer.engine.context
-    ):
-        changes = " and ".join(name_changes(budget, longer))
-        notes.append(f"there is room for longer episodes: {changes}")
-    return notes

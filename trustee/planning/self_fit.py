@@ -28,7 +28,13 @@ FASTER: tuple[dict[str, Any], ...] = (
 
 
 def fill_card(
-    shape: ModelShape, budget: Budget, work: Workload, *, usable: int, shortest: int
+    shape: ModelShape,
+    budget: Budget,
+    work: Workload,
+    *,
+    usable: int,
+    shortest: int,
+    offload: bool = True,
 ) -> Budget | None:
     """Change a budget so that it fits and uses the card; None where no change makes it fit.
 
@@ -38,10 +44,11 @@ def fill_card(
         work: the episodes of a step, which more cache must serve.
         usable: bytes of the card.
         shortest: context below which episodes make no sense.
+        offload: whether layer inputs may go to host memory.
     """
     tokens = int(COMFORT * budget.engine.context)
     wanted = budget.change({"engine.kv_bytes": cache_bytes(shape, budget, tokens=tokens)})
-    fitted = fit(shape, wanted, usable=usable, shortest=shortest)
+    fitted = fit(shape, wanted, usable=usable, shortest=shortest, offload=offload)
     if fitted is None:
         return None
     room = usable - RESERVE
