@@ -157,3 +157,25 @@ def test_a_card_has_no_spare_slot_for_adapters() -> None:
     config = read_config(QWEN)
     assert config.engine.versions == config.engine.slots
     assert 1 + config.engine.versions == apply_changes(config, ["engine.device=cpu"]).engine.slots
+
+
+@pytest.mark.parametrize("gib", [12, 24])
+def test_there_is_a_second_choice_without_pinned_pages(gib: int) -> None:
+    """Where offload would be slow, the plan names settings that fit without it."""
+    plan = plan_for(gib)
+    (note,) = (note for note in plan.notes if "pages_not_pinned" in note)
+    changes = [part for part in note.split() if "=" in part]
+    assert "learn.activation_checkpointing=recompute" in changes
+    again = plan_for(gib, *changes)
+    assert again.fits
+    assert "learn.activation_checkpointing=recompute, " in again.reasons["layer inputs"], (
+        "nothing lies in host memory"
+    )
+    assert again.host_gib < plan.host_gib
+
+
+def test_without_offload_there_is_no_second_choice() -> None:
+    """Whoever keeps layer inputs on the card pins nothing."""
+    plan = plan_for(24, "learn.activation_checkpointing=recompute", "engine.context=8192")
+    assert not any("offload" in setting for setting in plan.settings)
+    assert not any("pages_not_pinned" in note for note in plan.notes)
