@@ -95,4 +95,4 @@ def _numbers(figures: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, flo
             case Mapping():
                 yield from _numbers(value, f"{prefix}{key}/")
             case bool() | int() | float() if math.isfinite(value):
-                yield f"{prefix}{key}", float(value)
+                yield f"{prefix}{key}".replace(" ", "_"), float(value)

@@ -188,10 +188,9 @@ class Relay:
             self.ended.set()
 
     async def _run(self) -> None:
-        command = [sys.executable, "-m", "trustee.trackers.child", self.name]
         try:
             process = await anyio.open_process(
-                command,
+                command_of(self.name),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -261,6 +260,11 @@ async def end_process(process: Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.aclose()
+
+
+def command_of(name: str) -> list[str]:
+    """Return the command of a tracker's process."""
+    return [sys.executable, "-m", "trustee.trackers.child", name]
 
 
 def environment_of(name: str, environment: Mapping[str, str]) -> dict[str, str]:
