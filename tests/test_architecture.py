@@ -26,7 +26,7 @@ ORDER = (
     ("rl", "sft", "evaluation"),
     ("config",),
     ("planning",),
-    ("export",),
+    ("export", "endpoint"),
     ("jobs",),
     ("pages",),
     ("cli",),
@@ -51,7 +51,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 29
+MOST_ENTRIES = 30
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
