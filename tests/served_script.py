@@ -33,7 +33,7 @@ class LoadedTrainer(ScriptedTrainer):
         super().__init__(script, context=context)
         self.sources: dict[int, Path] = {}
         self.loaded_last = Path()
-        self.load_adapter = self._load  # type: ignore[method-assign]
+        self.load_adapter = self._load
 
     async def _load(self, adapter: Adapter) -> None:
         self.loaded_last = adapter.path
@@ -108,9 +108,7 @@ def serve_script(
     listening = bind("127.0.0.1", 0, first=0)
     served.address = f"http://127.0.0.1:{listening.getsockname()[1]}"
     server = Server(
-        uvicorn.Config(
-            app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1
-        )
+        uvicorn.Config(app, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1)
     )
     ready = threading.Event()
 

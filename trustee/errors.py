@@ -65,7 +65,7 @@ class EngineError(EpisodeError):
 
 
 class RequestError(EngineError):
-    """The engine cannot take a request: an id outside its vocabulary, a schema without a grammar."""
+    """The engine cannot take a request, such as an id outside its vocabulary."""
 
 
 class ContextError(RequestError):

@@ -197,9 +197,7 @@ class Catalogue:
     async def _make_room(self) -> bool:
         """Retire the version that nobody has used for longest; return whether there was one."""
         kept = {session.name for session in self._sessions.values()}
-        idle = [
-            name for name, held in self._held.items() if not held.requests and name not in kept
-        ]
+        idle = [name for name, held in self._held.items() if not held.requests and name not in kept]
         if not idle:
             return False
         oldest = min(idle, key=lambda name: self._held[name].used)

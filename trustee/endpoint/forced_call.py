@@ -106,11 +106,12 @@ def read_forced(text: str, form: Form, *, call_prefix: str) -> Message:
     if not form.arguments:
         return Message(role="assistant", content=text)
     try:
-        value = decode_json(text, error=InputError)
-        call = ToolCall(
-            id=f"{call_prefix}0", name=value["name"], arguments=value[form.arguments]
+        value = decode_json(text, dict[str, Any], error=InputError)
+        given = {"id": f"{call_prefix}0", "name": value["name"]}
+        call = msgspec.convert(
+            {"type": "call", **given, "arguments": value[form.arguments]}, ToolCall
         )
-    except (InputError, KeyError, TypeError):
+    except (InputError, KeyError, msgspec.ValidationError):
         return Message(role="assistant", content=text)
     return Message(role="assistant", calls=(call,))
 
@@ -137,7 +138,8 @@ def choose_tools(
             if not named:
                 offered = ", ".join(tool.name for tool in tools) or "none"
                 raise Refused(
-                    400, f"{param} names {name!r}, which is not offered; tools: {offered}",
+                    400,
+                    f"{param} names {name!r}, which is not offered; tools: {offered}",
                     param=param,
                 )
             return tuple(tools), named

@@ -72,7 +72,8 @@ async def serve(
     check = partial(config.engine.check_adapter, model=model, rank=config.learn.rank)
     for path in (*named.values(), *list(find_own(serving.run).values())[-1:]):
         check(path)
-    base = model.name if Path(config.model.path).is_dir() else config.model.path
+    # By the name of its folder: clients need not know where on this machine it is.
+    base = model.name if model == Path(config.model.path) else config.model.path
     with bind(serving.host, serving.port, first=PORT) as listening:
 
         async def answer() -> NoReturn:
@@ -88,11 +89,10 @@ async def serve(
                         folder=Path(versions),
                     )
                     tell_names(catalogue, show_address(listening, serving.host), emit=emit)
-                    await listen(
-                        catalogue, engine, renderer, listening, serving=serving, key=key
-                    )
+                    await listen(catalogue, engine, renderer, listening, serving=serving, key=key)
 
-        return await restart_once(answer, emit=emit)
+        await restart_once(answer, emit=emit)
+    raise AssertionError("serving ends only by an error or by being cancelled")
 
 
 def name_adapters(serving: Serving) -> dict[str, Path]:
@@ -125,9 +125,7 @@ def find_own(run: Path | None) -> dict[str, Path]:
 
 def tell_names(catalogue: Catalogue, address: str, *, emit: Emit) -> None:
     """Say where which models are."""
-    names = [
-        f"{name} (= {same})" if same else name for name, same in catalogue.names().items()
-    ]
+    names = [f"{name} (= {same})" if same else name for name, same in catalogue.names().items()]
     emit(Note(text=f"models: {', '.join(names)}"))
     emit(Stage(name=f"serving {address}/v1; Ctrl-C ends it"))
 

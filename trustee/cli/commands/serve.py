@@ -54,7 +54,9 @@ def add(commands: Commands) -> None:
         metavar="ADDRESS",
         help="address to listen on; default 127.0.0.1. Any other needs a key in TRUSTEE_SERVE_KEY",
     )
-    serve.add_argument("--port", type=int, metavar="N", help="default: the first free one from 8000")
+    serve.add_argument(
+        "--port", type=int, metavar="N", help="default: the first free one from 8000"
+    )
     serve.add_argument(
         "--requests", type=int, default=64, metavar="N", help="requests at once; default 64"
     )
