@@ -121,6 +121,11 @@ def read_subject(options: argparse.Namespace) -> tuple[Config, Path | None]:
             raise InputError("--config cannot be used with a run, which has its own; use --set")
         allow_worlds(options)
         return apply_changes(read_unplayed(run), changes), run
+    if options.subject != "tiny" and not run.is_dir() and options.subject.count("/") != 1:
+        raise InputError(
+            f"{options.subject} is neither a run folder nor a model; give the folder of a run or of "
+            "a model, latest, a hub id such as Qwen/Qwen3-8B, or tiny for the model in the package"
+        )
     default = "qwen3-8b.toml" if count_cards() else "small-cpu.toml"
     if options.subject == "tiny":
         default = "tiny.toml"
