@@ -123,7 +123,7 @@ def read_subject(options: argparse.Namespace) -> tuple[Config, Path | None]:
         return apply_changes(read_unplayed(run), changes), run
     if options.subject != "tiny" and not run.is_dir() and options.subject.count("/") != 1:
         raise InputError(
-            f"{options.subject} is neither a run folder nor a model; give the folder of a run or of "
+            f"{options.subject} is neither a run folder nor a model; give the folder of a run or "
             "a model, latest, a hub id such as Qwen/Qwen3-8B, or tiny for the model in the package"
         )
     default = "qwen3-8b.toml" if count_cards() else "small-cpu.toml"
