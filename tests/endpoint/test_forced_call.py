@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jsonschema
 import msgspec
 import pytest
@@ -70,17 +72,18 @@ def test_schema_allows_calls_of_the_tools_alone() -> None:
     """References of a tool lead to its own definitions, wherever its schema stands."""
     form = force_call(scripted_renderer(), [TREE, BARE])
     schema = decode_json(form.schema, error=ValueError)
-    good = [
+    good: list[dict[str, Any]] = [
         {"name": "plant", "arguments": {"tree": {"name": "oak", "next": {"name": "ash"}}}},
         {"name": "stop", "arguments": {}},
     ]
     for call in good:
         jsonschema.validate(call, schema)
-    for call in (
+    bad: list[dict[str, Any]] = [
         {"name": "plant", "arguments": {"tree": {"next": {}}}},
         {"name": "fly", "arguments": {}},
         {"name": "stop", "arguments": []},
-    ):
+    ]
+    for call in bad:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(call, schema)
     assert "root" in json_grammar(form.schema)

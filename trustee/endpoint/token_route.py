@@ -93,7 +93,7 @@ def write_ids(
     ids: Sequence[int], logprobs: Sequence[float], *, finish: str | None
 ) -> dict[str, Any]:
     """Return a choice of a response."""
-    content = [
+    content: list[dict[str, Any]] = [
         {
             "token": f"token_id:{id}",
             "token_id": id,
