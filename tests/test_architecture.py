@@ -209,7 +209,9 @@ def test_failed_episodes_are_caught_where_one_is_played_or_written() -> None:
 
 def test_nobody_catches_bugs() -> None:
     """A bug ends the run; the engine passes by, to stop its child, and a library has no other."""
-    assert {"engine.vllm", "pages.tokens"} >= catchers("Exception", "BaseException")
+    assert {"engine.vllm", "pages.tokens", "evaluation.tau2.child"} >= catchers(
+        "Exception", "BaseException"
+    )
 
 
 WRITES_JSON = {
@@ -248,6 +250,7 @@ READERS = {"read_text", "read_bytes"}
 DECODE_THEMSELVES = {
     "decoding": "the one place",
     "environments.executable.compile_source": "runs in a process of its own, without the package",
+    "evaluation.tau2.child": "runs under another Python, without the package",
     "sandbox.worker": "runs in the locked process, without the package",
     "sandbox.inside": "runs in the locked process, without the package",
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",
@@ -297,6 +300,7 @@ SPEAK_THEMSELVES = {
     "cli.capture": "takes the streams away from libraries and gives them back",
     "tiny.build": "a tool for developers",
     "evaluation.bfcl.child": "answers its parent through a pipe, and keeps tools' prints off it",
+    "evaluation.tau2.child": "answers its parent through a pipe, and keeps tools' prints off it",
     "environments.executable.compile_source": "answers its parent through a pipe",
 }
 """Modules that touch the screen without `trustee.cli.terminal`, and why they may."""
