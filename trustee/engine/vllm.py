@@ -308,7 +308,7 @@ class VllmEngine(RemoteTrainer):
         hear: Hear | None = None,
     ) -> Completion:
         """Complete `ids`; see `engine.HeardEngine.generate`."""
-        from vllm.exceptions import VLLMError
+        from vllm.exceptions import VLLMClientError, VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if len(ids) + sampling.max_tokens > self.context:
@@ -336,9 +336,10 @@ class VllmEngine(RemoteTrainer):
                     hear(pieces[-1])
         except EngineDeadError as error:
             raise EngineDied("the engine died; its last output is in engine.log") from error
-        except (VLLMError, ValueError) as error:
-            kind = RequestError if isinstance(error, ValueError) else EngineError
-            raise kind(f"request {request_id} failed: {error}") from error
+        except (VLLMClientError, ValueError) as error:
+            raise RequestError(f"request {request_id} failed: {error}") from error
+        except VLLMError as error:
+            raise EngineError(f"request {request_id} failed: {error}") from error
         assert final is not None, "a request that ends has an output"
         version = 0 if adapter is None else adapter.version
         completion = join_pieces(pieces, final, version=version, request_id=request_id)

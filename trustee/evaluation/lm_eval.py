@@ -21,7 +21,7 @@ import anyio
 
 from trustee.errors import InputError, RunError
 from trustee.evaluation.outside import Place, name_task, record
-from trustee.runs.rows import read_whole
+from trustee.runs.store import read_lines
 from trustee.types import Task, Trajectory
 
 SHOWN = 600
@@ -171,7 +171,7 @@ def read_samples(out: Path) -> list[tuple[str, Any]]:
     for file in sorted(out.rglob("samples_*.jsonl")):
         name = file.stem.removeprefix("samples_").rpartition("_")[0]
         seen: set[Any] = set()
-        for sample in read_whole(file, dict[str, Any]):
+        for sample in read_lines(file):
             if sample["doc_id"] not in seen:
                 seen.add(sample["doc_id"])
                 found.append((name, sample))
