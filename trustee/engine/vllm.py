@@ -330,8 +330,7 @@ class VllmEngine(RemoteTrainer):
                 lora_request=lora,
                 priority=sampling.priority,
             ):
-                final = output
-                pieces.append(read_piece(output))
+                pieces.append(read_piece(final := output))
                 if hear is not None:
                     hear(pieces[-1])
         except EngineDeadError as error:

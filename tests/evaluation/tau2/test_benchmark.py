@@ -30,7 +30,7 @@ from types import SimpleNamespace
 def basis(*names): return SimpleNamespace(reward_basis=list(names), actions=[], communicate_info=[])
 def task(id, **more): return SimpleNamespace(id=id, initial_state=None, ticket=None, **more)
 TASKS = {
-    "airline": [task("0", evaluation_criteria=basis("db")), task("1", evaluation_criteria=basis("db"))],
+    "airline": [task(id, evaluation_criteria=basis("db")) for id in ("0", "1")],
     "retail": [task("0", evaluation_criteria=basis("db", "nl"))],
     "telecom": [task("a/b", evaluation_criteria=basis("db"))],
 }

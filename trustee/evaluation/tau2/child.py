@@ -175,7 +175,8 @@ def main(arguments: Sequence[str]) -> None:
 
     def answer(line: bytes) -> None:
         question = json.loads(line)
-        number, act = question.pop("number"), ACTS[question.pop("act")]
+        number = question.pop("number")
+        act: Any = ACTS[question.pop("act")]
         try:
             say({"number": number, "answer": act(**question)})
         except Exception as error:  # noqa: BLE001 - the parent raises it
