@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+import anyio
 import uvicorn
 
 from trustee.errors import InputError
@@ -86,9 +88,22 @@ def name_in(host: str) -> str:
 
 
 class Server(uvicorn.Server):
-    """A server whose signals stay with the command line."""
+    """A server whose signals stay with the command line, and which ends without a word."""
+
+    def __init__(self, config: uvicorn.Config, *, closing: anyio.Event | None = None) -> None:
+        """Take a config, and what is set when the server begins to end."""
+        super().__init__(config)
+        self._closing = closing
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what follows until the server closes, then all else; it is nobody's error."""
+        if self._closing is not None:
+            self._closing.set()
+        # A request that still reads when its time is up is cancelled, and uvicorn would show where.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+        await super().shutdown(sockets)

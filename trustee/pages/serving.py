@@ -32,15 +32,16 @@ async def serve(
         InputError: if the address cannot be had.
     """
     listening = bind(host, port, first=PORT)
+    closing = anyio.Event()
     config = uvicorn.Config(
-        make_app(folders, hosts=names_of(host)),
+        make_app(folders, hosts=names_of(host), closing=closing),
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = Server(config)
+    server = Server(config, closing=closing)
     told(f"{show_address(listening, host)}/")
     try:
         await server.serve(sockets=[listening])

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -83,6 +84,7 @@ def serve_command(options: argparse.Namespace) -> int:
     key = read_serve_key()
     config, run = read_subject(options)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     logs = name_folder(config)
     folder = options.out or logs.with_name(f"serve-{logs.name}")
     serving = Serving(
