@@ -155,7 +155,8 @@ async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
     assert [await say(**voice) for voice in hot] != [
         await say(**voice, penalty=-2.0) for voice in hot
     ]
-    params = bench.engine._params_of(Sampling(max_tokens=8, top_p=0.95, top_k=20, penalty=0.1))
+    sampling = Sampling(max_tokens=8, top_p=0.95, top_k=20, penalty=0.1)
+    params = bench.engine._params_of(sampling, bench.engine._final)
     assert (0.95, 20, 0.1) == (params.top_p, params.top_k, params.frequency_penalty)
 
 

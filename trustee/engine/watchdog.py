@@ -30,7 +30,7 @@ from trustee.algorithm.learner import (
 )
 from trustee.engine.clock import EngineClock
 from trustee.engine.liveness import Liveness, Wait, Waiting
-from trustee.engine.protocol import EngineProgress, Sampling, TrainingEngine
+from trustee.engine.protocol import EngineProgress, Hear, Sampling, TrainingEngine
 from trustee.errors import EngineDied, EngineError
 from trustee.types import Adapter, Completion, Record, Sample
 
@@ -81,7 +81,13 @@ class Watchdog:
         return self._engine.context
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         """Complete `ids`, however long it takes.
 
@@ -98,7 +104,7 @@ class Watchdog:
             priority=sampling.priority,
         ) as wait:
             return await self._engine.generate(
-                ids, sampling, adapter=adapter, request_id=request_id
+                ids, sampling, adapter=adapter, request_id=request_id, hear=hear
             )
         assert wait.hangs, "a block that does not return was cancelled"
         limit = f"{seconds:g} s (watchdog.request_seconds)"

@@ -292,3 +292,31 @@ def test_trials_are_asked_of_a_world_without_any(
     check_error(
         refuse(capfd, "eval", tmp_path, "--strip-trial"), "--strip-trial", "env.kind", "Microworld"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--suite", "nothing"), "there are ftrl"),
+        (("--suite", "lm-eval"), "gsm8k"),
+        (("--suite", "bfcl", "more"), "RUN comes first"),
+        (("--suite", "tau2"), "--data DIR"),
+        (("--suite", "bfcl", "--data", "x"), "--suite tau2"),
+        (("--solo",), "--suite tau2"),
+        (("--suite", "tau2", "--data", "x", "--user-url", "http://x"), "together"),
+        (
+            ("--suite", "tau2", "--data", "x", "--solo", "--user-url", "u", "--user-model", "m"),
+            "no effect",
+        ),
+        (("--suite", "lm-eval", "gsm8k", "--solo"), "--suite tau2"),
+    ],
+)
+def test_suites_that_cannot_be_played(
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    named: str,
+) -> None:
+    """What a suite does not take, or lacks, is said before anything is read."""
+    check_error(refuse(capfd, "eval", tmp_path, *words), named)
