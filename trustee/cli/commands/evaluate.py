@@ -41,7 +41,10 @@ def add(commands: Commands) -> None:
         help="ftrl: play every environment of a file; bfcl: play the benchmark",
     )
     evaluate.add_argument(
-        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="tasks of each category of a benchmark, or general prompts; default: all",
     )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
@@ -61,6 +64,9 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
     )
+    evaluate.add_argument(
+        "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_allow_world(evaluate)
@@ -70,6 +76,8 @@ def add(commands: Commands) -> None:
 
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
+    if options.retention:
+        return retention_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
@@ -134,6 +142,57 @@ def benchmark_command(options: argparse.Namespace) -> int:
         text=benchmark_text,
     )
     return DONE
+
+
+def retention_command(options: argparse.Namespace) -> int:
+    """Compare a run's adapter with its base on general prompts."""
+    from trustee.config import apply_changes
+    from trustee.evaluation.retention_report import retention_text
+    from trustee.jobs.retention import measure_retention
+    from trustee.jobs.run_metadata import read_trusted
+
+    refuse_others(options, "--retention")
+    if options.rows is not None and options.rows < 1:
+        raise InputError(f"--rows {options.rows} is too few; give 1 or more, or leave it out")
+    allow_worlds(options)
+    changes = allow_unsafe(options)
+    run = find_run(options.run)
+    config = apply_changes(read_trusted(run, changes), changes)
+    choose_device(config, options.gpu)
+    show_job(
+        options,
+        run,
+        lambda emit: measure_retention(
+            config, run, adapter=options.adapter, most=options.rows, emit=emit
+        ),
+        text=retention_text,
+    )
+    return DONE
+
+
+def refuse_others(options: argparse.Namespace, chosen: str, *, tasks: bool = False) -> None:
+    """Refuse options of other ways to measure.
+
+    Raises:
+        InputError: naming those that were given.
+    """
+    given = [
+        name
+        for name, value in (
+            ("--suite", options.suite),
+            ("--tasks", options.tasks if not tasks else None),
+            ("--config", options.config),
+            ("--published", options.published),
+            ("--out", options.out),
+            ("--world", options.world),
+            ("--strip-trial", options.strip_trial),
+            ("--permute-names", options.permute_names),
+            ("--break-tool", options.break_tool),
+        )
+        if value
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)} cannot be used with {chosen}; leave one of them out")
 
 
 def move_to(config: Config, path: Path) -> Config:
