@@ -109,15 +109,22 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "train_s": round(trained - started_at, 3),
         "publish_s": round(published - trained, 3),
         "checkpoint_s": round(time.monotonic() - published, 3),
+        **describe_work(run),
+    }
+    run.store.append("timing.jsonl", [timing])
+    run.emit(describe_step(metrics, timing, progress=progress))
+    return progress
+
+
+def describe_work(run: Run) -> dict[str, Any]:
+    """Return what the simulator's roles have done so far, and the memory that was needed."""
+    return {
         "tokens": dict(run.simulator.tokens),
         "read": dict(run.simulator.read),
         "rejected": dict(run.simulator.rejected),
         "refusals": dict(run.simulator.refusals),
         "memory": run.engine.progress().peak,
     }
-    run.store.append("timing.jsonl", [timing])
-    run.emit(describe_step(metrics, timing, progress=progress))
-    return progress
 
 
 def count_spoken(groups: list[Group]) -> int:
