@@ -67,6 +67,16 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
     )
+    evaluate.add_argument(
+        "--where", action="store_true", help="size of the update by layer, and success with parts"
+    )
+    evaluate.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_allow_world(evaluate)
@@ -76,8 +86,12 @@ def add(commands: Commands) -> None:
 
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
+    if options.keep and not options.where:
+        raise InputError("--keep names what --where keeps of an update; add --where")
     if options.retention:
         return retention_command(options)
+    if options.where:
+        return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
@@ -170,7 +184,33 @@ def retention_command(options: argparse.Namespace) -> int:
     return DONE
 
 
-def refuse_others(options: argparse.Namespace, chosen: str, *, tasks: bool = False) -> None:
+def where_command(options: argparse.Namespace) -> int:
+    """Say where a run's update sits and which part of it carries the success."""
+    from trustee.config import apply_changes
+    from trustee.evaluation.update_report import update_text
+    from trustee.jobs.run_metadata import read_trusted
+    from trustee.jobs.where import locate_update
+
+    refuse_others(options, "--where")
+    allow_worlds(options)
+    changes = allow_unsafe(options)
+    run = find_run(options.run)
+    tasks = [] if options.tasks is None else [f"eval.tasks={options.tasks}"]
+    config = apply_changes(read_trusted(run, changes), [*changes, *tasks])
+    choose_device(config, options.gpu)
+    warn_unconfined(config)
+    show_job(
+        options,
+        run,
+        lambda emit: locate_update(
+            config, run, adapter=options.adapter, keep=options.keep, emit=emit
+        ),
+        text=update_text,
+    )
+    return DONE
+
+
+def refuse_others(options: argparse.Namespace, chosen: str) -> None:
     """Refuse options of other ways to measure.
 
     Raises:
@@ -180,7 +220,9 @@ def refuse_others(options: argparse.Namespace, chosen: str, *, tasks: bool = Fal
         name
         for name, value in (
             ("--suite", options.suite),
-            ("--tasks", options.tasks if not tasks else None),
+            ("--tasks", options.tasks if chosen != "--where" else None),
+            ("--rows", options.rows if chosen != "--retention" else None),
+            ("--where", options.where if chosen != "--where" else None),
             ("--config", options.config),
             ("--published", options.published),
             ("--out", options.out),
