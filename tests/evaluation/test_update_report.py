@@ -64,7 +64,9 @@ def test_parts_are_compared_with_the_base_on_the_same_tasks() -> None:
     assert mlp.update_share > 0.9
     assert mlp.weight_share < 0.5
     again = msgspec.json.decode(
-        msgspec.json.encode(PLAYED, enc_hook=str), type=UpdateReport, dec_hook=lambda _, text: Path(text)
+        msgspec.json.encode(PLAYED, enc_hook=str),
+        type=UpdateReport,
+        dec_hook=lambda _, text: Path(text),
     )
     assert PLAYED == again
 

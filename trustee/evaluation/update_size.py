@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def usual_parts(layers: int) -> tuple[str, ...]:
     cuts = sorted({0, third, max(third, layers - third), layers})
     thirds = [
         str(low) if low == high - 1 else f"{low}-{high - 1}"
-        for low, high in zip(cuts, cuts[1:], strict=False)
+        for low, high in pairwise(cuts)
     ]
     return ("mlp", "attention", *thirds, f"mlp:{thirds[0]}")
 
