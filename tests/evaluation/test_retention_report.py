@@ -46,16 +46,12 @@ RESULTS = [
 def test_figures() -> None:
     """Means are over tokens, shares over prompts; each kind and language has a row of its own."""
     report = report_on(RESULTS, adapter="a", left_out=2)
-    assert (4, 2.5 / 40, -3.0 / 16, 0.5) == (
-        report.total.prompts,
-        pytest.approx(report.total.kl.value),
-        pytest.approx(report.total.change.value),
-        report.total.differing.value,
-    )
+    assert (4, 0.5) == (report.total.prompts, report.total.differing.value)
+    assert report.total.kl.value == pytest.approx(2.5 / 40)
+    assert report.total.change.value == pytest.approx(-3.0 / 16)
     assert [("code", 2), ("fact", 2)] == [(row.name, row.prompts) for row in report.kinds]
-    assert [("de", 0.1), ("en", 0.025)] == [
-        (row.name, pytest.approx(row.kl.value)) for row in report.languages
-    ]
+    assert ["de", "en"] == [row.name for row in report.languages]
+    assert [0.1, 0.025] == pytest.approx([row.kl.value for row in report.languages])
     assert ["prompt 1", "prompt 2"] == [one.prompt.prompt for one in report.moved_most[:2]]
     for estimate in (report.total.kl, report.total.change):
         assert estimate.low is not None

@@ -53,7 +53,7 @@ class Parted(Both):
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a run on the built-in model, played by a scripted engine."""
     engine = Parted()
-    engine.load_adapter = engine.take  # type: ignore[method-assign]
+    engine.load_adapter = engine.take
     hand_in(monkeypatch, engine)
     run = tmp_path / "run"
     run.mkdir()

@@ -84,10 +84,7 @@ def usual_parts(layers: int) -> tuple[str, ...]:
     """Return the parts that are tried if none is named: by module, by third, and both at once."""
     third = max(1, layers // 3)
     cuts = sorted({0, third, max(third, layers - third), layers})
-    thirds = [
-        str(low) if low == high - 1 else f"{low}-{high - 1}"
-        for low, high in pairwise(cuts)
-    ]
+    thirds = [str(low) if low == high - 1 else f"{low}-{high - 1}" for low, high in pairwise(cuts)]
     return ("mlp", "attention", *thirds, f"mlp:{thirds[0]}")
 
 
