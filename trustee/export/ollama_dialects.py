@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from trustee.errors import InputError
+from trustee.rendering.chat_templates import UnusableTemplate
 from trustee.tools.values import render_json
 from trustee.types import Record
 
@@ -213,13 +214,16 @@ def recognise(apply: Apply) -> Dialect:
     Raises:
         InputError: if there is none.
     """
-    for dialect in DIALECTS:
-        said = apply(*PROBES[0])
-        bos, found, _ = said.partition(dialect.open)
+    try:
+        said = [apply(*probe) for probe in PROBES]
+    except UnusableTemplate:
+        said = []
+    for dialect in DIALECTS if said else ():
+        bos, found, _ = said[0].partition(dialect.open)
         if not found:
             continue
         spoken = msgspec.structs.replace(dialect, bos=bos)
-        if all(apply(*probe) == speak(spoken, *probe) for probe in PROBES):
+        if said == [speak(spoken, *probe) for probe in PROBES]:
             return spoken
     names = ", ".join(dialect.name for dialect in DIALECTS)
     raise InputError(

@@ -34,6 +34,18 @@ def add(commands: Commands) -> None:
     export.add_argument(
         "--gguf-adapter", type=Path, metavar="FILE", help="the adapter alone as a GGUF file"
     )
+    export.add_argument(
+        "--ollama", type=Path, metavar="DIR", help="a GGUF file and a Modelfile for Ollama"
+    )
+    export.add_argument(
+        "--card", action="store_true", help="write a model card, README.md, into the folder"
+    )
+    export.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload what was written, or else the adapter, to a private place of the model hub",
+    )
+    export.add_argument("--public", action="store_true", help="with --push: a new place is public")
     export.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
     export.add_argument(
         "--tests",
@@ -60,14 +72,22 @@ def export_command(options: argparse.Namespace) -> int:
         gguf=options.gguf,
         quant=options.quant or "bf16",
         gguf_adapter=options.gguf_adapter,
+        ollama=options.ollama,
+        card=options.card,
+        push=options.push,
+        public=options.public,
         tests=options.tests,
     )
-    if wanted.merged is None and wanted.gguf is None and wanted.gguf_adapter is None:
+    places = (wanted.merged, wanted.gguf, wanted.gguf_adapter, wanted.ollama)
+    if all(place is None for place in places) and wanted.push is None:
         raise InputError(
-            "nothing to export; say what with --merged DIR, --gguf FILE or --gguf-adapter FILE"
+            "nothing to export; say what with --merged DIR, --gguf FILE, --gguf-adapter FILE, "
+            "--ollama DIR or --push OWNER/NAME"
         )
-    if options.quant and wanted.gguf is None:
-        raise InputError(f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE")
+    if options.quant and wanted.gguf is None and wanted.ollama is None:
+        raise InputError(
+            f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE or --ollama DIR"
+        )
     allow_worlds(options)
     changes = allow_unsafe(options)
     run = find_run(options.run)
