@@ -88,9 +88,7 @@ def test_a_hub_that_refuses(
     assert {} == hub.files
 
 
-def test_no_network(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, check_error: ErrorCheck
-) -> None:
+def test_no_network(monkeypatch: pytest.MonkeyPatch, folder: Path, check_error: ErrorCheck) -> None:
     """A hub that cannot be reached, or is switched off, is said in a sentence."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -99,9 +97,7 @@ def test_no_network(
     assert "hf_secret" not in str(caught.value)
 
 
-def test_no_token(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check_error: ErrorCheck
-) -> None:
+def test_no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check_error: ErrorCheck) -> None:
     """Without a login nothing is tried."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(InputError) as caught:
