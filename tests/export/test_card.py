@@ -45,7 +45,7 @@ def test_card_of_a_merged_model() -> None:
 
 
 def test_card_of_an_adapter_on_a_local_base() -> None:
-    """A folder is no hub id, an unknown licence is not guessed, and what was not measured is said."""
+    """A folder is no hub id, a licence is not guessed, and what was not measured is said."""
     text = write_card(CardFacts(title="a", base="my-model", is_adapter=True))
     assert "base_model" not in text
     assert "license:" not in text
