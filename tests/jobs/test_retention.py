@@ -10,9 +10,9 @@ import pytest
 
 from command_line import succeed
 from random_adapter import write_random_adapter
-from scripted_program import hand_in, small_config, tiny_config
+from scripted_program import CONFIG, hand_in, small_config
 from trustee.checks.forgetting import PROMPTS
-from trustee.config import Config, apply_changes
+from trustee.config import Config, apply_changes, read_config
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedTrainer
 from trustee.errors import RunError
@@ -30,6 +30,12 @@ def make_run(folder: Path, config: Config) -> Path:
     folder.mkdir()
     (folder / "run.json").write_bytes(msgspec.json.encode(describe_run(config)))
     return folder
+
+
+def real_config(*changes: str) -> Config:
+    """Give the built-in model's config, with steps that are short."""
+    small = ("run.steps=2", "rollout.group_size=2", "rollout.groups_per_step=2", "eval.tasks=none")
+    return read_config(CONFIG, (*small, *changes))
 
 
 def answer_in_german(request: Request) -> str:
@@ -85,12 +91,12 @@ def test_command_for_programs(run: Path, capfd: pytest.CaptureFixture[str]) -> N
 @pytest.mark.timeout(600)
 async def test_an_adapter_that_forgets_is_seen(tmp_path: Path) -> None:
     """On the built-in model: an adapter without effect changes nothing, a large one much."""
-    run = make_run(tmp_path / "run", tiny_config())
+    run = make_run(tmp_path / "run", real_config())
     found = {}
     for size in (0.0, 0.5):
         adapter = write_random_adapter(tmp_path / f"adapter-{size}", size=size)
         found[size] = await measure_retention(
-            tiny_config(), run, adapter=adapter, most=40, emit=lambda event: None
+            real_config(), run, adapter=adapter, most=40, emit=lambda event: None
         )
     same, moved = found[0.0].total, found[0.5].total
     assert (0.0, 0.0, 0.0) == (same.kl.value, same.change.value, same.differing.value)
@@ -106,7 +112,7 @@ async def test_an_adapter_that_forgets_is_seen(tmp_path: Path) -> None:
 async def test_a_run_whose_adapter_forgets_is_stopped(tmp_path: Path) -> None:
     """A run that starts from an adapter that was made to forget ends after its first step."""
     adapter = write_random_adapter(tmp_path / "adapter", size=0.5)
-    config = tiny_config(
+    config = real_config(
         "gates.forgetting=0.1",
         "watch.mismatch=9",
         "watch.mismatch_kl=9",
@@ -114,7 +120,6 @@ async def test_a_run_whose_adapter_forgets_is_stopped(tmp_path: Path) -> None:
         "gates.false_accepts=none",
         "gates.false_refuses=none",
         "gates.unread=none",
-        "eval.tasks=none",
         f"run.adapter={adapter}",
     )
     with pytest.raises((RunError, ExceptionGroup)) as caught:
