@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def write_as_go(value: Any) -> str:
     return re.sub("[<>&]", lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
-def order_as_go(tool: dict[str, Any]) -> dict[str, Any]:
+def order_as_go(tool: Mapping[str, Any]) -> dict[str, Any]:
     """Put the keys of a schema in Go's order."""
     function = tool["function"]
     given = function["parameters"]

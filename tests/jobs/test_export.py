@@ -22,7 +22,8 @@ from trustee.errors import InputError, RunError
 from trustee.events import Event, Note
 from trustee.export import merging
 from trustee.export.llama_child import has_llama
-from trustee.jobs.export import Wanted, export, export_text
+from trustee.jobs.export import export, export_text
+from trustee.jobs.export_subject import Wanted
 from trustee.jobs.run_metadata import describe_run
 from trustee.runs.adapters import adapter_shapes, fingerprint_base
 from trustee.runs.files import write_lines

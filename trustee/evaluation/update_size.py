@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -187,4 +188,4 @@ def write_part(adapter: AdapterFile, part: Part, folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     for name in (CONFIG, BASE, TEMPLATE):
         if (adapter.folder / name).is_file():
-            (folder / name).write_bytes((adapter.folder / name).read_bytes())
+            shutil.copyfile(adapter.folder / name, folder / name)

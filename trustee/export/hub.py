@@ -89,8 +89,9 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
         InputError: if there is no token, or the hub refuses it.
         RunError: if the hub cannot be reached, or refuses the files.
     """
+    from httpx2 import HTTPError
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     token = require_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)

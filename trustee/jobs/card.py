@@ -11,6 +11,7 @@ from trustee import __version__
 from trustee.config import Config
 from trustee.decoding import decode_json, read_file
 from trustee.engine.model_files import name_base
+from trustee.environments.protocol import World
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate
 from trustee.evaluation.retention_report import RetentionReport
@@ -102,8 +103,13 @@ def read_outcome(run: Path) -> Outcome | None:
 
 def describe_world(config: Config) -> str:
     """Return one sentence on the world of the training."""
-    kind = str(type(config.env).__struct_config__.tag)
+    kind = name_kind(config.env)
     return WORLDS.get(kind, f"a world of its own, {kind}")
+
+
+def name_kind(world: World) -> str:
+    """Return what a config calls a kind of world."""
+    return str(msgspec.to_builtins(world)["kind"])
 
 
 def describe_settings(config: Config, outcome: Outcome | None) -> tuple[tuple[str, str], ...]:
@@ -130,7 +136,7 @@ def describe_measures(config: Config, outcome: Outcome | None) -> tuple[Measured
     """Return held-out success before and after, with intervals."""
     if outcome is None or outcome.before is None or outcome.after is None:
         return ()
-    kind = type(evaluation_world(config)).__struct_config__.tag
+    kind = name_kind(evaluation_world(config))
     rows = [
         Measured(
             what=f"success in {kind}, held out",

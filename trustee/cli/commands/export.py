@@ -62,7 +62,8 @@ def add(commands: Commands) -> None:
 def export_command(options: argparse.Namespace) -> int:
     """Write what was asked for."""
     from trustee.config import apply_changes
-    from trustee.jobs.export import Wanted, export, export_text
+    from trustee.jobs.export import export, export_text
+    from trustee.jobs.export_subject import Wanted
     from trustee.jobs.run_metadata import read_unplayed
 
     if options.tests < 0:
