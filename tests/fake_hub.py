@@ -19,6 +19,8 @@ class FakeHub:
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.tokens: set[str] = set()
+        self.private = True
+        """Whether the place is private."""
         self.refusal = 0
         """Status with which everything is refused; 0: nothing is."""
 
@@ -58,10 +60,16 @@ def open_hub() -> Iterator[FakeHub]:
     hub = FakeHub()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path.startswith("/api/models/someone/model"), self.path
+            self.reply({"id": "someone/model", "private": hub.private})
+
         def do_POST(self) -> None:
             hub.tokens.add(self.headers.get("authorization", ""))
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            answer = {"error": "no"} if hub.refusal else hub.answer(self.path, body)
+            self.reply({"error": "no"} if hub.refusal else hub.answer(self.path, body))
+
+        def reply(self, answer: dict[str, Any]) -> None:
             data = json.dumps(answer).encode()
             self.send_response(hub.refusal or 200)
             self.send_header("content-type", "application/json")

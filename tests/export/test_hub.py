@@ -45,7 +45,7 @@ def test_what_is_listed_is_what_arrives(hub: FakeHub, folder: Path, tmp_path: Pa
         "config.json": b"{}",
         "more/notes.txt": b"hello",
     } == hub.files
-    assert [True] == [one["private"] for one in hub.created]
+    assert ["private"] == [one["visibility"] for one in hub.created]
     assert address.startswith(f"{hub.address}/someone/model/commit/")
     assert {"Bearer hf_secret"} == hub.tokens
 
@@ -53,7 +53,20 @@ def test_what_is_listed_is_what_arrives(hub: FakeHub, folder: Path, tmp_path: Pa
 def test_a_public_place(hub: FakeHub, folder: Path) -> None:
     """Only if it is asked for."""
     push("someone/model", list_uploads([folder]), public=True)
-    assert [False] == [one["private"] for one in hub.created]
+    hub.private = False
+    push("someone/model", list_uploads([folder]), public=True)
+    assert ["public", "public"] == [one["visibility"] for one in hub.created]
+
+
+def test_a_place_that_is_public_already(
+    hub: FakeHub, folder: Path, check_error: ErrorCheck
+) -> None:
+    """Nothing is sent where everybody would see it, unless that was asked for."""
+    hub.private = False
+    with pytest.raises(InputError) as caught:
+        push("someone/model", list_uploads([folder]), public=False)
+    check_error(caught, "someone/model", "--public")
+    assert {} == hub.files
 
 
 def test_links_are_not_followed(folder: Path, check_error: ErrorCheck) -> None:

@@ -86,7 +86,8 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
         public: whether a new repository is public.
 
     Raises:
-        InputError: if there is no token, or the hub refuses it.
+        InputError: if there is no token, the hub refuses it, or the place is public against what
+            was asked for.
         RunError: if the hub cannot be reached, or refuses the files.
     """
     from httpx2 import HTTPError
@@ -101,6 +102,11 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
     ]
     try:
         api.create_repo(repository, private=not public, exist_ok=True)
+        if not public and not api.model_info(repository).private:
+            raise InputError(
+                f"{repository} is there already and public, so everybody would see what is sent; "
+                "add --public if that is meant, or give another name"
+            )
         commit = api.create_commit(repository, operations, commit_message=MESSAGE)
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
