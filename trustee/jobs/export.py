@@ -103,10 +103,17 @@ def export_text(exports: Exports) -> str:
 
 
 def _line(one: Exported) -> str:
-    found = one.agreement
-    if found is None:
-        return f"{one.kind:<12} {one.path}  not tested"
-    return (
-        f"{one.kind:<12} {one.path}  prompts equal to the character, {found.equal} of "
-        f"{found.tokens} greedy tokens equal, {found.ties} ties, at most {found.worst:.3f} nats off"
-    )
+    found, played = one.agreement, one.played
+    line = f"{one.kind:<12} {one.path}  not tested"
+    if found is not None:
+        line = (
+            f"{one.kind:<12} {one.path}  prompts equal to the character, {found.equal} of "
+            f"{found.tokens} greedy tokens equal, {found.ties} ties, at most {found.worst:.3f} "
+            "nats off"
+        )
+    if played is not None:
+        line += (
+            f"\n  held-out success {played.through.value:.1%} through the file, "
+            f"{played.before.value:.1%} in the run, on the same {played.before.count} tasks"
+        )
+    return line

@@ -94,7 +94,8 @@ def export_gguf(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Expo
     """Write the merged model as GGUF, load it with llama.cpp, and compare prompts and answers."""
     with staged(final) as file:
         agreement = fill_gguf(subject, file, final, quant, emit)
-        return Exported(kind=f"gguf {quant}", path=final, agreement=agreement)
+        played = subject.play(file, final) if subject.play else None
+        return Exported(kind=f"gguf {quant}", path=final, agreement=agreement, played=played)
 
 
 def fill_gguf(
@@ -139,6 +140,7 @@ def export_ollama(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Ex
     with staged(final) as folder:
         folder.mkdir()
         agreement = fill_gguf(subject, folder / GGUF, final, quant, emit)
+        played = subject.play(folder / GGUF, final) if subject.play else None
         text = write_modelfile(
             subject.dialect,
             GGUF,
@@ -153,7 +155,7 @@ def export_ollama(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Ex
                 "JSON of its own, without blanks and with keys in its own order"
             )
         )
-        return Exported(kind=f"ollama {quant}", path=final, agreement=agreement)
+        return Exported(kind=f"ollama {quant}", path=final, agreement=agreement, played=played)
 
 
 def check_gguf(

@@ -28,6 +28,7 @@ from trustee.export.ollama_dialects import Dialect, recognise, speak
 from trustee.export.speech import Speech, read_speech
 from trustee.jobs.assemble import choose_adapter, prepare_model
 from trustee.jobs.card import ExportedFile, gather_facts
+from trustee.jobs.export_play import PlayedFile, play_from_thread, read_reference
 from trustee.jobs.held_out import HELD_OUT, read_whole
 from trustee.jobs.stage_meter import metered
 from trustee.rendering.chat_templates import ChatStyle, read_template
@@ -50,6 +51,8 @@ class Wanted(Record, frozen=True):
     """Repository of a hub that gets what is written, or else the adapter."""
     public: bool = False
     """Whether a new repository is public."""
+    play: int = 0
+    """Number of held-out tasks that are played through each whole GGUF file; 0: none."""
     tests: int = 8
     """Number of held-out tasks on which each file is tested; 0: no test."""
 
@@ -59,6 +62,8 @@ class Exported(Record, frozen=True):
 
     kind: str
     path: Path
+    played: PlayedFile | None = None
+    """Held-out success through it; None if nothing was played."""
     agreement: Agreement | None
     """How far it says what base and adapter say; None if it was not tested."""
 
@@ -75,6 +80,8 @@ class Subject(Record, frozen=True):
     """How Ollama is told to speak; None if it is not asked for."""
     context: int = 0
     """Most tokens of prompt and answer."""
+    play: Callable[[Path, Path], PlayedFile] | None = None
+    """Plays held-out tasks through a GGUF file, by its place and its final name."""
     write_card: Callable[[str, str, Agreement | None], str] | None = None
     """Gives the card of a file by kind, name and test; None if none is wanted."""
 
@@ -116,6 +123,9 @@ def prepare_subject(
     tokenizer = FolderTokenizer(base, style)
     conversations = make_conversations(read_tasks(run, wanted.tests), tokenizer)
     dialect = choose_dialect(tokenizer, conversations) if wanted.ollama is not None else None
+    speech = read_speech(tokenizer, style, turn_end=renderer.end_of_turn)
+    if wanted.play:
+        read_reference(run, wanted.play)
     answers: tuple[Answer, ...] = ()
     if conversations:
         name = f"letting base and adapter answer {len(conversations)} prompts"
@@ -131,11 +141,12 @@ def prepare_subject(
     return Subject(
         base=base,
         adapter=found,
-        speech=read_speech(tokenizer, style, turn_end=renderer.end_of_turn),
+        speech=speech,
         conversations=conversations,
         answers=answers,
         dialect=dialect,
         context=config.engine.context,
+        play=player_of(config, run, wanted.play, speech.stop_ids, emit) if wanted.play else None,
         write_card=card_writer(config, run, base, found.folder)
         if wanted.card or wanted.push
         else None,
@@ -170,6 +181,19 @@ def choose_dialect(tokenizer: FolderTokenizer, conversations: Sequence[Conversat
     spoken = [speak(dialect, one.messages, one.tools) for one in conversations]
     demand_texts(conversations, spoken, what="Ollama's template")
     return dialect
+
+
+def player_of(
+    config: Config, run: Path, count: int, stop_ids: Sequence[int], emit: Emit
+) -> Callable[[Path, Path], PlayedFile]:
+    """Return what plays held-out tasks through a file."""
+
+    def play(file: Path, final: Path) -> PlayedFile:
+        return play_from_thread(
+            config, run, file, count=count, stop_ids=stop_ids, final=final, emit=emit
+        )
+
+    return play
 
 
 def card_writer(

@@ -54,6 +54,13 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="held-out tasks on which each file is tested; default 8, 0 is no test",
     )
+    export.add_argument(
+        "--play",
+        type=int,
+        default=0,
+        metavar="N",
+        help="held-out tasks that are played through each GGUF file; default 0",
+    )
     add_allow_world(export)
     add_shared(export)
     export.set_defaults(act=export_command)
@@ -66,8 +73,9 @@ def export_command(options: argparse.Namespace) -> int:
     from trustee.jobs.export_subject import Wanted
     from trustee.jobs.run_metadata import read_unplayed
 
-    if options.tests < 0:
-        raise InputError(f"--tests {options.tests} is negative; give 0 for no test, or more")
+    for name in ("tests", "play"):
+        if (number := getattr(options, name)) < 0:
+            raise InputError(f"--{name} {number} is negative; give 0 for no test, or more")
     wanted = Wanted(
         merged=options.merged,
         gguf=options.gguf,
@@ -78,6 +86,7 @@ def export_command(options: argparse.Namespace) -> int:
         push=options.push,
         public=options.public,
         tests=options.tests,
+        play=options.play,
     )
     places = (wanted.merged, wanted.gguf, wanted.gguf_adapter, wanted.ollama)
     if all(place is None for place in places) and wanted.push is None:
