@@ -117,25 +117,23 @@ async def open_llama(
 
     reading, writing = os.pipe()
     command = [sys.executable, "-m", __name__, str(file), str(context), str(writing)]
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[writing],
-    )
-    os.close(writing)
-    try:
-        address = ""
-        with anyio.move_on_after(START_SECONDS):
-            address = await anyio.to_thread.run_sync(_read_all, reading, abandon_on_cancel=True)
-        if not address:
-            raise RunError(f"llama.cpp did not load {file} within {START_SECONDS:.0f} s, or ended")
-        async with AsyncClient(base_url=address, timeout=ANSWER_SECONDS) as client:
-            yield LlamaEngine(client, context=context, stop_ids=stop_ids)
-    finally:
-        child.kill()
-        child.wait()
+    nowhere = subprocess.DEVNULL
+    async with await anyio.open_process(
+        command, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, pass_fds=[writing]
+    ) as child:
+        os.close(writing)
+        try:
+            address = ""
+            with anyio.move_on_after(START_SECONDS):
+                address = await anyio.to_thread.run_sync(_read_all, reading, abandon_on_cancel=True)
+            if not address:
+                raise RunError(
+                    f"llama.cpp did not load {file} within {START_SECONDS:.0f} s, or ended"
+                )
+            async with AsyncClient(base_url=address, timeout=ANSWER_SECONDS) as client:
+                yield LlamaEngine(client, context=context, stop_ids=stop_ids)
+        finally:
+            child.kill()
 
 
 def _read_all(handle: int) -> str:
