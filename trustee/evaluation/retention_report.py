@@ -121,7 +121,7 @@ def retention_text(report: RetentionReport) -> str:
     """Return a report as a text table."""
     lines = [
         f"general prompts: the base against {report.adapter}",
-        f"{'':<16}{'prompts':>8}  {'KL a token, nats':<26}{'likelihood a token, nats':<30}"
+        f"{'':<16}{'prompts':>8}  {'KL a token, nats':<28}{'likelihood a token, nats':<30}"
         "answers that differ",
         _row(report.total),
         "by kind",
@@ -146,7 +146,7 @@ def retention_text(report: RetentionReport) -> str:
 def _row(row: RetentionRow) -> str:
     differing = row.differing
     return (
-        f"{row.name:<16}{row.prompts:>8}  {_show(row.kl, sign=''):<26}"
+        f"{row.name:<16}{row.prompts:>8}  {_show(row.kl, sign=''):<28}"
         f"{_show(row.change, sign='+'):<30}"
         f"{differing.value:.1%} ({differing.low:.1%} to {differing.high:.1%})"
     )
