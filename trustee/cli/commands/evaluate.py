@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -114,6 +115,7 @@ def eval_command(options: argparse.Namespace) -> int:
     config = apply_changes(config, [*changes, *tasks])
     config = falsify(config, options)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     show_job(
         options,
@@ -142,6 +144,7 @@ def benchmark_command(options: argparse.Namespace) -> int:
     changes = allow_unsafe(options)
     config = apply_changes(read_trusted(options.run, changes), changes)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     show_job(
         options,
         options.run,
@@ -287,6 +290,7 @@ def suite_command(options: argparse.Namespace) -> int:
         )
     config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     folder = options.out or name_folder(config)
     if (folder / "suite-base.jsonl").exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -39,6 +40,7 @@ def sft_command(options: argparse.Namespace) -> int:
     from trustee.config import read_config
     from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.sft import read_sft_metadata, run_sft, sft_text
+    from trustee.jobs.tracked import run_tracked
 
     if options.resume is not None:
         if options.config or options.file or options.out:
@@ -56,12 +58,18 @@ def sft_command(options: argparse.Namespace) -> int:
         file = options.file
         folder = options.out or name_folder(config)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0, trains=True)
     warn_unconfined(config)
     show_job(
         options,
         folder,
-        lambda emit: run_sft(
-            config, config.sft, file, folder, emit=emit, resume=options.resume is not None
+        lambda emit: run_tracked(
+            config,
+            folder,
+            lambda tell: run_sft(
+                config, config.sft, file, folder, emit=tell, resume=options.resume is not None
+            ),
+            emit=emit,
         ),
         text=sft_text,
         again=f"run: trustee sft --resume {folder}",
