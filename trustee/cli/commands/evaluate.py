@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.effects import retention_command, where_command
 from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
@@ -54,7 +55,10 @@ def add(commands: Commands) -> None:
     )
     add_outside(evaluate)
     evaluate.add_argument(
-        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="tasks of each category of a benchmark, or general prompts; default: all",
     )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
@@ -73,6 +77,19 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
+    )
+    evaluate.add_argument(
+        "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
+    )
+    evaluate.add_argument(
+        "--where", action="store_true", help="size of the update by layer, and success with parts"
+    )
+    evaluate.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
     )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
@@ -104,6 +121,12 @@ def eval_command(options: argparse.Namespace) -> int:
     outside = (options.data, options.solo or None, options.user_url, options.user_model)
     if options.suite not in OUTSIDE and any(given is not None for given in outside):
         raise InputError("--data, --solo, --user-url and --user-model need --suite tau2 or lm-eval")
+    if options.keep and not options.where:
+        raise InputError("--keep names what --where keeps of an update; add --where")
+    if options.retention:
+        return retention_command(options)
+    if options.where:
+        return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
