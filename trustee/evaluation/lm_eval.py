@@ -160,8 +160,10 @@ class OpenLmEval:
         )
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            said = said.replace(key, "...") if key else said
-            raise RunError(f"lm-eval ended with {done.returncode}: {said[-SHOWN:]}")
+            # Of a traceback the last line says what happened.
+            last = said.splitlines()[-1].strip() if said else "it said nothing"
+            last = last.replace(key, "...") if key else last
+            raise RunError(f"lm-eval ended with {done.returncode}: {last[-SHOWN:]}")
         return await anyio.to_thread.run_sync(read_samples, out)
 
 

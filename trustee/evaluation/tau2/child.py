@@ -127,19 +127,8 @@ def play(
         user: the same of who plays the user.
     """
     task = read_tasks(domain)[id]
-    config = import_module("tau2.data_model.simulation").TextRunConfig(
-        domain=domain,
-        agent="llm_agent_solo" if solo else "llm_agent",
-        llm_agent=agent["model"],
-        llm_args_agent=dict(agent["args"]),
-        user="dummy_user" if solo else "user_simulator",
-        llm_user=user["model"],
-        llm_args_user=dict(user["args"]),
-        max_steps=MOST_STEPS,
-    )
-    run = import_module("tau2.runner.batch").run_single_task
     try:
-        found = run(config, task, seed=0, evaluation_type=choose_evaluation(task))
+        found = run_alone(domain, task, agent) if solo else run_with(domain, task, agent, user)
     except Exception as error:  # noqa: BLE001 - any error of a client ends this episode alone
         name = type(error).__name__
         if name in POLICY_ERRORS:
@@ -147,6 +136,51 @@ def play(
         return {"failed": f"{name}: {error}"[:400]}
     reward = found.reward_info.reward if found.reward_info else 0.0
     return {"solved": is_full(reward), "why": str(found.termination_reason.value)}
+
+
+def run_with(domain: str, task: Any, agent: Mapping[str, Any], user: Mapping[str, Any]) -> Any:
+    """Run a task with a simulated user; return the benchmark's record."""
+    config = import_module("tau2.data_model.simulation").TextRunConfig(
+        domain=domain,
+        agent="llm_agent",
+        llm_agent=agent["model"],
+        llm_args_agent=dict(agent["args"]),
+        user="user_simulator",
+        llm_user=user["model"],
+        llm_args_user=dict(user["args"]),
+        max_steps=MOST_STEPS,
+    )
+    run = import_module("tau2.runner.batch").run_single_task
+    return run(config, task, seed=0, evaluation_type=choose_evaluation(task))
+
+
+def run_alone(domain: str, task: Any, agent: Mapping[str, Any]) -> Any:
+    """Run a task without a user; return the benchmark's record.
+
+    Built from the benchmark's parts, because its runner at version 1.0.1 gives the user who says
+    nothing arguments that it does not take.
+    """
+    build = import_module("tau2.runner.build")
+    world = build.build_environment(domain, solo_mode=True)
+    orchestrator = import_module("tau2.orchestrator.orchestrator").Orchestrator(
+        domain=domain,
+        agent=build.build_agent(
+            "llm_agent_solo",
+            world,
+            llm=agent["model"],
+            llm_args=dict(agent["args"]),
+            task=task,
+            solo_mode=True,
+        ),
+        user=import_module("tau2.user.user_simulator").DummyUser(),
+        environment=world,
+        task=task,
+        max_steps=MOST_STEPS,
+        seed=0,
+        solo_mode=True,
+    )
+    run = import_module("tau2.runner.simulation").run_simulation
+    return run(orchestrator, evaluation_type=choose_evaluation(task))
 
 
 ACTS = {"list_tasks": list_tasks, "is_solved_by": is_solved_by, "play": play}

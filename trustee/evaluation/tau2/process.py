@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,4 +165,5 @@ async def open_tau2(
                     yield found
                     tasks.cancel_scope.cancel()
             finally:
-                process.kill()
+                with suppress(ProcessLookupError):
+                    process.kill()
