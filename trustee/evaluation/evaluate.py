@@ -32,6 +32,11 @@ class EvalConfig(Record, frozen=True):
     """Sampling temperature; 0 is greedy."""
     parallel: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of concurrent episodes."""
+    every: Annotated[int, Meta(ge=1)] | None = None
+    """Steps between two measurements in training; none: only before and after it."""
+    patience: Annotated[int, Meta(ge=1)] | None = None
+    """Measurements in a row without a better one after which training ends; none: never. Needs
+    `eval.every`."""
 
 
 class SuccessRate(Record, frozen=True):
