@@ -76,6 +76,7 @@ def describe_run(library: Library, run: str) -> Row:
         "measured": measured,
         "pairing": pairing,
         "torn": bool(torn) and standing.process is None,
+        "interim": opened.curves.interim(),
         "marks": find_marks(opened),
         "moved": _last_moved(opened),
     }
@@ -285,6 +286,7 @@ def compare_runs(library: Library, runs: Sequence[str]) -> Row:
                 "place": library.show_place(one.folder),
                 **_show(one.standing()),
                 "trained": result.share() if result else None,
+                "interim": one.curves.interim(),
             }
             for run, one, result in zip(runs, opened, results, strict=True)
         ],
