@@ -170,11 +170,18 @@ async def play_metered(
     config: Config,
     adapter: Adapter | None,
     label: str,
+    repeats: int = 1,
 ) -> tuple[Trajectory, ...]:
-    """Play each task once, as a stage that shows how far it is."""
+    """Play each task, as a stage that shows how far it is."""
     with metering as meter:
         return await evaluate(
-            tasks, player, config=config.eval, adapter=adapter, label=label, done=meter.count
+            tasks,
+            player,
+            config=config.eval,
+            adapter=adapter,
+            label=label,
+            repeats=repeats,
+            done=meter.count,
         )
 
 
