@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trustee.cli.commands.options import DONE, Commands
 from trustee.cli.terminal import barred, complain, say
 from trustee.errors import InputError
 from trustee.tools.selection import MOST_CHARACTERS, Selection
 from trustee.types import Tool
+
+if TYPE_CHECKING:
+    from trustee.tools.files.notices import Notices
 
 
 def add(commands: Commands) -> None:
@@ -20,9 +24,15 @@ def add(commands: Commands) -> None:
     listed = actions.add_parser("list", help="list the packaged tools")
     listed.add_argument("--category", metavar="NAME")
     imported = actions.add_parser(
-        "import", help="read a list of tools, a Python module or an OpenAPI document"
+        "import",
+        help="read a list of tools, a Python module, an OpenAPI document or an MCP server",
     )
-    imported.add_argument("file", type=Path, metavar="FILE")
+    imported.add_argument(
+        "source",
+        metavar="FILE",
+        help="a file or folder, mcp:COMMAND to start an MCP server, or the address of one; it is"
+        " asked for its list of tools, and no tool is ever called",
+    )
     imported.add_argument("--out", type=Path, metavar="FILE", help="write them as OpenAI JSON")
     imported.add_argument(
         "--only",
@@ -44,6 +54,19 @@ def add(commands: Commands) -> None:
     )
     imported.add_argument(
         "--all-notices", action="store_true", help="name every tool that was left out or changed"
+    )
+    imported.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="environment variable that a started MCP server gets besides HOME, PATH and the like",
+    )
+    imported.add_argument(
+        "--bearer", metavar="NAME", help="environment variable with the token for an address"
+    )
+    imported.add_argument(
+        "--seconds", type=float, metavar="S", help="how long an MCP server may take (default: 60)"
     )
     tools.set_defaults(act=tools_command)
 
@@ -99,9 +122,10 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 def read_tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
-    """Read the file that was given, and say on stderr what was left out or changed."""
+    """Read the file or server that was given, and say on stderr what was left out or changed."""
     from trustee.tools.files import import_tools
     from trustee.tools.files.notices import SHOWN, Notices
+    from trustee.tools.mcp.address import is_server
 
     if options.most_characters < 1:
         raise InputError(f"--most-characters must be at least 1, got {options.most_characters}")
@@ -111,7 +135,40 @@ def read_tools_of(options: argparse.Namespace) -> tuple[Tool, ...]:
         most_characters=options.most_characters,
     )
     notices = Notices()
-    tools = import_tools(options.file, selection, notices=notices)
+    if is_server(options.source):
+        tools = ask_server(options, selection, notices=notices)
+    else:
+        refuse_server_options(options)
+        tools = import_tools(Path(options.source), selection, notices=notices)
     for line in notices.lines(most=sys.maxsize if options.all_notices else SHOWN):
         complain(line)
     return tools
+
+
+def ask_server(
+    options: argparse.Namespace, selection: Selection, *, notices: Notices
+) -> tuple[Tool, ...]:
+    """Have an MCP server list its tools."""
+    from trustee.tools.mcp.address import parse_server
+    from trustee.tools.mcp.listing import LIST_SECONDS, import_from_server
+
+    seconds = LIST_SECONDS if options.seconds is None else options.seconds
+    if seconds <= 0:
+        raise InputError(f"--seconds must be more than 0, got {seconds:g}")
+    server = parse_server(options.source, variables=tuple(options.env), bearer=options.bearer or "")
+    if server.url and options.env:
+        raise InputError("--env is for a server that is started; an address takes --bearer NAME")
+    if server.command and options.bearer:
+        raise InputError("--bearer is for an address; a server that is started takes --env NAME")
+    return import_from_server(server, selection, notices=notices, seconds=seconds)
+
+
+def refuse_server_options(options: argparse.Namespace) -> None:
+    """Refuse options of an MCP server where there is none."""
+    given = {"--env": options.env, "--bearer": options.bearer, "--seconds": options.seconds}
+    for name, value in given.items():
+        if value:
+            raise InputError(
+                f"{name} is for an MCP server, and {options.source} is none; give mcp:COMMAND or "
+                "an address"
+            )
