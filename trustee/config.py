@@ -52,6 +52,8 @@ from trustee.types import PATH, PathText, Record
 CONFIGS = Path("configs")
 PACKAGED = Path(__file__).parent / "configs"
 """Configs that travel with the package."""
+EXAMPLES = Path("examples")
+"""Folder of `PACKAGED` with environments to copy; the repository has a link of the same name."""
 SAME = "same"
 """Value of `eval_env` that means: the world of training."""
 
