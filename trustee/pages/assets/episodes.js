@@ -1,7 +1,7 @@
 // The episodes of a run: a table with filters, an order and pages.
 
 import { ask, follow, settle } from './ask.js';
-import { h, place, put } from './dom.js';
+import { drawn, h, place, put } from './dom.js';
 import { tabs, troubles } from './run.js';
 import { pill } from './runs.js';
 import { number, reward } from './words.js';
@@ -33,20 +33,19 @@ export async function episodesView(context, id, file) {
   const turn = h('nav', { class: 'pages', 'aria-label': 'Pages' });
   const trouble = h('div');
   const table = h('table', { class: 'episodes' }, h('thead', null, h('tr', null, COLUMNS.map(([key, name]) => header(key, name, wanted, go)), h('th', null, 'tools'), h('th', null, 'task'))), body);
+  const drawBar = drawn(bar, ({ files, facets }) => filterBar({ files }, file, wanted, facets, go));
+  const drawRows = drawn(body, ({ rows, nothing }) => (nothing ? h('tr', null, h('td', { class: 'nothing', colspan: 9 }, nothing)) : rows.map((row) => line(id, file, row))));
+  const drawPages = drawn(turn, (found) => pages(found, begin, go));
   let run = null;
-  let hasBar = false;
   let shown = null;
 
   function paint() {
     const found = shown;
-    if (run && (!hasBar || !bar.contains(document.activeElement))) {
-      put(bar, filterBar(run, file, wanted, found.facets, go));
-      hasBar = true;
-    }
+    if (run && !bar.contains(document.activeElement)) drawBar({ files: run.files, facets: found.facets });
     put(trouble, troubles([...(found.problem ? [`${FILES[file]}: ${found.problem}`] : []), ...found.problems, ...(found.bad > found.problems.length ? [`and ${number(found.bad - found.problems.length)} more lines`] : []), ...(found.torn && run && run.state !== 'under way' ? ['the last line is torn, as a kill leaves it'] : [])]));
     put(state, said(found, wanted));
-    put(body, found.rows.length || !found.complete ? found.rows.map((row) => line(id, file, row)) : h('tr', null, h('td', { class: 'nothing', colspan: 9 }, found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.')));
-    put(turn, pages(found, begin, go));
+    drawRows({ rows: found.rows, nothing: found.rows.length || !found.complete ? '' : found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.' });
+    drawPages({ matching: found.matching });
   }
 
   async function refresh() {
