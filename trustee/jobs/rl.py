@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from trustee.engine.protocol import TrainingEngine
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
-from trustee.events import Emit, Note, Stage
+from trustee.events import Emit, Note
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
@@ -31,10 +32,14 @@ from trustee.jobs.assemble import (
     restart_once,
 )
 from trustee.jobs.held_out import (
+    AFTER,
+    BEFORE,
     RunResult,
     conclude,
     finished_text,
     measure,
+    measure_interim,
+    measured_as,
     read_finished,
     read_played,
 )
@@ -42,7 +47,8 @@ from trustee.jobs.resume import find_state, restore, settings_of
 from trustee.jobs.run_metadata import begin_record
 from trustee.jobs.stage_meter import metered
 from trustee.rendering.renderer import Renderer
-from trustee.rl.learn import publish, store_checkpoint
+from trustee.rl.interim import Interim
+from trustee.rl.learn import measure_between, publish, store_checkpoint, tell_training
 from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
@@ -175,6 +181,8 @@ def make_run(
         started_at=time.monotonic() if previous is None else previous.started_at,
         seconds_before=0.0 if previous is None else previous.seconds_before,
         untrained=GroupQueue(() if previous is None else previous.untrained),
+        interim=Interim(every=config.eval.every, patience=config.eval.patience),
+        measure=partial(measure_interim, config) if config.eval.tasks else None,
     )
 
 
@@ -204,12 +212,12 @@ async def run_stages(
     """Measure, train and measure again with one engine."""
     await show_canaries(config, run)
     begins = not find_checkpoints(run.store.folder / "checkpoints")
-    unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, "before") is None
+    unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, BEFORE) is None
     if config.run.adapter and begins:
         run.emit(Note(text=f"training starts from adapter {config.run.adapter}"))
     if config.run.adapter and (begins or unmeasured):
         await publish(run, 1)
-    before = await measure(config, run, run.versions.current, label="before")
+    before = await measure(config, run, run.versions.current, label=BEFORE)
     if not begins and (resume or previous is not None):
         path, state = open_checkpoint(
             run.store.folder / "checkpoints",
@@ -222,16 +230,19 @@ async def run_stages(
         run.started_at = time.monotonic()
     if run.progress < 1:
         if begins:
+            if before:
+                run.interim.note(measured_as(run, before))
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
         run.emit(Note(text=f"a training sample of {length} ids fits"))
         if begins or previous is None:
             run.started_at = time.monotonic()
-        name = f"training, {run.steps} steps"
-        run.emit(Stage(name=name, progress=run.progress))
+        tell_training(run, progress=run.progress)
         # Start-up objects live for the whole run; not scanning them saves 5 % of all turns.
         gc.freeze()
-        await train(run)
-    after = await measure(config, run, run.versions.current, label="after")
+        # One may be due that a kill cut short.
+        if await measure_between(run, progress=run.progress) < 1:
+            await train(run)
+    after = await measure(config, run, run.versions.current, label=AFTER)
     return conclude(run, before, after, seconds=time.monotonic() - started_at)

@@ -12,14 +12,16 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from trustee.algorithm.fallback import call_with_fallback
 from trustee.algorithm.step import take_step
-from trustee.checks.alarms import Decision
+from trustee.checks.alarms import Decision, name_version
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
 from trustee.environments.protocol import store_state
 from trustee.errors import RunError
-from trustee.events import RolledBack, StepTrained
+from trustee.events import Note, RolledBack, Stage, StepTrained
+from trustee.rl.interim import BEST
 from trustee.rl.run import Run, RunState, Slots
 from trustee.runs.checkpoint import write_checkpoint
+from trustee.runs.files import write_json
 from trustee.types import Group, Role
 
 log = structlog.get_logger()
@@ -50,9 +52,9 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
         for group in fresh:
             run.untrained.remove(group)
             slots.free(group)
-        fresh, seen, since = [], [], time.monotonic()
-        if progress >= 1:
+        if await measure_between(run, progress=progress) >= 1:
             return
+        fresh, seen, since = [], [], time.monotonic()
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> float:
@@ -102,7 +104,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     published = time.monotonic()
     progress = await store_checkpoint(run)
     # Only after the checkpoint, because the previous one may name an older best version.
-    run.watch.prune(run.store, alive=run.versions.alive)
+    run.watch.prune(run.store, alive=(*run.versions.alive, *run.interim.kept()))
     timing = {
         "step": run.step,
         "waited_s": round(waited, 3),
@@ -125,6 +127,37 @@ def describe_work(run: Run) -> dict[str, Any]:
         "refusals": dict(run.simulator.refusals),
         "memory": run.engine.progress().peak,
     }
+
+
+async def measure_between(run: Run, *, progress: float) -> float:
+    """Measure the current version if that is due, and return the progress.
+
+    Episodes of training are played on meanwhile; the time does not count as training.
+    """
+    if progress >= 1 or run.measure is None or not run.interim.is_due(run.step):
+        return progress
+    began = time.monotonic()
+    run.interim.note(await run.measure(run))
+    run.started_at += time.monotonic() - began
+    best = run.interim.best
+    if best is not None:
+        write_json(run.store.folder / BEST, best)
+    if not run.interim.ended or best is None:
+        # A kill before the next checkpoint costs nothing: the episodes are in their file.
+        tell_training(run, progress=progress)
+        return progress
+    text = (
+        f"training ends early after step {run.step}: {run.interim.misses} measurements in a row "
+        f"were not above the {best.success:.1%} of {name_version(best.version)} after step "
+        f"{best.step} (eval.patience)"
+    )
+    run.emit(Note(text=text, about="gate"))
+    return await store_checkpoint(run)
+
+
+def tell_training(run: Run, *, progress: float) -> None:
+    """Tell that training begins, or goes on after something else."""
+    run.emit(Stage(name=f"training, {run.steps} steps", progress=progress))
 
 
 def count_spoken(groups: list[Group]) -> int:
@@ -172,6 +205,7 @@ async def store_checkpoint(run: Run) -> float:
         seconds=run.seconds,
         skipped=run.skipped,
         settings=run.settings,
+        interim=run.interim.state(),
     )
     await write_checkpoint(
         run.store.folder / "checkpoints", state, save=run.engine.save, keep=run.keep_checkpoints

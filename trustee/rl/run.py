@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
 from trustee.events import Emit
 from trustee.rendering.renderer import Renderer
+from trustee.rl.interim import Interim, InterimState, Measured
 from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.checkpoint import CheckpointState
 from trustee.runs.store import Store
@@ -96,6 +97,8 @@ class RunState(CheckpointState, frozen=True):
     """Group numbers that were left out, because groups after an earlier checkpoint have them."""
     settings: dict[str, Any] = {}
     """Settings that the checkpoint depends on, by key."""
+    interim: InterimState = InterimState()
+    """What was measured between steps."""
 
 
 @dataclass(slots=True)
@@ -139,6 +142,10 @@ class Run:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that checkpoints depend on, by key."""
     untrained: GroupQueue = field(default_factory=GroupQueue)
+    interim: Interim = field(default_factory=lambda: Interim(every=None, patience=None))
+    """Measurements between steps."""
+    measure: Callable[[Run], Awaitable[Measured]] | None = None
+    """Plays the held-out tasks with the current version; None if there are none."""
     episode_limiter: anyio.CapacityLimiter = field(init=False)
     """Limits the number of concurrent episodes."""
 
@@ -175,6 +182,8 @@ class Run:
 
     def progress_at(self, seconds: float) -> float:
         """Return the fraction that is done once so many seconds are spent."""
+        if self.interim.ended:
+            return 1.0
         return share_done(
             step=self.step,
             steps=self.steps,
