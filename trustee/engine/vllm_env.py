@@ -35,6 +35,10 @@ ON_WSL = {"VLLM_WSL2_ENABLE_PIN_MEMORY": "1"}
 """vLLM leaves pinned memory off under WSL, where some of it can be had; without it every copy
 between host and GPU waits."""
 
+HOST_EMBEDDING = "TRUSTEE_HOST_EMBEDDING"
+"""Tells the engine's process, which is given a model and no config of this program, to keep the
+embedding table in host memory."""
+
 READY = "VLLM_ENGINE_READY_TIMEOUT_S"
 """How long vLLM waits for its own child: 600 s, unless it is set. A slow disk and a first
 compilation may take longer, and `engine.start_seconds` is the one limit that counts."""
@@ -56,7 +60,11 @@ def choose_threads(weight_bytes: int, *, cores: int) -> int:
 
 
 def set_variables(
-    device: Literal["cpu", "cuda"], *, start_seconds: float, threads: int = 1
+    device: Literal["cpu", "cuda"],
+    *,
+    start_seconds: float,
+    threads: int = 1,
+    host_embedding: bool = False,
 ) -> None:
     """Set the variables for this process and its children; call it before importing vLLM.
 
@@ -64,8 +72,10 @@ def set_variables(
         device: where the engine runs.
         start_seconds: how long its start may take.
         threads: number of threads of an engine step on a CPU.
+        host_embedding: whether the embedding table lies in host memory.
     """
     os.environ.update(ALWAYS | (ON_CPU if device == "cpu" else ON_CUDA))
+    os.environ[HOST_EMBEDDING] = "1" if host_embedding else "0"
     os.environ[READY] = str(math.ceil(start_seconds) + READY_MARGIN)
     if device == "cpu":
         os.environ["OMP_NUM_THREADS"] = str(threads)
