@@ -42,6 +42,7 @@ from trustee.evaluation.evaluate import EvalConfig
 from trustee.rendering.call_parser import CallFormat
 from trustee.rendering.chat_templates import TURN_ENDS
 from trustee.rollout import RolloutConfig
+from trustee.runs.config import RunConfig
 from trustee.runs.inputs import INPUT
 from trustee.sandbox.calls import SandboxConfig
 from trustee.sft.collect import CollectConfig
@@ -55,26 +56,6 @@ SAME = "same"
 """Value of `eval_env` that means: the world of training."""
 
 Stored = TypeVar("Stored")
-
-
-class RunConfig(Record, frozen=True):
-    """Length of the run, and its folders."""
-
-    steps: Annotated[int, Meta(ge=1)] = 200
-    """Number of optimiser steps."""
-    minutes: Annotated[float, Meta(gt=0)] | None = None
-    """Minutes of training after which the run ends; none: no limit."""
-    tokens: Annotated[int, Meta(ge=1)] | None = None
-    """Tokens sampled by the policy in training after which the run ends; none: no limit."""
-    seed: int = 0
-    """Decides the tasks, the episodes' randomness and the adapter's first weights."""
-    folder: PathText = "runs"
-    """Folder in which run folders are created."""
-    keep_checkpoints: Annotated[int, Meta(ge=1)] = 2
-    """Newest checkpoints that stay on disk."""
-    adapter: PathText | None = None
-    """PEFT or run folder of the adapter that training starts from; none starts from the base. With
-    `learn.loss.kl_coef` it is also the reference of the KL penalty. Keep the folder in place."""
 
 
 class ModelConfig(Record, frozen=True):

@@ -129,6 +129,23 @@ class SftStepTrained(Record, frozen=True, tag_field="event", tag="sft_step"):
     """All values of the step's line in `metrics.jsonl`; `--json` writes them next to the fields."""
 
 
+class HeldOutPlayed(Record, frozen=True, tag_field="event", tag="held_out", omit_defaults=True):
+    """The policy played the held-out tasks."""
+
+    label: str
+    """When: `before` or `after` training, or the step."""
+    step: int
+    success: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    count: int
+    """Number of valid episodes."""
+    file: str
+    """The file of the run folder that has the episodes."""
+    failed: int = 0
+
+
 class RolledBack(Record, frozen=True, tag_field="event", tag="rolled_back"):
     """Training went back to an earlier version."""
 
@@ -188,6 +205,7 @@ Event = (
     | EpisodePlayed
     | StepTrained
     | SftStepTrained
+    | HeldOutPlayed
     | RolledBack
     | TaskCollected
     | Compared

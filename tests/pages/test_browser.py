@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 import uvicorn
 
@@ -48,11 +49,13 @@ def browser() -> Iterator[Browser]:
 def address(tmp_path: Path) -> Iterator[str]:
     """Serve the runs of a folder from a thread."""
     listening = bind("127.0.0.1", 0)
-    app = make_app([tmp_path])
+    closing = anyio.Event()
+    app = make_app([tmp_path], closing=closing)
     server = Server(
         uvicorn.Config(
             app, log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1
-        )
+        ),
+        closing=closing,
     )
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()

@@ -25,7 +25,7 @@ from trustee.evaluation.evaluate import (
     success_of,
     write_tasks,
 )
-from trustee.events import Emit, Note
+from trustee.events import Emit, HeldOutPlayed, Note
 from trustee.jobs.resume import progress_of
 from trustee.jobs.stage_meter import StageMeter, metered
 from trustee.rl.run import Run, RunState
@@ -101,6 +101,18 @@ async def measure(
     played = await play_metered(tasks, player, meter, config=config, adapter=adapter, label=label)
     write_lines(run.store.folder / name_played(label), played)
     share = success_of(played)
+    run.emit(
+        HeldOutPlayed(
+            label=label,
+            step=run.step,
+            success=share.value,
+            low=share.low,
+            high=share.high,
+            count=share.count,
+            failed=share.failed,
+            file=name_played(label),
+        )
+    )
     run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
     await judge_the_judge(config, run, tasks, played, label=label)
     return played

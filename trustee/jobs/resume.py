@@ -12,12 +12,13 @@ import structlog
 from msgspec.structs import replace
 
 from trustee.algorithm.fallback import call_with_fallback
-from trustee.config import Config, RunConfig, apply_changes
+from trustee.config import Config, apply_changes
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
 from trustee.events import Emit, Note
 from trustee.rl.run import Run, RunState, share_done
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
+from trustee.runs.config import RunConfig
 from trustee.runs.files import write_json
 from trustee.runs.inputs import find_input_keys
 from trustee.runs.store import count_groups, keep_steps
@@ -35,16 +36,17 @@ def settings_of(config: Config) -> dict[str, Any]:
     inputs = find_input_keys(config)
     return {
         key: value
-        for key, value in _flatten(table, "")
+        for key, value in flatten(table)
         if key not in inputs and any(f"{key}.".startswith(f"{part}.") for part in BINDING)
     }
 
 
-def _flatten(table: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def flatten(table: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Return the values of nested sections with their paths, such as `run.seed`."""
     found: list[tuple[str, Any]] = []
     for key, value in table.items():
         path = f"{prefix}.{key}".removeprefix(".")
-        found += _flatten(value, path) if isinstance(value, dict) else [(path, value)]
+        found += flatten(value, path) if isinstance(value, dict) else [(path, value)]
     return found
 
 

@@ -24,6 +24,7 @@ from trustee.jobs.held_out import RunResult
 from trustee.jobs.rl import run_training
 from trustee.jobs.run_metadata import begin_record
 from trustee.jobs.sft import run_sft
+from trustee.jobs.tracked import run_tracked
 from trustee.runs.adapters import find_adapter
 from trustee.runs.checkpoint import find_checkpoints
 from trustee.runs.files import write_lines
@@ -41,10 +42,23 @@ async def run_stages_of(
     """Train; if the config asks for a teacher, first imitate the teacher's demonstrations.
 
     Raises:
-        InputError: if the world is not one that the requested teacher can play.
+        InputError: if the world is not one that the requested teacher can play, or the package of a
+            tracker is not installed.
         EngineDied: if the engine died twice; the run can be resumed.
     """
     emit(Note(text=foretell(config, folder)))
+    return await run_tracked(
+        config,
+        folder,
+        lambda tell: run_each(config, folder, emit=tell, resume=resume, profile=profile),
+        emit=emit,
+    )
+
+
+async def run_each(
+    config: Config, folder: Path, *, emit: Emit, resume: bool, profile: bool
+) -> RunResult:
+    """Run the stages of a run, one after the other."""
     if config.collect.tasks and not config.run.adapter:
         if not resume:
             # At the start of a run, so that its first stages can be resumed too.

@@ -58,18 +58,24 @@ KINDS = {
 ASSETS = files("trustee.pages") / "assets"
 
 
-def make_app(folders: Sequence[Path], *, hosts: Sequence[str] = LOOPBACK) -> ASGIApp:
+def make_app(
+    folders: Sequence[Path],
+    *,
+    hosts: Sequence[str] = LOOPBACK,
+    closing: anyio.Event | None = None,
+) -> ASGIApp:
     """Return the application.
 
     Args:
         folders: folders of runs, or run folders.
         hosts: names under which it may be asked; empty means any.
+        closing: once set, pages that follow a run are told no more; None is never.
     """
     library = Library(folders)
     routes = [Route("/", send_asset), Route("/assets/{name}", send_asset)]
     for path, make in list_answers(library).items():
         routes.append(Route(f"/api/{path}", answer_with(make)))
-    routes.append(Route("/api/runs/{run}/follow", follow_with(library)))
+    routes.append(Route("/api/runs/{run}/follow", follow_with(library, closing or anyio.Event())))
     return Guard(Starlette(routes=routes), hosts=hosts)
 
 
@@ -119,8 +125,8 @@ def answer_with(make: Callable[[Request], object]) -> Callable[[Request], Awaita
     return respond
 
 
-def follow_with(library: Library) -> Callable[[Request], Awaitable[Response]]:
-    """Return a handler that tells when a run's files change, until the page is closed."""
+def follow_with(library: Library, closing: anyio.Event) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that tells when a run's files change, until page or server is closed."""
 
     async def follow(request: Request) -> Response:
         try:
@@ -132,8 +138,9 @@ def follow_with(library: Library) -> Callable[[Request], Awaitable[Response]]:
             seen, quiet = await run_sync(answers.signature, opened), 0.0
             # What changed between the page's first reading and this look is read again.
             yield b"retry: 2000\nevent: changed\ndata: {}\n\n"
-            while True:
-                await anyio.sleep(LOOK_SECONDS)
+            while not closing.is_set():
+                with anyio.move_on_after(LOOK_SECONDS):
+                    await closing.wait()
                 found = await run_sync(answers.signature, opened)
                 quiet += LOOK_SECONDS
                 if found != seen:

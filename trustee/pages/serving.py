@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,12 +56,23 @@ def bind(host: str, port: int | None) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """A server whose signals stay with the command line."""
+    """A server whose signals stay with the command line, and which ends without a word."""
+
+    def __init__(self, config: uvicorn.Config, *, closing: anyio.Event) -> None:
+        super().__init__(config)
+        self._closing = closing
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what pages still follow, then all else; what is cut short is nobody's error."""
+        self._closing.set()
+        # A request that still reads when its time is up is cancelled, and uvicorn would show where.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+        await super().shutdown(sockets)
 
 
 async def serve(
@@ -78,15 +90,16 @@ async def serve(
         InputError: if the address cannot be had.
     """
     listening = bind(host, port)
+    closing = anyio.Event()
     config = uvicorn.Config(
-        make_app(folders, hosts=names_of(host)),
+        make_app(folders, hosts=names_of(host), closing=closing),
         log_level="warning",
         access_log=False,
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = Server(config)
+    server = Server(config, closing=closing)
     number = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     told(f"http://{shown}:{number}/")

@@ -31,7 +31,7 @@ EXIT_CODES = {
     INTERRUPTED: "interrupted; the run can be resumed",
 }
 """What the exit codes mean."""
-NOISE = ("engine.log", "log.jsonl", "events.jsonl")
+NOISE = ("engine.log", "log.jsonl", "events.jsonl", "trackers.json", "trackers.log")
 """Files that a job writes before it has begun anything."""
 
 

@@ -107,6 +107,7 @@ def run_command(options: argparse.Namespace) -> int:
     from trustee.jobs.resume import extend_run
     from trustee.jobs.run_metadata import name_folder
     from trustee.runs.ownership import own_folder
+    from trustee.trackers.extras import require_trackers
 
     if options.resume is not None:
         given = (options.config, options.tools, options.adapter, options.out)
@@ -125,6 +126,7 @@ def run_command(options: argparse.Namespace) -> int:
         config = load_config(options)
         folder = options.out or name_folder(config, options.name)
         refuse_taken(folder)
+    require_trackers(config.run.report_to)
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)

@@ -40,6 +40,7 @@ def sft_command(options: argparse.Namespace) -> int:
     from trustee.config import read_config
     from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.sft import read_sft_metadata, run_sft, sft_text
+    from trustee.jobs.tracked import run_tracked
 
     if options.resume is not None:
         if options.config or options.file or options.out:
@@ -62,8 +63,13 @@ def sft_command(options: argparse.Namespace) -> int:
     show_job(
         options,
         folder,
-        lambda emit: run_sft(
-            config, config.sft, file, folder, emit=emit, resume=options.resume is not None
+        lambda emit: run_tracked(
+            config,
+            folder,
+            lambda tell: run_sft(
+                config, config.sft, file, folder, emit=tell, resume=options.resume is not None
+            ),
+            emit=emit,
         ),
         text=sft_text,
         again=f"run: trustee sft --resume {folder}",
