@@ -16,10 +16,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
-from trustee.engine.vllm_env import HOST_EMBEDDING
 from trustee.errors import RunError
 from trustee.trainer import host_embedding
 from trustee.trainer.host_embedding import HostEmbedding, lies_in_host, move_to_host
+from trustee.trainer.variables import HOST_EMBEDDING
 
 
 def make_layer() -> Any:
@@ -47,7 +47,7 @@ def test_a_gpu_is_given_a_view_over_pinned_memory(monkeypatch: pytest.MonkeyPatc
     empty_like = torch.empty_like
 
     class OnGpu(torch.Tensor):
-        device = torch.device("cuda", 0)  # type: ignore[assignment]
+        device = torch.device("cuda", 0)
 
     def make(table: torch.Tensor, **given: Any) -> torch.Tensor:
         asked.append(given)
@@ -88,4 +88,4 @@ def test_only_a_table_of_its_own_is_moved(
 ) -> None:
     """A head is read whole for each token, and must stay."""
     monkeypatch.setenv(HOST_EMBEDDING, value)
-    assert moved == lies_in_host(kind.__new__(kind), tied=tied)
+    assert moved == lies_in_host(object.__new__(kind), tied=tied)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import bitsandbytes.functional as bnb
 import pytest
 import torch
 from torch.nn import Module, Parameter
@@ -18,7 +19,7 @@ from trustee.trainer import vllm_layers
 def test_a_layer_is_quantised_on_the_default_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels name no stream of their own; whatever is current must not run beside them."""
     streams, seen = ["own"], []
-    quantise = vllm_layers.bnb.quantize_4bit
+    quantise = bnb.quantize_4bit
 
     @contextmanager
     def enter(device: torch.device) -> Iterator[None]:
@@ -32,7 +33,7 @@ def test_a_layer_is_quantised_on_the_default_stream(monkeypatch: pytest.MonkeyPa
         return quantise(*given, **more)
 
     monkeypatch.setattr(vllm_layers, "on_default_stream", enter)
-    monkeypatch.setattr(vllm_layers.bnb, "quantize_4bit", watch)
+    monkeypatch.setattr(bnb, "quantize_4bit", watch)
     layer: Any = Module()
     layer.weight = Parameter(torch.randn(96, 64).bfloat16(), requires_grad=False)
     layer.logical_widths = [64, 32]

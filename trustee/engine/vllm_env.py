@@ -7,6 +7,8 @@ import os
 import platform
 from typing import Literal
 
+from trustee.trainer.variables import HOST_EMBEDDING
+
 ALWAYS = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
@@ -34,10 +36,6 @@ top-k and top-p, which are never set here."""
 ON_WSL = {"VLLM_WSL2_ENABLE_PIN_MEMORY": "1"}
 """vLLM leaves pinned memory off under WSL, where some of it can be had; without it every copy
 between host and GPU waits."""
-
-HOST_EMBEDDING = "TRUSTEE_HOST_EMBEDDING"
-"""Tells the engine's process, which is given a model and no config of this program, to keep the
-embedding table in host memory."""
 
 READY = "VLLM_ENGINE_READY_TIMEOUT_S"
 """How long vLLM waits for its own child: 600 s, unless it is set. A slow disk and a first

@@ -110,6 +110,21 @@ def base_bytes(shape: ModelShape, *, weights: WeightFormat) -> int:
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
+def enter_tables(shape: ModelShape, *, width: int, plain: str, in_host: bool) -> Entry:
+    """Return the entry of embedding and head, of so many bytes a weight, a format of that name."""
+    table = count_table(shape, width=width)
+    reason = "one table for both" if shape.tied else "two tables"
+    if in_host and not shape.tied:
+        reason = "the head's; the other lies in host memory (engine.host_embedding)"
+    return Entry(
+        name="embedding and head",
+        bytes=table if shape.tied or in_host else 2 * table,
+        when="always",
+        exact=True,
+        reason=f"{plain}, {reason}",
+    )
+
+
 def list_weights(
     shape: ModelShape, *, weights: WeightFormat, in_host: bool = False
 ) -> Iterator[Entry]:
@@ -159,18 +174,7 @@ def list_weights(
             exact=True,
             reason=f"{plain}: {width} bytes a weight",
         )
-    table = count_table(shape, width=width)
-    yield Entry(
-        name="embedding and head",
-        bytes=table if shape.tied or in_host else 2 * table,
-        when="always",
-        exact=True,
-        reason=f"{plain}, one table for both"
-        if shape.tied
-        else f"{plain}, the head's; the other is in host memory (engine.host_embedding)"
-        if in_host
-        else f"{plain}, two tables",
-    )
+    yield enter_tables(shape, width=width, plain=plain, in_host=in_host)
     yield Entry(
         name="norms and biases",
         bytes=width * shape.vector_numel,

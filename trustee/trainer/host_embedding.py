@@ -18,8 +18,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
-from trustee.engine.vllm_env import HOST_EMBEDDING
 from trustee.errors import RunError
+from trustee.trainer.variables import HOST_EMBEDDING
 
 
 def lies_in_host(layer: Any, *, tied: bool) -> bool:
