@@ -48,6 +48,7 @@ COMMANDS = (
     "doctor",
     "build",
     "collect",
+    "serve",
     "sft",
     "view",
     "ui",

@@ -20,7 +20,7 @@ from scripts import role_of
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.config import Config
 from trustee.engine.model_files import TINY
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import Hear, Sampling
 from trustee.engine.script import Request
 from trustee.engine.scripted import STOP, ScriptedConfig
 from trustee.engine.vllm import VllmConfig
@@ -264,11 +264,19 @@ class Dying(Patient):
         self._error, self._at = error, at
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         if request_id.startswith(self._at):
             raise self._error
-        return await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        return await super().generate(
+            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
+        )
 
 
 @pytest.mark.parametrize("error", [EngineDied("it died"), EngineError("a request failed")])

@@ -27,14 +27,15 @@ from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_config import check_embedding, read_model_config
 from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
+from trustee.engine.outputs import join_pieces, read_piece
 from trustee.engine.process_exit import cancel_at_death
-from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
+from trustee.engine.protocol import EngineProgress, Hear, Piece, Sampling, StartingEngine
 from trustee.engine.remote_trainer import RemoteTrainer, read_answer
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, count_arrived, read_timing
 from trustee.engine.vllm_env import choose_threads, set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
-from trustee.errors import ContextError, EngineDied, EngineError, RunError
+from trustee.errors import ContextError, EngineDied, EngineError, RequestError, RunError
 from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
@@ -194,7 +195,7 @@ class VllmEngine(RemoteTrainer):
         # What was imported stays for good: looking through it would delay the answer to a signal.
         gc.freeze()
         self._params = SamplingParams
-        self._final = RequestOutputKind.FINAL_ONLY
+        self._final, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
         cache = open_cache(
@@ -298,10 +299,16 @@ class VllmEngine(RemoteTrainer):
         return answers[0]
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        """Complete `ids`; see `engine.Engine.generate`."""
-        from vllm.exceptions import VLLMError
+        """Complete `ids`; see `engine.HeardEngine.generate`."""
+        from vllm.exceptions import VLLMClientError, VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if len(ids) + sampling.max_tokens > self.context:
@@ -314,39 +321,32 @@ class VllmEngine(RemoteTrainer):
             if adapter.version not in self._known:
                 raise EngineError(f"{adapter.name} is not published")
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
-        final, arrived = None, time.monotonic()
+        final, arrived, pieces = None, time.monotonic(), list[Piece]()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
-                self._params_of(sampling),
+                self._params_of(sampling, self._final if hear is None else self._delta),
                 request_id,
                 lora_request=lora,
                 priority=sampling.priority,
             ):
-                final = output
+                pieces.append(read_piece(final := output))
+                if hear is not None:
+                    hear(pieces[-1])
         except EngineDeadError as error:
             raise EngineDied("the engine died; its last output is in engine.log") from error
-        except (VLLMError, ValueError) as error:
+        except (VLLMClientError, ValueError) as error:
+            raise RequestError(f"request {request_id} failed: {error}") from error
+        except VLLMError as error:
             raise EngineError(f"request {request_id} failed: {error}") from error
-        assert final is not None, "a final-only request ends with one output"
-        (choice,) = final.outputs
-        if choice.finish_reason not in ("stop", "length"):
-            raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
+        assert final is not None, "a request that ends has an output"
+        version = 0 if adapter is None else adapter.version
+        completion = join_pieces(pieces, final, version=version, request_id=request_id)
         if self._observer is not None:
-            timing = read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
-            self._observer(timing)
-        return Completion(
-            ids=tuple(choice.token_ids),
-            logprobs=tuple(
-                entry[token].logprob
-                for token, entry in zip(choice.token_ids, choice.logprobs, strict=True)
-            ),
-            stop=choice.finish_reason,
-            version=0 if adapter is None else adapter.version,
-            cached=final.num_cached_tokens or 0,
-        )
+            self._observer(read_timing(final, completion, request_id=request_id, arrived=arrived))
+        return completion
 
-    def _params_of(self, sampling: Sampling) -> SamplingParams:
+    def _params_of(self, sampling: Sampling, kind: Any) -> SamplingParams:
         """Return the sampling settings in the engine's words."""
         return self._params(
             temperature=sampling.temperature,
@@ -357,7 +357,7 @@ class VllmEngine(RemoteTrainer):
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             logprobs=0,
-            output_kind=self._final,
+            output_kind=kind,
             detokenize=False,
             structured_outputs=(
                 self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.effects import retention_command, where_command
 from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
@@ -23,7 +24,16 @@ from trustee.cli.commands.options import (
 from trustee.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trustee.config import Config
+    from trustee.evaluation.benchmark_report import BenchmarkReport
+    from trustee.evaluation.outside import OutsideBenchmark
+    from trustee.events import Emit
+
+OUTSIDE = ("tau2", "lm-eval")
+"""Suites that are programs of their own, which ask our endpoint."""
+SUITES = ("ftrl", "bfcl", *OUTSIDE)
 
 
 def add(commands: Commands) -> None:
@@ -38,11 +48,17 @@ def add(commands: Commands) -> None:
     )
     evaluate.add_argument(
         "--suite",
-        choices=("ftrl", "bfcl"),
-        help="ftrl: play every environment of a file; bfcl: play the benchmark",
+        nargs="+",
+        metavar=("NAME", "TASKS"),
+        help="ftrl: play every environment of a file; bfcl, tau2: play the benchmark; lm-eval "
+        "TASKS: play tasks of the harness, separated by commas",
     )
+    add_outside(evaluate)
     evaluate.add_argument(
-        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="tasks of each category of a benchmark, or general prompts; default: all",
     )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
@@ -62,6 +78,19 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
     )
+    evaluate.add_argument(
+        "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
+    )
+    evaluate.add_argument(
+        "--where", action="store_true", help="size of the update by layer, and success with parts"
+    )
+    evaluate.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_allow_world(evaluate)
@@ -69,8 +98,35 @@ def add(commands: Commands) -> None:
     evaluate.set_defaults(act=eval_command)
 
 
+def add_outside(evaluate: argparse.ArgumentParser) -> None:
+    """Add the options of benchmarks that are programs of their own."""
+    evaluate.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="tau2: checkout of its repository; lm-eval: folder with tasks of your own",
+    )
+    evaluate.add_argument("--solo", action="store_true", help="tau2: telecom alone, without a user")
+    evaluate.add_argument(
+        "--user-url",
+        metavar="URL",
+        help="tau2: endpoint that plays the user, such as https://host/v1; default: the base",
+    )
+    evaluate.add_argument("--user-model", metavar="NAME", help="tau2: its model")
+
+
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
+    options.suite, options.lm_tasks = read_suite(options.suite)
+    outside = (options.data, options.solo or None, options.user_url, options.user_model)
+    if options.suite not in OUTSIDE and any(given is not None for given in outside):
+        raise InputError("--data, --solo, --user-url and --user-model need --suite tau2 or lm-eval")
+    if options.keep and not options.where:
+        raise InputError("--keep names what --where keeps of an update; add --where")
+    if options.retention:
+        return retention_command(options)
+    if options.where:
+        return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
@@ -104,11 +160,63 @@ def eval_command(options: argparse.Namespace) -> int:
     return DONE
 
 
+def read_suite(given: Sequence[str] | None) -> tuple[str | None, str]:
+    """Return the name of a suite, and the names of tasks where it takes them.
+
+    Raises:
+        InputError: if there is no such suite, or the names are missing or not wanted.
+    """
+    if given is None:
+        return None, ""
+    name, *names = given
+    if name not in SUITES:
+        raise InputError(f"--suite {name}: there are {', '.join(SUITES)}")
+    if len(names) != (name == "lm-eval"):
+        raise InputError(
+            "--suite lm-eval takes the names of tasks, separated by commas, such as gsm8k,ifeval"
+            if name == "lm-eval"
+            else f"--suite {name} takes nothing behind it, got {' '.join(names)}; RUN comes first"
+        )
+    return name, ",".join(names)
+
+
+def choose_benchmark(options: argparse.Namespace) -> OutsideBenchmark:
+    """Return the benchmark that asks our endpoint.
+
+    Raises:
+        InputError: if what it needs is not given, or cannot be used.
+    """
+    import os
+
+    from trustee.evaluation.lm_eval import LmEval
+    from trustee.evaluation.outside import Place
+    from trustee.evaluation.tau2.benchmark import Tau2
+
+    if options.suite == "lm-eval":
+        if options.solo or options.user_url or options.user_model:
+            raise InputError("--solo, --user-url and --user-model need --suite tau2")
+        return LmEval(tasks=tuple(options.lm_tasks.split(",")), folder=options.data)
+    if options.data is None:
+        raise InputError(
+            "--suite tau2 needs --data DIR, a checkout of github.com/sierra-research/tau2-bench"
+        )
+    if bool(options.user_url) != bool(options.user_model):
+        raise InputError("--user-url and --user-model are given together")
+    if options.solo and options.user_url:
+        raise InputError("--solo has no user, so --user-url has no effect; leave out one of them")
+    user = None
+    if options.user_url:
+        key = os.environ.get("TRUSTEE_USER_KEY", "").strip()
+        user = Place(url=options.user_url.rstrip("/"), model=options.user_model, key=key)
+    return Tau2(options.data, solo=options.solo, user=user)
+
+
 def benchmark_command(options: argparse.Namespace) -> int:
     """Play a published benchmark with a run's adapter and its base."""
     from trustee.config import apply_changes
     from trustee.evaluation.benchmark_report import benchmark_text
     from trustee.jobs.benchmark import BENCHMARKS, play_benchmark
+    from trustee.jobs.outside_benchmark import play_outside
     from trustee.jobs.run_metadata import read_trusted
 
     if options.tasks or options.config or options.published or options.out or options.world:
@@ -118,24 +226,20 @@ def benchmark_command(options: argparse.Namespace) -> int:
         )
     if options.rows is not None and options.rows < 1:
         raise InputError(f"--rows {options.rows} is too few; give 1 or more, or leave it out")
+    outside = choose_benchmark(options) if options.suite in OUTSIDE else None
     allow_worlds(options)
     changes = allow_unsafe(options)
     config = apply_changes(read_trusted(options.run, changes), changes)
     choose_device(config, options.gpu)
     config = fill_engine(config, options.gpu or 0)
-    show_job(
-        options,
-        options.run,
-        lambda emit: play_benchmark(
-            config,
-            options.run,
-            BENCHMARKS[options.suite],
-            rows=options.rows,
-            adapter=options.adapter,
-            emit=emit,
-        ),
-        text=benchmark_text,
-    )
+
+    async def play(emit: Emit) -> BenchmarkReport:
+        given = {"rows": options.rows, "adapter": options.adapter, "emit": emit}
+        if outside is not None:
+            return await play_outside(config, options.run, outside, **given)
+        return await play_benchmark(config, options.run, BENCHMARKS[options.suite], **given)
+
+    show_job(options, options.run, play, text=benchmark_text)
     return DONE
 
 
