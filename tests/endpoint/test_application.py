@@ -366,6 +366,28 @@ def test_token_route(served: Served) -> None:
     assert served.engine.requests[-1].sampling.max_tokens == 50
 
 
+def test_request_of_a_training_client(served: Served) -> None:
+    """What `renderers` 0.1.12, which `verifiers` uses, sends, and what it demands of an answer."""
+    sampling = {
+        "temperature": 1.0,
+        "max_tokens": 20,
+        "routed_experts_prompt_start": 0,
+        "stop_token_ids": [STOP],
+        "logprobs": 1,
+        "skip_special_tokens": False,
+    }
+    body = {"model": "policy", "token_ids": [*b"hi there"], "sampling_params": sampling}
+    answer = served.post(TOKENS, body, x_session_id="rollout-1").json()
+    (choice,) = answer["choices"]
+    content = choice["logprobs"]["content"]
+    assert len(content) == len(choice["token_ids"]) > 1
+    for id, entry in zip(choice["token_ids"], content, strict=True):
+        assert (f"token_id:{id}", float) == (entry["token"], type(entry["logprob"]))
+    # It learns the longest prompt from the list of models.
+    models = httpx2.get(f"{served.address}/v1/models").json()["data"]
+    assert {8192} == {model["max_model_len"] for model in models}
+
+
 def test_streamed_tokens(served: Served) -> None:
     """The pieces of a stream add up to the whole."""
     ids = ByteTokenizer().encode("<|im_start|>user\nhi<|im_end|>\n")

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from golden_errors import ErrorCheck
+from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
-from trustee.errors import ContextError, EngineDied, InputError
-from trustee.export.llama_engine import POLICY, LlamaEngine
+from trustee.errors import ContextError, EngineDied, InputError, RunError
+from trustee.export.answers import answer_greedily, load_model
+from trustee.export.gguf_file import write_gguf
+from trustee.export.llama_child import has_llama
+from trustee.export.llama_engine import POLICY, LlamaEngine, open_llama
+from trustee.export.speech import read_speech
+from trustee.rendering.chat_templates import ChatStyle
+from trustee.rendering.renderer import Renderer
+from trustee.rendering.tokenizer import FolderTokenizer
+from trustee.types import Message
 
 pytestmark = pytest.mark.anyio
 STOP = 7
@@ -66,3 +77,43 @@ async def test_what_it_cannot_answer(check_error: ErrorCheck) -> None:
     assert [] == seen
     with pytest.raises(EngineDied, match="request b"):
         await engine.generate((1,), few, adapter=POLICY, request_id="b")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not (has_llama() and find_spec("gguf")), reason="no gguf or xllamacpp")
+async def test_a_file_says_what_transformers_says(tmp_path: Path) -> None:
+    """On the built-in model: the greedy answer is the same, with the mark that ends it."""
+    style = ChatStyle()
+    tokenizer = FolderTokenizer(TINY, style)
+    speech = read_speech(tokenizer, style, turn_end="<|im_end|>")
+    write_gguf(TINY, None, tmp_path / "m.gguf", speech=speech, quant="f32", name="base")
+    prompt = Renderer.load(TINY).open(
+        (Message(role="user", content="please set the lamp in hall to level 7"),), ()
+    )
+    (expected,) = answer_greedily(load_model(TINY), [prompt], stop_ids=speech.stop_ids)
+    async with open_llama(tmp_path / "m.gguf", context=256, stop_ids=speech.stop_ids) as engine:
+        said = [
+            await engine.generate(
+                prompt,
+                Sampling(max_tokens=most, temperature=0.0),
+                adapter=POLICY,
+                request_id="a",
+            )
+            for most in (3, len(expected.ids))
+        ]
+    assert [expected.ids[:3], expected.ids] == [one.ids for one in said]
+    assert "length" == said[0].stop
+    ended = expected.ids[-1] in speech.stop_ids
+    assert ("stop" if ended else "length") == said[1].stop
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.slow
+@pytest.mark.skipif(not has_llama(), reason="no xllamacpp")
+async def test_a_file_that_is_none(tmp_path: Path) -> None:
+    """llama.cpp ends on it, which is told."""
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(RunError, match=r"did not load .*m\.gguf"):
+        async with open_llama(tmp_path / "m.gguf", context=256, stop_ids=[1]):
+            pass

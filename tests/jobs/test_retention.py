@@ -93,16 +93,16 @@ async def test_an_adapter_that_forgets_is_seen(tmp_path: Path) -> None:
     """On the built-in model: an adapter without effect changes nothing, a large one much."""
     run = make_run(tmp_path / "run", real_config())
     found = {}
-    for size in (0.0, 0.5):
+    for size in (0.0, 0.1):
         adapter = write_random_adapter(tmp_path / f"adapter-{size}", size=size)
         found[size] = await measure_retention(
             real_config(), run, adapter=adapter, most=40, emit=lambda event: None
         )
-    same, moved = found[0.0].total, found[0.5].total
+    same, moved = found[0.0].total, found[0.1].total
     assert (0.0, 0.0, 0.0) == (same.kl.value, same.change.value, same.differing.value)
     assert moved.kl.low is not None
     assert moved.kl.low > 0.1
-    assert moved.change.value < -0.1
+    assert abs(moved.change.value) > 0.1
     assert moved.differing.low > 0.3
 
 
@@ -111,11 +111,11 @@ async def test_an_adapter_that_forgets_is_seen(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 async def test_a_run_whose_adapter_forgets_is_stopped(tmp_path: Path) -> None:
     """A run that starts from an adapter that was made to forget ends after its first step."""
-    adapter = write_random_adapter(tmp_path / "adapter", size=0.5)
+    adapter = write_random_adapter(tmp_path / "adapter", size=0.1)
     config = real_config(
         "gates.forgetting=0.1",
-        "watch.mismatch=9",
-        "watch.mismatch_kl=9",
+        "watch.mismatch=99",
+        "watch.mismatch_kl=1e9",
         "gates.agreement=none",
         "gates.false_accepts=none",
         "gates.false_refuses=none",

@@ -24,7 +24,8 @@ def draw_update(report: UpdateReport) -> str:
     map_width = LEFT + CELL_WIDTH * len((*ATTENTION, *MLP))
     bars = list(_draw_bars(report, left=map_width + GAP))
     width = map_width + (GAP + NAME_WIDTH + BAR_WIDTH + 60 if bars else 20)
-    height = TOP + max(CELL_HEIGHT * len(layers), BAR_HEIGHT * (len(report.parts) + 3)) + 30
+    bars_height = BAR_HEIGHT * (len(report.parts) + 2) if bars else 0
+    height = TOP + max(CELL_HEIGHT * len(layers), bars_height) + 20
     title = f"{report.adapter.name}: update against the weights, {report.total:.4f} in all"
     return "\n".join(
         [
