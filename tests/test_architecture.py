@@ -39,6 +39,7 @@ ONLY_VLLM = {
     "engine.vllm",
     "trainer.cpu_lora",
     "trainer.cpu_norm",
+    "trainer.host_embedding",
     "trainer.int4_layers",
     "trainer.online_linear",
     "trainer.packing",
