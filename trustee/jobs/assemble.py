@@ -8,6 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import anyio
+from anyio.abc import TaskGroup
+
 from trustee.algorithm.learner import TrainerSpec
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.canaries import read_canaries
@@ -166,6 +169,20 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
         return
     async with ProcessSandbox(config.sandbox) as sandbox:
         yield sandbox
+
+
+@asynccontextmanager
+async def open_background() -> AsyncIterator[TaskGroup]:
+    """Open the tasks of a job in which episodes keep connections; they end with the job."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as error:
+        # What a job raises leaves it as it is, and not as a group of tasks that have ended well.
+        if len(error.exceptions) > 1:
+            raise
+        raise error.exceptions[0] from None
 
 
 def prepare_model(config: Config) -> tuple[Path, Renderer]:

@@ -18,6 +18,7 @@ from trustee.events import Compared, Emit
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
+    open_background,
     open_sandbox,
     open_watched,
     prepare_model,
@@ -78,7 +79,11 @@ async def run_comparison(
     model, renderer = prepare_model(config)
     folder = choose_adapter(config, adapter or run, model, emit=emit)
     played: dict[str, Sequence[Trajectory]] = {}
-    async with Store(run) as store, open_sandbox(config) as sandbox:
+    async with (
+        Store(run) as store,
+        open_sandbox(config) as sandbox,
+        open_background() as background,
+    ):
 
         async def play() -> Sequence[Task]:
             clock = EngineClock()
@@ -89,7 +94,9 @@ async def run_comparison(
                     engine,
                     world=evaluation_world(config),
                     renderer=renderer,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    serve=lambda rng: Services(
+                        simulator=simulator, rng=rng, sandbox=sandbox, background=background
+                    ),
                     clock=clock,
                 )
                 tasks = await held_out_tasks(

@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         "--env",
         action="append",
         default=[],
-        metavar="NAME",
+        metavar="NAME[=VALUE]",
         help="environment variable that a started MCP server gets besides HOME, PATH and the like",
     )
     imported.add_argument(
