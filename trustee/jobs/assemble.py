@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from trustee.engine.model_files import name_base
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
+from trustee.environments.protocol import Services
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied, InputError
 from trustee.events import Emit, Note
@@ -169,6 +171,15 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
         return
     async with ProcessSandbox(config.sandbox) as sandbox:
         yield sandbox
+
+
+def serve_with(
+    simulator: Simulator, *, sandbox: Sandbox, background: TaskGroup
+) -> Callable[[random.Random], Services]:
+    """Return what gives each episode its services, which differ in their randomness alone."""
+    return lambda rng: Services(
+        simulator=simulator, rng=rng, sandbox=sandbox, background=background
+    )
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from trustee.jobs.assemble import (
     open_sandbox,
     open_watched,
     prepare_model,
+    serve_with,
 )
 from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
@@ -121,9 +122,7 @@ async def run_collection(
                     engine,
                     renderer,
                     clock=clock,
-                    serve=lambda rng: Services(
-                        simulator=simulator, rng=rng, sandbox=sandbox, background=background
-                    ),
+                    serve=serve_with(simulator, sandbox=sandbox, background=background),
                 ),
                 player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
                 adapter=adapter,

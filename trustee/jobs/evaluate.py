@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Services, World
+from trustee.environments.protocol import World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
@@ -23,6 +24,7 @@ from trustee.jobs.assemble import (
     open_watched,
     prepare_model,
     restart_once,
+    serve_with,
 )
 from trustee.jobs.held_out import (
     HELD_OUT,
@@ -79,11 +81,10 @@ async def run_comparison(
     model, renderer = prepare_model(config)
     folder = choose_adapter(config, adapter or run, model, emit=emit)
     played: dict[str, Sequence[Trajectory]] = {}
-    async with (
-        Store(run) as store,
-        open_sandbox(config) as sandbox,
-        open_background() as background,
-    ):
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(run))
+        sandbox = await stack.enter_async_context(open_sandbox(config))
+        background = await stack.enter_async_context(open_background())
 
         async def play() -> Sequence[Task]:
             clock = EngineClock()
@@ -94,28 +95,22 @@ async def run_comparison(
                     engine,
                     world=evaluation_world(config),
                     renderer=renderer,
-                    serve=lambda rng: Services(
-                        simulator=simulator, rng=rng, sandbox=sandbox, background=background
-                    ),
+                    serve=serve_with(simulator, sandbox=sandbox, background=background),
                     clock=clock,
                 )
-                tasks = await held_out_tasks(
-                    config, store, player, emit=emit, name=name_tasks(config, run)
-                )
+                named = name_tasks(config, run)
+                tasks = await held_out_tasks(config, store, player, emit=emit, name=named)
                 await engine.load_adapter(Adapter(version=1, path=folder))
                 trained = Adapter(version=1, path=run / "adapters" / "compared")
                 await engine.publish(trained)
                 for label, version in (("base", None), ("adapter", trained)):
                     if label in played:
                         continue
-                    name, count = f"playing {len(tasks)} tasks with the {label}", len(tasks)
+                    name = f"playing {len(tasks)} tasks with the {label}"
+                    count, progress = len(tasks), engine.progress
+                    meter = metered(name, emit, of=count, unit="episodes", engine=progress)
                     played[label] = await play_metered(
-                        tasks,
-                        player,
-                        metered(name, emit, of=count, unit="episodes", engine=engine.progress),
-                        config=config,
-                        adapter=version,
-                        label=label,
+                        tasks, player, meter, config=config, adapter=version, label=label
                     )
                     write_lines(store.folder / f"eval-{label}.jsonl", played[label])
                 await engine.retire(trained)
