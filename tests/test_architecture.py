@@ -255,8 +255,7 @@ DECODE_THEMSELVES = {
     "pages.server": "the package's own files",
     "pages.report.page": "the package's own file",
     "cli.commands.init": "the package's own files",
-    "planning.machine": "the kernel's figures",
-    "trainer.memory": "the kernel's figures",
+    "trainer.host_memory": "the kernel's figures",
 }
 """Modules that decode or read files without `trustee.decoding`, and why they may."""
 

@@ -36,7 +36,7 @@ from trustee.environments.registry import (
     world_reader,
 )
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import RoleSampling
+from trustee.environments.simulator import SimulatorConfig
 from trustee.errors import InputError, UntrustedWorld
 from trustee.evaluation.evaluate import EvalConfig
 from trustee.rendering.call_parser import CallFormat
@@ -89,19 +89,6 @@ class ModelConfig(Record, frozen=True):
     """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
     call_format: CallFormat | None = None
     """How the template writes calls; none: found by having it write one."""
-
-
-class SimulatorConfig(Record, frozen=True):
-    """How the simulator's roles sample."""
-
-    writer: RoleSampling = RoleSampling(temperature=1.0, max_tokens=1024)
-    user: RoleSampling = RoleSampling(temperature=0.7, max_tokens=320)
-    tool: RoleSampling = RoleSampling(temperature=0.3, max_tokens=768)
-    judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
-    builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
-    tries: Annotated[int, Meta(ge=1)] = 3
-    """Number of tries for one answer before the episode counts as spoiled, where a role has no
-    number of its own."""
 
 
 class Config(Record, frozen=True):
@@ -228,6 +215,11 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
         raise InputError(
             f"{source}: rollout.limits.response ({response}) is never reached, because an episode "
             f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
+        )
+    if too_long := config.simulator.find_too_long(config.engine.context):
+        raise InputError(
+            f"{source}: simulator.{too_long}.max_tokens must be below engine.context "
+            f"({config.engine.context}), because prompt and answer share it"
         )
     episodes = config.rollout.groups_per_step * config.rollout.group_size
     if config.learn.updates > episodes:

@@ -334,6 +334,21 @@ async def test_held_out_tasks_are_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_no_held_out_task_is_an_error(tmp_path: Path) -> None:
+    """A writer that never makes a task ends the run with its last refusal, and no empty table."""
+    config = msgspec.structs.replace(small_config("eval.tasks=3"), eval_env=None)
+    engine = ScriptedEngine(lambda request: "{}")
+    simulator = make_simulator(engine, tries=1)
+    player = make_player(
+        config.env.environment, engine, serve=lambda rng: Services(simulator=simulator, rng=rng)
+    )
+    async with Store(tmp_path) as store:
+        with pytest.raises(RunError, match=r"none of the 3 held-out tasks.*last refusal: \S"):
+            await held_out_tasks(config, store, player)
+        assert not (tmp_path / "held-out-tasks.jsonl").exists()
+
+
+@pytest.mark.anyio
 async def test_held_out_tasks_depend_on_their_own_seed(tmp_path: Path) -> None:
     """The seed of the held-out tasks is `eval.seed`; the run's seed changes nothing."""
     written = []

@@ -30,7 +30,6 @@ from trustee.planning.machine import (
     look_at_sandbox,
     look_at_system,
     look_at_versions,
-    read_available,
 )
 from trustee.types import GIB
 
@@ -58,8 +57,7 @@ def on_system(
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, *, free: float, total: float = 16) -> None:
     """Work as with a host memory, in GiB."""
-    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": int(total * GIB) // 4096}
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(machine, "count_total", lambda: int(total * GIB))
     monkeypatch.setattr(machine, "read_available", lambda: int(free * GIB))
 
 
@@ -143,27 +141,6 @@ def test_host_memory(monkeypatch: pytest.MonkeyPatch, free: float, state: str) -
     found = look_at_memory()
     assert (state, f"{free:.1f} of 16.0 GiB of host memory are free") == (found.state, found.why)
     assert (state == "fail") == ("close other programs" in found.fix)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("MemTotal:  16 kB\nMemFree:  9 kB\nMemAvailable:    8 kB\n", 8192),
-        ("MemTotal:  16 kB\nMemFree:  9 kB\n", 0),
-    ],
-)
-def test_available_memory_is_read(
-    monkeypatch: pytest.MonkeyPatch, text: str, expected: int
-) -> None:
-    """Memory that a program could have is more than what is free, and is counted in kibibytes."""
-    monkeypatch.setattr(Path, "read_text", lambda path, encoding: text)
-    assert expected == read_available()
-
-
-def test_available_memory_of_this_machine() -> None:
-    """The kernel's figure is some share of the memory that there is."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < read_available() < total
 
 
 def test_disk_of_a_folder_that_is_not_there(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,13 @@ def test_second_writer_is_refused(tmp_path: Path, check_error: ErrorCheck) -> No
         check_error(caught, tmp_path, "process 17")
     with own_folder(tmp_path):
         assert f"{os.getpid()}\n" == (tmp_path / LOCK).read_text()
+
+
+def test_folder_that_vanishes(tmp_path: Path) -> None:
+    """Whoever removes the folder of a run under way causes no second error at its end."""
+    with own_folder(tmp_path / "run"):
+        shutil.rmtree(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.anyio

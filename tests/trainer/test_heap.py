@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trustee.trainer import memory
-from trustee.trainer.memory import Heap, count_resident
+from trustee.trainer.host_memory import count_resident
+from trustee.trainer.memory import Heap
 
 
 def test_trims_only_what_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from trustee.algorithm.learner import (
 from trustee.algorithm.loss import LossConfig, TokenLogprobs
 from trustee.engine.remote_trainer import read_answer
 from trustee.errors import OutOfMemory, RunError
+from trustee.trainer import host_memory
 from trustee.trainer.optimizer import create_states
 from trustee.trainer.reference import keep_reference
 from trustee.trainer.shared_model import lora_config
@@ -136,7 +137,11 @@ def test_warming_up_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("tried"), RuntimeError("CUDA error: out of memory\nfor so many bytes")],
+    [
+        torch.OutOfMemoryError("tried"),
+        RuntimeError("CUDA error: out of memory\nfor so many bytes"),
+        MemoryError(),
+    ],
 )
 def test_a_pass_that_does_not_fit_is_reported(
     monkeypatch: pytest.MonkeyPatch, error: RuntimeError
@@ -152,6 +157,21 @@ def test_a_pass_that_does_not_fit_is_reported(
     answer = trainer.answer("accumulate", msgspec.msgpack.encode(make_micro()))
     assert read_memory(answer).asked == str(error).partition("\n")[0]
     assert [None] * len(trainer.params) == gradients(trainer)
+
+
+def test_a_pass_that_the_host_has_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU torch is refused before the kernel kills the process, with the host's figures."""
+    trainer = make_trainer(threads=1)
+    monkeypatch.setattr(host_memory, "read_available", lambda: host_memory.RESERVE + (64 << 20))
+
+    def allocate(batch: Batch) -> TokenLogprobs:
+        raise AssertionError(f"a gibibyte was there: {torch.empty(1 << 30, dtype=torch.uint8)}")
+
+    monkeypatch.setattr(trainer, "forward", allocate)
+    report = read_memory(trainer.answer("accumulate", msgspec.msgpack.encode(make_micro())))
+    assert "allocate memory" in report.asked
+    assert 0 < report.allocated < report.total
+    assert torch.empty(1 << 30, dtype=torch.uint8).numel(), "the bound ends with the call"
 
 
 def read_memory(answer: dict[str, Any]) -> MemoryReport:

@@ -64,6 +64,29 @@ class RoleSampling(Record, frozen=True):
     """Number of tries for one answer; none: `simulator.tries`."""
 
 
+class SimulatorConfig(Record, frozen=True):
+    """How the simulator's roles sample."""
+
+    writer: RoleSampling = RoleSampling(temperature=1.0, max_tokens=1024)
+    user: RoleSampling = RoleSampling(temperature=0.7, max_tokens=320)
+    tool: RoleSampling = RoleSampling(temperature=0.3, max_tokens=768)
+    judge: RoleSampling = RoleSampling(temperature=0.0, max_tokens=512)
+    builder: RoleSampling = RoleSampling(temperature=0.8, max_tokens=2048)
+    tries: Annotated[int, Meta(ge=1)] = 3
+    """Number of tries for one answer before the episode counts as spoiled, where a role has no
+    number of its own."""
+
+    def find_too_long(self, context: int) -> Role | None:
+        """Return a role that was given an answer as long as the context, or None."""
+        defaults = SimulatorConfig()
+        for role in (Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE, Role.BUILDER):
+            most, own = (getattr(c, role).max_tokens for c in (self, defaults))
+            # A default that is too long for a small context is not the user's mistake.
+            if most >= context and most != own:
+                return role
+        return None
+
+
 class Asked(Record, frozen=True):
     """One request to a role, and what became of its answer."""
 

@@ -18,7 +18,7 @@ from msgspec import Meta
 from trustee.environments.protocol import TaskSource
 from trustee.evaluation.intervals import paired_interval, share_interval
 from trustee.rollout import EpisodePlayer
-from trustee.types import Adapter, Record, Task, Trajectory
+from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 
 class EvalConfig(Record, frozen=True):
@@ -82,7 +82,7 @@ async def write_tasks(
     player: EpisodePlayer,
     *,
     config: EvalConfig,
-    done: Callable[[object], None] = lambda _: None,
+    done: Callable[[Task | Failure], None] = lambda _: None,
 ) -> tuple[Task, ...]:
     """Return the held-out tasks; task specs that could not be written are left out."""
     written: dict[str, Task] = {}

@@ -32,7 +32,7 @@ from trustee.rl.run import Run, RunState
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.files import write_json, write_lines
 from trustee.runs.store import Store
-from trustee.types import Adapter, Record, Task, Trajectory
+from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 HELD_OUT, OUTCOME = "held-out-tasks.jsonl", "outcome.json"
 
@@ -184,6 +184,9 @@ async def held_out_tasks(
     """Return the held-out tasks, written once to a file so that every policy gets the same ones.
 
     A file that is not whole is written again.
+
+    Raises:
+        RunError: if not one task could be written.
     """
     path = store.folder / name
     known = read_whole(path, Task)
@@ -192,8 +195,22 @@ async def held_out_tasks(
     source = evaluation_world(config).source(seed=config.eval.seed, held_out=True)
     count = config.eval.tasks or 0
     stage = f"writing {count} held-out tasks"
+    outcomes: list[Task | Failure] = []
     with metered(stage, emit, of=count, unit="tasks", engine=engine) as meter:
-        tasks = await write_tasks(source, player, config=config.eval, done=meter.count)
+
+        def done(outcome: Task | Failure) -> None:
+            outcomes.append(outcome)
+            meter.count()
+
+        tasks = await write_tasks(source, player, config=config.eval, done=done)
+    if outcomes and not tasks:
+        last = outcomes[-1]
+        why = last.message if isinstance(last, Failure) else ""
+        raise RunError(
+            f"none of the {count} held-out tasks could be written, so success cannot be measured; "
+            f"the last refusal: {why}; take a more able model, a higher simulator.tries, or "
+            "--set eval.tasks=none to train without the measurement"
+        )
     write_lines(path, tasks)
     return tasks
 

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from trustee.trainer.host_memory import count_total, read_available
 from trustee.types import GIB, Record
 
 WANTED = {
@@ -87,22 +88,12 @@ def look_at_system() -> Finding:
 
 def look_at_memory() -> Finding:
     """Check the host memory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = read_available()
-    why = f"{free / GIB:.1f} of {total / GIB:.1f} GiB of host memory are free"
+    why = f"{free / GIB:.1f} of {count_total() / GIB:.1f} GiB of host memory are free"
     if free < 3 * GIB:
         fix = "close other programs; the built-in model alone needs about 3 GiB"
         return Finding(name="host memory", state="fail", why=why, fix=fix)
     return Finding(name="host memory", state="ok", why=why)
-
-
-def read_available() -> int:
-    """Return the available host memory in bytes."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return 0
 
 
 def look_at_disk(folder: Path, *, wanted_gib: float) -> Finding:

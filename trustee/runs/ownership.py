@@ -110,7 +110,9 @@ def is_at(handle: int, path: Path) -> bool:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder in which nothing was written but the lock."""
+    """Remove a folder in which nothing was written but the lock; it may be gone already."""
+    if not folder.is_dir():
+        return
     if [path.name for path in folder.iterdir()] == [LOCK]:
         (folder / LOCK).unlink()
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Limits of GPU memory: how much torch may take, and how to recognise running out of it.
+"""Limits of memory in training: how much torch may take, and how to recognise running out of it.
 
 Torch's allocator is not the only one that can run out: pinned pages, cuBLAS handles and kernels
 loaded at first use are allocated by the driver, which raises other errors.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from trustee.algorithm.learner import MemoryReport
+from trustee.trainer.host_memory import bound_growth, count_resident, count_total, read_available
 from trustee.types import GIB
 
 RESERVE = GIB // 2
@@ -33,10 +33,17 @@ def cap_memory(gib: float | None) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, (most - outside) / total)))
 
 
-def ran_out(error: RuntimeError) -> bool:
+def bound_memory(device: torch.device) -> AbstractContextManager[None]:
+    """Keep a call within the host's memory on a CPU; on a card `cap_memory` has set its limit."""
+    return bound_growth() if device.type == "cpu" else nullcontext()
+
+
+def ran_out(error: RuntimeError | MemoryError) -> bool:
     """Return whether an error of torch, the driver or a library means running out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
     words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in words for sign in SIGNS)
+    return any(sign in words for sign in SIGNS)
 
 
 def measure_held(device: torch.device) -> dict[str, int]:
@@ -54,11 +61,12 @@ def release_memory(asked: str, device: torch.device) -> MemoryReport:
 
     Args:
         asked: the error that said that memory had run out.
-        device: figures are zeros unless it is a GPU.
+        device: the figures are the host's unless it is a GPU.
     """
     gc.collect()
     if device.type != "cuda":
-        return MemoryReport(asked=asked, allocated=0, reserved=0, free=0, total=0)
+        held, free, total = count_resident(), read_available(), count_total()
+        return MemoryReport(asked=asked, allocated=held, reserved=held, free=free, total=total)
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     free, total = torch.cuda.mem_get_info()
     torch.cuda.empty_cache()
@@ -96,9 +104,3 @@ def count_used(device: torch.device) -> int:
         return count_resident()
     free, total = torch.cuda.mem_get_info()
     return total - free
-
-
-def count_resident() -> int:
-    """Return the resident memory of this process in bytes; 0 if the system does not report it."""
-    place = Path("/proc/self/statm")
-    return int(place.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if place.exists() else 0

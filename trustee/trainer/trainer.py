@@ -41,6 +41,7 @@ from trustee.trainer.base_hash import hash_frozen
 from trustee.trainer.counters import Counter, own_counters
 from trustee.trainer.memory import (
     Heap,
+    bound_memory,
     cap_memory,
     count_used,
     measure_held,
@@ -165,8 +166,9 @@ class Trainer:
         What does not fit loses the gradients of its step, and may be asked again.
         """
         try:
-            return {"value": getattr(self, method)(*args)}
-        except RuntimeError as error:
+            with bound_memory(self.device):
+                return {"value": getattr(self, method)(*args)}
+        except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
             asked = str(error).partition("\n")[0][:500]
@@ -278,7 +280,7 @@ class Trainer:
         try:
             with on_default_stream(self.device):
                 self.optimizer.step()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not ran_out(error):
                 raise
             raise RunError(
