@@ -23,13 +23,14 @@ from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
 from trustee.environments.mcp.environment import Mcp
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.openenv.environment import OpenEnv
 from trustee.environments.protocol import World, WorldConfig
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError, UntrustedWorld
 from trustee.tools.mcp.address import is_server
 
-PACKAGED = Simulated | Executable | Trial | Anchored | Microworld | Mcp
+PACKAGED = Simulated | Executable | Trial | Anchored | Microworld | Mcp | OpenEnv
 OUTSIDE = "package.module:Class"
 """Form of the name of a world outside the package."""
 
