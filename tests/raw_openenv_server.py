@@ -2,8 +2,8 @@
 
     python raw_openenv_server.py FD
 
-It serves on a socket that listens already. The tools `hang`, `die`, `garble` and `fault` do what they
-are called; `count` says how many sessions are open now and how many there have been.
+It serves on a socket that listens already. The tools `hang`, `die`, `garble` and `fault` do what
+they are called; `count` says how many sessions are open now and how many there have been.
 """
 
 from __future__ import annotations
