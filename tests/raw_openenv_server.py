@@ -29,6 +29,8 @@ TOOLS = [
 ]
 TASKS = {"train": 20, "test": 10}
 MOST_SESSIONS = 4
+HANG_SECONDS = 15
+"""Longer than any test waits for an answer; then the server sees that nobody is there."""
 
 
 class Sessions:
@@ -77,7 +79,7 @@ class Session:
                 text = {"content": [{"type": "text", "text": "right" if right else "wrong"}]}
                 return seen(1.0 if right else -0.25, done=right, tool_name=name, result=text)
             case "hang":
-                await asyncio.sleep(3600)
+                await asyncio.sleep(HANG_SECONDS)
             case "die":
                 os._exit(1)
             case "garble":
@@ -112,14 +114,15 @@ async def talk(socket: WebSocket) -> None:
         while (message := await socket.receive_json())["type"] != "close":
             await socket.send_json(await session.answer(message))
     except WebSocketDisconnect:
-        pass
-    finally:
         sessions.now -= 1
+    else:
+        sessions.now -= 1
+        await socket.close()
 
 
 async def schema(request: Request) -> JSONResponse:
     """Describe the actions: calls of tools."""
-    fields = {"type": {}, "tool_name": {}, "arguments": {}, "metadata": {}}
+    fields: dict[str, Any] = {key: {} for key in ("type", "tool_name", "arguments", "metadata")}
     return JSONResponse({"action": {"type": "object", "properties": fields}})
 
 

@@ -102,6 +102,7 @@ class KeptSocket:
                 task_status.started()
 
     async def _hold(self, task_status: TaskStatus[None]) -> None:
+        from httpx2.websockets import HTTPXWSException
         from wsproto.utilities import LocalProtocolError
 
         async with (
@@ -117,10 +118,15 @@ class KeptSocket:
             try:
                 await self._closing.wait()
             finally:
-                # The server frees a session that is closed at once, another one perhaps never.
-                with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                    with suppress(LocalProtocolError):
-                        await socket.send_text(render_json({"type": "close"}))
+                # The server frees a session that says so, another one perhaps never; and only once
+                # it has closed the socket is there room for the next one.
+                with (
+                    anyio.move_on_after(CLOSE_SECONDS, shield=True),
+                    suppress(LocalProtocolError, HTTPXWSException, anyio.EndOfStream),
+                ):
+                    await socket.send_text(render_json({"type": "close"}))
+                    while True:
+                        await socket.receive()
 
     async def _ask(self, kind: str, data: dict[str, Any]) -> Observed:
         from httpx2.websockets import HTTPXWSException
