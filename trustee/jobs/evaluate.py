@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.watchdog import Watchdog
-from trustee.environments.protocol import Services, World
+from trustee.environments.protocol import World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
@@ -20,10 +20,12 @@ from trustee.events import Compared, Emit
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
+    open_background,
     open_sandbox,
     open_watched,
     prepare_model,
     restart_once,
+    serve_with,
 )
 from trustee.jobs.held_out import (
     HELD_OUT,
@@ -107,7 +109,10 @@ async def play_policies(
     policies: dict[str, Path | None] = {"base": None}
     policies |= {name_adapter(place): folder for place, folder in enumerate(folders)}
     played: dict[str, Sequence[Trajectory]] = {}
-    async with Store(run) as store, open_sandbox(config) as sandbox:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(run))
+        sandbox = await stack.enter_async_context(open_sandbox(config))
+        background = await stack.enter_async_context(open_background())
 
         async def play() -> Sequence[Task]:
             clock = EngineClock()
@@ -118,7 +123,7 @@ async def play_policies(
                     engine,
                     world=evaluation_world(config),
                     renderer=renderer,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    serve=serve_with(simulator, sandbox=sandbox, background=background),
                     clock=clock,
                 )
                 tasks = await held_out_tasks(

@@ -12,12 +12,17 @@ import msgspec
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import EngineProgress
-from trustee.environments.protocol import Services
 from trustee.errors import InputError, RunError
 from trustee.evaluation.evaluate import Gain, SuccessRate, evaluate, gain_between, success_of
 from trustee.events import Emit
 from trustee.export.llama_engine import POLICY, open_llama
-from trustee.jobs.assemble import make_simulator, open_sandbox, prepare_model
+from trustee.jobs.assemble import (
+    make_simulator,
+    open_background,
+    open_sandbox,
+    prepare_model,
+    serve_with,
+)
 from trustee.jobs.held_out import (
     HELD_OUT,
     evaluation_world,
@@ -92,6 +97,7 @@ async def play_file(
     async with (
         open_llama(file, context=context, stop_ids=stop_ids) as engine,
         open_sandbox(config) as sandbox,
+        open_background() as background,
     ):
         simulator = make_simulator(config, engine, renderer)
         player = make_eval_player(
@@ -99,7 +105,7 @@ async def play_file(
             engine,
             world=evaluation_world(config),
             renderer=renderer,
-            serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+            serve=serve_with(simulator, sandbox=sandbox, background=background),
             clock=EngineClock(),
         )
         name = f"playing {len(tasks)} held-out tasks through {final}"

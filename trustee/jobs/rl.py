@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.algorithm.fallback import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
@@ -26,6 +27,7 @@ from trustee.events import Emit, Note
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
+    open_background,
     open_engine,
     open_sandbox,
     prepare_model,
@@ -88,6 +90,7 @@ async def run_training(
         if not resume:
             config = begin_record(config, folder)
         sandbox = await stack.enter_async_context(open_sandbox(config))
+        background = await stack.enter_async_context(open_background())
         run: Run | None = None
 
         async def train_with_an_engine() -> RunResult:
@@ -101,6 +104,7 @@ async def run_training(
                     renderer,
                     store,
                     sandbox=sandbox,
+                    background=background,
                     emit=emit,
                     previous=previous,
                     timeline=timeline,
@@ -139,6 +143,7 @@ def make_run(
     store: Store,
     *,
     sandbox: Sandbox | None = None,
+    background: TaskGroup | None = None,
     emit: Emit,
     previous: Run | None = None,
     timeline: Timeline | None = None,
@@ -162,6 +167,7 @@ def make_run(
         renderer=renderer,
         simulator=make_simulator(config, guarded, renderer),
         sandbox=sandbox or NoSandbox(),
+        background=background,
         versions=Versions(guarded, slots=config.engine.versions),
         store=store,
         watch=Watch(config.watch),

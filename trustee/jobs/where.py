@@ -14,7 +14,6 @@ from trustee.engine.model_config import read_model_config
 from trustee.engine.model_files import CONFIG
 from trustee.engine.protocol import EngineProgress
 from trustee.engine.watchdog import Watchdog
-from trustee.environments.protocol import Services
 from trustee.evaluation.update_picture import draw_update
 from trustee.evaluation.update_report import UpdateReport, report_update
 from trustee.evaluation.update_size import (
@@ -29,10 +28,12 @@ from trustee.events import Emit
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
+    open_background,
     open_sandbox,
     open_watched,
     prepare_model,
     restart_once,
+    serve_with,
 )
 from trustee.jobs.evaluate import name_tasks
 from trustee.jobs.held_out import (
@@ -118,7 +119,11 @@ async def play_parts(
         for number, part in enumerate(parts):
             folders[part.name] = Path(scratch) / f"part-{number}"
             write_part(adapter, part, Path(scratch) / f"part-{number}")
-        async with Store(run) as store, open_sandbox(config) as sandbox:
+        async with (
+            Store(run) as store,
+            open_sandbox(config) as sandbox,
+            open_background() as background,
+        ):
 
             async def play() -> None:
                 clock = EngineClock()
@@ -129,7 +134,7 @@ async def play_parts(
                         engine,
                         world=evaluation_world(config),
                         renderer=renderer,
-                        serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                        serve=serve_with(simulator, sandbox=sandbox, background=background),
                         clock=clock,
                     )
                     tasks = await held_out_tasks(

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
@@ -141,6 +142,8 @@ class Run:
     """Group numbers that were left out: a group's number less these is that of its task spec."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that checkpoints depend on, by key."""
+    background: TaskGroup | None = None
+    """Tasks in which episodes keep connections."""
     untrained: GroupQueue = field(default_factory=GroupQueue)
     interim: Interim = field(default_factory=lambda: Interim(every=None, patience=None))
     """Measurements between steps."""
@@ -168,7 +171,9 @@ class Run:
 
     def serve(self, rng: random.Random) -> Services:
         """Return the services of an episode that uses this random generator."""
-        return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
+        return Services(
+            simulator=self.simulator, rng=rng, sandbox=self.sandbox, background=self.background
+        )
 
     @property
     def seconds(self) -> float:

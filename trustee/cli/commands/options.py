@@ -229,17 +229,18 @@ def add_allow_world(parser: argparse.ArgumentParser) -> None:
         "--allow-world",
         action="append",
         default=[],
-        metavar="MODULE:CLASS",
-        help="load this world outside the package, which the run's record names",
+        metavar="WORLD",
+        help="use this world outside the package (MODULE:CLASS) or this server (mcp:COMMAND, an"
+        " address), which the run's record names",
     )
 
 
 def allow_worlds(options: argparse.Namespace) -> None:
     """Load the worlds outside the package that this call allows a run's record to name."""
-    from trustee.environments.registry import load_world
+    from trustee.environments.registry import allow_world
 
     for name in options.allow_world:
-        load_world(name, folders=(Path(),))
+        allow_world(name, folders=(Path(),))
 
 
 def warn_unconfined(config: Config) -> None:

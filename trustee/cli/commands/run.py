@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -233,7 +234,7 @@ def next_text(folder: Path, config: Config) -> str:
 
     if not (folder / "run.json").exists():
         return "nothing was begun yet; start it again"
-    allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+    allowed = "".join(f" --allow-world {shlex.quote(name)}" for name in outside_worlds())
     return f"continue with: trustee run --resume {folder}{allowed}{show_weakened(config)}"
 
 
