@@ -1,5 +1,8 @@
 """All checks that need a GPU, in one script; without a GPU, the parts that need none.
 
+    python bench/gpu_check.py --call 1     # is it right: under 600 s
+    python bench/gpu_check.py --call 2     # the full-size model, and too little memory: under 600 s
+    python bench/gpu_check.py --call 3     # all the rest, if there is time
     python bench/gpu_check.py [--list] [--only a,b] [--skip a,b] [--budget SECONDS] [--out DIR]
 
 If the package is not installed, set PYTHONPATH to the root of this repository.
@@ -28,11 +31,13 @@ from typing import Any
 
 import anyio
 
-from gpu.full_size import FIRST, SECOND, check_full
+from gpu.foreign import CHECKS, check_foreign
+from gpu.full_size import FIRST, SECOND, check_full, check_reload
 from gpu.nf4 import check_gemm
 from gpu.programs import check_programs
 from gpu.report import MARK, Setting
-from gpu.sameness import check_nf4_graph, check_parity, check_stream_race
+from gpu.sameness import check_nf4_op, check_parity, check_runners, check_stream_race
+from gpu.shortage import SHORTAGE, check_shortage
 from trustee.planning.cards import count_cards
 from trustee.trainer import follow_parent
 
@@ -53,18 +58,27 @@ class Family:
     seconds: int
     """Deadline of the whole family."""
     run: Callable[[Setting], Awaitable[None]]
+    call: int = 1
+    """The call of the script that makes it, where machines are lent for minutes."""
     only_card: tuple[str, ...] = ()
     """The checks of which no part can be done without a GPU."""
 
 
 FAMILIES = (
-    Family("parity", ("parity_nf4", "parity_bf16"), 480, check_parity),
-    Family("nf4_graph", ("nf4_op", "nf4_graph"), 300, check_nf4_graph, only_card=("nf4_graph",)),
-    Family("stream_race", ("stream_race",), 300, check_stream_race),
-    Family("full_8b", (*FIRST, SECOND), 580, check_full),
-    Family("nf4_gemm", ("nf4_gemm",), 150, check_gemm),
-    Family("programs", ("run", "doctor"), 420, check_programs),
+    Family("nf4_op", ("nf4_op",), 40, check_nf4_op, call=1),
+    Family("parity", ("parity_nf4",), 150, check_parity, call=1),
+    Family("foreign", CHECKS, 260, check_foreign, call=1, only_card=CHECKS),
+    Family("stream_race", ("stream_race",), 130, check_stream_race, call=1),
+    Family("full_8b", FIRST, 420, check_full, call=2),
+    Family("shortage", (SHORTAGE,), 170, check_shortage, call=2),
+    Family("reload", (SECOND,), 250, check_reload, call=3),
+    Family("runners", ("nf4_graph",), 240, check_runners, call=3, only_card=("nf4_graph",)),
+    Family("parity_bf16", ("parity_bf16",), 150, check_parity, call=3),
+    Family("programs", ("run", "doctor"), 420, check_programs, call=3),
+    Family("nf4_gemm", ("nf4_gemm",), 150, check_gemm, call=3),
 )
+"""In the order of what they tell: the first call says whether results are right, the second how the
+full-size model fits and what it costs. Each ends within 600 s. The third is what is left."""
 
 
 def choose(families: Iterable[Family], *, only: str, skip: str) -> dict[str, tuple[str, ...]]:
@@ -218,6 +232,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="names by family, with deadlines")
+    parser.add_argument("--call", type=int, choices=(1, 2, 3), help="only what this call makes")
     parser.add_argument("--only", default="", help="checks or families, with commas between")
     parser.add_argument("--skip", default="", help="likewise")
     parser.add_argument("--out", type=Path, default=Path("gpu-checks"), help="folder for logs")
@@ -245,10 +260,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.list:
         for family in FAMILIES:
-            print(f"{family.name:<12} at most {family.seconds} s: {', '.join(family.checks)}")
+            checks = ", ".join(family.checks)
+            print(f"call {family.call}  {family.name:<12} at most {family.seconds} s: {checks}")
         return 0
     try:
-        chosen = choose(FAMILIES, only=options.only, skip=options.skip)
+        wanted = [one for one in FAMILIES if options.call in (None, one.call)]
+        chosen = choose(wanted, only=options.only, skip=options.skip)
     except ValueError as error:
         parser.error(str(error))
     options.device = options.device or ("cuda" if count_cards() else "cpu")

@@ -26,7 +26,7 @@ ORDER = (
     ("rl", "sft", "evaluation"),
     ("config",),
     ("planning",),
-    ("export", "trackers"),
+    ("export", "endpoint", "trackers"),
     ("jobs",),
     ("pages",),
     ("cli",),
@@ -51,7 +51,7 @@ LONG = {
 }
 """Modules over the limit, with limits of their own: each holds one idea that does not split."""
 
-MOST_ENTRIES = 30
+MOST_ENTRIES = 31
 """Files and folders at the top of the package, which a reader takes in at a glance."""
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 60
@@ -212,9 +212,8 @@ def test_failed_episodes_are_caught_where_one_is_played_or_written() -> None:
 
 def test_nobody_catches_bugs() -> None:
     """A bug ends the run; the engine passes by, to stop its child, and a library has no other."""
-    assert {"engine.vllm", "pages.tokens", "trackers.child"} >= catchers(
-        "Exception", "BaseException"
-    )
+    known = {"engine.vllm", "pages.tokens", "trackers.child", "evaluation.tau2.child"}
+    assert known >= catchers("Exception", "BaseException")
 
 
 WRITES_JSON = {
@@ -253,6 +252,7 @@ READERS = {"read_text", "read_bytes"}
 DECODE_THEMSELVES = {
     "decoding": "the one place",
     "environments.executable.compile_source": "runs in a process of its own, without the package",
+    "evaluation.tau2.child": "runs under another Python, without the package",
     "sandbox.worker": "runs in the locked process, without the package",
     "sandbox.inside": "runs in the locked process, without the package",
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",
@@ -302,6 +302,7 @@ SPEAK_THEMSELVES = {
     "cli.capture": "takes the streams away from libraries and gives them back",
     "tiny.build": "a tool for developers",
     "evaluation.bfcl.child": "answers its parent through a pipe, and keeps tools' prints off it",
+    "evaluation.tau2.child": "answers its parent through a pipe, and keeps tools' prints off it",
     "environments.executable.compile_source": "answers its parent through a pipe",
 }
 """Modules that touch the screen without `trustee.cli.terminal`, and why they may."""

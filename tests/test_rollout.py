@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from scripts import MALFORMED, cast, hash_text, make_player, role_of, write_calls
 from trustee.algorithm.batch import to_sample
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import Hear, Sampling
 from trustee.engine.script import Request, Script
 from trustee.engine.scripted import STOP, ScriptedEngine, scripted_renderer
 from trustee.environments.micro.world import TOOLS
@@ -57,12 +57,20 @@ class Recorder(ScriptedEngine):
         self.completions: list[Completion] = []
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         if sampling.schema is None:
             self.prompts.append(tuple(ids))
             self.samplings.append(sampling)
-        completion = await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        completion = await super().generate(
+            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
+        )
         if sampling.schema is None:
             self.completions.append(completion)
         return completion
@@ -182,9 +190,17 @@ class Broken(ScriptedEngine):
     logprob = math.nan
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        said = await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        said = await super().generate(
+            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
+        )
         return msgspec.structs.replace(said, logprobs=(*said.logprobs[:-1], self.logprob))
 
 

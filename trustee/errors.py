@@ -9,7 +9,8 @@
     │   └── OutOfMemory             a training step does not fit; the ladder makes it smaller
     └── EpisodeError                this episode has failed; the run goes on
         ├── EngineError
-        │   ├── ContextError        the prompt does not fit the engine's context
+        │   ├── RequestError        the engine cannot take the request as it is
+        │   │   └── ContextError    the prompt does not fit the engine's context
         │   └── AnswerError         a teacher's endpoint gave no usable answer
         ├── ScoreError              the environment gave no usable score
         └── SimulatorError          a role gave no usable answer in all its attempts
@@ -63,7 +64,11 @@ class EngineError(EpisodeError):
     """The engine gave no completion."""
 
 
-class ContextError(EngineError):
+class RequestError(EngineError):
+    """The engine cannot take a request, such as an id outside its vocabulary."""
+
+
+class ContextError(RequestError):
     """The prompt leaves no room for a completion in the engine's context."""
 
 

@@ -17,7 +17,18 @@ import anyio.to_thread
 from gpu.models import make_small
 from gpu.nf4 import check_op
 from gpu.report import Figures, Setting, report, round_all
-from gpu.subject import BASE, FRESH, TRAINED, VOICES, Heard, Subject, name_gaps, subject
+from gpu.subject import (
+    BASE,
+    FRESH,
+    TRAINED,
+    VOICES,
+    Heard,
+    Subject,
+    describe_gaps,
+    name_gaps,
+    subject,
+)
+from trustee.checks.agreement import AT_ONCE
 from trustee.engine.vllm import VllmConfig
 
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
@@ -34,7 +45,7 @@ def small_config(setting: Setting, *, weights: Literal["nf4", "bf16"], eager: bo
         weights=weights,
         context=2048 if on_card else 512,
         kv_bytes=(1 << 30) if on_card else (64 << 20),
-        max_sequences=16,
+        max_sequences=AT_ONCE,
         versions=4,
         eager=eager,
     )
@@ -83,7 +94,7 @@ async def compare_engines(
             await prepare(one, folder / "state", known=first is not None)
             heard = await one.listen()
             found = await judge(one, heard)
-            sampled = {str(version): await one.gap_sampled(version) for version in (BASE, TRAINED)}
+            sampled = {str(version): await one.gaps_sampled(version) for version in (BASE, TRAINED)}
             found += name_gaps(sampled)
             if first is not None:
                 for version in VOICES:
@@ -94,9 +105,9 @@ async def compare_engines(
         equal = None if first is None else count_equal(first[1], heard)
         first = first or (name, heard)
         figures[name] = {
-            "mean_gap": {str(version): gap for version, gap in heard.gaps.items()},
+            "mean_gap": describe_gaps(heard.gaps),
             "worst_gap": heard.worst,
-            "mean_gap_sampled": sampled,
+            "mean_gap_sampled": describe_gaps(sampled),
             **({} if equal is None else {f"same_as_{first[0]}": equal}),
         }
         problems += [f"{name}: {text}" for text in found]
@@ -139,11 +150,14 @@ def count_equal(first: Heard, second: Heard) -> str:
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 
-async def check_nf4_graph(setting: Setting) -> None:
-    """Check the NF4 operation by itself, then under both of vLLM's model runners."""
+async def check_nf4_op(setting: Setting) -> None:
+    """Check the NF4 operation by itself."""
     await report(setting, "nf4_op", partial(anyio.to_thread.run_sync, check_op, setting.device))
-    if setting.device == "cuda":
-        await report(setting, "nf4_graph", partial(compare_runners, setting))
+
+
+async def check_runners(setting: Setting) -> None:
+    """Check the NF4 operation under both of vLLM's model runners."""
+    await report(setting, "nf4_graph", partial(compare_runners, setting))
 
 
 async def compare_runners(setting: Setting) -> Figures:
@@ -185,13 +199,13 @@ async def race(setting: Setting) -> Figures:
         await one.engine.publish(one.adapter(newest))
         again = [await one.sample(BASE, prompt) for prompt in one.prompts]
         problems = [f"the base: {text}" for text in await one.compare(BASE, alone, again)]
-        gaps = {str(version): await one.gap_sampled(version) for version in (BASE, newest)}
+        gaps = {str(version): await one.gaps_sampled(version) for version in (BASE, newest)}
         after = await one.engine.hash_base()
         memory = await one.engine.memory()
     if before != after:
         problems.append("the base's bytes have changed")
     problems += name_gaps(gaps)
-    figures = {"steps": steps, "mean_gap": gaps, **memory}
+    figures = {"steps": steps, "mean_gap": describe_gaps(gaps), **memory}
     return {**round_all(figures), "problems": problems}
 
 

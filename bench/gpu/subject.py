@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import anyio
 
 from trustee.algorithm.config import LearnConfig, Optimizer
 from trustee.algorithm.learner import FinishRequest, MicroRequest, TrainerSpec
 from trustee.algorithm.loss import LossConfig
+from trustee.checks.agreement import AT_ONCE, Gaps, measure_gaps
 from trustee.engine.protocol import Sampling
 from trustee.engine.vllm import VllmConfig, VllmEngine
 from trustee.rendering.renderer import Renderer
@@ -28,6 +30,8 @@ BASE, FRESH, TRAINED = 0, 1, 2
 VOICES = (BASE, FRESH, TRAINED)
 LIMIT = 0.02
 """Most nats per token that engine and trainer may differ in the mean."""
+COMPARED = 8
+"""Answers, alone and of many at once, that the trainer computes again."""
 TIE = 0.2
 """Nats between two ids that may change places: a step of bf16 logits around 16 to 32."""
 
@@ -48,8 +52,8 @@ class Heard(Record, frozen=True):
     solo: dict[int, tuple[Completion, ...]]
     mixed: dict[int, tuple[Completion, ...]]
     """To all versions and prompts at once."""
-    gaps: dict[int, float]
-    """Mean difference of the engine's logprobs from the trainer's."""
+    gaps: dict[int, Gaps]
+    """Mean difference of the engine's logprobs from the trainer's, asked one by one and at once."""
     worst: float
     """The largest difference of all."""
 
@@ -113,29 +117,48 @@ class Subject:
         )
         return [abs(a - b) for a, b in zip(ours, said.logprobs, strict=True)]
 
-    async def gap_sampled(self, version: int, *, seeds: int = 8, tokens: int = 48) -> float:
-        """Give the mean difference of engine and trainer over sampled answers."""
-        apart: list[float] = []
-        for seed in range(seeds):
+    async def gaps_sampled(self, version: int, *, tokens: int = 48) -> Gaps:
+        """Give the mean differences of engine and trainer over sampled answers, few and many."""
+
+        async def ask(seed: int) -> Sample:
             prompt = self.prompts[seed % len(self.prompts)]
             said = await self.sample(version, prompt, temperature=1.0, seed=seed, tokens=tokens)
-            apart += await self.gap(version, prompt, said)
-        return fmean(apart)
+            return as_sample(prompt, said)
+
+        return await measure_gaps(
+            ask,
+            lambda sample: self.engine.trainer_logprobs(sample, adapter=version >= TRAINED),
+            requests=AT_ONCE,
+            compared=COMPARED,
+        )
 
     async def listen(self) -> Heard:
         """Ask every voice every prompt, one by one and then all at once."""
         solo: dict[int, tuple[Completion, ...]] = {}
-        gaps, worst = {}, 0.0
+        apart: dict[int, list[float]] = {}
+        worst = 0.0
         for version in VOICES:
-            said = [await self.sample(version, prompt) for prompt in self.prompts]
-            apart = [
-                difference
-                for prompt, one in zip(self.prompts, said, strict=True)
-                for difference in await self.gap(version, prompt, one)
-            ]
-            solo[version], gaps[version] = tuple(said), fmean(apart)
-            worst = max(worst, *apart)
-        return Heard(solo=solo, mixed=await self._ask_all(), gaps=gaps, worst=worst)
+            solo[version] = tuple([await self.sample(version, prompt) for prompt in self.prompts])
+            apart[version] = await self._gaps_of(version, solo[version])
+            worst = max(worst, *apart[version])
+        mixed = await self._ask_all()
+        gaps = {
+            version: Gaps(
+                alone=fmean(apart[version]),
+                at_once=fmean(await self._gaps_of(version, mixed[version])),
+                requests=len(VOICES) * len(self.prompts),
+            )
+            for version in VOICES
+        }
+        return Heard(solo=solo, mixed=mixed, gaps=gaps, worst=worst)
+
+    async def _gaps_of(self, version: int, answers: Sequence[Completion]) -> list[float]:
+        """Give the differences at all ids of a version's answers to the prompts."""
+        return [
+            difference
+            for prompt, said in zip(self.prompts, answers, strict=True)
+            for difference in await self.gap(version, prompt, said)
+        ]
 
     async def _ask_all(self) -> dict[int, tuple[Completion, ...]]:
         heard: dict[tuple[int, int], Completion] = {}
@@ -191,12 +214,21 @@ def as_sample(prompt: Sequence[int], said: Completion) -> Sample:
     )
 
 
-def name_gaps(gaps: Mapping[str, float]) -> list[str]:
-    """Name the versions in which engine and trainer differ by too much."""
+def describe_gaps(gaps: Mapping[Any, Gaps]) -> dict[str, str]:
+    """Give both figures of each version as text."""
+    return {str(version): gap.describe() for version, gap in gaps.items()}
+
+
+def name_gaps(gaps: Mapping[str, Gaps]) -> list[str]:
+    """Name the versions in which engine and trainer differ by too much, with many at once.
+
+    With one request alone a kernel that rounds more often may be at work; that figure is told with
+    the others and fails nothing.
+    """
     return [
-        f"version {version} is {gap:.4f} nats from the trainer, at most {LIMIT} are allowed"
+        f"version {version} is {gap.describe()} nats from the trainer, at most {LIMIT} are allowed"
         for version, gap in gaps.items()
-        if not gap <= LIMIT
+        if gap.judge(LIMIT) == "fail"
     ]
 
 

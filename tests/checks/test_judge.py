@@ -36,7 +36,7 @@ from trustee.checks.judge import (
 from trustee.cli.main import main
 from trustee.config import read_config
 from trustee.engine.model_files import TINY
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import Hear, Sampling
 from trustee.engine.script import Request
 from trustee.engine.scripted import ByteTokenizer, ScriptedEngine, scripted_renderer
 from trustee.engine.vllm import VllmEngine
@@ -124,9 +124,17 @@ class Nudged(ScriptedEngine):
     """Gives the policy's tokens a logprob that differs in its last digits."""
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        said = await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        said = await super().generate(
+            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
+        )
         logprobs = tuple(-0.5 - 1e-7 * (adapter is not None) for _ in said.ids)
         return msgspec.structs.replace(said, logprobs=logprobs)
 
@@ -709,7 +717,13 @@ class Deaf(ScriptedEngine):
         self._real = engine
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         return await self._real.generate(ids, sampling, adapter=None, request_id=request_id)
 

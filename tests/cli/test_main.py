@@ -48,6 +48,7 @@ COMMANDS = (
     "doctor",
     "build",
     "collect",
+    "serve",
     "sft",
     "view",
     "ui",
@@ -607,7 +608,8 @@ def test_run_on_a_card_that_is_too_full(
     folder = tmp_path / "new"
     started = note_starts(monkeypatch)
     show_card(monkeypatch, card_with(free, Holder(process=41, bytes=8 * GIB)))
-    told = refuse(capfd, "run", "--config", QWEN, "--out", folder)
+    fixed = "engine.kv_bytes=12348030976"
+    told = refuse(capfd, "run", "--config", QWEN, "--out", folder, "--set", fixed)
     figures, _, advice = told.partition("; it fits with: ")
     assert re.fullmatch(
         rf"this run needs 2\d\.\d GiB and NVIDIA GeForce RTX 3090 has {free} GiB free "
@@ -714,7 +716,8 @@ def test_profiled_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (["--vram", "24"], DONE, "Qwen/Qwen3-8B fits RTX 3090: "),
         (["--card", "RTX 4090"], DONE, "Qwen/Qwen3-8B fits RTX 4090: "),
-        (["--vram", "12"], FAILED, "Qwen/Qwen3-8B does not fit RTX 3060 12GB: "),
+        (["--vram", "12"], DONE, "Qwen/Qwen3-8B fits RTX 3060 12GB: "),
+        (["--vram", "8"], FAILED, "Qwen/Qwen3-8B does not fit RTX 4060 8GB: "),
         (["--vram", "24", "--model", "tiny"], DONE, "tiny fits RTX 3090: "),
         (["--vram", "24", "--set", "model.path=tiny"], DONE, "tiny fits RTX 3090: "),
         ([TINY, "--vram", "8"], DONE, "tiny fits RTX 4060 8GB: "),
@@ -733,6 +736,7 @@ def test_plan(
     verb = "fits" if plan["fits"] else "does not fit"
     assert f"{plan['model']} {verb} {plan['card']}: " == verdict
     assert (code == FAILED) == (plan["after"] is not None)
+    assert bool(plan["settings"]) == ("chosen for this card: " in captured.out)
 
 
 def test_plan_for_the_card_that_is_here(

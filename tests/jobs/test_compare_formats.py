@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from command_line import TINY as TINY_TOML
+from trustee.checks.agreement import Gaps
 from trustee.config import read_config
 from trustee.jobs.assemble import prepare_model
 from trustee.jobs.compare_formats import FormatFigures, compare_formats, judge_formats
 
-NF4 = FormatFigures(decoding=1000, gap=0.002)
+NF4 = FormatFigures(decoding=1000, gaps=Gaps(alone=0.004, at_once=0.002, requests=32))
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,10 @@ def test_int4_is_taken_where_it_is_right_and_faster(
     decoding: float, gap: float, used: str, best: str
 ) -> None:
     """A tenth faster at least; otherwise the default stays."""
-    int4 = FormatFigures(decoding=decoding, gap=gap)
+    int4 = FormatFigures(decoding=decoding, gaps=Gaps(alone=0.3, at_once=gap, requests=32))
     finding = judge_formats(nf4=NF4, int4=int4, limit=0.02, used=used)
     assert finding.why.endswith(f"take {best}")
+    assert "in nf4 by 0.0040 alone, 0.0020 with 32 at once, in int4 by 0.3000 al" in finding.why
     assert finding.state == ("ok" if best == used else "warn")
     assert finding.fix == ("" if best == used else f"--set engine.weights={best}")
 

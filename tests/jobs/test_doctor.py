@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import anyio
 import msgspec
 import pytest
 
@@ -19,7 +20,7 @@ from scripts import role_of
 from trustee.algorithm.learner import MicroReport, MicroRequest
 from trustee.config import Config
 from trustee.engine.model_files import TINY
-from trustee.engine.protocol import Sampling
+from trustee.engine.protocol import Hear, Sampling
 from trustee.engine.script import Request
 from trustee.engine.scripted import STOP, ScriptedConfig
 from trustee.engine.vllm import VllmConfig
@@ -159,8 +160,8 @@ async def test_all_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {
         "model": str(BASE),
         "template": "prefixes stay, marks cannot be forged, a call is read back (hermes)",
-        "same logprobs": "mean |engine - trainer| in nats per token: base 0.0000, adapter 0.0000; "
-        "at most 0.05 is allowed",
+        "same logprobs": "mean |engine - trainer| in nats per token: base 0.0000 alone, 0.0000 "
+        "with 32 at once; adapter 0.0000 alone, 0.0000 with 32 at once; at most 0.05 is allowed",
         "judge": "8 of 34 bad episodes accepted, 0 of 8 good ones refused",
         "card memory": "no GPU, nothing to measure",
     }.items() <= {finding.name: finding.why for finding in found.findings}.items()
@@ -263,11 +264,19 @@ class Dying(Patient):
         self._error, self._at = error, at
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         if request_id.startswith(self._at):
             raise self._error
-        return await super().generate(ids, sampling, adapter=adapter, request_id=request_id)
+        return await super().generate(
+            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
+        )
 
 
 @pytest.mark.parametrize("error", [EngineDied("it died"), EngineError("a request failed")])
@@ -292,26 +301,53 @@ async def test_engine_that_dies_on_the_way(
 
 
 @pytest.mark.parametrize(
-    ("gaps", "text"),
+    ("gaps", "base", "adapter"),
     [
-        ({0: 0.2}, "base 0.2000, adapter 0.0000"),
-        ({1: -0.2}, "base 0.0000, adapter 0.2000"),
-        ({0: 0.051, 1: 0.2}, "base 0.0510, adapter 0.2000"),
-        ({0: math.nan}, "base nan, adapter 0.0000"),
-        ({1: math.nan}, "base 0.0000, adapter nan"),
+        ({0: 0.2}, "0.2000", "0.0000"),
+        ({1: -0.2}, "0.0000", "0.2000"),
+        ({0: 0.051, 1: 0.2}, "0.0510", "0.2000"),
+        ({0: math.nan}, "nan", "0.0000"),
+        ({1: math.nan}, "0.0000", "nan"),
     ],
 )
 async def test_trainer_that_sees_other_logprobs(
-    monkeypatch: pytest.MonkeyPatch, gaps: dict[int, float], text: str
+    monkeypatch: pytest.MonkeyPatch, gaps: dict[int, float], base: str, adapter: str
 ) -> None:
     """Engine and trainer must agree on base and on adapter; no number is no agreement."""
     engine = Patient()
     engine.gaps = gaps
     found = await examined(monkeypatch, engine)
     assert {"same logprobs": "fail"} == unwell(found)
-    why = f"mean |engine - trainer| in nats per token: {text}; at most 0.05 is allowed"
-    assert why == named(found, "same logprobs").why
+    assert (
+        f"mean |engine - trainer| in nats per token: base {base} alone, {base} with 32 at once; "
+        f"adapter {adapter} alone, {adapter} with 32 at once; at most 0.05 is allowed"
+    ) == named(found, "same logprobs").why
     assert [*BEFORE, *TRIED] == [finding.name for finding in found.findings], "the rest is tried"
+
+
+class Hurried(Patient):
+    """An engine that says other logprobs while it has but one request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    async def generate(self, *given: Any, **more: Any) -> Completion:
+        self.asked += 1
+        await anyio.sleep(0.01)
+        seen = self.asked
+        await anyio.sleep(0.01)
+        self.asked -= 1
+        said = await super().generate(*given, **more)
+        logprobs = tuple(value + 0.3 * (seen == 1) for value in said.logprobs)
+        return msgspec.structs.replace(said, logprobs=logprobs)
+
+
+async def test_requests_that_are_alone_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel for few requests that rounds more often is no reason not to run."""
+    found = await examined(monkeypatch, Hurried())
+    assert {"same logprobs": "warn"} == unwell(found)
+    assert "base 0.3000 alone, 0.0000 with 32 at once" in named(found, "same logprobs").why
 
 
 async def test_gap_at_the_limit_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,10 +489,14 @@ async def test_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     found = await examined(monkeypatch, engine, soak=2)
     rounds = [
         Finding(
-            name="round 1", state="ok", why="version 2, mismatch 0.0000, peak grown by 0.05 GiB"
+            name="round 1",
+            state="ok",
+            why="version 2, mismatch 0.0000 alone, 0.0000 with 32 at once, peak grown by 0.05 GiB",
         ),
         Finding(
-            name="round 2", state="ok", why="version 3, mismatch 0.0000, peak grown by 0.00 GiB"
+            name="round 2",
+            state="ok",
+            why="version 3, mismatch 0.0000 alone, 0.0000 with 32 at once, peak grown by 0.00 GiB",
         ),
     ]
     assert [*BEFORE, *TRIED] == [finding.name for finding in found.findings[:-2]]
@@ -480,7 +520,10 @@ async def test_memory_that_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     engine.peaks = [5 * GIB, 5 * GIB, 6 * GIB]
     found = await examined(monkeypatch, engine, soak=2)
     assert {"round 2": "warn"} == unwell(found)
-    assert "version 3, mismatch 0.0000, peak grown by 1.00 GiB" == named(found, "round 2").why
+    assert (
+        "version 3, mismatch 0.0000 alone, 0.0000 with 32 at once, peak grown by 1.00 GiB"
+        == named(found, "round 2").why
+    )
 
 
 @pytest.mark.parametrize("gap", [0.2, math.nan])
@@ -490,7 +533,7 @@ async def test_mismatch_of_a_round(monkeypatch: pytest.MonkeyPatch, gap: float) 
     engine.gaps = {3: gap}
     found = await examined(monkeypatch, engine, soak=3)
     assert {"round 2": "fail"} == unwell(found)
-    why = f"version 3, mismatch {gap:.4f}, peak grown by 0.00 GiB"
+    why = f"version 3, mismatch {gap:.4f} alone, {gap:.4f} with 32 at once, peak grown by 0.00 GiB"
     assert why == named(found, "round 2").why
 
 
@@ -508,7 +551,8 @@ async def test_round_that_no_longer_fits(monkeypatch: pytest.MonkeyPatch) -> Non
     found = await examined(monkeypatch, Shrinking(), soak=1)
     assert {"round 1": "warn"} == unwell(found)
     assert named(found, "round 1").why.startswith(
-        "version 2, mismatch 0.0000, peak grown by 0.00 GiB; training: it fits only with recompute"
+        "version 2, mismatch 0.0000 alone, 0.0000 with 32 at once, peak grown by 0.00 GiB; "
+        "training: it fits only with recompute"
     )
 
 

@@ -23,7 +23,7 @@ from trustee.planning.machine import Finding
 from trustee.types import GIB
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-QWEN = read_config(CONFIGS / "qwen3-8b.toml")
+QWEN = read_config(CONFIGS / "qwen3-8b.toml", ["engine.kv_bytes=12348030976"])
 NOTHING = (
     "no setting makes it fit: use a smaller model, or a larger GPU of compute capability 8.0 "
     "(RTX 30, A100) or later"

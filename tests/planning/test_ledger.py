@@ -40,7 +40,6 @@ from trustee.planning.ledger import (
     Entry,
     Ledger,
     base_bytes,
-    count_graphs,
     count_kv_tokens,
     count_opened,
     count_scales,
@@ -603,12 +602,3 @@ def test_tree_is_within_its_part_of_the_plan(
     shape = shape_of("qwen3")
     more = measure_attention(monkeypatch, *sizes) - measure_attention(monkeypatch, 256)
     assert more <= 256 * (TREE_QUERY_BYTES * shape.query + TREE_KEY_BYTES * shape.key)
-
-
-@pytest.mark.parametrize(("sequences", "graphs"), [(48, 48), (64, 60), (256, 204)])
-def test_graphs_that_the_engine_captures(sequences: int, graphs: int) -> None:
-    """Sizes 1, 2, 4 and multiples of 8: up to the sequences whole, up to twice as many in pieces.
-
-    Each with adapters and without. Counted in vLLM 0.33, `config/vllm.py` and `lora_utils.py`.
-    """
-    assert graphs == count_graphs(sequences)

@@ -7,10 +7,11 @@ is one version of the policy. A request uses the same one from start to end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import Learner
 from trustee.errors import EngineError
 from trustee.types import Adapter, Completion, Record, Sample
@@ -36,6 +37,18 @@ class Sampling(Record, frozen=True):
     makes raw logprobs differ from the sampling distribution."""
     priority: int = 0
     """Lower values are served first. The simulator unblocks episodes, so it precedes the policy."""
+
+
+class Piece(Record, frozen=True):
+    """What an engine has sampled since the last piece of a completion."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Raw logprob of each id, in nats."""
+
+
+Hear = Callable[[Piece], None]
+"""Is told of each piece of a completion as it comes."""
 
 
 class EngineProgress(Record, frozen=True):
@@ -103,6 +116,7 @@ class Engine(Protocol):
 
         Raises:
             ContextError: if prompt and `max_tokens` do not fit `context`.
+            RequestError: if the engine cannot take the request for another reason.
             EngineError: if the engine died or does not know the adapter.
         """
         ...
@@ -116,11 +130,35 @@ class Engine(Protocol):
         ...
 
 
-class TrainingEngine(Engine, Learner, Protocol):
+class HeardEngine(Engine, Protocol):
+    """An engine that tells what it samples while it does so."""
+
+    async def generate(
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
+    ) -> Completion:
+        """Complete `ids`, telling `hear` of each piece; their sum is what is returned."""
+        ...
+
+
+class TrainingEngine(HeardEngine, Learner, Protocol):
     """An engine that also trains the policy it samples from and can be examined."""
 
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Return the trainer's logprobs of a sample's sampled ids, [C], in nats."""
+        ...
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Compare the base and the trainer's adapter at every sampled id, sample by sample.
+
+        Raises:
+            OutOfMemory: if the samples do not fit together.
+        """
         ...
 
     async def memory(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
@@ -25,11 +26,11 @@ from trustee.algorithm.learner import (
     MicroRequest,
     TrainerSpec,
 )
-from trustee.engine.protocol import EngineProgress, Sampling
+from trustee.engine.protocol import EngineProgress, Hear, Piece, Sampling
 from trustee.engine.script import Request, Script, find_script, improvise
 from trustee.engine.timing import Observer
 from trustee.engine.vllm import VllmConfig
-from trustee.errors import ContextError, EngineError
+from trustee.errors import ContextError, EngineError, RequestError
 from trustee.rendering.call_parser import CallFormat
 from trustee.rendering.chat_templates import PLAIN, ChatStyle
 from trustee.rendering.renderer import Renderer
@@ -39,6 +40,7 @@ from trustee.types import Adapter, Completion, Sample
 MARKS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>")
 FIRST_MARK = 256
 STOP = FIRST_MARK + MARKS.index("<|im_end|>")
+VOCABULARY = FIRST_MARK + len(MARKS)
 MARK = re.compile("|".join(map(re.escape, MARKS)))
 
 
@@ -158,9 +160,15 @@ class ScriptedEngine:
         """Stop nothing."""
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        """Return the script's text as a completion; see `engine.Engine.generate`."""
+        """Return the script's text as a completion; see `engine.HeardEngine.generate`."""
         if len(ids) + sampling.max_tokens > self._context:
             raise ContextError(
                 f"{len(ids)} prompt tokens and {sampling.max_tokens} new ones exceed the context "
@@ -168,6 +176,8 @@ class ScriptedEngine:
             )
         if adapter is not None and adapter.version not in self.known:
             raise EngineError(f"{adapter.name} is not published")
+        if beyond := [id for id in ids if not 0 <= id < VOCABULARY]:
+            raise RequestError(f"token id {beyond[0]} is out of vocabulary")
         request = Request(
             prompt=self._tokenizer.decode(ids),
             adapter=adapter,
@@ -181,12 +191,16 @@ class ScriptedEngine:
             text = said if isinstance(said, str) else await said
             await anyio.lowlevel.checkpoint()
             self.moves += 1
+            sampled = (*self._tokenizer.encode(text), STOP)
+            ends = [place for place, id in enumerate(sampled) if id in sampling.stop_ids]
+            sampled = sampled[: ends[0] + 1] if ends else sampled
+            kept = sampled[: sampling.max_tokens]
+            if hear is not None:
+                for id in kept:
+                    hear(Piece(ids=(id,), logprobs=(0.0,)))
+                    await anyio.lowlevel.checkpoint()
         finally:
             self.running.discard(request_id)
-        sampled = (*self._tokenizer.encode(text), STOP)
-        ends = [place for place, id in enumerate(sampled) if id in sampling.stop_ids]
-        sampled = sampled[: ends[0] + 1] if ends else sampled
-        kept = sampled[: sampling.max_tokens]
         return Completion(
             ids=kept,
             logprobs=(0.0,) * len(kept),
@@ -278,6 +292,13 @@ class ScriptedTrainer(ScriptedEngine):
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Return zeros, as the engine does."""
         return [0.0] * sum(sample.mask)
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Return zeros: a script has no distributions."""
+        return tuple(
+            Divergence(kl=zeros, base=zeros, policy=zeros)
+            for zeros in ((0.0,) * sum(sample.mask) for sample in samples)
+        )
 
     async def memory(self) -> dict[str, int]:
         """Return zeros: a script holds no GPU memory."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trustee.types import Adapter, Record, Role
+from trustee.types import Completion, Record, Role
 
 SPEAKERS = (Role.POLICY, Role.WRITER, Role.USER, Role.TOOL, Role.JUDGE)
 
@@ -60,16 +60,16 @@ Observer = Callable[[RequestTiming], None]
 
 
 def read_timing(
-    output: Any, *, adapter: Adapter | None, request_id: str, arrived: float
+    output: Any, completion: Completion, *, request_id: str, arrived: float
 ) -> RequestTiming:
     """Return vLLM's times of a finished request; its child process also uses `time.monotonic`."""
     measured = output.metrics
     return RequestTiming(
         request_id=request_id,
-        version=0 if adapter is None else adapter.version,
+        version=completion.version,
         prompt_tokens=len(output.prompt_token_ids),
         cached_tokens=output.num_cached_tokens or 0,
-        completion_tokens=len(output.outputs[0].token_ids),
+        completion_tokens=len(completion.ids),
         arrived=arrived,
         queued=measured.queued_ts,
         queue_s=measured.scheduled_ts - measured.queued_ts,

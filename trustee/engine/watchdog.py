@@ -21,6 +21,7 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
@@ -30,7 +31,7 @@ from trustee.algorithm.learner import (
 )
 from trustee.engine.clock import EngineClock
 from trustee.engine.liveness import Liveness, Wait, Waiting
-from trustee.engine.protocol import EngineProgress, Sampling, TrainingEngine
+from trustee.engine.protocol import EngineProgress, Hear, Sampling, TrainingEngine
 from trustee.errors import EngineDied, EngineError
 from trustee.types import Adapter, Completion, Record, Sample
 
@@ -81,7 +82,13 @@ class Watchdog:
         return self._engine.context
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
         """Complete `ids`, however long it takes.
 
@@ -98,7 +105,7 @@ class Watchdog:
             priority=sampling.priority,
         ) as wait:
             return await self._engine.generate(
-                ids, sampling, adapter=adapter, request_id=request_id
+                ids, sampling, adapter=adapter, request_id=request_id, hear=hear
             )
         assert wait.hangs, "a block that does not return was cancelled"
         limit = f"{seconds:g} s (watchdog.request_seconds)"
@@ -164,6 +171,11 @@ class Watchdog:
         """Return the trainer's logprobs of a sample's sampled ids."""
         with self._call(f"logprobs of {len(sample.ids)} ids"):
             return await self._engine.trainer_logprobs(sample, adapter=adapter)
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Compare base and adapter at every sampled id of some samples."""
+        with self._call(f"divergence of {len(samples)} samples"):
+            return await self._engine.diverge(samples)
 
     async def memory(self) -> dict[str, int]:
         """Return the bytes of GPU memory that are held."""

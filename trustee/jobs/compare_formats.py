@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Literal
 
+from trustee.checks.agreement import Gaps
 from trustee.config import Config, apply_changes
 from trustee.engine.clock import EngineClock
 from trustee.engine.model_config import check_config, read_model_config
@@ -32,8 +33,8 @@ class FormatFigures(Record, frozen=True):
 
     decoding: float
     """Sampled tokens per second, as many requests at once as a run has."""
-    gap: float
-    """Mean difference of engine and trainer, in nats per token."""
+    gaps: Gaps
+    """Mean differences of engine and trainer."""
 
 
 async def compare_formats(config: Config, model: Path, renderer: Renderer) -> Finding:
@@ -71,7 +72,7 @@ async def measure_format(
         exam = EngineExam(changed, engine, renderer, folder=scratch)
         await exam.sample_several()
         await exam.sample_several()
-        return FormatFigures(decoding=exam.decoding, gap=await exam.gap(None))
+        return FormatFigures(decoding=exam.decoding, gaps=await exam.gaps(None))
 
 
 def judge_formats(*, nf4: FormatFigures, int4: FormatFigures, limit: float, used: str) -> Finding:
@@ -83,12 +84,12 @@ def judge_formats(*, nf4: FormatFigures, int4: FormatFigures, limit: float, used
         limit: largest gap that a run allows.
         used: the format of the config at hand.
     """
-    # Not `gap > limit`, which would accept NaN.
-    right = int4.gap <= limit
+    right = int4.gaps.judge(limit) != "fail"
     best: FourBits = "int4" if right and int4.decoding >= FASTER * nf4.decoding else "nf4"
     why = (
         f"decoding {nf4.decoding:.0f} tokens/s in nf4, {int4.decoding:.0f} in int4; engine and "
-        f"trainer differ by {nf4.gap:.4f} and {int4.gap:.4f} nats per token; take {best}"
+        f"trainer differ in nf4 by {nf4.gaps.describe()}, in int4 by {int4.gaps.describe()}, in "
+        f"nats per token; take {best}"
     )
     if best == used:
         return Finding(name="four bits", state="ok", why=why)

@@ -14,6 +14,7 @@ from trustee.algorithm.fallback import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
 from trustee.checks.canaries import read_canaries
+from trustee.checks.forgetting import ForgettingGate
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
@@ -166,6 +167,7 @@ def make_run(
         watch=Watch(config.watch),
         gates=config.gates,
         effect=EffectGate(guarded, renderer, patience=config.gates.effect_patience),
+        forgetting=ForgettingGate(guarded, renderer, most=config.gates.forgetting),
         ladder=make_memory_ladder(config),
         rollout=config.rollout,
         learning=config.learn,

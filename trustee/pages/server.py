@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.resources import files
-from ipaddress import ip_address
 from pathlib import Path
 
 import anyio
@@ -23,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trustee.endpoint.listening import LOOPBACK, name_in
 from trustee.errors import InputError
 from trustee.pages import answers
 from trustee.pages.library import Library
@@ -33,7 +33,6 @@ LOOK_SECONDS = 1.0
 """Time between two looks at the sizes of a run's files, while a page follows it."""
 BEAT_SECONDS = 15.0
 """Time after which a followed run without news sends a sign of life."""
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -197,7 +196,7 @@ class Guard:
         headers = {
             name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]
         }
-        host = _name_of(headers.get("host", ""))
+        host = name_in(headers.get("host", ""))
         if self._hosts and host not in self._hosts:
             return PlainTextResponse("this server has another name", status_code=421)
         if scope["method"] not in ("GET", "HEAD"):
@@ -205,23 +204,6 @@ class Guard:
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return PlainTextResponse("asked by another page", status_code=403)
         return None
-
-
-def _name_of(host: str) -> str:
-    """Return the name in a Host header, without its port."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    return name.strip("[]").lower()
-
-
-def names_of(host: str) -> tuple[str, ...]:
-    """Return the names under which a server that listens on an address may be asked."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return (host, *LOOPBACK)
-    if address.is_unspecified:
-        return ()
-    return LOOPBACK if address.is_loopback else (host, *LOOPBACK)
 
 
 def read_wanted(request: Request) -> Wanted:

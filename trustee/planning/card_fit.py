@@ -50,11 +50,12 @@ def look_at_plan(config: Config, found: FoundCard) -> Finding:
     except InputError as error:
         fix = "choose another model with --set model.path=DIR, or another GPU with --gpu N"
         return Finding(name="plan", state="fail", why=str(error), fix=fix)
+    chosen = f", with {', '.join(plan.settings)}" if plan.settings else ""
     return Finding(
         name="plan",
         state="ok" if plan.fits else "fail",
         why=f"{plan.peak_gib:.2f} GiB at the peak, a KV cache of {plan.kv_tokens} tokens, "
-        f"training on up to {plan.train_length} tokens",
+        f"training on up to {plan.train_length} tokens{chosen}",
         fix="" if plan.fits else advise(plan, found),
     )
 

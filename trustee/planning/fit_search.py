@@ -52,13 +52,11 @@ class Lever(NamedTuple):
                 lower = now if now is not None and now <= self.value else self.value
             case "learn.activation_checkpointing" if self.value == "recompute":
                 lower = self.value if now == "off" else now
-            case (
-                "learn.optimizer"
-                | "learn.activation_checkpointing"
-                | "engine.weights"
-                | "engine.eager"
-            ):
+            case "learn.optimizer" | "learn.activation_checkpointing" | "engine.eager":
                 lower = self.value
+            case "engine.weights":
+                # Of nearly the same size, so whoever asked for int4 keeps it.
+                lower = now if now == "int4" else self.value
             case _:
                 lower = min(now, self.value)
         return budget.change({self.key: lower})
@@ -96,7 +94,9 @@ HARSH = (
 """These cost length, speed or capacity."""
 
 
-def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Budget | None:
+def fit(
+    shape: ModelShape, budget: Budget, *, usable: int, shortest: int, offload: bool = True
+) -> Budget | None:
     """Change a budget so that it fits; None where no change helps.
 
     Args:
@@ -104,6 +104,7 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
         budget: as wanted.
         usable: bytes of the card.
         shortest: context below which episodes make no sense.
+        offload: whether layer inputs may go to host memory.
     """
     if count_kv_tokens(shape, budget) < budget.engine.context:
         # The engine would not start.
@@ -117,6 +118,8 @@ def fit(shape: ModelShape, budget: Budget, *, usable: int, shortest: int) -> Bud
             if lever is not None:
                 if lever.key == "engine.context" and lever.value < shortest:
                     continue
+                if lever.value == "offload" and not offload:
+                    continue
                 pulled.append(lever)
             if _settle(shape, budget, pulled, usable=usable, contexts=contexts) is not None:
                 return _prune(shape, budget, pulled, usable=usable, contexts=contexts)
@@ -127,17 +130,23 @@ def raise_cache(shape: ModelShape, budget: Budget, *, usable: int) -> Budget:
     """Return the budget with all that is left of the GPU as KV cache."""
     spare = usable - make_ledger(shape, budget).peak
     added = max(0, spare) // KV_STEP * KV_STEP
-    return budget.change({"engine.kv_bytes": budget.engine.kv_bytes + added})
+    return budget.change({"engine.kv_bytes": budget.engine.cache_bytes + added})
 
 
 def name_changes(before: Budget, after: Budget) -> tuple[str, ...]:
     """Write the differences of two budgets as the values of `--set`."""
     return tuple(
-        f"{section}.{name}={new if isinstance(new, str) else msgspec.json.encode(new).decode()}"
+        f"{section}.{name}={_write_value(new)}"
         for section in SECTIONS
         for name, new in msgspec.structs.asdict(getattr(after, section)).items()
         if new != getattr(getattr(before, section), name)
     )
+
+
+def _write_value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _settle(
@@ -146,8 +155,8 @@ def _settle(
     """Pull levers and give the rest of the card to the cache; None where that is not enough."""
     for lever in levers:
         budget = lever.pull(budget)
-    room = usable - make_ledger(shape, budget).peak + budget.engine.kv_bytes
-    if room >= budget.engine.kv_bytes:
+    room = usable - make_ledger(shape, budget).peak + budget.engine.cache_bytes
+    if room >= budget.engine.cache_bytes:
         return budget
     wanted = min(contexts * budget.engine.context, count_kv_tokens(shape, budget))
     step = KV_STEP if room >= GIB else FINE_STEP

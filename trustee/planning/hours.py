@@ -1,17 +1,18 @@
 """How long a run takes and how much energy it uses, estimated from operation and byte counts.
 
-Training is bound by arithmetic and decoding by memory bandwidth, so a GPU's speed and bandwidth
-determine both within a factor; every figure is a range. The two times add up, because trainer and
-engine take turns on the one GPU. `trustee doctor` replaces the data-sheet speeds with measured
-ones. The length of an episode is assumed, and the assumptions are printed; after ten steps a run's
-own `timing.jsonl` is more reliable.
+Training is bound by arithmetic; a decoding step's time is that of `decoding.py`, by card and
+requests at once. Every figure is a range. The two times add up, because trainer and engine take
+turns on the one GPU. `trustee doctor` replaces the data-sheet speeds with measured ones. The length
+of an episode is assumed, and the assumptions are printed; after ten steps a run's own
+`timing.jsonl` is more reliable.
 """
 
 from __future__ import annotations
 
 from trustee.planning.budget import Budget
 from trustee.planning.cards import Card
-from trustee.planning.ledger import base_bytes, count_kv_tokens, kv_token_bytes
+from trustee.planning.decoding import bandwidth_share, step_seconds
+from trustee.planning.ledger import count_kv_tokens
 from trustee.planning.shapes import ModelShape
 from trustee.types import Record
 
@@ -20,10 +21,8 @@ MIXED = (0.3, 0.7)
 
 TRAIN_SHARE = (0.6, 0.35)
 """Share of a GPU's bf16 speed that training reaches, at best and at worst."""
-DECODE_SHARE = (0.75, 0.4)
-"""Share of a GPU's bandwidth that decoding reaches; adapters and NF4 cost the rest."""
-STEP_SECONDS = (0.004, 0.010)
-"""Fixed overhead of one engine step, in seconds."""
+ATTENTION_BACKWARD = 2.5
+"""Operations of attention's backward pass by those of its forward pass: five products, not two."""
 READS = (1.0, 2.0)
 """How often each context is prefilled: once, or again after the cache had to drop it."""
 OVERBOOKING = 1.5
@@ -174,7 +173,12 @@ def count_episodes(shape: ModelShape, budget: Budget, work: Workload) -> int:
 
 def forward_operations(shape: ModelShape, *, length: float) -> float:
     """Return the operations of a forward pass per token in a context of `length` tokens."""
-    return 2.0 * shape.linear_numel + shape.layers * 2.0 * length * shape.query
+    return 2.0 * shape.linear_numel + attention_operations(shape, length=length)
+
+
+def attention_operations(shape: ModelShape, *, length: float) -> float:
+    """Return the operations of attention's forward pass per token; half the context is masked."""
+    return shape.layers * 2.0 * length * shape.query
 
 
 def training_operations(
@@ -183,17 +187,20 @@ def training_operations(
     """Return the operations of training on one token.
 
     They are a forward pass, another one if layers are recomputed, and a backward pass that costs
-    as much as a forward pass, because frozen weights need no gradients. The head's logits are
-    computed twice and differentiated once, at sampled positions only.
+    as much as a forward pass, because frozen weights need no gradients; that of attention costs
+    `ATTENTION_BACKWARD` times as much. The head's logits are computed twice and differentiated
+    once, at sampled positions only.
     """
-    runs = 2 if budget.learn.activation_checkpointing == "off" else 3
+    forwards = 1 if budget.learn.activation_checkpointing == "off" else 2
     head = 3 * 2.0 * shape.hidden * shape.vocab * sampled_share
     tiles = (
         2.0 * shape.layers * 3 * shape.hidden * shape.intermediate if budget.learn.mlp_tile else 0.0
     )
     # A tiled MLP costs another run only if the layers themselves are not recomputed.
     again = tiles if budget.learn.activation_checkpointing == "off" else 0.0
-    return runs * forward_operations(shape, length=length) + head + again
+    linear = (forwards + 1) * forward_operations(shape, length=0)
+    attention = (forwards + ATTENTION_BACKWARD) * attention_operations(shape, length=length)
+    return linear + attention + head + again
 
 
 def estimate_hours(shape: ModelShape, budget: Budget, card: Card, work: Workload) -> Hours:
@@ -238,11 +245,14 @@ def _rollout_seconds(
 ) -> float:
     """Return the seconds that one step's episodes take; divided by 36, hours per 100 steps."""
     live = count_episodes(shape, budget, work)
-    # An embedding is only indexed, so an untied table is not read; a tied one is, as the head.
-    tables = 0 if shape.tied else 2 * shape.vocab * shape.hidden
-    weights = base_bytes(shape, weights=budget.engine.weight_format) - tables
-    cache = live * work.episode_tokens / 2 * kv_token_bytes(shape)
-    step = (weights + cache) / (card.bandwidth * 1e9 * DECODE_SHARE[end]) + STEP_SECONDS[end]
+    step = step_seconds(
+        shape,
+        card,
+        weights=budget.engine.weight_format,
+        sequences=live,
+        tokens=live * work.episode_tokens / 2,
+        end=end,
+    )
     decode = work.episodes * work.generated_tokens / live * step
     operations = forward_operations(shape, length=work.policy_tokens)
     speed = card.tflops * 1e12 * TRAIN_SHARE[end]
@@ -282,7 +292,23 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
             if work.mixed == MIXED
             else "all groups are trained on (learn.keep_flat)"
         ),
-        f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the GPU's bf16 speed, "
-        f"decoding {DECODE_SHARE[1]:.0%} to {DECODE_SHARE[0]:.0%} of its bandwidth",
-        "held-out tasks before and after the run are not included",
+        f"training reaches {TRAIN_SHARE[1]:.0%} to {TRAIN_SHARE[0]:.0%} of the GPU's bf16 speed",
+    )
+
+
+def describe_decoding(shape: ModelShape, budget: Budget, card: Card, work: Workload) -> str:
+    """Return the assumed decoding step of a card as a sentence."""
+    live, weights = count_episodes(shape, budget, work), budget.engine.weight_format
+    tokens = live * work.episode_tokens / 2
+    seconds, shares = (
+        [
+            compute(shape, card, weights=weights, sequences=live, tokens=tokens, end=end)
+            for end in (0, 1)
+        ]
+        for compute in (step_seconds, bandwidth_share)
+    )
+    return (
+        f"a decoding step of {live} requests takes {1e3 * seconds[0]:.0f} to "
+        f"{1e3 * seconds[1]:.0f} ms in {weights} on {card.name}, {shares[1]:.0%} to "
+        f"{shares[0]:.0%} of its bandwidth"
     )

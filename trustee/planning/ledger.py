@@ -24,6 +24,7 @@ from trustee.planning.activations import (
     count_layer,
 )
 from trustee.planning.budget import Budget
+from trustee.planning.graphs import count_graph_pool
 from trustee.planning.shapes import ModelShape
 from trustee.trainer.int4 import INT4_GROUP
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
@@ -36,8 +37,12 @@ VOCAB_PADDING = 64
 
 CONTEXT_BYTES = 600 * MIB
 """CUDA context, kernels and cuBLAS workspaces of one process."""
-GRAPH_BYTES = 8 * MIB
-"""One captured CUDA graph, its share of the common pool included."""
+WORKSPACE_BYTES = 8 * MIB
+"""What cuBLAS keeps for each stream that it is called on."""
+STREAMS = 3
+"""Streams of the process on the card: the default one, the engine's, and that of capturing."""
+PENALTY_BYTES = 5
+"""Per sequence and id of the vocabulary: counts and masks of penalties, allocated though unused."""
 SLACK = 0.05
 """Share of what comes and goes that fragmentation may cost, beside `SLACK_BYTES`."""
 SLACK_BYTES = 192 * MIB
@@ -245,24 +250,33 @@ def list_engine(shape: ModelShape, budget: Budget) -> Iterator[Entry]:
     """List what the engine holds for itself."""
     yield Entry(
         name="KV cache",
-        bytes=budget.engine.kv_bytes,
+        bytes=budget.engine.cache_bytes,
         when="always",
         exact=True,
         reason=f"engine.kv_bytes: {count_kv_tokens(shape, budget)} tokens",
     )
     yield Entry(
         name="CUDA context",
-        bytes=CONTEXT_BYTES,
+        bytes=CONTEXT_BYTES + STREAMS * WORKSPACE_BYTES,
         when="always",
         exact=False,
-        reason="driver, kernels, cuBLAS workspaces of the one process on the card",
+        reason=f"driver and kernels of the one process, workspaces of {STREAMS} streams",
     )
     yield Entry(
         name="CUDA graphs",
-        bytes=0 if budget.engine.eager else GRAPH_BYTES * count_graphs(budget.engine.max_sequences),
+        bytes=count_graph_pool(
+            budget, opened=count_opened(shape, weights=budget.engine.weight_format, tiled=False)
+        ),
         when="always",
         exact=False,
         reason="none (engine.eager)" if budget.engine.eager else "decoding, captured by batch size",
+    )
+    yield Entry(
+        name="penalties",
+        bytes=PENALTY_BYTES * budget.engine.max_sequences * shape.vocab,
+        when="always",
+        exact=False,
+        reason="the sampler's counts and masks over the vocabulary",
     )
     yield Entry(
         name="engine activations",
@@ -351,11 +365,6 @@ def count_opened(shape: ModelShape, *, weights: WeightFormat, tiled: bool) -> in
     return {"nf4": opened + 4 * largest // NF4_BLOCK, "int4": opened}.get(weights, 0)
 
 
-def count_graphs(sequences: int) -> int:
-    """Count the engine's graphs: of decoding, and in pieces of twice the tokens; all twice."""
-    return 2 * sum(3 + -(-min(most, 512) // 8) for most in (sequences, 2 * sequences))
-
-
 def count_engine_step(shape: ModelShape, budget: Budget) -> int:
     """Count the bytes of one layer of the engine's largest step, and of a weight opened for it."""
     tokens = max(budget.engine.batched_tokens, budget.engine.max_sequences)
@@ -375,5 +384,5 @@ def kv_token_bytes(shape: ModelShape) -> int:
 
 def count_kv_tokens(shape: ModelShape, budget: Budget) -> int:
     """Count the tokens of the KV cache, in whole blocks; the engine keeps one for itself."""
-    blocks = budget.engine.kv_bytes // (kv_token_bytes(shape) * budget.block)
+    blocks = budget.engine.cache_bytes // (kv_token_bytes(shape) * budget.block)
     return max(0, blocks - 1) * budget.block

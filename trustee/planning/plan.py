@@ -13,8 +13,8 @@ import msgspec
 from trustee.config import Config, apply_changes
 from trustee.planning.activations import count_parked
 from trustee.planning.budget import Budget
-from trustee.planning.cards import Card, resize_card
-from trustee.planning.fit_search import BARELY, fit, name_changes, raise_cache
+from trustee.planning.cards import DRIVER_GIB, Card, resize_card
+from trustee.planning.fit_search import fit, name_changes
 from trustee.planning.hours import (
     BUILT_IN,
     LONGEST_SPEECH,
@@ -29,7 +29,6 @@ from trustee.planning.hours import (
     count_episodes,
     count_tokens,
     estimate_hours,
-    list_assumptions,
 )
 from trustee.planning.ledger import (
     Ledger,
@@ -38,6 +37,8 @@ from trustee.planning.ledger import (
     count_states,
     make_ledger,
 )
+from trustee.planning.notes import list_notes
+from trustee.planning.self_fit import fill_card
 from trustee.planning.shapes import ModelShape, find_shape, known_models
 from trustee.types import GIB, Record
 
@@ -47,8 +48,8 @@ EPISODE_TOKEN_BYTES = 20
 """Bytes on disk per token of an episode: id, logprob and text."""
 ROOM_FOR_A_PROMPT = 2048
 """Tokens that a context must have room for in addition to one policy message."""
-WORTH_RAISING = 1.1
-"""Factor by which the cache must be able to grow for a note to mention it."""
+FEW_EPISODES = 2
+"""Episodes at once below which a smaller model is worth a note."""
 
 
 class RunPlan(Record, frozen=True):
@@ -82,12 +83,16 @@ class RunPlan(Record, frozen=True):
     """Steps of the run, if nothing ends it before."""
     tokens_per_step: StepTokens
     hours_per_100_steps: dict[str, Range]
+    held_out_hours: Range
+    """Of playing the held-out tasks, before the run and after it."""
     kwh_per_100_steps: Range
     api_calls: int
     """Calls to paid APIs."""
     changes: tuple[str, ...]
     """Values of `--set` that make the run fit; empty if it fits already or nothing helps."""
     notes: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+    """Values of `--set` that were chosen for the card, where `engine.kv_bytes` is auto."""
     command: str = ""
     """The command line with these changes."""
     after: RunPlan | None = None
@@ -137,8 +142,21 @@ def read_workload(config: Config) -> Workload:
 
 
 def make_plan(config: Config, shape: ModelShape, *, vram_gib: float, card: Card) -> RunPlan:
-    """Plan a run; if it does not fit, look for changes that make it fit."""
-    card = resize_card(card, vram_gib)
+    """Plan a run; if it does not fit, look for changes that make it fit.
+
+    With `engine.kv_bytes = "auto"` the plan is of the settings that were chosen for the card.
+    """
+    most = config.engine.memory_gib
+    card = resize_card(card, vram_gib if most is None else min(vram_gib, most + DRIVER_GIB))
+    if config.engine.kv_bytes == "auto" and card.has_bf16:
+        chosen = find_changes(config, shape, card)
+        if chosen:
+            plan = _describe(apply_changes(config, chosen), shape, card)
+            advice = (
+                *_advise_smaller(plan, config, shape, card),
+                *_advise_without_offload(config, shape, card, chosen),
+            )
+            return msgspec.structs.replace(plan, settings=chosen, notes=(*advice, *plan.notes))
     plan = _describe(config, shape, card)
     if plan.fits or not card.has_bf16:
         return plan
@@ -165,27 +183,82 @@ def write_command(config: Config, changes: tuple[str, ...]) -> str:
     return " ".join(("trustee run", *(f"--set {shlex.quote(setting)}" for setting in settings)))
 
 
-def find_changes(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Return the smallest set of changes that makes a run fit; empty if there is none."""
-    budget, limits = read_budget(config), config.rollout.limits
-    fitted = fit(
-        shape,
-        budget,
-        usable=_usable(card),
-        shortest=max(limits.tokens, limits.response or 0) + ROOM_FOR_A_PROMPT,
+def find_changes(
+    config: Config, shape: ModelShape, card: Card, *, offload: bool = True
+) -> tuple[str, ...]:
+    """Return the smallest set of changes that makes a run fit; empty if there is none.
+
+    Args:
+        config: the run.
+        shape: its model.
+        card: the GPU.
+        offload: whether layer inputs may go to host memory.
+    """
+    budget, usable, limits = read_budget(config), _usable(card), config.rollout.limits
+    shortest = max(limits.tokens, limits.response or 0) + ROOM_FOR_A_PROMPT
+    if config.engine.kv_bytes != "auto":
+        fitted = fit(shape, budget, usable=usable, shortest=shortest)
+        return () if fitted is None else name_changes(budget, fitted)
+    work = read_workload(config)
+    filled = fill_card(shape, budget, work, usable=usable, shortest=shortest, offload=offload)
+    if filled is None:
+        return ()
+    changes = name_changes(budget, filled)
+    changed = apply_changes(config, changes)
+    live = count_episodes(shape, filled, read_workload(changed))
+    if config.rollout.parallel is None and live < config.rollout.episodes:
+        changes = (*changes, f"rollout.parallel={live}")
+    return changes
+
+
+def _advise_smaller(
+    plan: RunPlan, config: Config, shape: ModelShape, card: Card
+) -> tuple[str, ...]:
+    """Return a note on a smaller model where the wanted one fits, but barely."""
+    if plan.episodes >= FEW_EPISODES and 2 * plan.train_length >= config.engine.context:
+        return ()
+    changes = _find_smaller(config, shape, card)
+    if not changes:
+        return ()
+    changed = apply_changes(config, changes)
+    other = _describe(changed, find_shape(changed.model.path), card)
+    if (other.episodes, other.train_length) <= (plan.episodes, plan.train_length):
+        return ()
+    return (
+        f"{shape.name} fits with little room: --model {other.model} would train on up to "
+        f"{other.train_length} tokens and play {other.episodes} episodes at once",
     )
-    return () if fitted is None else name_changes(budget, fitted)
+
+
+def _advise_without_offload(
+    config: Config, shape: ModelShape, card: Card, chosen: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return a note on the second choice where host memory cannot be pinned."""
+    if apply_changes(config, chosen).learn.activation_checkpointing != "offload":
+        return ()
+    kept = apply_changes(config, ["learn.activation_checkpointing=recompute"])
+    changes = find_changes(kept, shape, card, offload=False)
+    if not changes:
+        return ()
+    settings = ("learn.activation_checkpointing=recompute", *changes)
+    return (
+        "where the log says pages_not_pinned (some containers, WSL) offload is several times "
+        f"slower; without it the run fits with {' '.join(f'--set {one}' for one in settings)}",
+    )
 
 
 def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, ...]:
-    """Return the changes to the largest known model that fits; empty if none does."""
+    """Return the changes to a smaller known model that fits; empty if none does.
+
+    Models of the same family come first, because a run's settings suit them; then larger ones.
+    """
     known = [find_shape(name) for name in known_models()]
-    for other in sorted(known, key=lambda known_one: -known_one.numel):
+    for other in sorted(known, key=lambda one: (one.model_type != shape.model_type, -one.numel)):
         if other.numel >= shape.numel:
             continue
         renamed = f"model.path={other.name}"
         changed = apply_changes(config, [renamed])
-        if _describe(changed, other, card).fits:
+        if config.engine.kv_bytes != "auto" and _describe(changed, other, card).fits:
             return (renamed,)
         changes = find_changes(changed, other, card)
         if changes:
@@ -222,10 +295,11 @@ def _describe(config: Config, shape: ModelShape, card: Card) -> RunPlan:
         steps=config.run.steps,
         tokens_per_step=count_tokens(work),
         hours_per_100_steps=_by_name(hours),
+        held_out_hours=hours.rollout.times(2 * (config.eval.tasks or 0) / (100 * work.episodes)),
         kwh_per_100_steps=hours.total.times(card.watts / 1000),
         api_calls=0,
         changes=(),
-        notes=_list_notes(shape, budget, card, work, tokens=tokens),
+        notes=list_notes(shape, budget, card, work, tokens=tokens),
     )
 
 
@@ -261,70 +335,3 @@ def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload
     kept += config.run.keep_checkpoints * (adapter + states)
     episodes = config.run.steps * work.episodes * work.policy_tokens * EPISODE_TOKEN_BYTES
     return model + kept + int(episodes)
-
-
-def _list_notes(
-    shape: ModelShape, budget: Budget, card: Card, work: Workload, *, tokens: int
-) -> tuple[str, ...]:
-    notes = []
-    if not card.has_bf16:
-        major, minor = card.generation
-        notes.append(
-            f"{card.name} has compute capability {major}.{minor} and does not compute in bf16, "
-            "which engine and trainer need; GPUs from 8.0 (RTX 30, A100) do"
-        )
-    if tokens < budget.engine.context:
-        notes.append(
-            f"the KV cache holds {tokens} tokens, fewer than "
-            f"engine.context={budget.engine.context}, "
-            "so the engine would not start"
-        )
-    most = count_episodes(shape, budget, work)
-    if most < work.at_once:
-        notes.append(
-            f"up to {work.at_once} episodes run concurrently, but the KV cache supports {most} "
-            f"well: one needs {work.episode_tokens:.0f} tokens of cache, for its context "
-            f"({work.policy_tokens:.0f}) and the simulator's ({work.simulator_tokens:.0f}), and "
-            f"1.5 times the cache may be requested; rollout.parallel={most} avoids "
-            "reading contexts again"
-        )
-    notes += _list_room(shape, budget, card)
-    return (*notes, *list_assumptions(work))
-
-
-def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
-    """Return notes on settings that could be raised on a GPU with room to spare."""
-    usable = _usable(card)
-    if make_ledger(shape, budget).peak > usable:
-        return []
-    notes = []
-    kept = (
-        "recompute"
-        if budget.learn.activation_checkpointing == "offload"
-        else budget.learn.activation_checkpointing
-    )
-    faster = budget.change({"learn.activation_checkpointing": kept, "learn.mlp_tile": None})
-    if faster != budget and make_ledger(shape, faster).peak <= usable:
-        changes = " and ".join(name_changes(budget, faster))
-        notes.append(f"the run also fits without these savings: {changes}")
-    raised = raise_cache(shape, budget, usable=usable)
-    if raised.engine.kv_bytes > WORTH_RAISING * budget.engine.kv_bytes:
-        notes.append(
-            "there is room for more episodes at once: "
-            f"engine.kv_bytes={raised.engine.kv_bytes} would hold "
-            f"{count_kv_tokens(shape, raised)} tokens"
-        )
-    double = 2 * budget.engine.context
-    longer = budget.change(
-        {
-            "engine.context": double,
-            "learn.micro_tokens": max(budget.learn.micro_tokens, double),
-        }
-    )
-    if (
-        make_ledger(shape, longer).peak <= usable
-        and count_kv_tokens(shape, longer) >= BARELY * longer.engine.context
-    ):
-        changes = " and ".join(name_changes(budget, longer))
-        notes.append(f"there is room for longer episodes: {changes}")
-    return notes

@@ -12,6 +12,9 @@ from trustee.planning.plan import RunPlan, make_plan
 from trustee.planning.shapes import find_shape
 from trustee.types import GIB
 
+MINUTES_BELOW = 10.0
+"""Hours below which a time is said in minutes."""
+
 
 def plan_text(plan: RunPlan) -> str:
     """Return a plan as text."""
@@ -36,7 +39,9 @@ def plan_text(plan: RunPlan) -> str:
         *(f"  {name:<20}{show_range(span)} hours" for name, span in hours.items()),
         f"  {'energy of the GPU':<20}{show_range(power)} kWh",
         f"  {f'all {plan.steps} steps':<20}{show_range(whole)} hours",
+        f"  {'held-out tasks':<20}{show_range(plan.held_out_hours)} hours, before and after",
         "",
+        *(f"- chosen for this card: {setting}" for setting in plan.settings),
         *(f"- {note}" for note in plan.notes),
     ]
     if plan.after is not None:
@@ -52,6 +57,29 @@ def _show_tokens(step: StepTokens) -> list[str]:
         f"  {'read':<20}{step.read.low / 1000:.0f} to {step.read.high / 1000:.0f}",
         f"  {'trained on':<20}{step.trained.low / 1000:.0f} to {step.trained.high / 1000:.0f}",
     ]
+
+
+def introduce(plan: RunPlan) -> str:
+    """Return one paragraph on what is going to run, and how long that may take."""
+    total = plan.hours_per_100_steps["total"]
+    step, whole = show_time(total.times(1 / 100)), show_time(total.times(plan.steps / 100))
+    chosen = f" Chosen for this card: {', '.join(plan.settings)}." if plan.settings else ""
+    held_out = plan.held_out_hours
+    tested = f", held-out tasks at {show_time(held_out)}" if held_out.high else ""
+    return (
+        f"{plan.model} on {plan.card}: a base of {plan.base_gib:.1f} GiB, training on up to "
+        f"{plan.train_length} tokens, a KV cache of {plan.kv_tokens} tokens for {plan.episodes} "
+        f"episodes at once; the computed peak is {plan.peak_gib:.1f} of {plan.usable_gib:.1f} GiB."
+        f"{chosen} A step is estimated at {step}, all {plan.steps} at {whole}{tested}; no card "
+        "has confirmed these figures yet."
+    )
+
+
+def show_time(hours: Range) -> str:
+    """Return a range of hours as text: in minutes up to ten hours."""
+    if hours.high < MINUTES_BELOW:
+        return f"{show_range(hours.times(60))} minutes"
+    return f"{show_range(hours)} hours"
 
 
 def _table(plan: RunPlan) -> list[str]:

@@ -82,6 +82,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     verdict = run.watch.observe(report, fresh)
     if verdict.stop is None or verdict.roll_back_to is not None:
         await apply_decision(run, verdict, moved=report.moved)
+    kl = await call_with_fallback(run.forgetting.measure, run.engine, ladder=run.ladder)
     metrics = {
         "step": run.step,
         "version": run.versions.version,
@@ -93,11 +94,13 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "rolled_back_to": verdict.roll_back_to,
         "memory_fallbacks": len(run.ladder.changes),
         "unread": reading.differing,
+        **({} if kl is None else {"forgetting_kl": kl}),
         **report.metrics(),
     }
     run.store.append("metrics.jsonl", [metrics])
     if verdict.stop is not None:
         await end_run(run, verdict)
+    run.forgetting.check(kl, step=run.step)
     published = time.monotonic()
     progress = await store_checkpoint(run)
     # Only after the checkpoint, because the previous one may name an older best version.
@@ -108,15 +111,22 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "train_s": round(trained - started_at, 3),
         "publish_s": round(published - trained, 3),
         "checkpoint_s": round(time.monotonic() - published, 3),
+        **describe_work(run),
+    }
+    run.store.append("timing.jsonl", [timing])
+    run.emit(describe_step(metrics, timing, progress=progress))
+    return progress
+
+
+def describe_work(run: Run) -> dict[str, Any]:
+    """Return what the simulator's roles have done so far, and the memory that was needed."""
+    return {
         "tokens": dict(run.simulator.tokens),
         "read": dict(run.simulator.read),
         "rejected": dict(run.simulator.rejected),
         "refusals": dict(run.simulator.refusals),
         "memory": run.engine.progress().peak,
     }
-    run.store.append("timing.jsonl", [timing])
-    run.emit(describe_step(metrics, timing, progress=progress))
-    return progress
 
 
 async def measure_between(run: Run, *, progress: float) -> float:

@@ -16,6 +16,7 @@ from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
 from trustee.checks.adapter_effect import EffectGate, EffectState
 from trustee.checks.alarms import AlarmsState, Watch
 from trustee.checks.config import GateConfig
+from trustee.checks.forgetting import ForgettingGate
 from trustee.engine.clock import EngineClock
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
@@ -117,6 +118,7 @@ class Run:
     watch: Watch
     gates: GateConfig
     effect: EffectGate
+    forgetting: ForgettingGate
     ladder: MemoryLadder
     rollout: RolloutConfig
     learning: LearnConfig

@@ -120,7 +120,11 @@ class Copies:
             except RuntimeError as error:
                 # WSL and containers often limit pinned memory.
                 self.pinned = False
-                log.warning("pages_not_pinned", why=str(error).partition("\n")[0])
+                log.warning(
+                    "pages_not_pinned",
+                    why=str(error).partition("\n")[0],
+                    fix="trustee plan names settings without offload",
+                )
         return torch.empty(PAGE, dtype=torch.uint8, device="cpu")
 
     def begin(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> torch.cuda.Event | None:

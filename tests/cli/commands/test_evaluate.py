@@ -295,6 +295,69 @@ def test_trials_are_asked_of_a_world_without_any(
 
 
 @pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--suite", "nothing"), "there are ftrl"),
+        (("--suite", "lm-eval"), "gsm8k"),
+        (("--suite", "bfcl", "more"), "RUN comes first"),
+        (("--suite", "tau2"), "--data DIR"),
+        (("--suite", "bfcl", "--data", "x"), "--suite tau2"),
+        (("--solo",), "--suite tau2"),
+        (("--suite", "tau2", "--data", "x", "--user-url", "http://x"), "together"),
+        (
+            ("--suite", "tau2", "--data", "x", "--solo", "--user-url", "u", "--user-model", "m"),
+            "no effect",
+        ),
+        (("--suite", "lm-eval", "gsm8k", "--solo"), "--suite tau2"),
+    ],
+)
+def test_suites_that_cannot_be_played(
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    named: str,
+) -> None:
+    """What a suite does not take, or lacks, is said before anything is read."""
+    check_error(refuse(capfd, "eval", tmp_path, *words), named)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--suite", "bfcl"),
+        ("--tasks", "5"),
+        ("--config", FTRL),
+        ("--world", FTRL),
+        ("--out", "x"),
+        ("--published",),
+        ("--strip-trial", "--permute-names"),
+        ("--break-tool",),
+    ],
+    ids=lambda given: given[0],
+)
+def test_options_that_general_prompts_have_no_use_for(
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+) -> None:
+    """What was forgotten does not depend on a world."""
+    started = never_start(monkeypatch)
+    told = refuse(capfd, "eval", tmp_path, "--retention", *given)
+    check_error(told, given[0], "--retention")
+    assert [] == started
+
+
+def test_no_general_prompt(
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Less than one prompt is none."""
+    check_error(refuse(capfd, "eval", tmp_path, "--retention", "--rows", "0"), "--rows 0")
+
+
+@pytest.mark.parametrize(
     "given",
     [
         ("--repeats", "2"),

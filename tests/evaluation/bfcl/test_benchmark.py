@@ -67,6 +67,7 @@ def read_call(text: str, number: int) -> ToolCall:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_the_rates_of_oracle_and_floor() -> None:
     """They are those that were measured apart from this program; doing nothing solves no call."""
     async with Bfcl().open() as opened:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     FAILED,
@@ -48,6 +49,7 @@ def build_command(options: argparse.Namespace) -> int:
         raise InputError(f"--count must be 1 or more, got {options.count}")
     config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     check_folder(options, config)
     report = show_job(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -56,6 +57,7 @@ def collect_command(options: argparse.Namespace) -> int:
         adapter=options.adapter or "",
     )
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     show_job(
         options,

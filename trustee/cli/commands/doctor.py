@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trustee.cli.commands.fitting import take_settings
 from trustee.cli.commands.options import (
     DONE,
     FAILED,
@@ -50,12 +51,15 @@ def doctor_command(options: argparse.Namespace) -> int:
     name = "qwen3-8b.toml" if on_card else "tiny.toml"
     config = read_config(find_config(options.config, name), allow_unsafe(options))
     choose_device(config, options.gpu)
+    looked = look_at_card(config, options.gpu or 0)
+    if config.engine.device == "cuda":
+        config = take_settings(config, options.gpu or 0)
     with open_scratch() as folder, divert_noise(folder) as to:
         found = anyio.run(
             until_interrupted,
             lambda: examine(
                 config,
-                extra=look_at_card(config, options.gpu or 0),
+                extra=looked,
                 soak=options.soak,
                 emit=lambda finding: (
                     None if options.json else say(finding_text(finding), to=to.out)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.effects import retention_command, where_command
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -22,39 +24,36 @@ from trustee.cli.commands.options import (
 from trustee.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trustee.config import Config
+    from trustee.evaluation.benchmark_report import BenchmarkReport
+    from trustee.evaluation.outside import OutsideBenchmark
+    from trustee.events import Emit
+
+OUTSIDE = ("tau2", "lm-eval")
+"""Suites that are programs of their own, which ask our endpoint."""
+SUITES = ("ftrl", "bfcl", *OUTSIDE)
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     evaluate = commands.add_parser("eval", help="compare a run's adapter with its base")
-    evaluate.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run folder; the adapters of further ones play its tasks too; "
-        "with --suite ftrl, the suite's file",
-    )
+    add_policies(evaluate)
     evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
     evaluate.add_argument(
-        "--adapter",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="may be given several times; default: the run's newest; none with --suite",
-    )
-    evaluate.add_argument(
-        "--repeats", type=int, metavar="K", help="attempts at each task, for pass^1 to pass^K"
-    )
-    evaluate.add_argument(
         "--suite",
-        choices=("ftrl", "bfcl"),
-        help="ftrl: play every environment of a file; bfcl: play the benchmark",
+        nargs="+",
+        metavar=("NAME", "TASKS"),
+        help="ftrl: play every environment of a file; bfcl, tau2: play the benchmark; lm-eval "
+        "TASKS: play tasks of the harness, separated by commas",
     )
+    add_outside(evaluate)
     evaluate.add_argument(
-        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="tasks of each category of a benchmark, or general prompts; default: all",
     )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
@@ -74,6 +73,19 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
     )
+    evaluate.add_argument(
+        "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
+    )
+    evaluate.add_argument(
+        "--where", action="store_true", help="size of the update by layer, and success with parts"
+    )
+    evaluate.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
+    )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_allow_world(evaluate)
@@ -81,12 +93,61 @@ def add(commands: Commands) -> None:
     evaluate.set_defaults(act=eval_command)
 
 
+def add_policies(evaluate: argparse.ArgumentParser) -> None:
+    """Add what says whose policies play, and how often."""
+    evaluate.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folder; the adapters of further ones play its tasks too; "
+        "with --suite ftrl, the suite's file",
+    )
+    evaluate.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        dest="adapters",
+        metavar="DIR",
+        help="may be given several times; default: the run's newest; none with --suite",
+    )
+    evaluate.add_argument(
+        "--repeats", type=int, metavar="K", help="attempts at each task, for pass^1 to pass^K"
+    )
+
+
+def add_outside(evaluate: argparse.ArgumentParser) -> None:
+    """Add the options of benchmarks that are programs of their own."""
+    evaluate.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="tau2: checkout of its repository; lm-eval: folder with tasks of your own",
+    )
+    evaluate.add_argument("--solo", action="store_true", help="tau2: telecom alone, without a user")
+    evaluate.add_argument(
+        "--user-url",
+        metavar="URL",
+        help="tau2: endpoint that plays the user, such as https://host/v1; default: the base",
+    )
+    evaluate.add_argument("--user-model", metavar="NAME", help="tau2: its model")
+
+
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
-    options.run, *others = options.runs
-    options.adapters = [*options.adapter, *others]
-    if options.suite is not None:
-        refuse_several(options)
+    options.run, options.adapter = options.runs[0], next(iter(options.adapters), None)
+    options.suite, options.lm_tasks = read_suite(options.suite)
+    outside = (options.data, options.solo or None, options.user_url, options.user_model)
+    if options.suite not in OUTSIDE and any(given is not None for given in outside):
+        raise InputError("--data, --solo, --user-url and --user-model need --suite tau2 or lm-eval")
+    if options.keep and not options.where:
+        raise InputError("--keep names what --where keeps of an update; add --where")
+    refuse_several(options)
+    if options.retention:
+        return retention_command(options)
+    if options.where:
+        return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
@@ -98,7 +159,6 @@ def eval_command(options: argparse.Namespace) -> int:
 
     if options.repeats is not None and options.repeats < 1:
         raise InputError(f"--repeats {options.repeats} is too few; give 1 or more, or leave it out")
-
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
@@ -111,6 +171,7 @@ def eval_command(options: argparse.Namespace) -> int:
     config = apply_changes(config, [*changes, *tasks])
     config = falsify(config, options)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     play_held_out(options, config, run)
     return DONE
@@ -121,10 +182,10 @@ def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> Non
     from trustee.jobs.evaluate import compare_text, run_comparison
     from trustee.jobs.policies import run_policies, table_text
 
-    adapters = [find_run(adapter) for adapter in options.adapters]
+    others = options.runs[1:]
     # A further run is held against the first one's own adapter.
-    if len(options.runs) > 1 and not options.adapter:
-        adapters = [run, *adapters]
+    own = [run] if others and not options.adapters else []
+    adapters = own + [find_run(adapter) for adapter in (*options.adapters, *others)]
     if len(adapters) < 2 and (options.repeats or 1) == 1:
         adapter = adapters[0] if adapters else None
         show_job(
@@ -145,16 +206,71 @@ def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> Non
 
 
 def refuse_several(options: argparse.Namespace) -> None:
-    """Refuse with a suite what only held-out tasks of a run have.
+    """Refuse several adapters or attempts where there are no held-out tasks of a run.
 
     Raises:
-        InputError: naming it.
+        InputError: naming what takes one.
     """
-    if len(options.runs) > 1 or len(options.adapter) > 1 or options.repeats is not None:
+    named = {"--retention": options.retention, "--where": options.where}
+    asked = next((name for name, given in named.items() if given), None)
+    if options.suite is not None:
+        asked = f"--suite {options.suite}"
+    is_several = len(options.runs) > 1 or len(options.adapters) > 1 or options.repeats is not None
+    if asked is not None and is_several:
         raise InputError(
-            f"--suite {options.suite} plays one adapter once; give one RUN, at most one --adapter "
-            "and no --repeats"
+            f"{asked} plays one adapter once; give one RUN, at most one --adapter and no --repeats"
         )
+
+
+def read_suite(given: Sequence[str] | None) -> tuple[str | None, str]:
+    """Return the name of a suite, and the names of tasks where it takes them.
+
+    Raises:
+        InputError: if there is no such suite, or the names are missing or not wanted.
+    """
+    if given is None:
+        return None, ""
+    name, *names = given
+    if name not in SUITES:
+        raise InputError(f"--suite {name}: there are {', '.join(SUITES)}")
+    if len(names) != (name == "lm-eval"):
+        raise InputError(
+            "--suite lm-eval takes the names of tasks, separated by commas, such as gsm8k,ifeval"
+            if name == "lm-eval"
+            else f"--suite {name} takes nothing behind it, got {' '.join(names)}; RUN comes first"
+        )
+    return name, ",".join(names)
+
+
+def choose_benchmark(options: argparse.Namespace) -> OutsideBenchmark:
+    """Return the benchmark that asks our endpoint.
+
+    Raises:
+        InputError: if what it needs is not given, or cannot be used.
+    """
+    import os
+
+    from trustee.evaluation.lm_eval import LmEval
+    from trustee.evaluation.outside import Place
+    from trustee.evaluation.tau2.benchmark import Tau2
+
+    if options.suite == "lm-eval":
+        if options.solo or options.user_url or options.user_model:
+            raise InputError("--solo, --user-url and --user-model need --suite tau2")
+        return LmEval(tasks=tuple(options.lm_tasks.split(",")), folder=options.data)
+    if options.data is None:
+        raise InputError(
+            "--suite tau2 needs --data DIR, a checkout of github.com/sierra-research/tau2-bench"
+        )
+    if bool(options.user_url) != bool(options.user_model):
+        raise InputError("--user-url and --user-model are given together")
+    if options.solo and options.user_url:
+        raise InputError("--solo has no user, so --user-url has no effect; leave out one of them")
+    user = None
+    if options.user_url:
+        key = os.environ.get("TRUSTEE_USER_KEY", "").strip()
+        user = Place(url=options.user_url.rstrip("/"), model=options.user_model, key=key)
+    return Tau2(options.data, solo=options.solo, user=user)
 
 
 def benchmark_command(options: argparse.Namespace) -> int:
@@ -162,6 +278,7 @@ def benchmark_command(options: argparse.Namespace) -> int:
     from trustee.config import apply_changes
     from trustee.evaluation.benchmark_report import benchmark_text
     from trustee.jobs.benchmark import BENCHMARKS, play_benchmark
+    from trustee.jobs.outside_benchmark import play_outside
     from trustee.jobs.run_metadata import read_trusted
 
     if options.tasks or options.config or options.published or options.out or options.world:
@@ -171,23 +288,20 @@ def benchmark_command(options: argparse.Namespace) -> int:
         )
     if options.rows is not None and options.rows < 1:
         raise InputError(f"--rows {options.rows} is too few; give 1 or more, or leave it out")
+    outside = choose_benchmark(options) if options.suite in OUTSIDE else None
     allow_worlds(options)
     changes = allow_unsafe(options)
     config = apply_changes(read_trusted(options.run, changes), changes)
     choose_device(config, options.gpu)
-    show_job(
-        options,
-        options.run,
-        lambda emit: play_benchmark(
-            config,
-            options.run,
-            BENCHMARKS[options.suite],
-            rows=options.rows,
-            adapter=next(iter(options.adapter), None),
-            emit=emit,
-        ),
-        text=benchmark_text,
-    )
+    config = fill_engine(config, options.gpu or 0)
+
+    async def play(emit: Emit) -> BenchmarkReport:
+        given = {"rows": options.rows, "adapter": options.adapter, "emit": emit}
+        if outside is not None:
+            return await play_outside(config, options.run, outside, **given)
+        return await play_benchmark(config, options.run, BENCHMARKS[options.suite], **given)
+
+    show_job(options, options.run, play, text=benchmark_text)
     return DONE
 
 
@@ -241,6 +355,7 @@ def suite_command(options: argparse.Namespace) -> int:
         )
     config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
     folder = options.out or name_folder(config)
     if (folder / "suite-base.jsonl").exists():
@@ -252,7 +367,7 @@ def suite_command(options: argparse.Namespace) -> int:
             config,
             options.run,
             folder,
-            adapter=next(iter(options.adapter), None),
+            adapter=options.adapter,
             published=options.published,
             emit=emit,
         ),

@@ -54,6 +54,11 @@ def add(commands: Commands) -> None:
         "--adapter", type=Path, metavar="DIR", help="start from this adapter, or a run's newest"
     )
     run.add_argument(
+        "--yes",
+        action="store_true",
+        help="take the smaller model where the wanted one is too large",
+    )
+    run.add_argument(
         "--force", action="store_true", help="start even if the plan says that it does not fit"
     )
     run.add_argument(
@@ -126,8 +131,8 @@ def run_command(options: argparse.Namespace) -> int:
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)
-    if config.engine.device == "cuda" and not options.force:
-        check_plan(config, options.gpu or 0)
+    if config.engine.device == "cuda":
+        config = fit_to_card(config, options)
     if options.dry_run:
         from trustee.jobs.stages import foretell
 
@@ -154,27 +159,14 @@ def refuse_taken(folder: Path) -> None:
         )
 
 
-def check_plan(config: Config, gpu: int) -> None:
-    """Refuse a run that does not fit the memory that is free on the GPU now.
+def fit_to_card(config: Config, options: argparse.Namespace) -> Config:
+    """Return the config with settings that fit the GPU, as far as the options allow."""
+    from trustee.cli.commands.fitting import fit_run, take_settings
 
-    Raises:
-        InputError: naming the changes that make it fit.
-    """
-    from trustee.planning.card_fit import advise, plan_on, show_holders
-    from trustee.planning.cards import read_card
-    from trustee.types import GIB
-
-    found = read_card(gpu)
-    if found is None:
-        return
-    plan = plan_on(found, config)
-    if plan.fits:
-        return
-    raise InputError(
-        f"this run needs {plan.peak_gib:.1f} GiB and {found.name} has {found.free / GIB:.1f} GiB "
-        f"free{show_holders(found)}; {advise(plan, found)}; "
-        "trustee plan shows where the memory goes, --force starts the run anyway"
-    )
+    gpu = options.gpu or 0
+    if options.force:
+        return take_settings(config, gpu)
+    return fit_run(config, gpu, yes=options.yes, may_change=options.resume is None)
 
 
 def check_worlds(config: Config) -> None:

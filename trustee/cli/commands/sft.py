@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
     Commands,
@@ -57,6 +58,7 @@ def sft_command(options: argparse.Namespace) -> int:
         file = options.file
         folder = options.out or name_folder(config)
     choose_device(config, options.gpu)
+    config = fill_engine(config, options.gpu or 0, trains=True)
     warn_unconfined(config)
     show_job(
         options,

@@ -35,14 +35,14 @@ def ui_command(options: argparse.Namespace) -> int:
     import anyio
 
     from trustee.cli.interrupt import until_interrupted
-    from trustee.pages.server import names_of
+    from trustee.endpoint.listening import is_private
     from trustee.pages.serving import serve
 
     folders: list[Path] = options.folders or [Path("runs")]
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; name a folder of runs, or a run folder")
-    if not set(names_of(options.host)) <= set(names_of("127.0.0.1")) or not names_of(options.host):
+    if not is_private(options.host):
         complain(
             f"--host {options.host}: whoever reaches this address can read these runs; there is "
             "no password"
