@@ -147,10 +147,8 @@ def list_episodes(
     """Return a page of the episodes that match, and how much of the file was looked at."""
     opened = library.open(run)
     index, tasks = opened.episodes(file)
-    seconds = PIECE_SECONDS if len(index.columns) else FIRST_SECONDS
-    complete = index.advance(seconds)
-    # Rows are shown before their tasks are found; an order or a text needs all of them.
-    complete = tasks.advance(seconds if wanted.needs_no_task else float("inf")) and complete
+    complete = index.advance(PIECE_SECONDS if len(index.columns) else FIRST_SECONDS)
+    tasks.advance()
     search = opened.search(file, wanted)
     searched = search.advance(PIECE_SECONDS)
     rows = [

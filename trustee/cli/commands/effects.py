@@ -40,7 +40,7 @@ def retention_command(options: argparse.Namespace) -> int:
         options,
         run,
         lambda emit: measure_retention(
-            config, run, adapter=next(iter(options.adapter), None), most=options.rows, emit=emit
+            config, run, adapter=options.adapter, most=options.rows, emit=emit
         ),
         text=retention_text,
     )
@@ -67,7 +67,7 @@ def where_command(options: argparse.Namespace) -> int:
         options,
         run,
         lambda emit: locate_update(
-            config, run, adapter=next(iter(options.adapter), None), keep=options.keep, emit=emit
+            config, run, adapter=options.adapter, keep=options.keep, emit=emit
         ),
         text=update_text,
     )

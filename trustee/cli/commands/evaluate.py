@@ -39,26 +39,8 @@ SUITES = ("ftrl", "bfcl", *OUTSIDE)
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     evaluate = commands.add_parser("eval", help="compare a run's adapter with its base")
-    evaluate.add_argument(
-        "runs",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="run folder; the adapters of further ones play its tasks too; "
-        "with --suite ftrl, the suite's file",
-    )
+    add_policies(evaluate)
     evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
-    evaluate.add_argument(
-        "--adapter",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="may be given several times; default: the run's newest; none with --suite",
-    )
-    evaluate.add_argument(
-        "--repeats", type=int, metavar="K", help="attempts at each task, for pass^1 to pass^K"
-    )
     evaluate.add_argument(
         "--suite",
         nargs="+",
@@ -111,6 +93,30 @@ def add(commands: Commands) -> None:
     evaluate.set_defaults(act=eval_command)
 
 
+def add_policies(evaluate: argparse.ArgumentParser) -> None:
+    """Add what says whose policies play, and how often."""
+    evaluate.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folder; the adapters of further ones play its tasks too; "
+        "with --suite ftrl, the suite's file",
+    )
+    evaluate.add_argument(
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        dest="adapters",
+        metavar="DIR",
+        help="may be given several times; default: the run's newest; none with --suite",
+    )
+    evaluate.add_argument(
+        "--repeats", type=int, metavar="K", help="attempts at each task, for pass^1 to pass^K"
+    )
+
+
 def add_outside(evaluate: argparse.ArgumentParser) -> None:
     """Add the options of benchmarks that are programs of their own."""
     evaluate.add_argument(
@@ -130,21 +136,17 @@ def add_outside(evaluate: argparse.ArgumentParser) -> None:
 
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
-    options.run, *others = options.runs
-    options.adapters = [*options.adapter, *others]
+    options.run, options.adapter = options.runs[0], next(iter(options.adapters), None)
     options.suite, options.lm_tasks = read_suite(options.suite)
-    if options.suite is not None:
-        refuse_several(options, f"--suite {options.suite}")
     outside = (options.data, options.solo or None, options.user_url, options.user_model)
     if options.suite not in OUTSIDE and any(given is not None for given in outside):
         raise InputError("--data, --solo, --user-url and --user-model need --suite tau2 or lm-eval")
     if options.keep and not options.where:
         raise InputError("--keep names what --where keeps of an update; add --where")
+    refuse_several(options)
     if options.retention:
-        refuse_several(options, "--retention")
         return retention_command(options)
     if options.where:
-        refuse_several(options, "--where")
         return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
@@ -157,7 +159,6 @@ def eval_command(options: argparse.Namespace) -> int:
 
     if options.repeats is not None and options.repeats < 1:
         raise InputError(f"--repeats {options.repeats} is too few; give 1 or more, or leave it out")
-
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
@@ -181,10 +182,10 @@ def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> Non
     from trustee.jobs.evaluate import compare_text, run_comparison
     from trustee.jobs.policies import run_policies, table_text
 
-    adapters = [find_run(adapter) for adapter in options.adapters]
+    others = options.runs[1:]
     # A further run is held against the first one's own adapter.
-    if len(options.runs) > 1 and not options.adapter:
-        adapters = [run, *adapters]
+    own = [run] if others and not options.adapters else []
+    adapters = own + [find_run(adapter) for adapter in (*options.adapters, *others)]
     if len(adapters) < 2 and (options.repeats or 1) == 1:
         adapter = adapters[0] if adapters else None
         show_job(
@@ -204,15 +205,20 @@ def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> Non
     )
 
 
-def refuse_several(options: argparse.Namespace, chosen: str) -> None:
-    """Refuse with a suite, or general prompts, what only held-out tasks of a run have.
+def refuse_several(options: argparse.Namespace) -> None:
+    """Refuse several adapters or attempts where there are no held-out tasks of a run.
 
     Raises:
-        InputError: naming it.
+        InputError: naming what takes one.
     """
-    if len(options.runs) > 1 or len(options.adapter) > 1 or options.repeats is not None:
+    named = {"--retention": options.retention, "--where": options.where}
+    asked = next((name for name, given in named.items() if given), None)
+    if options.suite is not None:
+        asked = f"--suite {options.suite}"
+    is_several = len(options.runs) > 1 or len(options.adapters) > 1 or options.repeats is not None
+    if asked is not None and is_several:
         raise InputError(
-            f"{chosen} plays one adapter once; give one RUN, at most one --adapter and no --repeats"
+            f"{asked} plays one adapter once; give one RUN, at most one --adapter and no --repeats"
         )
 
 
@@ -290,7 +296,7 @@ def benchmark_command(options: argparse.Namespace) -> int:
     config = fill_engine(config, options.gpu or 0)
 
     async def play(emit: Emit) -> BenchmarkReport:
-        given = {"rows": options.rows, "adapter": next(iter(options.adapter), None), "emit": emit}
+        given = {"rows": options.rows, "adapter": options.adapter, "emit": emit}
         if outside is not None:
             return await play_outside(config, options.run, outside, **given)
         return await play_benchmark(config, options.run, BENCHMARKS[options.suite], **given)
@@ -361,7 +367,7 @@ def suite_command(options: argparse.Namespace) -> int:
             config,
             options.run,
             folder,
-            adapter=next(iter(options.adapter), None),
+            adapter=options.adapter,
             published=options.published,
             emit=emit,
         ),
