@@ -45,8 +45,9 @@ def check_error(request: pytest.FixtureRequest) -> ErrorCheck:
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test see the worlds and scripts that another test has loaded."""
+    """Let no test see the worlds, servers and scripts that another test has named."""
     monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(registry, "_allowed", set())
     monkeypatch.setattr(script, "_found", set())
 
 

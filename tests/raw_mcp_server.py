@@ -127,6 +127,8 @@ def list_page(cursor: str | None, mode: str) -> dict[str, Any]:
         return {"tools": [], "nextCursor": "0"}
     if mode == "empty":
         return {"tools": []}
+    if mode == "writes":
+        return {"tools": TOOLS[1:4]}
     if mode == "nonsense":
         return {"tools": "none"}
     if start + PAGE < len(TOOLS):

@@ -39,6 +39,7 @@ ONLY_VLLM = {
     "engine.vllm",
     "trainer.cpu_lora",
     "trainer.cpu_norm",
+    "trainer.host_embedding",
     "trainer.int4_layers",
     "trainer.online_linear",
     "trainer.packing",
@@ -58,9 +59,12 @@ MOST_LINES_OF_A_FUNCTION = 60
 
 
 def read_modules() -> dict[str, ast.Module]:
-    """Parse every module of the package, by dotted name below `trustee`."""
+    """Parse every module of the package, by dotted name below `trustee`.
+
+    The examples travel with it as files to copy, and are no part of it.
+    """
     modules = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(PACKAGE.glob("configs/**/*.py"))):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
         modules[name] = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))

@@ -52,6 +52,8 @@ from trustee.types import PATH, PathText, Record
 CONFIGS = Path("configs")
 PACKAGED = Path(__file__).parent / "configs"
 """Configs that travel with the package."""
+EXAMPLES = Path("examples")
+"""Folder of `PACKAGED` with environments to copy; the repository has a link of the same name."""
 SAME = "same"
 """Value of `eval_env` that means: the world of training."""
 
@@ -208,6 +210,15 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"{source}: learn.updates ({config.learn.updates}) must be at most the {episodes} "
             "episodes of a step (rollout.groups_per_step x rollout.group_size)"
         )
+    for key, value, needed in (
+        ("eval.every", config.eval.every, ("eval.tasks", config.eval.tasks)),
+        ("eval.patience", config.eval.patience, ("eval.every", config.eval.every)),
+    ):
+        if value is not None and needed[1] is None:
+            raise InputError(
+                f"{source}: {key} ({value}) has no effect while {needed[0]} is none; set both, or "
+                "neither"
+            )
     if config.engine.versions < 2:
         raise InputError(f"{source}: engine.versions must be at least 2: one plays, one is new")
     return config

@@ -13,6 +13,7 @@
         │   │   └── ContextError    the prompt does not fit the engine's context
         │   └── AnswerError         a teacher's endpoint gave no usable answer
         ├── ScoreError              the environment gave no usable score
+        ├── ServerError             a server that the world plays in broke down
         └── SimulatorError          a role gave no usable answer in all its attempts
 
 `rollout.EpisodePlayer`, which writes tasks and plays episodes, is the one place that catches
@@ -74,6 +75,12 @@ class ContextError(RequestError):
 
 class ScoreError(EpisodeError):
     """An environment's score cannot be used; the message names the reward and what it is."""
+
+    source = Role.WORLD
+
+
+class ServerError(EpisodeError):
+    """A server in which a world plays did not start, ended, kept silent or broke a limit."""
 
     source = Role.WORLD
 

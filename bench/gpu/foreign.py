@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu.instruments import FOREIGN, instruments
+from gpu.instruments import FOREIGN, forget_choices, instruments
 from gpu.models import FULL, make_full, read_full
 from gpu.report import Figures, Setting, report, round_all
 from gpu.sameness import prepare, small_config
@@ -76,6 +76,7 @@ def mix(card: str) -> dict[str, dict[str, str]]:
 
     usual: Any = ops._gpu_dispatch_props
     ops._gpu_dispatch_props = lambda index: FOREIGN[card]
+    forget_choices()
     try:
         return {
             str(rows): {
@@ -88,3 +89,4 @@ def mix(card: str) -> dict[str, dict[str, str]]:
         }
     finally:
         ops._gpu_dispatch_props = usual
+        forget_choices()

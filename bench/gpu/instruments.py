@@ -43,7 +43,18 @@ def pretend(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
 
     processors, major, minor = map(int, told.split(","))
     ops._gpu_dispatch_props = lambda index: (processors, major, minor)
+    forget_choices()
     return processors, major, minor
+
+
+def forget_choices() -> None:
+    """Have bitsandbytes choose anew: it remembers its choice for each size."""
+    from bitsandbytes.backends.cuda import ops
+
+    for function in (ops._gpu_dispatch_props, ops._gemm_4bit_use_custom_cuda):
+        clear = getattr(function, "cache_clear", None)
+        if clear is not None:
+            clear()
 
 
 class WatchedTrainer(Trainer):

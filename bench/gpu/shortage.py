@@ -39,7 +39,8 @@ async def run_short(setting: Setting) -> Figures:
         ledger = make_ledger(find_shape(str(model)), read_budget(config))
         config = apply_changes(config, [f"engine.memory_gib={choose_limit(ledger)}"])
     else:
-        os.environ[ROOM] = str(config.engine.context // 2)
+        # One id less than the largest sample has: the ladder keeps nothing much shorter.
+        os.environ[ROOM] = str(config.engine.context - 1)
     try:
         with instruments():
             async with start(setting, config, model, {}) as exam:

@@ -384,6 +384,7 @@ print(json.dumps([mixes, ops._gpu_dispatch_props(0)]))
 """
 
 
+@pytest.mark.timeout(400)
 def test_a_foreign_card_has_the_mix_that_its_owner_would_have() -> None:
     """Asked of bitsandbytes itself, whose choice needs no card once it is told of one."""
     root = Path(__file__).parents[2]

@@ -13,7 +13,9 @@ from trustee.cli.settings import Setting, list_sections, list_settings, settings
 from trustee.config import Config, ModelConfig, read_config
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
+from trustee.environments.mcp.environment import Mcp
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.openenv.environment import OpenEnv
 from trustee.environments.protocol import World, WorldConfig
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError
@@ -67,6 +69,8 @@ def test_keys_and_defaults_are_those_of_a_config() -> None:
         ("trial", Trial()),
         ("anchored", Anchored(hard=Executable(path=""))),
         ("microworld", Microworld()),
+        ("mcp", Mcp(tasks="", command=("server",))),
+        ("openenv", OpenEnv(url="http://127.0.0.1:8000")),
     ],
 )
 def test_every_kind_has_its_own_keys(kind: str, world: WorldConfig) -> None:
@@ -74,6 +78,9 @@ def test_every_kind_has_its_own_keys(kind: str, world: WorldConfig) -> None:
     own = {s.key.split(".")[1]: s for s in list_settings("env") if s.kind == kind}
     assert set(type(world).__struct_fields__) == set(own)
     for name, setting in own.items():
+        # No server is where a server has to be, so one command is given here.
+        if name == "command":
+            continue
         if not setting.required and "." not in setting.key.removeprefix("env."):
             assert msgspec.to_builtins(getattr(world, name)) == setting.default
 
@@ -91,7 +98,8 @@ def test_what_is_listed() -> None:
     assert "8 | 16 | 32 | 64 | 128" == find("learn.rank").allowed
     assert "int >= 1 | none" == find("learn.mlp_tile").allowed
     assert "environment | none" == find("eval_env").allowed
-    assert "simulated | executable | trial | anchored | microworld" == find("env.kind").allowed
+    kinds = "simulated | executable | trial | anchored | microworld | mcp | openenv"
+    assert kinds == find("env.kind").allowed
     assert "executable: Settings of the world of" in find("env.kind").meaning
     assert ["engine.script"] == [s.key for s in list_settings("engine") if s.kind == "scripted"]
 

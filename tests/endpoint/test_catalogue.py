@@ -15,6 +15,12 @@ from trustee.errors import InputError
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The versions that a shelf writes are files."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Shelf:
     """A catalogue over a folder that grows, with a clock that a test moves."""
 

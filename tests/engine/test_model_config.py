@@ -10,7 +10,13 @@ import pytest
 
 from command_line import TINY as TINY_TOML
 from command_line import never_start, refuse
-from trustee.engine.model_config import check_config, read_model_config, suggest_plain
+from golden_errors import ErrorCheck
+from trustee.engine.model_config import (
+    check_config,
+    check_embedding,
+    read_model_config,
+    suggest_plain,
+)
 from trustee.engine.model_files import TINY, find_model
 from trustee.errors import InputError
 from trustee.planning.shapes import find_shape
@@ -158,3 +164,17 @@ def test_commands_refuse_a_quantised_model(
     for command in (("plan", TINY_TOML, "--card", "RTX 3090"), ("run", "--config", TINY_TOML)):
         assert "is already quantised (awq, 4 bits" in refuse(capfd, *command, *change)
     assert not any(started)
+
+
+def test_a_table_in_host_memory_that_changes_nothing_is_refused(
+    tmp_path: Path, check_error: ErrorCheck
+) -> None:
+    """On a CPU all is host memory; a table that is the head too is read whole for each token."""
+    untied = make_model(tmp_path / "untied", tie_word_embeddings=False)
+    tied = make_model(tmp_path / "tied", tie_word_embeddings=True)
+    check_embedding(untied, in_host=True, device="cuda")
+    check_embedding(tied, in_host=False, device="cpu")
+    for folder, device, part in ((untied, "cpu", "device is cpu"), (tied, "cuda", "its head too")):
+        with pytest.raises(InputError) as caught:
+            check_embedding(folder, in_host=True, device=device)
+        check_error(caught, "engine.host_embedding", part)

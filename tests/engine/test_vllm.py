@@ -129,6 +129,26 @@ async def test_engine_and_trainer_agree(bench: Bench, temperature: float) -> Non
         assert apart / count <= (1e-4 if bench.engine._config.weights == "fp32" else 0.005)
 
 
+async def test_base_and_adapter_are_compared_over_the_whole_vocabulary(bench: Bench) -> None:
+    """Its logprobs are the trainer's; KL is 0 for version 1 alone, and grows as it is trained."""
+    prompt = bench.render("please set the lamp in attic to level 3")
+    said = [await bench.sample(None, prompt=prompt, seed=seed) for seed in range(3)]
+    samples = [bench.as_sample(one, prompt=prompt) for one in said]
+    together = await bench.engine.diverge(samples)
+    for sample, one in zip(samples, together, strict=True):
+        assert one.base == pytest.approx(
+            await bench.engine.trainer_logprobs(sample, adapter=False), abs=0.02
+        )
+        assert one.policy == pytest.approx(
+            await bench.engine.trainer_logprobs(sample, adapter=True), abs=0.02
+        )
+    assert sum(sum(one.kl) for one in together) > 0.001
+    await bench.engine.save(bench.scratch())
+    await bench.engine.load_adapter(bench.adapter(1))
+    assert {0.0} == {kl for one in await bench.engine.diverge(samples) for kl in one.kl}
+    await bench.engine.load(bench.scratch())
+
+
 async def test_voices_of_roles_reach_the_sampler(bench: Bench) -> None:
     """One candidate is the greedy answer, a stop id ends it, and a penalty changes what is said."""
     prompt = bench.render("please set the lamp in hall to level 7")

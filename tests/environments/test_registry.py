@@ -42,6 +42,7 @@ class Purse:
 def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let each test load its worlds anew, and leave Python's paths as they were."""
     monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setattr(registry, "_allowed", set())
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for name in ("coin_world", "broken_world", "needy_world"):
@@ -235,3 +236,39 @@ def test_worlds_of_the_package_need_no_leave(tmp_path: Path) -> None:
     record = describe_run(tiny_config())
     (tmp_path / "run.json").write_bytes(msgspec.json.encode(record))
     assert record == read_metadata(tmp_path)
+
+
+SERVED = """
+[model]
+path = "tiny"
+[env]
+kind = "mcp"
+command = ["touch", "started"]
+variables = {A = "b c"}
+tasks = "tasks.jsonl"
+"""
+
+
+@pytest.mark.parametrize("inside", ["env", "eval_env"])
+def test_record_alone_starts_no_server(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], inside: str
+) -> None:
+    """A stranger's run folder cannot have a command run; the user's own config can."""
+    path = folder / "served.toml"
+    path.write_text(SERVED.replace("[env]", f"[{inside}]"))
+    config = read_config(path)
+    assert ("mcp:A='b c' touch started",) == registry.outside_worlds()
+    run = folder / "run"
+    run.mkdir()
+    (run / "run.json").write_bytes(msgspec.json.encode(describe_run(config)))
+    assert read_metadata(run).config == config, "the run's own process reads its record"
+    registry._allowed.clear()
+    monkeypatch.chdir(folder)
+    words = """--allow-world 'mcp:A='"'"'b c'"'"' touch started'"""
+    assert words in refuse(capfd, "eval", run)
+    assert not (folder / "started").exists()
+    registry.allow_world("mcp:touch started")
+    with pytest.raises(UntrustedWorld, match="allow-world"):
+        read_metadata(run)
+    registry.allow_world("mcp:A='b c' touch started")
+    assert read_metadata(run).config == config

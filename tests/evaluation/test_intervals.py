@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustee.evaluation.intervals import Z95, mean_interval, paired_interval, share_interval
+from trustee.evaluation.intervals import (
+    Z95,
+    mean_interval,
+    paired_interval,
+    ratio_interval,
+    share_interval,
+)
 
 counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60)).filter(sum)
 
@@ -126,3 +132,26 @@ def test_intervals_of_nothing() -> None:
     """Without tasks anything may be true."""
     assert (-1.0, 1.0) == paired_interval(0, 0, 0) == mean_interval([], seed=0)
     assert (0.0, 1.0) == share_interval(0, 0)
+
+
+def test_mean_over_tokens_varies_with_texts() -> None:
+    """95 % intervals over texts hold the mean of all texts in about 95 % of samples."""
+    rng = random.Random(3)
+    held = 0
+    for trial in range(60):
+        parts = []
+        for _ in range(40):
+            level, count = rng.gammavariate(2.0, 0.01), rng.randint(5, 48)
+            parts.append((sum(level * rng.expovariate(1.0) for _ in range(count)), count))
+        low, high = ratio_interval(parts, seed=trial)
+        held += low <= 0.02 <= high
+    assert 52 <= held <= 60
+
+
+def test_mean_of_few_texts() -> None:
+    """One text says nothing of others; texts without tokens do not count; equal ones are sure."""
+    for parts in ([], [(1.0, 3)], [(1.0, 3), (0.0, 0)]):
+        assert (-math.inf, math.inf) == ratio_interval(parts, seed=1)
+    assert (0.5, 0.5) == pytest.approx(ratio_interval([(1.0, 2), (2.0, 4)], seed=1))
+    low, high = ratio_interval([(0.0, 9), (9.0, 9)], seed=1)
+    assert 0 <= low < 0.1 < 0.9 < high <= 1

@@ -43,8 +43,10 @@ def test_every_key_is_known() -> None:
 
 
 def weaker_values(key: str) -> list[str]:
-    """Return values that protect less than the program's own."""
+    """Return values that protect less than the program's own; none if that is off."""
     own = own_value(key)
+    if own is None:
+        return []
     values = [show_value(own * 2 if WEAKER[key] == "more" else own / 2)]
     optional = key.startswith("gates.")
     return [*values, "none"] if optional else values
@@ -71,7 +73,7 @@ def test_record_weakens_nothing(tmp_path: Path, key: str, value: str) -> None:
 @pytest.mark.parametrize("key", sorted(WEAKER))
 def test_record_may_be_stricter(tmp_path: Path, key: str) -> None:
     """What protects more than the program's own value is taken."""
-    own = own_value(key)
+    own = own_value(key) or 1.0
     stricter = (1 + own) / 2 if WEAKER[key] == "less" else own / 2
     if isinstance(own, int):
         stricter = max(1, int(stricter))

@@ -91,6 +91,10 @@ def test_more_requests_never_make_a_step_shorter(
             SHAPE, card, weights=weights, sequences=sequences, tokens=900.0 * sequences, end=end
         )
 
+    share = bandwidth_share(
+        SHAPE, card, weights=weights, sequences=more, tokens=900.0 * more, end=0
+    )
+    assert 0 < share < 1, "nothing is faster than reading"
     assert seconds(fewer, 0) <= seconds(more, 0)
     assert OVERHEAD_SECONDS[0] < seconds(more, 0) < seconds(more, 1)
 

@@ -42,14 +42,13 @@ from trustee.planning.ledger import (
     base_bytes,
     count_kv_tokens,
     count_opened,
-    count_scales,
-    count_states,
     kv_token_bytes,
     list_adapter,
     list_weights,
     make_ledger,
 )
 from trustee.planning.shapes import ModelShape, find_shape, read_shape
+from trustee.planning.sizes import count_scales, count_states
 from trustee.trainer import tree_attention
 from trustee.trainer.activation_checkpointing import PAGE, CheckpointingMode, set_checkpointing
 from trustee.trainer.frozen_linear import Int4Layer, fuse_lora

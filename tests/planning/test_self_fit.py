@@ -179,3 +179,14 @@ def test_without_offload_there_is_no_second_choice() -> None:
     plan = plan_for(24, "learn.activation_checkpointing=recompute", "engine.context=8192")
     assert not any("offload" in setting for setting in plan.settings)
     assert not any("pages_not_pinned" in note for note in plan.notes)
+
+
+def test_a_table_in_host_memory_is_filled_with_cache() -> None:
+    """The freed room is a tenth more cache, host memory is counted; elsewhere a note names it."""
+    plain, moved = plan_for(24), plan_for(24, "engine.host_embedding=true")
+    table = 2 * 151_936 * 4096
+    assert table == plain.ledger["embedding and head"] - moved.ledger["embedding and head"]
+    assert 0.09 < moved.kv_tokens / plain.kv_tokens - 1 < 0.11
+    assert 1.1 < moved.host_gib - plain.host_gib < 1.2
+    assert any("would make room for 8440 more tokens (10%)" in note for note in plain.notes)
+    assert not any("engine.host_embedding=true" in note for note in moved.notes)

@@ -35,6 +35,7 @@ from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch, WatchConfig
 from trustee.checks.config import GateConfig
+from trustee.checks.forgetting import ForgettingGate
 from trustee.engine.clock import EngineClock
 from trustee.engine.script import Request, Script
 from trustee.engine.scripted import ScriptedLearner, ScriptedTrainer, scripted_renderer
@@ -206,6 +207,7 @@ class Setup:
             watch=Watch(watch or WatchConfig()),
             gates=GateConfig(),
             effect=EffectGate(self.engine, scripted_renderer(), patience=effect_patience),
+            forgetting=ForgettingGate(self.engine, scripted_renderer(), most=None),
             ladder=ladder
             or MemoryLadder(
                 MemoryLevel(

@@ -29,6 +29,9 @@ class GateConfig(Record, frozen=True):
     unread: Share | None = 0.05
     """Maximum share of a step's messages in which a simple count of calls differs from the
     parser's; `none` turns the check off."""
+    forgetting: Annotated[float, Meta(gt=0)] | None = None
+    """Maximum KL(base ‖ policy) per token on 16 general prompts, in nats, measured at every
+    checkpoint; above it the run stops. `none` turns the check off."""
 
     @property
     def shows_canaries(self) -> bool:

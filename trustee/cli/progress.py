@@ -18,6 +18,7 @@ from trustee.events import (
     EpisodeBegun,
     EpisodePlayed,
     Event,
+    HeldOutPlayed,
     Note,
     RolledBack,
     SftStepTrained,
@@ -94,6 +95,7 @@ class ProgressDisplay:
         """Episodes since the last step that no other part spoiled."""
         self._solved = 0
         self._success: deque[float] = deque(maxlen=RECENT)
+        self._held_out: deque[HeldOutPlayed] = deque(maxlen=RECENT)
         self._recent: deque[StepTrained] = deque(maxlen=RECENT)
         self._rates: dict[str, float] = {}
         self._policy_tokens = 0
@@ -157,6 +159,8 @@ class ProgressDisplay:
                 self._count_failure(event)
             case StageMoved():
                 self._moved = event
+            case HeldOutPlayed():
+                self._held_out.append(event)
             case StepTrained():
                 self._recent.append(event)
                 if self._played:
@@ -243,6 +247,11 @@ class ProgressDisplay:
         table.add_row(
             "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
         )
+        if self._held_out:
+            shares = sparkline([event.success for event in self._held_out])
+            latest = self._held_out[-1]
+            told = f"{latest.success:.1%} ({latest.low:.1%} to {latest.high:.1%})"
+            table.add_row("held-out tasks", f"{shares}  {told}, after step {latest.step}")
         if last is not None:
             rewards = sparkline([event.reward for event in self._recent])
             rates = "  ".join(f"{role} {rate:.0f}" for role, rate in self._rates.items())

@@ -54,6 +54,31 @@ def read_model_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def check_embedding(folder: Path, *, in_host: bool, device: str) -> None:
+    """Refuse an embedding table in host memory where that would change nothing, or harm.
+
+    Args:
+        folder: of the model.
+        in_host: `engine.host_embedding`.
+        device: where the engine runs.
+
+    Raises:
+        InputError: on a CPU, or if the head is the same table, which each step reads whole.
+    """
+    if not in_host:
+        return
+    if device == "cpu":
+        raise InputError(
+            "engine.host_embedding is true and engine.device is cpu, where all weights lie in host "
+            "memory; leave engine.host_embedding out"
+        )
+    if read_model_config(folder / "config.json").get("tie_word_embeddings"):
+        raise InputError(
+            f"engine.host_embedding is true, but the embedding of {folder.name} is its head too, "
+            "which is read whole for each token; leave engine.host_embedding out"
+        )
+
+
 def check_config(config: dict[str, Any], *, name: str, weights: str | None = None) -> None:
     """Refuse a model that cannot be held in a format, and sizes that no model has.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import Learner
 from trustee.errors import EngineError
 from trustee.types import Adapter, Completion, Record, Sample
@@ -150,6 +151,14 @@ class TrainingEngine(HeardEngine, Learner, Protocol):
 
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Return the trainer's logprobs of a sample's sampled ids, [C], in nats."""
+        ...
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Compare the base and the trainer's adapter at every sampled id, sample by sample.
+
+        Raises:
+            OutOfMemory: if the samples do not fit together.
+        """
         ...
 
     async def memory(self) -> dict[str, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
@@ -69,6 +71,11 @@ class RemoteTrainer(ABC):
         """Return the trainer's logprobs of a sample's sampled ids, in nats."""
         encoded = msgspec.msgpack.encode(sample)
         return list(await self.call("logprobs", encoded, adapter))
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Compare base and adapter at every sampled id of some samples."""
+        answer = await self.call("diverge", msgspec.msgpack.encode(tuple(samples)))
+        return msgspec.msgpack.decode(answer, type=tuple[Divergence, ...])
 
     async def hash_base(self) -> str:
         """Return a hash over every byte of the frozen weights."""

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
@@ -291,6 +292,13 @@ class ScriptedTrainer(ScriptedEngine):
     async def trainer_logprobs(self, sample: Sample, *, adapter: bool) -> list[float]:
         """Return zeros, as the engine does."""
         return [0.0] * sum(sample.mask)
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Return zeros: a script has no distributions."""
+        return tuple(
+            Divergence(kl=zeros, base=zeros, policy=zeros)
+            for zeros in ((0.0,) * sum(sample.mask) for sample in samples)
+        )
 
     async def memory(self) -> dict[str, int]:
         """Return zeros: a script holds no GPU memory."""

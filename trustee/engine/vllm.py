@@ -25,7 +25,7 @@ from msgspec import Meta
 from trustee.algorithm.learner import TrainerSpec
 from trustee.engine.blocking_start import limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_config import read_model_config
+from trustee.engine.model_config import check_embedding, read_model_config
 from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
 from trustee.engine.outputs import join_pieces, read_piece
 from trustee.engine.process_exit import cancel_at_death
@@ -51,13 +51,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ENGINE_CLOSING_SECONDS = 5.0
+QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}  # names in vLLM, by format
 EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
 
-QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}
-"""Names of our methods in vLLM, by the format that they make."""
-
-START_SHARE = 0.3
-"""Share of GPU memory that must be free at first; vLLM's 0.92 would refuse one with a display."""
+START_SHARE = 0.3  # of GPU memory must be free; vLLM's 0.92 would refuse one with a display
 
 
 class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
@@ -85,8 +82,9 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     eager: bool = False
     """Whether CUDA graphs are off."""
     threads: Annotated[int, Meta(ge=1)] | None = None
-    """Number of CPU threads of an engine step (CPU only); `none` uses one per core, or one in all
-    for a model of less than 100 MB."""
+    """CPU threads of an engine step (CPU only); `none`: one per core, or one below 100 MB."""
+    host_embedding: bool = False
+    """Whether the embedding table lies in pinned host memory (GPU only): a tenth more KV cache."""
     memory_gib: Annotated[float, Meta(gt=0)] | None = None
     """GiB of GPU memory that may be used once start-up is done; none: no limit."""
     start_seconds: Annotated[float, Meta(gt=0)] = 3600
@@ -118,6 +116,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
             InputError: if there is no such model, or its template is not usable.
         """
         folder = find_model(path, weights=self.weight_format)
+        check_embedding(folder, in_host=self.host_embedding, device=self.device)
         return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:
@@ -182,7 +181,8 @@ class VllmEngine(RemoteTrainer):
         config = self._config
         size = count_weight_bytes(Path(self._trainer.folder))
         threads = config.threads or choose_threads(size, cores=self._trainer.cores)
-        set_variables(config.device, threads=threads, start_seconds=config.start_seconds)
+        limit, in_host = config.start_seconds, config.host_embedding
+        set_variables(config.device, threads=threads, start_seconds=limit, host_embedding=in_host)
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams

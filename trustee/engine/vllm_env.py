@@ -7,6 +7,8 @@ import os
 import platform
 from typing import Literal
 
+from trustee.trainer.variables import HOST_EMBEDDING
+
 ALWAYS = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_NO_USAGE_STATS": "1",
@@ -56,7 +58,11 @@ def choose_threads(weight_bytes: int, *, cores: int) -> int:
 
 
 def set_variables(
-    device: Literal["cpu", "cuda"], *, start_seconds: float, threads: int = 1
+    device: Literal["cpu", "cuda"],
+    *,
+    start_seconds: float,
+    threads: int = 1,
+    host_embedding: bool = False,
 ) -> None:
     """Set the variables for this process and its children; call it before importing vLLM.
 
@@ -64,8 +70,10 @@ def set_variables(
         device: where the engine runs.
         start_seconds: how long its start may take.
         threads: number of threads of an engine step on a CPU.
+        host_embedding: whether the embedding table lies in host memory.
     """
     os.environ.update(ALWAYS | (ON_CPU if device == "cpu" else ON_CUDA))
+    os.environ[HOST_EMBEDDING] = "1" if host_embedding else "0"
     os.environ[READY] = str(math.ceil(start_seconds) + READY_MARGIN)
     if device == "cpu":
         os.environ["OMP_NUM_THREADS"] = str(threads)

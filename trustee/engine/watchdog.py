@@ -21,6 +21,7 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.config import ActivationCheckpointing
+from trustee.algorithm.divergence import Divergence
 from trustee.algorithm.learner import (
     FinishReport,
     FinishRequest,
@@ -170,6 +171,11 @@ class Watchdog:
         """Return the trainer's logprobs of a sample's sampled ids."""
         with self._call(f"logprobs of {len(sample.ids)} ids"):
             return await self._engine.trainer_logprobs(sample, adapter=adapter)
+
+    async def diverge(self, samples: Sequence[Sample]) -> tuple[Divergence, ...]:
+        """Compare base and adapter at every sampled id of some samples."""
+        with self._call(f"divergence of {len(samples)} samples"):
+            return await self._engine.diverge(samples)
 
     async def memory(self) -> dict[str, int]:
         """Return the bytes of GPU memory that are held."""

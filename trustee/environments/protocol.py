@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.decoding import decode_json
 from trustee.environments.hints import Hints, hint_calls
@@ -39,12 +40,20 @@ class Services:
     """Everything that an environment may access."""
 
     def __init__(
-        self, *, simulator: Simulator, rng: random.Random, sandbox: Sandbox | None = None
+        self,
+        *,
+        simulator: Simulator,
+        rng: random.Random,
+        sandbox: Sandbox | None = None,
+        background: TaskGroup | None = None,
     ) -> None:
         self.simulator = simulator
         self.rng = rng
         """Random generator seeded from the run's seed and the id of the episode or task spec."""
         self.sandbox: Sandbox = sandbox or NoSandbox()
+        self.background = background
+        """Tasks of the job, for what an episode keeps open from one call to the next, such as a
+        connection; None where no world keeps any."""
 
 
 class Opening(Record, frozen=True):
@@ -229,6 +238,10 @@ class World:
     def teacher_prompts(self) -> str:
         """Return the prompt set whose wording fits the world."""
         return next(iter(self.prompt_sets()), "simulated")
+
+    def servers(self) -> tuple[str, ...]:
+        """Return the servers that the world starts or reaches, which a record alone never names."""
+        return ()
 
     def needs_sandbox(self) -> bool:
         """Whether the world's tools are code that the sandbox must run."""

@@ -9,6 +9,7 @@ that are already loaded.
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -20,18 +21,24 @@ import msgspec
 
 from trustee.environments.anchored import Anchored
 from trustee.environments.executable.environment import Executable
+from trustee.environments.mcp.environment import Mcp
 from trustee.environments.micro.environment import Microworld
+from trustee.environments.openenv.environment import OpenEnv
 from trustee.environments.protocol import World, WorldConfig
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
 from trustee.errors import InputError, UntrustedWorld
+from trustee.tools.mcp.address import is_server
 
-PACKAGED = Simulated | Executable | Trial | Anchored | Microworld
+PACKAGED = Simulated | Executable | Trial | Anchored | Microworld | Mcp | OpenEnv
 OUTSIDE = "package.module:Class"
 """Form of the name of a world outside the package."""
 
 _loaded: dict[str, type[WorldConfig]] = {}
 """Worlds outside the package that this process has loaded, by name."""
+
+_allowed: set[str] = set()
+"""Servers that this process may start or reach, by name."""
 
 FindWorld = Callable[[str], type[WorldConfig]]
 
@@ -42,8 +49,36 @@ def known_worlds() -> tuple[type[WorldConfig], ...]:
 
 
 def outside_worlds() -> tuple[str, ...]:
-    """Return the names of the worlds outside the package that this process has loaded."""
-    return tuple(_loaded)
+    """Return the worlds outside the package and the servers that this process may use."""
+    return (*_loaded, *sorted(_allowed))
+
+
+def allow_world(name: str, *, folders: Sequence[Path] = ()) -> None:
+    """Let a record name a world outside the package, which is loaded, or a server.
+
+    Raises:
+        InputError: as `load_world`.
+    """
+    if is_server(name):
+        _allowed.add(name)
+    else:
+        load_world(name, folders=folders)
+
+
+def check_servers(world: World, *, recorded: bool) -> None:
+    """Allow the servers of a config, and refuse those of a record that nobody has allowed.
+
+    Raises:
+        UntrustedWorld: because a command in a stranger's run folder would be run.
+    """
+    if not recorded:
+        _allowed.update(world.servers())
+    for name in world.servers():
+        if name not in _allowed:
+            raise UntrustedWorld(
+                f"its world starts or reaches {name}, and a run folder alone never does; if you "
+                f"trust that server, repeat the call with --allow-world {shlex.quote(name)}"
+            )
 
 
 def loader_from(*folders: Path) -> FindWorld:
@@ -83,6 +118,10 @@ def world_reader(find: FindWorld) -> Callable[[type, Any], World]:
         except msgspec.ValidationError as error:
             # msgspec appends the path of this field to that of the inner field.
             raise ValueError(str(error)) from error
+        try:
+            check_servers(world, recorded=find is find_loaded)
+        except UntrustedWorld as error:
+            raise ValueError(f"{error} - at `$.kind`") from error
         return world
 
     return read

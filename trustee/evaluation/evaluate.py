@@ -1,4 +1,4 @@
-"""Measuring a policy on held-out tasks: the same tasks, the same seeds, one attempt each.
+"""Measuring a policy on held-out tasks: the same tasks and the same seeds for every policy.
 
 Tasks come from the held-out source of a world and are the same for every policy. Success is the
 world's verdict, or else a positive reward. Intervals are those of `intervals.py`, which have a
@@ -32,6 +32,11 @@ class EvalConfig(Record, frozen=True):
     """Sampling temperature; 0 is greedy."""
     parallel: Annotated[int, Meta(ge=1)] = 64
     """Maximum number of concurrent episodes."""
+    every: Annotated[int, Meta(ge=1)] | None = None
+    """Steps between two measurements in training; none: only before and after it."""
+    patience: Annotated[int, Meta(ge=1)] | None = None
+    """Measurements in a row without a better one after which training ends; none: never. Needs
+    `eval.every`."""
 
 
 class SuccessRate(Record, frozen=True):
@@ -111,27 +116,34 @@ async def evaluate(
     config: EvalConfig,
     adapter: Adapter | None,
     label: str,
+    repeats: int = 1,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[Trajectory, ...]:
-    """Play each task once at the config's temperature; return the episodes in task order."""
+    """Play each task at the config's temperature, `repeats` times with other seeds.
+
+    Returns:
+        the first episodes of all tasks in task order, then the second ones, and so on.
+    """
     measured = replace(player, temperature=config.temperature)
-    played: dict[int, Trajectory] = {}
+    played: dict[tuple[int, int], Trajectory] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
-    async def play(index: int, task: Task) -> None:
+    async def play(repeat: int, index: int, task: Task) -> None:
+        again = f"/{repeat}" if repeat else ""
         async with episode_limiter:
-            played[index] = await measured.play(
+            played[repeat, index] = await measured.play(
                 task,
-                trajectory_id=f"{label}/{index}",
+                trajectory_id=f"{label}/{index}{again}",
                 adapter=adapter,
-                seed=random.Random(f"{config.seed} {task.id}").randrange(1 << 31),
+                seed=random.Random(f"{config.seed} {task.id}{again}").randrange(1 << 31),
             )
-            done(played[index])
+            done(played[repeat, index])
 
     async with anyio.create_task_group() as group:
-        for index, task in enumerate(tasks):
-            group.start_soon(play, index, task)
-    return tuple(played[index] for index in sorted(played))
+        for repeat in range(repeats):
+            for index, task in enumerate(tasks):
+                group.start_soon(play, repeat, index, task)
+    return tuple(played[key] for key in sorted(played))
 
 
 def success_of(trajectories: Sequence[Trajectory]) -> SuccessRate:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
 
 from trustee.algorithm.learner import TrainerSpec
 from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
@@ -17,6 +21,7 @@ from trustee.engine.model_files import name_base
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
+from trustee.environments.protocol import Services
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied, InputError
 from trustee.events import Emit, Note
@@ -166,6 +171,29 @@ async def open_sandbox(config: Config) -> AsyncIterator[Sandbox]:
         return
     async with ProcessSandbox(config.sandbox) as sandbox:
         yield sandbox
+
+
+def serve_with(
+    simulator: Simulator, *, sandbox: Sandbox, background: TaskGroup
+) -> Callable[[random.Random], Services]:
+    """Return what gives each episode its services, which differ in their randomness alone."""
+    return lambda rng: Services(
+        simulator=simulator, rng=rng, sandbox=sandbox, background=background
+    )
+
+
+@asynccontextmanager
+async def open_background() -> AsyncIterator[TaskGroup]:
+    """Open the tasks of a job in which episodes keep connections; they end with the job."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as error:
+        # What a job raises leaves it as it is, and not as a group of tasks that have ended well.
+        if len(error.exceptions) > 1:
+            raise
+        raise error.exceptions[0] from None
 
 
 def prepare_model(config: Config) -> tuple[Path, Renderer]:

@@ -20,9 +20,11 @@ from trustee.events import Emit, Stage
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
+    open_background,
     open_sandbox,
     open_watched,
     prepare_model,
+    serve_with,
 )
 from trustee.jobs.run_metadata import begin_record
 from trustee.rendering.renderer import Renderer
@@ -104,6 +106,7 @@ async def run_collection(
         open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
         Store(folder) as store,
         open_sandbox(config) as sandbox,
+        open_background() as background,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
         write_json(folder / COLLECTION_FILE, record, indent=2)
@@ -119,7 +122,7 @@ async def run_collection(
                     engine,
                     renderer,
                     clock=clock,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    serve=serve_with(simulator, sandbox=sandbox, background=background),
                 ),
                 player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
                 adapter=adapter,

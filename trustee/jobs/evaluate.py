@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.environments.protocol import Services, World
+from trustee.engine.watchdog import Watchdog
+from trustee.environments.protocol import World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
@@ -18,10 +20,12 @@ from trustee.events import Compared, Emit
 from trustee.jobs.assemble import (
     choose_adapter,
     make_simulator,
+    open_background,
     open_sandbox,
     open_watched,
     prepare_model,
     restart_once,
+    serve_with,
 )
 from trustee.jobs.held_out import (
     HELD_OUT,
@@ -73,12 +77,42 @@ async def run_comparison(
         adapter: PEFT or run folder; None is the run's own newest adapter.
         emit: receives progress events.
     """
+    (folder,), tasks, played = await play_policies(
+        config, run, adapters=[adapter or run], emit=emit
+    )
+    comparison = compare_played(tasks, played, world=evaluation_world(config), adapter=folder)
+    base, trained = comparison.base.value, comparison.trained.value
+    emit(Compared(base=base, adapter=trained, gain_points=comparison.gain.points))
+    return comparison
+
+
+async def play_policies(
+    config: Config, run: Path, *, adapters: Sequence[Path], repeats: int = 1, emit: Emit
+) -> tuple[Sequence[Path], Sequence[Task], Mapping[str, Sequence[Trajectory]]]:
+    """Play the held-out tasks with the base and with some adapters, in one engine.
+
+    Args:
+        config: the run's config, or one changed from it.
+        run: the run's folder, which gets the episodes.
+        adapters: PEFT or run folders.
+        repeats: attempts of each policy at each task.
+        emit: receives progress events.
+
+    Returns:
+        the adapters' own folders, the tasks, and the episodes by label, `base` first. The first
+        attempts stand in front.
+    """
     if not config.eval.tasks:
         raise InputError("eval.tasks is none, so there are no tasks to play; give --tasks N")
     model, renderer = prepare_model(config)
-    folder = choose_adapter(config, adapter or run, model, emit=emit)
+    folders = [choose_adapter(config, adapter, model, emit=emit) for adapter in adapters]
+    policies: dict[str, Path | None] = {"base": None}
+    policies |= {name_adapter(place): folder for place, folder in enumerate(folders)}
     played: dict[str, Sequence[Trajectory]] = {}
-    async with Store(run) as store, open_sandbox(config) as sandbox:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(Store(run))
+        sandbox = await stack.enter_async_context(open_sandbox(config))
+        background = await stack.enter_async_context(open_background())
 
         async def play() -> Sequence[Task]:
             clock = EngineClock()
@@ -89,36 +123,63 @@ async def run_comparison(
                     engine,
                     world=evaluation_world(config),
                     renderer=renderer,
-                    serve=lambda rng: Services(simulator=simulator, rng=rng, sandbox=sandbox),
+                    serve=serve_with(simulator, sandbox=sandbox, background=background),
                     clock=clock,
                 )
                 tasks = await held_out_tasks(
                     config, store, player, emit=emit, name=name_tasks(config, run)
                 )
-                await engine.load_adapter(Adapter(version=1, path=folder))
-                trained = Adapter(version=1, path=run / "adapters" / "compared")
-                await engine.publish(trained)
-                for label, version in (("base", None), ("adapter", trained)):
+                for version, (label, folder) in enumerate(policies.items()):
                     if label in played:
                         continue
-                    name, count = f"playing {len(tasks)} tasks with the {label}", len(tasks)
-                    played[label] = await play_metered(
-                        tasks,
-                        player,
-                        metered(name, emit, of=count, unit="episodes", engine=engine.progress),
-                        config=config,
-                        adapter=version,
-                        label=label,
-                    )
-                    write_lines(store.folder / f"eval-{label}.jsonl", played[label])
-                await engine.retire(trained)
+                    async with published(engine, run, folder, version=version) as adapter:
+                        count = len(tasks) * repeats
+                        name = f"playing {count} tasks with the {label}"
+                        played[label] = await play_metered(
+                            tasks,
+                            player,
+                            metered(name, emit, of=count, unit="episodes", engine=engine.progress),
+                            config=config,
+                            adapter=adapter,
+                            label=label,
+                            repeats=repeats,
+                        )
+                    store_played(store.folder, label, played[label], tasks=len(tasks))
                 return tasks
 
         tasks = await restart_once(play, emit=emit)
-    comparison = compare_played(tasks, played, world=evaluation_world(config), adapter=folder)
-    base, trained = comparison.base.value, comparison.trained.value
-    emit(Compared(base=base, adapter=trained, gain_points=comparison.gain.points))
-    return comparison
+    return folders, tasks, played
+
+
+def name_adapter(place: int) -> str:
+    """Return the label of the adapter at a place of the call."""
+    return f"adapter-{place + 1}" if place else "adapter"
+
+
+@asynccontextmanager
+async def published(
+    engine: Watchdog, run: Path, folder: Path | None, *, version: int
+) -> AsyncIterator[Adapter | None]:
+    """Have the engine speak with an adapter for a while; None is the base."""
+    if folder is None:
+        yield None
+        return
+    await engine.load_adapter(Adapter(version=version, path=folder))
+    name = f"compared-{version}" if version > 1 else "compared"
+    adapter = Adapter(version=version, path=run / "adapters" / name)
+    await engine.publish(adapter)
+    yield adapter
+    await engine.retire(adapter)
+
+
+def store_played(folder: Path, label: str, played: Sequence[Trajectory], *, tasks: int) -> None:
+    """Store the first attempts, and further ones in a file of their own."""
+    write_lines(folder / f"eval-{label}.jsonl", played[:tasks])
+    further = folder / f"eval-{label}-repeats.jsonl"
+    if len(played) > tasks:
+        write_lines(further, played[tasks:])
+    else:
+        further.unlink(missing_ok=True)
 
 
 def compare_played(

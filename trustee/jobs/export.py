@@ -11,62 +11,14 @@ from typing import TypeVar
 import anyio.to_thread
 
 from trustee.config import Config
-from trustee.engine.protocol import EngineProgress
-from trustee.errors import InputError
-from trustee.events import Emit, Note, Stage
-from trustee.export.answers import (
-    Agreement,
-    Answer,
-    answer_greedily,
-    compare,
-    demand,
-    load_model,
-    predict_with,
-)
-from trustee.export.conversations import (
-    Conversation,
-    demand_ids,
-    demand_texts,
-    make_conversations,
-)
-from trustee.export.gguf_file import WHOLE, Quant, write_gguf, write_gguf_adapter
-from trustee.export.llama_child import LlamaQuestion, Prediction, ask_llama, has_llama
-from trustee.export.merged_folder import write_merged
-from trustee.export.merging import list_tensors
-from trustee.export.speech import Speech, read_speech
-from trustee.export.staging import staged
-from trustee.jobs.assemble import choose_adapter, prepare_model
-from trustee.jobs.held_out import HELD_OUT, read_whole
-from trustee.jobs.stage_meter import metered
-from trustee.rendering.chat_templates import ChatStyle, read_template
-from trustee.rendering.tokenizer import FolderTokenizer
-from trustee.runs.adapters import AdapterFile, fingerprint_base, read_adapter
-from trustee.types import Record, Task
+from trustee.events import Emit, Note
+from trustee.export.card import CARD
+from trustee.export.hub import list_uploads, push
+from trustee.jobs.export_files import export_gguf, export_gguf_adapter, export_merged, export_ollama
+from trustee.jobs.export_subject import Exported, Subject, Wanted, check_wanted, prepare_subject
+from trustee.types import Record
 
 T = TypeVar("T")
-
-QUANTISED_SHARE = 0.9
-"""Smallest share of greedy tokens that a quantised file must have in common with the training."""
-
-
-class Wanted(Record, frozen=True):
-    """What is to be written, each under the name given; None: not wanted."""
-
-    merged: Path | None = None
-    gguf: Path | None = None
-    quant: Quant = "bf16"
-    gguf_adapter: Path | None = None
-    tests: int = 8
-    """Number of held-out tasks on which each file is tested; 0: no test."""
-
-
-class Exported(Record, frozen=True):
-    """One exported file or folder."""
-
-    kind: str
-    path: Path
-    agreement: Agreement | None
-    """How far it says what base and adapter say; None if it was not tested."""
 
 
 class Exports(Record, frozen=True):
@@ -75,16 +27,8 @@ class Exports(Record, frozen=True):
     adapter: Path
     base: Path
     files: tuple[Exported, ...]
-
-
-class Subject(Record, frozen=True):
-    """The model that is exported, and what it is tested on."""
-
-    base: Path
-    adapter: AdapterFile
-    speech: Speech
-    conversations: tuple[Conversation, ...]
-    answers: tuple[Answer, ...]
+    pushed: str = ""
+    """Address of the hub's commit; empty if nothing was pushed."""
 
 
 async def export(
@@ -103,7 +47,8 @@ async def export(
         InputError: if the run folder cannot be used, or a file is there already.
         RunError: if a file cannot be written or fails its test; then it is deleted.
     """
-    subject = await in_thread(prepare_subject, config, run, adapter, wanted.tests, emit)
+    check_wanted(wanted)
+    subject = await in_thread(prepare_subject, config, run, adapter, wanted, emit)
     files = []
     if wanted.merged is not None:
         files.append(await in_thread(export_merged, subject, wanted.merged, emit))
@@ -111,7 +56,14 @@ async def export(
         files.append(await in_thread(export_gguf, subject, wanted.gguf, wanted.quant, emit))
     if wanted.gguf_adapter is not None:
         files.append(await in_thread(export_gguf_adapter, subject, wanted.gguf_adapter, emit))
-    return Exports(adapter=subject.adapter.folder, base=subject.base, files=tuple(files))
+    if wanted.ollama is not None:
+        files.append(await in_thread(export_ollama, subject, wanted.ollama, wanted.quant, emit))
+    pushed = ""
+    if wanted.push is not None:
+        pushed = await in_thread(push_files, subject, wanted, files, emit)
+    return Exports(
+        adapter=subject.adapter.folder, base=subject.base, files=tuple(files), pushed=pushed
+    )
 
 
 async def in_thread(act: Callable[..., T], *given: object) -> T:
@@ -119,186 +71,49 @@ async def in_thread(act: Callable[..., T], *given: object) -> T:
     return await anyio.to_thread.run_sync(partial(act, *given))
 
 
-def prepare_subject(
-    config: Config, run: Path, adapter: Path | None, tests: int, emit: Emit
-) -> Subject:
-    """Check base and adapter, and let the reference answer what the files are tested on."""
-    base, renderer = prepare_model(config)
-    found = read_adapter(choose_adapter(config, adapter or run, base, emit=emit))
-    if not found.fingerprint:
-        emit(Note(text=f"{found.folder} does not say which weights it was trained on"))
-    elif found.fingerprint != fingerprint_base(base):
-        raise InputError(f"{found.folder} was trained on other weights than {base} (model.path)")
-    style = ChatStyle(
-        thinking=config.model.thinking,
-        template=read_template(config.model.template),
-        call_format=config.model.call_format,
-    )
-    tokenizer = FolderTokenizer(base, style)
-    conversations = make_conversations(read_tasks(run, tests), tokenizer)
-    answers: tuple[Answer, ...] = ()
-    if conversations:
-        name = f"letting base and adapter answer {len(conversations)} prompts"
-        with metered(
-            name, emit, of=len(conversations), unit="answers", engine=EngineProgress
-        ) as meter:
-            model = load_model(base, found.folder)
-            prompts = [tuple(tokenizer.encode(one.text)) for one in conversations]
-            answers = answer_greedily(model, prompts, stop_ids=tokenizer.stop_ids, done=meter.count)
-            del model
-    else:
-        emit(Note(text="nothing is tested, so nothing shows that the files say what was trained"))
-    return Subject(
-        base=base,
-        adapter=found,
-        speech=read_speech(tokenizer, style, turn_end=renderer.end_of_turn),
-        conversations=conversations,
-        answers=answers,
-    )
-
-
-def read_tasks(run: Path, count: int) -> Sequence[Task]:
-    """Return the first held-out tasks of a run.
-
-    Raises:
-        InputError: if there are none, and some are wanted.
-    """
-    if count == 0:
-        return ()
-    tasks = read_whole(run / HELD_OUT, Task)
-    if not tasks:
-        raise InputError(
-            f"{run} holds no whole {HELD_OUT}, on which exports are tested; run trustee eval on it "
-            "once, or export without a test, with --tests 0"
-        )
-    return tasks[:count]
-
-
-def export_merged(subject: Subject, final: Path, emit: Emit) -> Exported:
-    """Write the merged model, load it with transformers, and compare prompts and answers."""
-    count = len(list_tensors(subject.base))
-    with staged(final) as folder:
-        name = f"writing {final}"
-        with metered(name, emit, of=count, unit="tensors", engine=EngineProgress) as meter:
-            write_merged(
-                subject.base, subject.adapter, folder, speech=subject.speech, written=meter.count
-            )
-        return Exported(
-            kind="merged", path=final, agreement=check_merged(subject, folder, final, emit)
-        )
-
-
-def check_merged(subject: Subject, folder: Path, final: Path, emit: Emit) -> Agreement | None:
-    """Compare what transformers makes of a folder with the training's prompts and answers."""
-    if not subject.conversations:
-        return None
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
-    rendered = [
-        tokenizer.apply_chat_template(
-            list(one.messages),
-            tools=list(one.tools) or None,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        for one in subject.conversations
-    ]
-    demand_texts(subject.conversations, rendered, what=str(final))
-    count = len(subject.answers)
-    with metered(
-        f"testing {final}", emit, of=count, unit="answers", engine=EngineProgress
-    ) as meter:
-        model = load_model(folder)
-        said = []
-        for answer in subject.answers:
-            said.append(predict_with(model, answer))
-            meter.count()
-    agreement = compare(subject.answers, said)
-    demand(agreement, share=1.0, what=str(final))
-    return agreement
-
-
-def export_gguf(subject: Subject, final: Path, quant: Quant, emit: Emit) -> Exported:
-    """Write the merged model as GGUF, load it with llama.cpp, and compare prompts and answers."""
-    count = len(list_tensors(subject.base))
-    with staged(final) as file:
-        with metered(
-            f"writing {final}", emit, of=count, unit="tensors", engine=EngineProgress
-        ) as meter:
-            write_gguf(
-                subject.base,
-                subject.adapter,
-                file,
-                speech=subject.speech,
-                quant=quant,
-                name=final.stem,
-                written=meter.count,
-            )
-        share = 1.0 if quant in WHOLE else QUANTISED_SHARE
-        agreement = check_gguf(subject, file, None, final, share=share, emit=emit)
-        return Exported(kind=f"gguf {quant}", path=final, agreement=agreement)
-
-
-def export_gguf_adapter(subject: Subject, final: Path, emit: Emit) -> Exported:
-    """Write the adapter as GGUF, and test it beside a base that is written for the test alone."""
-    with staged(final) as file:
-        write_gguf_adapter(subject.base, subject.adapter, file, name=final.stem)
-        agreement = None
-        if subject.conversations and has_llama():
-            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-                base = Path(scratch) / "base.gguf"
-                write_gguf(
-                    subject.base, None, base, speech=subject.speech, quant="bf16", name="base"
+def push_files(subject: Subject, wanted: Wanted, files: Sequence[Exported], emit: Emit) -> str:
+    """List what was written, or else the adapter's files, and upload exactly that."""
+    assert wanted.push is not None, "checked by the caller"
+    places = [file.path for file in files] or [subject.adapter.folder]
+    with tempfile.TemporaryDirectory() as scratch:
+        if not any((place / CARD).is_file() for place in places) and subject.write_card:
+            one = files[0] if files else None
+            kind, agreement = (one.kind, one.agreement) if one else ("adapter", None)
+            card = Path(scratch) / CARD
+            card.write_text(subject.write_card(kind, places[0].name, agreement), encoding="utf-8")
+            places.append(card)
+        uploads = list_uploads(places)
+        emit(Note(text=f"uploading to {wanted.push}, {'public' if wanted.public else 'private'}:"))
+        for upload in uploads:
+            emit(Note(text=f"  {upload.name}  {upload.size:,} bytes, {upload.path}"))
+        if not files and Path(subject.adapter.base).is_absolute():
+            emit(
+                Note(
+                    text=f"adapter_config.json names the base as {subject.adapter.base}, which "
+                    "nobody else has; train with the base's hub id as model.path to name it"
                 )
-                agreement = check_gguf(subject, base, file, final, share=1.0, emit=emit)
-        return Exported(kind="gguf adapter", path=final, agreement=agreement)
-
-
-def check_gguf(
-    subject: Subject, model: Path, adapter: Path | None, final: Path, *, share: float, emit: Emit
-) -> Agreement | None:
-    """Compare what llama.cpp makes of a file with the training's prompts, ids and answers."""
-    if not subject.conversations:
-        return None
-    if not has_llama():
-        emit(Note(text=f"{final} is not tested: pip install 'trustee[export]' brings llama.cpp"))
-        return None
-    emit(Stage(name=f"testing {final} with llama.cpp"))
-    answers = subject.answers
-    found = ask_llama(
-        LlamaQuestion(
-            model=str(model),
-            adapter=str(adapter) if adapter else None,
-            conversations=tuple(
-                {"messages": one.messages, "tools": one.tools}
-                if one.tools
-                else {"messages": one.messages}
-                for one in subject.conversations
-            ),
-            predictions=tuple(Prediction(prompt=a.prompt, ids=a.ids) for a in answers),
-            context=max(len(a.prompt) + len(a.ids) for a in answers) + 8,
-        )
-    )
-    demand_texts(subject.conversations, found.texts, what=str(final))
-    demand_ids([a.prompt for a in answers], found.ids, what=str(final))
-    agreement = compare(answers, found.said)
-    demand(agreement, share=share, what=str(final))
-    return agreement
+            )
+        return push(wanted.push, uploads, public=wanted.public)
 
 
 def export_text(exports: Exports) -> str:
     """Return what was exported as readable text."""
-    return "\n".join(_line(one) for one in exports.files)
+    lines = [_line(one) for one in exports.files]
+    return "\n".join([*lines, f"pushed to {exports.pushed}"] if exports.pushed else lines)
 
 
 def _line(one: Exported) -> str:
-    found = one.agreement
-    if found is None:
-        return f"{one.kind:<12} {one.path}  not tested"
-    return (
-        f"{one.kind:<12} {one.path}  prompts equal to the character, {found.equal} of "
-        f"{found.tokens} greedy tokens equal, {found.ties} ties, at most {found.worst:.3f} nats off"
-    )
+    found, played = one.agreement, one.played
+    line = f"{one.kind:<12} {one.path}  not tested"
+    if found is not None:
+        line = (
+            f"{one.kind:<12} {one.path}  prompts equal to the character, {found.equal} of "
+            f"{found.tokens} greedy tokens equal, {found.ties} ties, at most {found.worst:.3f} "
+            "nats off"
+        )
+    if played is not None:
+        line += (
+            f"\n  held-out success {played.through.value:.1%} through the file, "
+            f"{played.before.value:.1%} in the run, on the same {played.before.count} tasks"
+        )
+    return line

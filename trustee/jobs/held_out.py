@@ -28,6 +28,7 @@ from trustee.evaluation.evaluate import (
 from trustee.events import Emit, HeldOutPlayed, Note
 from trustee.jobs.resume import progress_of
 from trustee.jobs.stage_meter import StageMeter, metered
+from trustee.rl.interim import STEP, Measured, name_interim
 from trustee.rl.run import Run, RunState
 from trustee.rollout import EpisodePlayer, EpisodeRenderer
 from trustee.runs.files import write_json, write_lines
@@ -35,6 +36,8 @@ from trustee.runs.store import Store
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 HELD_OUT, OUTCOME = "held-out-tasks.jsonl", "outcome.json"
+BEFORE, AFTER = "before", "after"
+"""Labels of the measurements before and after training; others are those of steps."""
 
 T = TypeVar("T")
 
@@ -49,6 +52,8 @@ class RunResult(Record, frozen=True):
     after: SuccessRate | None
     gain: Gain | None
     seconds: float
+    best: Measured | None = None
+    """The best measurement in training, with `eval.every`."""
 
 
 def evaluation_world(config: Config) -> World:
@@ -81,10 +86,10 @@ def make_eval_player(
 async def measure(
     config: Config, run: Run, adapter: Adapter | None, *, label: str
 ) -> tuple[Trajectory, ...]:
-    """Play the held-out tasks and store the episodes."""
+    """Play the held-out tasks, unless that was done already, and store the episodes."""
     if not config.eval.tasks:
         return ()
-    if label == "before" and (kept := read_played(run.store.folder, label)) is not None:
+    if label == BEFORE and (kept := read_played(run.store.folder, label)) is not None:
         return kept
     player = make_eval_player(
         config,
@@ -96,11 +101,34 @@ async def measure(
     )
     engine = run.engine.progress
     tasks = await held_out_tasks(config, run.store, player, emit=run.emit, engine=engine)
-    name = f"held-out tasks {label} training: {len(tasks)}"
-    meter = metered(name, run.emit, of=len(tasks), unit="episodes", engine=engine)
-    played = await play_metered(tasks, player, meter, config=config, adapter=adapter, label=label)
+    played = find_played(run, label)
+    if played is None:
+        name = f"held-out tasks {say_when(label)}: {len(tasks)}"
+        meter = metered(name, run.emit, of=len(tasks), unit="episodes", engine=engine)
+        played = await play_metered(
+            tasks, player, meter, config=config, adapter=adapter, label=label
+        )
     write_lines(run.store.folder / name_played(label), played)
-    share = success_of(played)
+    tell_share(run, success_of(played), label=label)
+    if label in (BEFORE, AFTER):
+        await judge_the_judge(config, run, tasks, played, label=label)
+    return played
+
+
+def find_played(run: Run, label: str) -> tuple[Trajectory, ...] | None:
+    """Return episodes of the current version that an earlier measurement has left."""
+    last = run.interim.last
+    if label == BEFORE:
+        return None
+    if label == AFTER:
+        if last is None or (last.step, last.version) != (run.step, run.versions.version):
+            return None
+        label = name_interim(last.step)
+    return read_played(run.store.folder, label)
+
+
+def tell_share(run: Run, share: SuccessRate, *, label: str) -> None:
+    """Tell what was measured."""
     run.emit(
         HeldOutPlayed(
             label=label,
@@ -113,9 +141,25 @@ async def measure(
             file=name_played(label),
         )
     )
-    run.emit(Note(text=f"held-out success {label}: {show_share(share)}"))
-    await judge_the_judge(config, run, tasks, played, label=label)
-    return played
+    when = label if label in (BEFORE, AFTER) else say_when(label)
+    run.emit(Note(text=f"held-out success {when}: {show_share(share)}"))
+
+
+async def measure_interim(config: Config, run: Run) -> Measured:
+    """Measure the current version between two steps."""
+    played = await measure(config, run, run.versions.current, label=name_interim(run.step))
+    return measured_as(run, played)
+
+
+def measured_as(run: Run, played: Sequence[Trajectory]) -> Measured:
+    """Return what the current version was measured at."""
+    return Measured(success=success_of(played).value, step=run.step, version=run.versions.version)
+
+
+def say_when(label: str) -> str:
+    """Return when a measurement is taken, as text."""
+    step = label.removeprefix(STEP)
+    return f"after step {int(step)}" if step != label else f"{label} training"
 
 
 async def play_metered(
@@ -126,16 +170,23 @@ async def play_metered(
     config: Config,
     adapter: Adapter | None,
     label: str,
+    repeats: int = 1,
 ) -> tuple[Trajectory, ...]:
-    """Play each task once, as a stage that shows how far it is."""
+    """Play each task, as a stage that shows how far it is."""
     with metering as meter:
         return await evaluate(
-            tasks, player, config=config.eval, adapter=adapter, label=label, done=meter.count
+            tasks,
+            player,
+            config=config.eval,
+            adapter=adapter,
+            label=label,
+            repeats=repeats,
+            done=meter.count,
         )
 
 
 def name_played(label: str) -> str:
-    """Return the file of the held-out episodes before or after training."""
+    """Return the file of the held-out episodes of a measurement."""
     return f"held-out-{label}.jsonl"
 
 
@@ -240,6 +291,7 @@ def conclude(
         before,
         after,
         reached=Reached(steps=run.step, version=run.versions.version, seconds=seconds),
+        best=run.interim.best,
     )
     write_json(run.store.folder / OUTCOME, outcome)
     return outcome
@@ -270,7 +322,7 @@ def read_finished(config: Config, folder: Path, state: RunState) -> RunResult | 
     before, after = (read_played(folder, label) for label in ("before", "after"))
     if config.eval.tasks and (before is None or after is None):
         return None
-    return compare(folder, before or (), after or (), reached=reached)
+    return compare(folder, before or (), after or (), reached=reached, best=state.interim.best)
 
 
 def finished_text(folder: Path, state: RunState) -> str:
@@ -287,6 +339,7 @@ def compare(
     after: Sequence[Trajectory],
     *,
     reached: Reached,
+    best: Measured | None = None,
 ) -> RunResult:
     """Return the result of a run.
 
@@ -304,6 +357,7 @@ def compare(
         after=success_of(after) if after else None,
         gain=gain_between(before, after) if measured else None,
         seconds=reached.seconds,
+        best=best,
     )
 
 

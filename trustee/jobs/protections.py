@@ -48,6 +48,7 @@ WEAKER: Mapping[str, Weaker] = {
     "gates.agreement": "less",
     "gates.correlation": "less",
     "gates.unread": "more",
+    "gates.forgetting": "more",
     "watch.clip_ratio": "more",
     "watch.patience": "more",
     "watch.mismatch": "more",

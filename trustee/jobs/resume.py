@@ -16,6 +16,7 @@ from trustee.config import Config, apply_changes
 from trustee.decoding import decode_json, read_file
 from trustee.errors import InputError
 from trustee.events import Emit, Note
+from trustee.rl.interim import forget_later
 from trustee.rl.run import Run, RunState, share_done
 from trustee.runs.checkpoint import find_checkpoints, open_checkpoint
 from trustee.runs.config import RunConfig
@@ -117,6 +118,8 @@ def check_settings(config: Config, state: RunState, *, path: Path, record: Path)
 
 def progress_of(run: RunConfig, state: RunState) -> float:
     """Return the fraction of a run that is done at a checkpoint."""
+    if state.interim.ended:
+        return 1.0
     return share_done(
         step=state.step,
         steps=run.steps,
@@ -160,6 +163,11 @@ def check_longer(run: RunConfig, state: RunState) -> None:
     reached = []
     if state.step >= run.steps:
         reached.append(f"{state.step} steps are done and run.steps is {run.steps}: give --steps")
+    if state.interim.ended:
+        reached.append(
+            f"training ended early after {state.step} steps (eval.patience): start a new run with "
+            "--adapter"
+        )
     if run.minutes is not None and state.seconds >= 60 * run.minutes:
         reached.append(
             f"{state.seconds / 60:.1f} minutes are spent and run.minutes is {run.minutes:g}: give "
@@ -188,6 +196,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
     run.source.restore(state.source)
     run.watch.restore(state.watch)
     run.effect.restore(state.effect)
+    run.interim.restore(state.interim)
     await run.engine.adjust(run.ladder.level.activation_checkpointing)
     run.episode_limiter.total_tokens = run.ladder.level.parallel
     run.step, run.policy_tokens = state.step, state.policy_tokens
@@ -202,6 +211,7 @@ async def restore(run: Run, path: Path, state: RunState, *, previous: Run | None
         run.untrained.remove_newer(state.version)
         while run.next_group < previous.next_group and run.source.draw() is not None:
             run.next_group += 1
+    forget_later(run.store.folder, state.step)
     for name in ("metrics.jsonl", "timing.jsonl"):
         cut_lines(run.store.folder / name, state.step, emit=run.emit)
     if state.version and state.version != run.versions.version:

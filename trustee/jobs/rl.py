@@ -5,14 +5,17 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.algorithm.fallback import dry_run_largest
 from trustee.checks.adapter_effect import EffectGate
 from trustee.checks.alarms import Watch
 from trustee.checks.canaries import read_canaries
+from trustee.checks.forgetting import ForgettingGate
 from trustee.checks.judge import check_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
@@ -20,20 +23,25 @@ from trustee.engine.protocol import TrainingEngine
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import TaskSource
-from trustee.events import Emit, Note, Stage
+from trustee.events import Emit, Note
 from trustee.jobs.assemble import (
     make_memory_ladder,
     make_simulator,
+    open_background,
     open_engine,
     open_sandbox,
     prepare_model,
     restart_once,
 )
 from trustee.jobs.held_out import (
+    AFTER,
+    BEFORE,
     RunResult,
     conclude,
     finished_text,
     measure,
+    measure_interim,
+    measured_as,
     read_finished,
     read_played,
 )
@@ -41,7 +49,8 @@ from trustee.jobs.resume import find_state, restore, settings_of
 from trustee.jobs.run_metadata import begin_record
 from trustee.jobs.stage_meter import metered
 from trustee.rendering.renderer import Renderer
-from trustee.rl.learn import publish, store_checkpoint
+from trustee.rl.interim import Interim
+from trustee.rl.learn import measure_between, publish, store_checkpoint, tell_training
 from trustee.rl.run import GroupQueue, Run, RunState
 from trustee.rl.timeline import TimedLearner, TimedSource, TimedStore, Timeline
 from trustee.rl.train import train
@@ -81,6 +90,7 @@ async def run_training(
         if not resume:
             config = begin_record(config, folder)
         sandbox = await stack.enter_async_context(open_sandbox(config))
+        background = await stack.enter_async_context(open_background())
         run: Run | None = None
 
         async def train_with_an_engine() -> RunResult:
@@ -94,6 +104,7 @@ async def run_training(
                     renderer,
                     store,
                     sandbox=sandbox,
+                    background=background,
                     emit=emit,
                     previous=previous,
                     timeline=timeline,
@@ -132,6 +143,7 @@ def make_run(
     store: Store,
     *,
     sandbox: Sandbox | None = None,
+    background: TaskGroup | None = None,
     emit: Emit,
     previous: Run | None = None,
     timeline: Timeline | None = None,
@@ -155,11 +167,13 @@ def make_run(
         renderer=renderer,
         simulator=make_simulator(config, guarded, renderer),
         sandbox=sandbox or NoSandbox(),
+        background=background,
         versions=Versions(guarded, slots=config.engine.versions),
         store=store,
         watch=Watch(config.watch),
         gates=config.gates,
         effect=EffectGate(guarded, renderer, patience=config.gates.effect_patience),
+        forgetting=ForgettingGate(guarded, renderer, most=config.gates.forgetting),
         ladder=make_memory_ladder(config),
         rollout=config.rollout,
         learning=config.learn,
@@ -173,6 +187,8 @@ def make_run(
         started_at=time.monotonic() if previous is None else previous.started_at,
         seconds_before=0.0 if previous is None else previous.seconds_before,
         untrained=GroupQueue(() if previous is None else previous.untrained),
+        interim=Interim(every=config.eval.every, patience=config.eval.patience),
+        measure=partial(measure_interim, config) if config.eval.tasks else None,
     )
 
 
@@ -202,12 +218,12 @@ async def run_stages(
     """Measure, train and measure again with one engine."""
     await show_canaries(config, run)
     begins = not find_checkpoints(run.store.folder / "checkpoints")
-    unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, "before") is None
+    unmeasured = bool(config.eval.tasks) and read_played(run.store.folder, BEFORE) is None
     if config.run.adapter and begins:
         run.emit(Note(text=f"training starts from adapter {config.run.adapter}"))
     if config.run.adapter and (begins or unmeasured):
         await publish(run, 1)
-    before = await measure(config, run, run.versions.current, label="before")
+    before = await measure(config, run, run.versions.current, label=BEFORE)
     if not begins and (resume or previous is not None):
         path, state = open_checkpoint(
             run.store.folder / "checkpoints",
@@ -220,16 +236,19 @@ async def run_stages(
         run.started_at = time.monotonic()
     if run.progress < 1:
         if begins:
+            if before:
+                run.interim.note(measured_as(run, before))
             await store_checkpoint(run)
         length = await dry_run_largest(run.engine, run.learning.loss, ladder=run.ladder)
         run.episode_limiter.total_tokens = run.ladder.level.parallel
         run.emit(Note(text=f"a training sample of {length} ids fits"))
         if begins or previous is None:
             run.started_at = time.monotonic()
-        name = f"training, {run.steps} steps"
-        run.emit(Stage(name=name, progress=run.progress))
+        tell_training(run, progress=run.progress)
         # Start-up objects live for the whole run; not scanning them saves 5 % of all turns.
         gc.freeze()
-        await train(run)
-    after = await measure(config, run, run.versions.current, label="after")
+        # One may be due that a kill cut short.
+        if await measure_between(run, progress=run.progress) < 1:
+            await train(run)
+    after = await measure(config, run, run.versions.current, label=AFTER)
     return conclude(run, before, after, seconds=time.monotonic() - started_at)

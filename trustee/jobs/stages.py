@@ -85,7 +85,9 @@ def foretell(config: Config, folder: Path) -> str:
     if not run.minutes:
         told.append("there is no time limit (--minutes sets one, trustee plan estimates)")
     if config.eval.tasks:
-        told.append(f"{config.eval.tasks} held-out tasks are played before and after")
+        between = f", after and every {config.eval.every} steps"
+        when = between if config.eval.every else " and after"
+        told.append(f"{config.eval.tasks} held-out tasks are played before{when}")
     return "; ".join([*told, f"folder {folder}"])
 
 

@@ -76,6 +76,7 @@ def describe_run(library: Library, run: str) -> Row:
         "measured": measured,
         "pairing": pairing,
         "torn": bool(torn) and standing.process is None,
+        "interim": opened.curves.interim(),
         "marks": find_marks(opened),
         "moved": _last_moved(opened),
     }
@@ -146,8 +147,10 @@ def list_episodes(
     """Return a page of the episodes that match, and how much of the file was looked at."""
     opened = library.open(run)
     index, tasks = opened.episodes(file)
-    complete = index.advance(PIECE_SECONDS if len(index.columns) else FIRST_SECONDS)
-    tasks.advance()
+    seconds = PIECE_SECONDS if len(index.columns) else FIRST_SECONDS
+    complete = index.advance(seconds)
+    # Rows are shown before their tasks are found; an order or a text needs all of them.
+    complete = tasks.advance(seconds if wanted.needs_no_task else float("inf")) and complete
     search = opened.search(file, wanted)
     searched = search.advance(PIECE_SECONDS)
     rows = [
@@ -285,6 +288,7 @@ def compare_runs(library: Library, runs: Sequence[str]) -> Row:
                 "place": library.show_place(one.folder),
                 **_show(one.standing()),
                 "trained": result.share() if result else None,
+                "interim": one.curves.interim(),
             }
             for run, one, result in zip(runs, opened, results, strict=True)
         ],

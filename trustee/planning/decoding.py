@@ -53,24 +53,34 @@ def step_seconds(
         tokens: KV-cache tokens of all of them together.
         end: 0 for the best case, 1 for the worst.
     """
-    width = 4 if weights == "fp32" else 2
-    head = width * shape.vocab * shape.hidden
-    read = (head + tokens * kv_token_bytes(shape)) / (1e9 * card.bandwidth * READ_SHARE)
+    bandwidth = 1e9 * card.bandwidth
+    read = _rest_bytes(shape, weights=weights, tokens=tokens) / (bandwidth * READ_SHARE)
     products = _product_seconds(shape, card, weights=weights, sequences=sequences)
     factor = 1 / UNSURE if end == 0 else UNSURE
-    return (products + read) * factor + OVERHEAD_SECONDS[end]
+    least = _step_bytes(shape, weights=weights, tokens=tokens) / bandwidth
+    return max(least, (products + read) * factor) + OVERHEAD_SECONDS[end]
 
 
 def bandwidth_share(
     shape: ModelShape, card: Card, *, weights: WeightFormat, sequences: int, tokens: float, end: int
 ) -> float:
     """Return the share of the data sheet's bandwidth that a step reaches; arguments as above."""
-    width = 4 if weights == "fp32" else 2
-    read = _linear_bytes(shape, weights=weights) + width * shape.vocab * shape.hidden
-    least = (read + tokens * kv_token_bytes(shape)) / (1e9 * card.bandwidth)
+    least = _step_bytes(shape, weights=weights, tokens=tokens) / (1e9 * card.bandwidth)
     return least / step_seconds(
         shape, card, weights=weights, sequences=sequences, tokens=tokens, end=end
     )
+
+
+def _rest_bytes(shape: ModelShape, *, weights: WeightFormat, tokens: float) -> float:
+    """Count the bytes of the head and of the cache."""
+    width = 4 if weights == "fp32" else 2
+    return width * shape.vocab * shape.hidden + tokens * kv_token_bytes(shape)
+
+
+def _step_bytes(shape: ModelShape, *, weights: WeightFormat, tokens: float) -> float:
+    """Count the bytes that no step can do without."""
+    linear = _linear_bytes(shape, weights=weights)
+    return linear + _rest_bytes(shape, weights=weights, tokens=tokens)
 
 
 def _linear_bytes(shape: ModelShape, *, weights: WeightFormat) -> int:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from trustee.algorithm.config import Optimizer
 from trustee.engine.weights import WeightFormat
 from trustee.planning.activations import (
     count_head,
@@ -26,14 +25,10 @@ from trustee.planning.activations import (
 from trustee.planning.budget import Budget
 from trustee.planning.graphs import count_graph_pool
 from trustee.planning.shapes import ModelShape
+from trustee.planning.sizes import count_scales, count_states, count_table
 from trustee.trainer.int4 import INT4_GROUP
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.types import MIB, Record
-
-SMALL_TENSOR = 4096
-"""Elements under which an 8-bit optimiser keeps fp32 states."""
-VOCAB_PADDING = 64
-"""The engine rounds its tables up to this many rows."""
 
 CONTEXT_BYTES = 600 * MIB
 """CUDA context, kernels and cuBLAS workspaces of one process."""
@@ -100,7 +95,9 @@ def make_ledger(shape: ModelShape, budget: Budget) -> Ledger:
     """List what a run holds on its card."""
     return Ledger(
         entries=(
-            *list_weights(shape, weights=budget.engine.weight_format),
+            *list_weights(
+                shape, weights=budget.engine.weight_format, in_host=budget.engine.host_embedding
+            ),
             *list_adapter(shape, budget),
             *list_engine(shape, budget),
             *list_training(shape, budget),
@@ -113,8 +110,31 @@ def base_bytes(shape: ModelShape, *, weights: WeightFormat) -> int:
     return sum(entry.bytes for entry in list_weights(shape, weights=weights))
 
 
-def list_weights(shape: ModelShape, *, weights: WeightFormat) -> Iterator[Entry]:
-    """List the frozen base: one copy, which engine and trainer share."""
+def enter_tables(shape: ModelShape, *, width: int, plain: str, in_host: bool) -> Entry:
+    """Return the entry of embedding and head, of so many bytes a weight, a format of that name."""
+    table = count_table(shape, width=width)
+    reason = "one table for both" if shape.tied else "two tables"
+    if in_host and not shape.tied:
+        reason = "the head's; the other lies in host memory (engine.host_embedding)"
+    return Entry(
+        name="embedding and head",
+        bytes=table if shape.tied or in_host else 2 * table,
+        when="always",
+        exact=True,
+        reason=f"{plain}, {reason}",
+    )
+
+
+def list_weights(
+    shape: ModelShape, *, weights: WeightFormat, in_host: bool = False
+) -> Iterator[Entry]:
+    """List the frozen base: one copy, which engine and trainer share.
+
+    Args:
+        shape: the model.
+        weights: format of the linear layers.
+        in_host: whether the embedding table lies in host memory.
+    """
     width, plain = (4, "fp32") if weights == "fp32" else (2, "bf16")
     if weights == "nf4":
         yield Entry(
@@ -154,14 +174,7 @@ def list_weights(shape: ModelShape, *, weights: WeightFormat) -> Iterator[Entry]
             exact=True,
             reason=f"{plain}: {width} bytes a weight",
         )
-    rows = -(-shape.vocab // VOCAB_PADDING) * VOCAB_PADDING
-    yield Entry(
-        name="embedding and head",
-        bytes=width * rows * shape.hidden * (1 if shape.tied else 2),
-        when="always",
-        exact=True,
-        reason=f"{plain}, one table for both" if shape.tied else f"{plain}, two tables",
-    )
+    yield enter_tables(shape, width=width, plain=plain, in_host=in_host)
     yield Entry(
         name="norms and biases",
         bytes=width * shape.vector_numel,
@@ -169,30 +182,6 @@ def list_weights(shape: ModelShape, *, weights: WeightFormat) -> Iterator[Entry]
         exact=True,
         reason=plain,
     )
-
-
-def count_scales(shape: ModelShape) -> int:
-    """Count the bytes of nested NF4 statistics over all linear layers.
-
-    Each layer has scales of blocks, scales of scales, a mean, and tables of 16 and 256 levels.
-    """
-    total = 0
-    for rows, columns in shape.linears.values():
-        blocks = -(-rows * columns // NF4_BLOCK)
-        total += shape.layers * (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 + 4 * (16 + 256))
-    return total
-
-
-def count_states(shape: ModelShape, *, rank: int, optimizer: Optimizer) -> int:
-    """Count the bytes of the optimiser's two moments."""
-    total = 0
-    for numel in shape.adapter_linears(rank):
-        if optimizer == "adamw8bit" and numel >= SMALL_TENSOR:
-            total += 2 * (numel + 4 * -(-numel // NESTED_BLOCK))
-        else:
-            total += 8 * numel
-    tables = 2 * 4 * 256 if optimizer == "adamw8bit" else 0
-    return shape.layers * total + tables
 
 
 def list_adapter(shape: ModelShape, budget: Budget) -> Iterator[Entry]:

@@ -6,8 +6,9 @@ from trustee.planning.budget import Budget
 from trustee.planning.cards import Card
 from trustee.planning.fit_search import BARELY, name_changes, raise_cache
 from trustee.planning.hours import Workload, count_episodes, describe_decoding, list_assumptions
-from trustee.planning.ledger import count_kv_tokens, make_ledger
+from trustee.planning.ledger import count_kv_tokens, kv_token_bytes, make_ledger
 from trustee.planning.shapes import ModelShape
+from trustee.planning.sizes import count_table
 from trustee.types import GIB
 
 WORTH_RAISING = 1.1
@@ -73,6 +74,12 @@ def _list_room(shape: ModelShape, budget: Budget, card: Card) -> list[str]:
             "there is room for more episodes at once: "
             f"engine.kv_bytes={raised.engine.cache_bytes} would hold "
             f"{count_kv_tokens(shape, raised)} tokens"
+        )
+    if not (budget.engine.host_embedding or shape.tied):
+        more = count_table(shape) // kv_token_bytes(shape)
+        notes.append(
+            f"engine.host_embedding=true would make room for {more} more tokens "
+            f"({more / max(1, count_kv_tokens(shape, budget)):.0%}); no card has run it"
         )
     double = 2 * budget.engine.context
     longer = budget.change(

@@ -34,12 +34,12 @@ from trustee.planning.ledger import (
     Ledger,
     base_bytes,
     count_kv_tokens,
-    count_states,
     make_ledger,
 )
 from trustee.planning.notes import list_notes
 from trustee.planning.self_fit import fill_card
 from trustee.planning.shapes import ModelShape, find_shape, known_models
+from trustee.planning.sizes import count_states, count_table
 from trustee.types import GIB, Record
 
 PROGRAM_BYTES = 7 * GIB
@@ -321,7 +321,8 @@ def count_host(shape: ModelShape, budget: Budget) -> int:
     )
     # The engine keeps every version in host memory, and a publish copies one more.
     versions = 2 * (budget.slots + 1) * shape.adapter_numel(budget.learn.rank)
-    return PROGRAM_BYTES + parked + versions
+    table = count_table(shape) if budget.engine.host_embedding else 0
+    return PROGRAM_BYTES + parked + versions + table
 
 
 def count_disk(config: Config, shape: ModelShape, budget: Budget, work: Workload) -> int:

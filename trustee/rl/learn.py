@@ -12,14 +12,16 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from trustee.algorithm.fallback import call_with_fallback
 from trustee.algorithm.step import take_step
-from trustee.checks.alarms import Decision
+from trustee.checks.alarms import Decision, name_version
 from trustee.checks.call_parsing import check_reading, read_again
 from trustee.checks.judge import check_anchor
 from trustee.environments.protocol import store_state
 from trustee.errors import RunError
-from trustee.events import RolledBack, StepTrained
+from trustee.events import Note, RolledBack, Stage, StepTrained
+from trustee.rl.interim import BEST
 from trustee.rl.run import Run, RunState, Slots
 from trustee.runs.checkpoint import write_checkpoint
+from trustee.runs.files import write_json
 from trustee.types import Group, Role
 
 log = structlog.get_logger()
@@ -50,9 +52,9 @@ async def learn(run: Run, slots: Slots, groups: MemoryObjectReceiveStream[Group]
         for group in fresh:
             run.untrained.remove(group)
             slots.free(group)
-        fresh, seen, since = [], [], time.monotonic()
-        if progress >= 1:
+        if await measure_between(run, progress=progress) >= 1:
             return
+        fresh, seen, since = [], [], time.monotonic()
 
 
 async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: float) -> float:
@@ -80,6 +82,7 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
     verdict = run.watch.observe(report, fresh)
     if verdict.stop is None or verdict.roll_back_to is not None:
         await apply_decision(run, verdict, moved=report.moved)
+    kl = await call_with_fallback(run.forgetting.measure, run.engine, ladder=run.ladder)
     metrics = {
         "step": run.step,
         "version": run.versions.version,
@@ -91,30 +94,70 @@ async def finish_step(run: Run, fresh: list[Group], seen: list[Group], waited: f
         "rolled_back_to": verdict.roll_back_to,
         "memory_fallbacks": len(run.ladder.changes),
         "unread": reading.differing,
+        **({} if kl is None else {"forgetting_kl": kl}),
         **report.metrics(),
     }
     run.store.append("metrics.jsonl", [metrics])
     if verdict.stop is not None:
         await end_run(run, verdict)
+    run.forgetting.check(kl, step=run.step)
     published = time.monotonic()
     progress = await store_checkpoint(run)
     # Only after the checkpoint, because the previous one may name an older best version.
-    run.watch.prune(run.store, alive=run.versions.alive)
+    run.watch.prune(run.store, alive=(*run.versions.alive, *run.interim.kept()))
     timing = {
         "step": run.step,
         "waited_s": round(waited, 3),
         "train_s": round(trained - started_at, 3),
         "publish_s": round(published - trained, 3),
         "checkpoint_s": round(time.monotonic() - published, 3),
+        **describe_work(run),
+    }
+    run.store.append("timing.jsonl", [timing])
+    run.emit(describe_step(metrics, timing, progress=progress))
+    return progress
+
+
+def describe_work(run: Run) -> dict[str, Any]:
+    """Return what the simulator's roles have done so far, and the memory that was needed."""
+    return {
         "tokens": dict(run.simulator.tokens),
         "read": dict(run.simulator.read),
         "rejected": dict(run.simulator.rejected),
         "refusals": dict(run.simulator.refusals),
         "memory": run.engine.progress().peak,
     }
-    run.store.append("timing.jsonl", [timing])
-    run.emit(describe_step(metrics, timing, progress=progress))
-    return progress
+
+
+async def measure_between(run: Run, *, progress: float) -> float:
+    """Measure the current version if that is due, and return the progress.
+
+    Episodes of training are played on meanwhile; the time does not count as training.
+    """
+    if progress >= 1 or run.measure is None or not run.interim.is_due(run.step):
+        return progress
+    began = time.monotonic()
+    run.interim.note(await run.measure(run))
+    run.started_at += time.monotonic() - began
+    best = run.interim.best
+    if best is not None:
+        write_json(run.store.folder / BEST, best)
+    if not run.interim.ended or best is None:
+        # A kill before the next checkpoint costs nothing: the episodes are in their file.
+        tell_training(run, progress=progress)
+        return progress
+    text = (
+        f"training ends early after step {run.step}: {run.interim.misses} measurements in a row "
+        f"were not above the {best.success:.1%} of {name_version(best.version)} after step "
+        f"{best.step} (eval.patience)"
+    )
+    run.emit(Note(text=text, about="gate"))
+    return await store_checkpoint(run)
+
+
+def tell_training(run: Run, *, progress: float) -> None:
+    """Tell that training begins, or goes on after something else."""
+    run.emit(Stage(name=f"training, {run.steps} steps", progress=progress))
 
 
 def count_spoken(groups: list[Group]) -> int:
@@ -162,6 +205,7 @@ async def store_checkpoint(run: Run) -> float:
         seconds=run.seconds,
         skipped=run.skipped,
         settings=run.settings,
+        interim=run.interim.state(),
     )
     await write_checkpoint(
         run.store.folder / "checkpoints", state, save=run.engine.save, keep=run.keep_checkpoints

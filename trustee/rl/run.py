@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.memory_ladder import LadderState, MemoryLadder
 from trustee.checks.adapter_effect import EffectGate, EffectState
 from trustee.checks.alarms import AlarmsState, Watch
 from trustee.checks.config import GateConfig
+from trustee.checks.forgetting import ForgettingGate
 from trustee.engine.clock import EngineClock
 from trustee.engine.versions import Versions
 from trustee.engine.watchdog import Watchdog
@@ -23,6 +25,7 @@ from trustee.environments.protocol import Services, TaskSource, World
 from trustee.environments.simulator import Simulator
 from trustee.events import Emit
 from trustee.rendering.renderer import Renderer
+from trustee.rl.interim import Interim, InterimState, Measured
 from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.checkpoint import CheckpointState
 from trustee.runs.store import Store
@@ -95,6 +98,8 @@ class RunState(CheckpointState, frozen=True):
     """Group numbers that were left out, because groups after an earlier checkpoint have them."""
     settings: dict[str, Any] = {}
     """Settings that the checkpoint depends on, by key."""
+    interim: InterimState = InterimState()
+    """What was measured between steps."""
 
 
 @dataclass(slots=True)
@@ -114,6 +119,7 @@ class Run:
     watch: Watch
     gates: GateConfig
     effect: EffectGate
+    forgetting: ForgettingGate
     ladder: MemoryLadder
     rollout: RolloutConfig
     learning: LearnConfig
@@ -136,7 +142,13 @@ class Run:
     """Group numbers that were left out: a group's number less these is that of its task spec."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings that checkpoints depend on, by key."""
+    background: TaskGroup | None = None
+    """Tasks in which episodes keep connections."""
     untrained: GroupQueue = field(default_factory=GroupQueue)
+    interim: Interim = field(default_factory=lambda: Interim(every=None, patience=None))
+    """Measurements between steps."""
+    measure: Callable[[Run], Awaitable[Measured]] | None = None
+    """Plays the held-out tasks with the current version; None if there are none."""
     episode_limiter: anyio.CapacityLimiter = field(init=False)
     """Limits the number of concurrent episodes."""
 
@@ -159,7 +171,9 @@ class Run:
 
     def serve(self, rng: random.Random) -> Services:
         """Return the services of an episode that uses this random generator."""
-        return Services(simulator=self.simulator, rng=rng, sandbox=self.sandbox)
+        return Services(
+            simulator=self.simulator, rng=rng, sandbox=self.sandbox, background=self.background
+        )
 
     @property
     def seconds(self) -> float:
@@ -173,6 +187,8 @@ class Run:
 
     def progress_at(self, seconds: float) -> float:
         """Return the fraction that is done once so many seconds are spent."""
+        if self.interim.ended:
+            return 1.0
         return share_done(
             step=self.step,
             steps=self.steps,

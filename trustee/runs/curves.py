@@ -110,6 +110,22 @@ class Curves:
             steps.append(step)
         return steps
 
+    def interim(self) -> list[Row]:
+        """Return held-out success by step, from before training on; empty if only ends are known.
+
+        Where a step was measured twice, the later measurement counts.
+        """
+        by_step: dict[int, Row] = {}
+        for told, _ in _told(self.events.rows, "held_out"):
+            numbers = [told.get(name) for name in ("success", "low", "high")]
+            if all(isinstance(number, int | float) for number in numbers):
+                by_step[_step_of(told)] = {
+                    "step": _step_of(told),
+                    "label": told.get("label"),
+                } | dict(zip(("success", "low", "high"), numbers, strict=True))
+        rows = [by_step[step] for step in sorted(by_step) if step >= 0]
+        return rows if len(rows) > 2 else []
+
 
 def _step_of(row: Row) -> int:
     step = row.get("step")

@@ -271,17 +271,21 @@ class TaskIndex:
         self.places: dict[int, tuple[int, int, int]] = {}
         """Begin, length and difficulty, by group."""
 
-    def advance(self) -> None:
-        """Index what is new."""
+    def advance(self, seconds: float = float("inf")) -> bool:
+        """Index what is new for at most about so long; return whether that was all."""
         with self.lock:
             if self._lines.look():
                 self.places, self.problems = {}, []
+            until = time.monotonic() + seconds
             try:
                 for line in self._lines.read_new():
                     if line.data is not None:
                         self._add(line.begin, line.number, line.data)
+                    if time.monotonic() > until:
+                        return False
             except InputError as error:
                 self.problems.append(str(error))
+            return True
 
     def _add(self, begin: int, number: int, data: bytes) -> None:
         try:

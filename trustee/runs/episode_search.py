@@ -48,6 +48,11 @@ class Wanted(Record, frozen=True):
         if self.reward is not None:
             parse_reward(self.reward)
 
+    @property
+    def needs_no_task(self) -> bool:
+        """Whether matching and order can be told without the episodes' tasks."""
+        return self.text is None and self.sort != "difficulty"
+
 
 class Search:
     """The rows of an index that match, in order; with a text it is found out bit by bit."""

@@ -43,6 +43,15 @@ def write_json(path: Path, content: object, *, indent: int = 0) -> None:
     _write(path, msgspec.json.format(data, indent=indent) if indent else data)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text completely or not at all.
+
+    Raises:
+        RunError: if it cannot be written; what was there before is untouched.
+    """
+    _write(path, text.encode())
+
+
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write a whole file of JSON lines completely or not at all.
 

@@ -31,7 +31,7 @@ from trustee.algorithm.learner import (
     TrainerSpec,
     add_reports,
 )
-from trustee.algorithm.loss import TokenLogprobs, policy_loss, token_logprobs
+from trustee.algorithm.loss import TokenLogprobs, policy_loss
 from trustee.decoding import decode_json, read_file
 from trustee.errors import RunError
 from trustee.runs.adapters import BASE, TEMPLATE, WEIGHTS, BaseMark, fingerprint_base
@@ -39,6 +39,7 @@ from trustee.trainer.activation_checkpointing import set_checkpointing
 from trustee.trainer.adapter_weights import describe_adapter, take_adapter, trained_tensors
 from trustee.trainer.base_hash import hash_frozen
 from trustee.trainer.counters import Counter, own_counters
+from trustee.trainer.forward import find_divergences, find_logprobs
 from trustee.trainer.memory import (
     Heap,
     bound_memory,
@@ -139,26 +140,9 @@ class Trainer:
         set_checkpointing(self.model, mode=mode)
 
     def forward(self, batch: Batch) -> TokenLogprobs:
-        """Return logprobs and entropies [N] of a batch's trained ids, in the order of the tree.
-
-        Over a bf16 base the whole forward runs under bf16 autocast, so that the fp32 adapter is
-        rounded as the engine's bf16 copy of it is.
-        """
-        model = self.model.base_model.model
-        ids_T, trained_T = batch.ids_T.to(self.device), batch.trained_T.to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            hidden_TH = model.model(
-                input_ids=ids_T[None],
-                position_ids=batch.positions_T.to(self.device)[None],
-                use_cache=False,
-                blocks=batch.attention,
-            ).last_hidden_state[0]
-            return token_logprobs(
-                hidden_TH[batch.before_T.to(self.device)[trained_T]],
-                model.lm_head.weight,
-                targets=ids_T[trained_T],
-                chunk=self.spec.learn.head_chunk,
-            )
+        """Return logprobs and entropies [N] of a batch's trained ids, in the order of the tree."""
+        chunk = self.spec.learn.head_chunk
+        return find_logprobs(self.model, batch, device=self.device, chunk=chunk)
 
     def answer(self, method: str, *args: Any) -> dict[str, Any]:
         """Call a method by its name and return its `value`, or where it does not fit, `memory`.
@@ -390,6 +374,13 @@ class Trainer:
                 return self.forward(batch).logprobs.tolist()
             with self.model.disable_adapter():
                 return self.forward(batch).logprobs.tolist()
+
+    def diverge(self, request: bytes) -> bytes:
+        """Compare base and adapter at every sampled id of some samples."""
+        samples = msgspec.msgpack.decode(request, type=tuple[Sample, ...])
+        batch, chunk = collate(samples, block=self.block), self.spec.learn.head_chunk
+        found = find_divergences(self.model, batch, device=self.device, chunk=chunk)
+        return msgspec.msgpack.encode(found)
 
     def hash_base(self) -> str:
         """Hash the frozen weights."""

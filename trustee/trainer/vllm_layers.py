@@ -19,7 +19,10 @@ from torch.nn import Parameter
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase
 from vllm.model_executor.layers.quantization import register_quantization_config
-from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+from vllm.model_executor.layers.quantization.base_config import (
+    QuantizationConfig,
+    QuantizeMethodBase,
+)
 from vllm.model_executor.model_loader import register_model_loader
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
@@ -28,6 +31,7 @@ from vllm.utils.torch_utils import direct_register_custom_op
 
 from trustee.trainer.counters import own_counters
 from trustee.trainer.counting import count_loading
+from trustee.trainer.host_embedding import HostEmbedding, lies_in_host
 from trustee.trainer.int4_layers import choose_int4
 from trustee.trainer.nf4 import NESTED_BLOCK, NF4_BLOCK
 from trustee.trainer.online_linear import OnlineLinear, StoredParts, register_weight
@@ -240,9 +244,12 @@ class _SharedConfig(QuantizationConfig):
         """Return a config; there is nothing to read."""
         return cls()
 
-    def get_quant_method(self, layer: Any, prefix: str) -> LinearMethodBase | None:
+    def get_quant_method(self, layer: Any, prefix: str) -> QuantizeMethodBase | None:
         """Return the method for linear layers; None for embeddings and heads, which stay as is."""
-        return type(self).method() if isinstance(layer, LinearBase) else None
+        if isinstance(layer, LinearBase):
+            return type(self).method()
+        model = get_current_vllm_config().model_config.hf_text_config
+        return HostEmbedding() if lies_in_host(layer, tied=model.tie_word_embeddings) else None
 
 
 @register_quantization_config("trustee_nf4")

@@ -20,7 +20,7 @@ from trustee.cli.main import main
 from trustee.config import Config, read_config
 from trustee.engine.script import Request
 from trustee.errors import InputError
-from trustee.jobs import evaluate
+from trustee.jobs import evaluate, policies
 from trustee.jobs.run_metadata import describe_run
 from trustee.runs.store import read_lines
 from trustee.types import Trajectory
@@ -320,3 +320,94 @@ def test_suites_that_cannot_be_played(
 ) -> None:
     """What a suite does not take, or lacks, is said before anything is read."""
     check_error(refuse(capfd, "eval", tmp_path, *words), named)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--suite", "bfcl"),
+        ("--tasks", "5"),
+        ("--config", FTRL),
+        ("--world", FTRL),
+        ("--out", "x"),
+        ("--published",),
+        ("--strip-trial", "--permute-names"),
+        ("--break-tool",),
+    ],
+    ids=lambda given: given[0],
+)
+def test_options_that_general_prompts_have_no_use_for(
+    check_error: ErrorCheck,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+) -> None:
+    """What was forgotten does not depend on a world."""
+    started = never_start(monkeypatch)
+    told = refuse(capfd, "eval", tmp_path, "--retention", *given)
+    check_error(told, given[0], "--retention")
+    assert [] == started
+
+
+def test_no_general_prompt(
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Less than one prompt is none."""
+    check_error(refuse(capfd, "eval", tmp_path, "--retention", "--rows", "0"), "--rows 0")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--repeats", "2"),
+        ("--adapter", "a", "--adapter", "b"),
+        ("other-run",),
+    ],
+    ids=lambda given: given[0],
+)
+@pytest.mark.parametrize("suite", ["ftrl", "bfcl"])
+def test_a_suite_plays_one_adapter_once(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, given: tuple[str, ...], suite: str
+) -> None:
+    """Several adapters and attempts are for held-out tasks."""
+    told = refuse(capfd, "eval", tmp_path, *given, "--suite", suite)
+    assert f"--suite {suite} plays one adapter once" in told
+
+
+def test_no_attempt_is_too_few(
+    check_error: ErrorCheck, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """At least one."""
+    check_error(refuse(capfd, "eval", tmp_path, "--repeats", "0"), "--repeats 0")
+
+
+@pytest.mark.parametrize(
+    ("given", "adapters", "repeats"),
+    [
+        (("--adapter", "a", "--adapter", "b"), ["a", "b"], 1),
+        (("--repeats", "4"), [""], 4),
+        (("--adapter", "a", "--repeats", "2"), ["a"], 2),
+        (("other",), ["", "other"], 1),
+        (("other", "--adapter", "a"), ["a", "other"], 1),
+    ],
+)
+def test_which_policies_are_in_the_table(
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+    adapters: list[str],
+    repeats: int,
+) -> None:
+    """Those that are named; else the run's own, and with further runs theirs beside it."""
+    asked: list[tuple[list[Path], int]] = []
+
+    async def run_policies(config: Config, run: Path, **how: Any) -> None:
+        asked.append((how["adapters"], how["repeats"]))
+        raise InputError("seen")
+
+    monkeypatch.setattr(policies, "run_policies", run_policies)
+    (tmp_path / "run.json").write_bytes(msgspec.json.encode(describe_run(tiny_config())))
+    assert "seen" == refuse(capfd, "eval", tmp_path, *given)
+    assert [([Path(name) if name else tmp_path for name in adapters], repeats)] == asked

@@ -105,11 +105,14 @@ def test_secrets_stay_here_unless_named(monkeypatch: pytest.MonkeyPatch) -> None
     """A server gets the variables that the user names, and none of the others."""
     monkeypatch.setenv("SECRET_A", "a")
     monkeypatch.setenv("SECRET_B", "b")
-    server = parse_server("mcp:x", variables=("SECRET_A",))
-    assert {"SECRET_A", "PATH"} <= server.environment().keys()
-    assert "SECRET_B" not in server.environment()
+    server = parse_server("mcp:x", variables={"TOKEN": "$SECRET_A", "FILE": "a b"})
+    given = server.environment()
+    assert {"TOKEN": "a", "FILE": "a b"}.items() <= given.items()
+    assert "PATH" in given
+    assert not {"SECRET_A", "SECRET_B"} & given.keys()
+    assert server.name == "mcp:FILE='a b' TOKEN='$SECRET_A' x", "and the name has no secret"
     with pytest.raises(InputError, match="SECRET_C"):
-        parse_server("mcp:x", variables=("SECRET_C",)).environment()
+        parse_server("mcp:x", variables={"A": "$SECRET_C"}).environment()
 
 
 def test_the_command_writes_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustee.cli.commands.effects import retention_command, where_command
 from trustee.cli.commands.fitting import fill_engine
 from trustee.cli.commands.options import (
     DONE,
@@ -39,11 +40,24 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     evaluate = commands.add_parser("eval", help="compare a run's adapter with its base")
     evaluate.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder; with --suite, the suite's file"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="run folder; the adapters of further ones play its tasks too; "
+        "with --suite ftrl, the suite's file",
     )
     evaluate.add_argument("--tasks", type=int, metavar="N", help="held-out tasks")
     evaluate.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="default: the run's newest; none with --suite"
+        "--adapter",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="may be given several times; default: the run's newest; none with --suite",
+    )
+    evaluate.add_argument(
+        "--repeats", type=int, metavar="K", help="attempts at each task, for pass^1 to pass^K"
     )
     evaluate.add_argument(
         "--suite",
@@ -54,7 +68,10 @@ def add(commands: Commands) -> None:
     )
     add_outside(evaluate)
     evaluate.add_argument(
-        "--rows", type=int, metavar="N", help="tasks of each category of a benchmark; default: all"
+        "--rows",
+        type=int,
+        metavar="N",
+        help="tasks of each category of a benchmark, or general prompts; default: all",
     )
     evaluate.add_argument(
         "--config", type=Path, metavar="FILE", help="config of a suite; default: configs/ftrl.toml"
@@ -65,6 +82,16 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--world", type=Path, metavar="CONFIG", help="play held-out tasks of this config's world"
     )
+    add_looks(evaluate)
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
+    evaluate.add_argument("--gpu", type=int, metavar="N")
+    add_allow_world(evaluate)
+    add_shared(evaluate)
+    evaluate.set_defaults(act=eval_command)
+
+
+def add_looks(evaluate: argparse.ArgumentParser) -> None:
+    """Add the options that take something away from a policy, or look at what it forgot."""
     evaluate.add_argument(
         "--strip-trial", action="store_true", help="trials: start with the execution phase"
     )
@@ -74,11 +101,19 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--break-tool", action="store_true", help="trials: break a tool that the task needs"
     )
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
-    evaluate.add_argument("--gpu", type=int, metavar="N")
-    add_allow_world(evaluate)
-    add_shared(evaluate)
-    evaluate.set_defaults(act=eval_command)
+    evaluate.add_argument(
+        "--retention", action="store_true", help="compare on general prompts: what was forgotten?"
+    )
+    evaluate.add_argument(
+        "--where", action="store_true", help="size of the update by layer, and success with parts"
+    )
+    evaluate.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="PART",
+        help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
+    )
 
 
 def add_outside(evaluate: argparse.ArgumentParser) -> None:
@@ -100,10 +135,22 @@ def add_outside(evaluate: argparse.ArgumentParser) -> None:
 
 def eval_command(options: argparse.Namespace) -> int:
     """Compare a run's adapter with its base, or play a suite."""
+    options.run, *others = options.runs
+    options.adapters = [*options.adapter, *others]
     options.suite, options.lm_tasks = read_suite(options.suite)
+    if options.suite is not None:
+        refuse_several(options, f"--suite {options.suite}")
     outside = (options.data, options.solo or None, options.user_url, options.user_model)
     if options.suite not in OUTSIDE and any(given is not None for given in outside):
         raise InputError("--data, --solo, --user-url and --user-model need --suite tau2 or lm-eval")
+    if options.keep and not options.where:
+        raise InputError("--keep names what --where keeps of an update; add --where")
+    if options.retention:
+        refuse_several(options, "--retention")
+        return retention_command(options)
+    if options.where:
+        refuse_several(options, "--where")
+        return where_command(options)
     if options.suite == "ftrl":
         return suite_command(options)
     if options.suite is not None:
@@ -111,8 +158,10 @@ def eval_command(options: argparse.Namespace) -> int:
     if options.rows is not None:
         raise InputError("--rows needs a benchmark, such as --suite bfcl; here it is --tasks")
     from trustee.config import apply_changes
-    from trustee.jobs.evaluate import compare_text, run_comparison
     from trustee.jobs.run_metadata import read_trusted
+
+    if options.repeats is not None and options.repeats < 1:
+        raise InputError(f"--repeats {options.repeats} is too few; give 1 or more, or leave it out")
 
     if options.config or options.published or options.out:
         raise InputError("--config, --published and --out need --suite; a run has its own")
@@ -128,13 +177,48 @@ def eval_command(options: argparse.Namespace) -> int:
     choose_device(config, options.gpu)
     config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
+    play_held_out(options, config, run)
+    return DONE
+
+
+def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> None:
+    """Play the held-out tasks: as one comparison, or as a table of several policies."""
+    from trustee.jobs.evaluate import compare_text, run_comparison
+    from trustee.jobs.policies import run_policies, table_text
+
+    adapters = [find_run(adapter) for adapter in options.adapters]
+    # A further run is held against the first one's own adapter.
+    if len(options.runs) > 1 and not options.adapter:
+        adapters = [run, *adapters]
+    if len(adapters) < 2 and (options.repeats or 1) == 1:
+        adapter = adapters[0] if adapters else None
+        show_job(
+            options,
+            run,
+            lambda emit: run_comparison(config, run, adapter=adapter, emit=emit),
+            text=compare_text,
+        )
+        return
     show_job(
         options,
         run,
-        lambda emit: run_comparison(config, run, adapter=options.adapter, emit=emit),
-        text=compare_text,
+        lambda emit: run_policies(
+            config, run, adapters=adapters or [run], repeats=options.repeats or 1, emit=emit
+        ),
+        text=table_text,
     )
-    return DONE
+
+
+def refuse_several(options: argparse.Namespace, chosen: str) -> None:
+    """Refuse with a suite, or general prompts, what only held-out tasks of a run have.
+
+    Raises:
+        InputError: naming it.
+    """
+    if len(options.runs) > 1 or len(options.adapter) > 1 or options.repeats is not None:
+        raise InputError(
+            f"{chosen} plays one adapter once; give one RUN, at most one --adapter and no --repeats"
+        )
 
 
 def read_suite(given: Sequence[str] | None) -> tuple[str | None, str]:
@@ -211,7 +295,7 @@ def benchmark_command(options: argparse.Namespace) -> int:
     config = fill_engine(config, options.gpu or 0)
 
     async def play(emit: Emit) -> BenchmarkReport:
-        given = {"rows": options.rows, "adapter": options.adapter, "emit": emit}
+        given = {"rows": options.rows, "adapter": next(iter(options.adapter), None), "emit": emit}
         if outside is not None:
             return await play_outside(config, options.run, outside, **given)
         return await play_benchmark(config, options.run, BENCHMARKS[options.suite], **given)
@@ -282,7 +366,7 @@ def suite_command(options: argparse.Namespace) -> int:
             config,
             options.run,
             folder,
-            adapter=options.adapter,
+            adapter=next(iter(options.adapter), None),
             published=options.published,
             emit=emit,
         ),

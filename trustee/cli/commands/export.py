@@ -34,6 +34,18 @@ def add(commands: Commands) -> None:
     export.add_argument(
         "--gguf-adapter", type=Path, metavar="FILE", help="the adapter alone as a GGUF file"
     )
+    export.add_argument(
+        "--ollama", type=Path, metavar="DIR", help="a GGUF file and a Modelfile for Ollama"
+    )
+    export.add_argument(
+        "--card", action="store_true", help="write a model card, README.md, into the folder"
+    )
+    export.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="upload what was written, or else the adapter, to a private place of the model hub",
+    )
+    export.add_argument("--public", action="store_true", help="with --push: a new place is public")
     export.add_argument("--adapter", type=Path, metavar="DIR", help="default: the run's newest")
     export.add_argument(
         "--tests",
@@ -41,6 +53,13 @@ def add(commands: Commands) -> None:
         default=8,
         metavar="N",
         help="held-out tasks on which each file is tested; default 8, 0 is no test",
+    )
+    export.add_argument(
+        "--play",
+        type=int,
+        default=0,
+        metavar="N",
+        help="held-out tasks that are played through each GGUF file; default 0",
     )
     add_allow_world(export)
     add_shared(export)
@@ -50,24 +69,35 @@ def add(commands: Commands) -> None:
 def export_command(options: argparse.Namespace) -> int:
     """Write what was asked for."""
     from trustee.config import apply_changes
-    from trustee.jobs.export import Wanted, export, export_text
+    from trustee.jobs.export import export, export_text
+    from trustee.jobs.export_subject import Wanted
     from trustee.jobs.run_metadata import read_unplayed
 
-    if options.tests < 0:
-        raise InputError(f"--tests {options.tests} is negative; give 0 for no test, or more")
+    for name in ("tests", "play"):
+        if (number := getattr(options, name)) < 0:
+            raise InputError(f"--{name} {number} is negative; give 0 for no test, or more")
     wanted = Wanted(
         merged=options.merged,
         gguf=options.gguf,
         quant=options.quant or "bf16",
         gguf_adapter=options.gguf_adapter,
+        ollama=options.ollama,
+        card=options.card,
+        push=options.push,
+        public=options.public,
         tests=options.tests,
+        play=options.play,
     )
-    if wanted.merged is None and wanted.gguf is None and wanted.gguf_adapter is None:
+    places = (wanted.merged, wanted.gguf, wanted.gguf_adapter, wanted.ollama)
+    if all(place is None for place in places) and wanted.push is None:
         raise InputError(
-            "nothing to export; say what with --merged DIR, --gguf FILE or --gguf-adapter FILE"
+            "nothing to export; say what with --merged DIR, --gguf FILE, --gguf-adapter FILE, "
+            "--ollama DIR or --push OWNER/NAME"
         )
-    if options.quant and wanted.gguf is None:
-        raise InputError(f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE")
+    if options.quant and wanted.gguf is None and wanted.ollama is None:
+        raise InputError(
+            f"--quant {options.quant} is the format of a GGUF file; add --gguf FILE or --ollama DIR"
+        )
     allow_worlds(options)
     changes = allow_unsafe(options)
     run = find_run(options.run)

@@ -62,14 +62,18 @@ def single_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def find_config(given: Path | None, default: str) -> Path:
     """Return the config that a call names, or the default one.
 
-    A config of the package is found by its name from any folder: `tiny`, `tiny.toml` or
-    `configs/tiny.toml`. A file that is there comes first.
+    A config of the package is found by its name from any folder: `tiny`, `tiny.toml`,
+    `configs/tiny.toml`, and an example likewise. A file that is there comes first.
     """
-    from trustee.config import CONFIGS, PACKAGED
+    from trustee.config import CONFIGS, EXAMPLES, PACKAGED
 
     path = given or CONFIGS / default
-    if not path.exists() and path.parent in (Path(), CONFIGS):
-        for packaged in (PACKAGED / path.name, PACKAGED / f"{path.name}.toml"):
+    if path.exists():
+        return path
+    places = {Path(): (PACKAGED, PACKAGED / EXAMPLES), CONFIGS: (PACKAGED,)}
+    places |= {EXAMPLES: (PACKAGED / EXAMPLES,)}
+    for place in places.get(path.parent, ()):
+        for packaged in (place / path.name, place / f"{path.name}.toml"):
             if packaged.is_file():
                 return packaged
     return path
@@ -225,17 +229,18 @@ def add_allow_world(parser: argparse.ArgumentParser) -> None:
         "--allow-world",
         action="append",
         default=[],
-        metavar="MODULE:CLASS",
-        help="load this world outside the package, which the run's record names",
+        metavar="WORLD",
+        help="use this world outside the package (MODULE:CLASS) or this server (mcp:COMMAND, an"
+        " address), which the run's record names",
     )
 
 
 def allow_worlds(options: argparse.Namespace) -> None:
     """Load the worlds outside the package that this call allows a run's record to name."""
-    from trustee.environments.registry import load_world
+    from trustee.environments.registry import allow_world
 
     for name in options.allow_world:
-        load_world(name, folders=(Path(),))
+        allow_world(name, folders=(Path(),))
 
 
 def warn_unconfined(config: Config) -> None:

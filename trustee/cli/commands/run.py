@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from trustee.errors import EngineDied, InputError, TrusteeError
 if TYPE_CHECKING:
     from trustee.config import Config
     from trustee.jobs.held_out import RunResult
+    from trustee.rl.interim import Measured
 
 from trustee.cli.terminal import barred, complain, say
 
@@ -232,7 +234,7 @@ def next_text(folder: Path, config: Config) -> str:
 
     if not (folder / "run.json").exists():
         return "nothing was begun yet; start it again"
-    allowed = "".join(f" --allow-world {name}" for name in outside_worlds())
+    allowed = "".join(f" --allow-world {shlex.quote(name)}" for name in outside_worlds())
     return f"continue with: trustee run --resume {folder}{allowed}{show_weakened(config)}"
 
 
@@ -255,8 +257,20 @@ def conclude_text(outcome: RunResult) -> str:
             f"gain {gain.points:+.1f} points (95 % interval {gain.low:+.1f} to {gain.high:+.1f}); "
             f"{gain.better} tasks won, {gain.worse} lost",
         ]
+    if outcome.best is not None:
+        lines.append(show_best(outcome.best, outcome.folder))
     lines += [
         f"run folder  {outcome.folder}",
         f"next  trustee view {outcome.folder} --reward -1",
     ]
     return "\n".join(lines)
+
+
+def show_best(best: Measured, folder: Path) -> str:
+    """Return the best measurement in training, and where its adapter is."""
+    where = f"adapters/policy-{best.version:06d}" if best.version else "the base"
+    return (
+        f"best in training  {best.success:.1%} after step {best.step}, {folder / where}"
+        if best.version
+        else f"best in training  {best.success:.1%}, {where}: no later version was better"
+    )

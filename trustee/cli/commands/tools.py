@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
         "--env",
         action="append",
         default=[],
-        metavar="NAME",
+        metavar="NAME[=VALUE]",
         help="environment variable that a started MCP server gets besides HOME, PATH and the like",
     )
     imported.add_argument(
@@ -155,7 +155,9 @@ def ask_server(
     seconds = LIST_SECONDS if options.seconds is None else options.seconds
     if seconds <= 0:
         raise InputError(f"--seconds must be more than 0, got {seconds:g}")
-    server = parse_server(options.source, variables=tuple(options.env), bearer=options.bearer or "")
+    given = (word.partition("=") for word in options.env)
+    variables = {name: value if equals else f"${name}" for name, equals, value in given}
+    server = parse_server(options.source, variables=variables, bearer=options.bearer or "")
     if server.url and options.env:
         raise InputError("--env is for a server that is started; an address takes --bearer NAME")
     if server.command and options.bearer:

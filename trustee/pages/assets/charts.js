@@ -35,14 +35,24 @@ function bounds(series, { low, high, limit }) {
   }
   if (!Number.isFinite(least)) least = 0;
   if (!Number.isFinite(most)) most = least + 1;
-  // A limit far above all values would make them one flat line.
-  if (limit !== undefined && limit <= 3 * most) most = Math.max(most, limit * 1.1);
+  // A limit far above all values would make them one flat line; where all are zero, it gives the scale.
+  if (limit !== undefined && (limit <= 3 * most || most <= least)) most = Math.max(most, limit * 1.1);
   if (most - least < 1e-9) {
     const pad = Math.abs(most) * 0.1 || 1;
     return [low ?? least - pad, most + pad];
   }
   const pad = (most - least) * 0.08;
   return [low ?? least - pad, high !== undefined && high >= most ? high : most + pad];
+}
+
+/** Return ticks as text, all with as many digits as the finest of them needs. */
+export function labels(values, format) {
+  if (format !== number || values.length < 2) return values.map((value) => format(value));
+  const step = values[1] - values[0];
+  for (let digits = 0; digits < 6; digits += 1) {
+    if (values.every((value) => Math.abs(Number(value.toFixed(digits)) - value) < step / 1000)) return values.map((value) => (digits ? value.toFixed(digits) : format(value)));
+  }
+  return values.map((value) => format(value));
 }
 
 function path(points, x, y) {
@@ -81,7 +91,9 @@ export function lineChart({ title, hint, low, high, format = number, limit, limi
     const xs = [...new Set(points.map((point) => point.x))].sort((a, b) => a - b);
     const [first, last] = [xs[0], xs.at(-1) === xs[0] ? xs[0] + 1 : xs.at(-1)];
     const [least, most] = bounds(drawn, { low: stacked ? 0 : low, high, limit });
-    const names = ticks(least, most).map((at) => [at, format(at)]);
+    const places = ticks(least, most);
+    const texts = labels(places, format);
+    const names = places.map((at, index) => [at, texts[index]]);
     const EDGE = { ...MARGIN, left: Math.max(30, 12 + LETTER * Math.max(...names.map(([, name]) => name.length))) };
     const inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
     const x = (value) => EDGE.left + ((value - first) / (last - first)) * inner.width;

@@ -7,7 +7,7 @@ import { h, place, put } from './dom.js';
 import { pill } from './runs.js';
 import { line, percent, signed } from './words.js';
 
-const SINGLE = new Set(['reward', 'difficulty', 'mixed', 'clipped', 'mismatch', 'memory', 'entropy', 'loss', 'grad_norm', 'completion_tokens']);
+const SINGLE = new Set(['reward', 'interim', 'difficulty', 'mixed', 'clipped', 'mismatch', 'memory', 'entropy', 'loss', 'grad_norm', 'completion_tokens']);
 
 export async function compareView(context, ids) {
   const { page, signal, showPlace } = context;
@@ -18,7 +18,7 @@ export async function compareView(context, ids) {
   const key = (at) => h('i', { class: `key c${at % 8}` });
   const charts = CHARTS.filter((chart) => SINGLE.has(chart.key)).map((chart) => {
     const card = lineChart({ ...chart, limit: undefined, shade: false });
-    const series = figures.map((one, at) => ({ ...chart.of(one.steps)[0], name: names[at], colour: at })).filter((one) => one.points?.some((point) => Number.isFinite(point.y)));
+    const series = figures.map((one, at) => ({ ...chart.of(one.steps, found.runs[at])[0], name: names[at], colour: at })).filter((one) => one.points?.some((point) => Number.isFinite(point.y)));
     return series.length ? [card, series] : null;
   }).filter(Boolean);
   const measured = found.runs.map((run, at) => ({ run, at })).filter(({ run }) => run.trained);

@@ -23,11 +23,16 @@ function perRole(take, lacking) {
   };
 }
 
+function interim(steps, run) {
+  return [['success', 'success'], ['low', 'from'], ['high', 'to']].map(([key, name], at) => ({ name, colour: 2, dashed: at > 0, points: (run?.interim || []).map((one) => ({ x: one.step, y: one[key] ?? NaN })) }));
+}
+
 const failures = (step) => Object.fromEntries(Object.entries(step).filter(([key, value]) => key.startsWith('failed_') && value > 0).map(([key, value]) => [key.slice(7), value]));
 
-/** The charts of a run. `of` makes the series; the first ones are shown at once, the rest on demand. */
+/** The charts of a run. `of` makes the series from its steps and the run itself; the first ones are shown at once, the rest on demand. */
 export const CHARTS = [
   { key: 'reward', title: 'Reward', hint: 'mean of the step’s valid episodes; a curriculum makes tasks harder as the policy improves', of: one('reward', (step) => step.reward), format: (value) => signed(value), zero: true },
+  { key: 'interim', title: 'Success on held-out tasks', hint: 'measured in training, with its 95 % interval', of: interim, low: 0, high: 1, format: (value) => percent(value, 0) },
   { key: 'difficulty', title: 'Difficulty', hint: 'of the curriculum, 1 to 100', of: one('difficulty', (step) => step.difficulty), low: 0 },
   { key: 'aspects', title: 'Hardest aspects allowed', hint: 'what a task may have at this difficulty', of: several(ASPECTS, (step, key) => step[key]), low: 0 },
   { key: 'mixed', title: 'Mixed groups', hint: 'share of groups whose rewards differ; only these teach', of: one('mixed', (step) => 1 - step.frac_reward_zero_std), low: 0, high: 1, format: (value) => percent(value, 0) },

@@ -1,7 +1,7 @@
 // The episodes of a run: a table with filters, an order and pages.
 
 import { ask, follow, settle } from './ask.js';
-import { h, place, put } from './dom.js';
+import { drawn, h, place, put } from './dom.js';
 import { tabs, troubles } from './run.js';
 import { pill } from './runs.js';
 import { number, reward } from './words.js';
@@ -22,36 +22,46 @@ export async function episodesView(context, id, file) {
   const wanted = Object.fromEntries(FILTERS.map((name) => [name, given.get(name) || '']));
   const begin = Math.max(0, Number(given.get('begin')) || 0);
   const look = () => ask(`runs/${id}/episodes/${file}`, { ...wanted, begin, count: PAGE }, signal);
-  // Both at once, so that the first rows come as soon as they can.
-  let first = look();
-  const [run] = await Promise.all([ask(`runs/${id}`, {}, signal), first]);
-  showPlace(['runs', '#/'], [run.place, place(['run', id])], ['episodes']);
   const go = (changes) => {
     const next = { ...wanted, begin: '', ...changes };
     location.hash = place(['run', id, 'episodes', changes.file || file], { ...next, file: '' });
   };
+  const head = h('div');
   const bar = h('form', { class: 'filters', role: 'search', onsubmit: (event) => event.preventDefault() });
   const state = h('p', { class: 'quiet state', role: 'status' });
   const body = h('tbody');
   const turn = h('nav', { class: 'pages', 'aria-label': 'Pages' });
   const trouble = h('div');
   const table = h('table', { class: 'episodes' }, h('thead', null, h('tr', null, COLUMNS.map(([key, name]) => header(key, name, wanted, go)), h('th', null, 'tools'), h('th', null, 'task'))), body);
-  put(page, h('div', { class: 'headline' }, h('h1', null, run.place, ' ', pill(run))), tabs(id, run, file === 'episodes' ? 'episodes' : 'held-out'), trouble, bar, state, h('div', { class: 'scroll' }, table), turn);
+  const drawBar = drawn(bar, ({ files, facets }) => filterBar({ files }, file, wanted, facets, go));
+  const drawRows = drawn(body, ({ rows, nothing }) => (nothing ? h('tr', null, h('td', { class: 'nothing', colspan: 9 }, nothing)) : rows.map((row) => line(id, file, row))));
+  const drawPages = drawn(turn, (found) => pages(found, begin, go));
+  let run = null;
+  let shown = null;
 
-  let hasBar = false;
-  async function refresh() {
-    const found = await (first || look());
-    first = null;
-    if (!hasBar || !bar.contains(document.activeElement)) {
-      put(bar, filterBar(run, file, wanted, found.facets, go));
-      hasBar = true;
-    }
-    put(trouble, troubles([...(found.problem ? [`${FILES[file]}: ${found.problem}`] : []), ...found.problems, ...(found.bad > found.problems.length ? [`and ${number(found.bad - found.problems.length)} more lines`] : []), ...(found.torn && run.state !== 'under way' ? ['the last line is torn, as a kill leaves it'] : [])]));
+  function paint() {
+    const found = shown;
+    if (run && !bar.contains(document.activeElement)) drawBar({ files: run.files, facets: found.facets });
+    put(trouble, troubles([...(found.problem ? [`${FILES[file]}: ${found.problem}`] : []), ...found.problems, ...(found.bad > found.problems.length ? [`and ${number(found.bad - found.problems.length)} more lines`] : []), ...(found.torn && run && run.state !== 'under way' ? ['the last line is torn, as a kill leaves it'] : [])]));
     put(state, said(found, wanted));
-    put(body, found.rows.length || !found.complete ? found.rows.map((row) => line(id, file, row)) : h('tr', null, h('td', { class: 'nothing', colspan: 9 }, found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.')));
-    put(turn, pages(found, begin, go));
-    return found.complete;
+    drawRows({ rows: found.rows, nothing: found.rows.length || !found.complete ? '' : found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.' });
+    drawPages({ matching: found.matching });
   }
+
+  async function refresh() {
+    shown = await look();
+    paint();
+    return shown.complete;
+  }
+
+  // The first rows come before all else that is known of the run, which takes longer to read.
+  shown = await look();
+  put(page, head, trouble, bar, state, h('div', { class: 'scroll' }, table), turn);
+  paint();
+  run = await ask(`runs/${id}`, {}, signal);
+  showPlace(['runs', '#/'], [run.place, place(['run', id])], ['episodes']);
+  put(head, h('div', { class: 'headline' }, h('h1', null, run.place, ' ', pill(run))), tabs(id, run, file === 'episodes' ? 'episodes' : 'held-out'));
+  paint();
 
   // Each request reads a piece of the file; nothing is asked while nothing changes.
   const readOn = settle(30, async () => {
@@ -61,7 +71,7 @@ export async function episodesView(context, id, file) {
       if (!signal.aborted) put(state, error.message);
     }
   });
-  if (!(await refresh())) readOn();
+  if (!shown.complete) readOn();
   follow(id, readOn, signal, (isWell) => showFollowing(run.state === 'under way' ? (isWell ? 'live' : 'the server does not answer') : '', isWell));
 }
 

@@ -61,7 +61,7 @@ export async function runView(context, id, tab) {
     put(tiles, summaryTiles(run, steps));
     const marks = placeMarks(run.marks, steps);
     for (const [chart, card] of charts) {
-      const series = chart.of(steps);
+      const series = chart.of(steps, run);
       card.hidden = steps.length > 0 && !series.some((one) => one.points.some((point) => Number.isFinite(point.y)));
       card.show({ series, marks: chart.more ? [] : marks });
     }

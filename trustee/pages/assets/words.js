@@ -57,7 +57,7 @@ export function moment(at) {
 /** Return bytes in GiB or MiB. */
 export function bytes(value) {
   if (!value) return '–';
-  return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(2)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
+  return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${Math.round(value / 2 ** 20)} MiB`;
 }
 
 /** Return a key of a file as words. */

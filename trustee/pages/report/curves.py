@@ -15,6 +15,7 @@ PARTS = {
     "publish_s": "publishing",
     "checkpoint_s": "saving",
 }
+INTERIM = {"success": "success", "low": "from", "high": "to (95 % interval)"}
 
 
 def points_of(steps: Sequence[Row], key: str) -> list[tuple[float, float]]:
@@ -47,6 +48,18 @@ def draw_curves(run: Findings) -> Iterator[Markup | None]:
         show=lambda v: f"{v:+.2f}",
         marks=marks,
     )
+    if run.interim:
+        yield draw_lines(
+            "Success on held-out tasks",
+            [
+                Line(name, points_of(run.interim, key), at)
+                for at, (key, name) in enumerate(INTERIM.items())
+            ],
+            show=lambda v: f"{v:.0%}",
+            low=0,
+            high=1,
+            marks=marks,
+        )
     mixed = [(x, 1 - y) for x, y in points_of(steps, "frac_reward_zero_std")]
     yield draw_lines(
         "Mixed groups",

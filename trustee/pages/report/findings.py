@@ -73,6 +73,8 @@ class Findings(Record, frozen=True):
     """Tasks that the second policy played better, the clearest first."""
     worse: Sequence[Difference]
     steps: Sequence[Row]
+    interim: Sequence[Row]
+    """Held-out success by step, where it was measured in training."""
     marks: Sequence[Row]
     costs: Costs
     hashes: Mapping[str, str]
@@ -117,6 +119,7 @@ def find_out(folder: Path) -> Findings:
         better=[one for one in differences if one.by > 0][:SHOWN],
         worse=[one for one in reversed(differences) if one.by < 0][:SHOWN],
         steps=steps,
+        interim=opened.curves.interim(),
         marks=find_marks(opened),
         costs=count_costs(steps, standing.seconds),
         hashes=hash_files(opened),

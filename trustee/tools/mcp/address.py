@@ -6,6 +6,9 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+
+from msgspec.structs import replace
 
 from trustee.errors import InputError
 from trustee.types import Record
@@ -14,6 +17,8 @@ PREFIX = "mcp:"
 """What stands before a server's command where a file could be given, too."""
 SCHEMES = ("http://", "https://")
 EXAMPLE = "mcp:npx -y @modelcontextprotocol/server-memory, or https://host/mcp"
+FOLDER = "{folder}"
+"""Stands for the folder of an episode, in a command and in the values of variables."""
 INHERITED = ("HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "LANG", "TMPDIR")
 """Environment variables that every server gets: none of them is a secret."""
 
@@ -25,8 +30,9 @@ class McpServer(Record, frozen=True):
     """Program and arguments that start the server, which speaks through its input and output."""
     url: str = ""
     """Address of a server that speaks streamable HTTP."""
-    variables: tuple[str, ...] = ()
-    """Names of environment variables that a started server gets besides `INHERITED`."""
+    variables: dict[str, str] = {}
+    """Environment variables that a started server gets besides `INHERITED`; `$NAME` is the value of
+    a variable of this process, so that no secret need be written down."""
     bearer: str = ""
     """Name of the environment variable with the token that the address asks for."""
     folder: str = ""
@@ -46,8 +52,11 @@ class McpServer(Record, frozen=True):
 
     @property
     def name(self) -> str:
-        """The server as an option names it."""
-        return self.url or PREFIX + shlex.join(self.command)
+        """The server with all that decides what is run or told, as an option names it."""
+        if self.url:
+            return f"{self.url}#bearer={self.bearer}" if self.bearer else self.url
+        given = [f"{name}={value}" for name, value in sorted(self.variables.items())]
+        return PREFIX + " ".join([*map(_quote, given), shlex.join(self.command)])
 
     def environment(self, given: Mapping[str, str] = os.environ) -> dict[str, str]:
         """Return the environment variables of a started server.
@@ -55,9 +64,11 @@ class McpServer(Record, frozen=True):
         Raises:
             InputError: naming a variable that is not set.
         """
-        for name in self.variables:
-            read_variable(name, given)
-        return {name: given[name] for name in (*INHERITED, *self.variables) if name in given}
+        named = {
+            name: read_variable(value[1:], given) if value.startswith("$") else value
+            for name, value in self.variables.items()
+        }
+        return {name: given[name] for name in INHERITED if name in given} | named
 
     def token(self, given: Mapping[str, str] = os.environ) -> str:
         """Return the token that the address asks for; empty if it asks for none.
@@ -66,6 +77,11 @@ class McpServer(Record, frozen=True):
             InputError: if the variable that holds it is not set.
         """
         return read_variable(self.bearer, given) if self.bearer else ""
+
+
+def _quote(assignment: str) -> str:
+    name, _, value = assignment.partition("=")
+    return f"{name}={shlex.quote(value)}"
 
 
 def read_variable(name: str, given: Mapping[str, str]) -> str:
@@ -84,7 +100,9 @@ def is_server(text: str) -> bool:
     return text.startswith((PREFIX, *SCHEMES))
 
 
-def parse_server(text: str, *, variables: tuple[str, ...] = (), bearer: str = "") -> McpServer:
+def parse_server(
+    text: str, *, variables: Mapping[str, str] = MappingProxyType({}), bearer: str = ""
+) -> McpServer:
     """Read `mcp:COMMAND` or an address; a command is split as a shell does, and no shell runs it.
 
     Raises:
@@ -92,7 +110,7 @@ def parse_server(text: str, *, variables: tuple[str, ...] = (), bearer: str = ""
     """
     rest = text.removeprefix(PREFIX).strip()
     if rest.startswith(SCHEMES):
-        return McpServer(url=rest, variables=variables, bearer=bearer)
+        return McpServer(url=rest, bearer=bearer)
     try:
         command = tuple(shlex.split(rest))
     except ValueError as error:
@@ -101,9 +119,14 @@ def parse_server(text: str, *, variables: tuple[str, ...] = (), bearer: str = ""
         ) from error
     if not command:
         raise InputError(f"{text!r} names no command; give {EXAMPLE}")
-    return McpServer(command=command, variables=variables, bearer=bearer)
+    return McpServer(command=command, variables=dict(variables), bearer=bearer)
 
 
-def expand_folder(command: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Return a command in which `{folder}` stands for a folder."""
-    return tuple(word.replace("{folder}", str(folder)) for word in command)
+def place_server(server: McpServer, folder: Path) -> McpServer:
+    """Return a server that works in a folder, which `{folder}` in command and variables names."""
+    return replace(
+        server,
+        command=tuple(word.replace(FOLDER, str(folder)) for word in server.command),
+        variables={n: v.replace(FOLDER, str(folder)) for n, v in server.variables.items()},
+        folder=str(folder),
+    )

@@ -43,7 +43,8 @@ class Session:
     def __init__(self, client: ClientSession, fate: Fate, *, seconds: float) -> None:
         self._client = client
         self._fate = fate
-        self._seconds = seconds
+        self.seconds = seconds
+        """Deadline of every answer."""
 
     async def list_tools(self) -> list[dict[str, Any]]:
         """Return the entries of all pages of `tools/list`, as they are written.
@@ -109,10 +110,10 @@ class Session:
         from pydantic import ValidationError
 
         try:
-            with anyio.fail_after(self._seconds):
+            with anyio.fail_after(self.seconds):
                 return await request()
         except TimeoutError as error:
-            why = f"it did not answer {what} in {self._seconds:g} s"
+            why = f"it did not answer {what} in {self.seconds:g} s"
             raise ServerFailed(self._fate.explain(why)) from error
         except ValidationError as error:
             why = f"its answer to {what} is none of the protocol: {_say_invalid(error)}"

@@ -1,0 +1,1 @@
+"""Episodes against a real MCP server: one session an episode, in a folder of its own."""

@@ -1,0 +1,174 @@
+"""`trustee eval --where`: where a run's update sits, and which part of it carries the success."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio.to_thread
+
+from trustee.config import Config
+from trustee.engine.clock import EngineClock
+from trustee.engine.model_config import read_model_config
+from trustee.engine.model_files import CONFIG
+from trustee.engine.protocol import EngineProgress
+from trustee.engine.watchdog import Watchdog
+from trustee.evaluation.update_picture import draw_update
+from trustee.evaluation.update_report import UpdateReport, report_update
+from trustee.evaluation.update_size import (
+    MatrixUpdate,
+    Part,
+    measure_update,
+    parse_part,
+    usual_parts,
+    write_part,
+)
+from trustee.events import Emit
+from trustee.jobs.assemble import (
+    choose_adapter,
+    make_simulator,
+    open_background,
+    open_sandbox,
+    open_watched,
+    prepare_model,
+    restart_once,
+    serve_with,
+)
+from trustee.jobs.evaluate import name_tasks
+from trustee.jobs.held_out import (
+    check_same_tasks,
+    evaluation_world,
+    held_out_tasks,
+    make_eval_player,
+    play_metered,
+)
+from trustee.jobs.stage_meter import metered
+from trustee.rendering.renderer import Renderer
+from trustee.runs.adapters import AdapterFile, read_adapter
+from trustee.runs.files import write_json, write_text
+from trustee.runs.store import Store
+from trustee.types import Adapter, Trajectory
+
+REPORT, PICTURE = "where.json", "where.svg"
+
+
+async def locate_update(
+    config: Config, run: Path, *, adapter: Path | None, keep: Sequence[str], emit: Emit
+) -> UpdateReport:
+    """Measure an adapter's update, and play held-out tasks with parts of it alone.
+
+    Args:
+        config: the run's config, or one changed from it; without `eval.tasks` nothing is played.
+        run: the run's folder, which gets `where.json` and `where.svg`.
+        adapter: PEFT or run folder; None is the run's own newest adapter.
+        keep: parts that are kept, as `parse_part` reads them; empty: the usual ones.
+        emit: receives progress events.
+
+    Raises:
+        InputError: if the adapter does not fit, or a part is none of the model's.
+    """
+    model, renderer = prepare_model(config)
+    layers = int(read_model_config(model / CONFIG)["num_hidden_layers"])
+    parts = [parse_part(text, layers=layers) for text in keep or usual_parts(layers)]
+    found = read_adapter(choose_adapter(config, adapter or run, model, emit=emit))
+    updates = await measure_in_thread(model, found, emit=emit)
+    played: dict[str, Sequence[Trajectory]] = {}
+    if config.eval.tasks:
+        await play_parts(config, run, model, renderer, found, parts, played=played, emit=emit)
+    report = report_update(
+        updates,
+        parts,
+        adapter=found.folder,
+        base=played.get("base", ()),
+        whole=played.get("all", ()),
+        kept=[played.get(part.name, ()) for part in parts],
+    )
+    write_json(run / REPORT, report, indent=2)
+    write_text(run / PICTURE, draw_update(report))
+    return report
+
+
+async def measure_in_thread(
+    model: Path, adapter: AdapterFile, *, emit: Emit
+) -> tuple[MatrixUpdate, ...]:
+    """Measure an update while its stage is shown."""
+    count = len(adapter.shapes) // 2
+    with metered(
+        "measuring the update", emit, of=count, unit="matrices", engine=EngineProgress
+    ) as meter:
+        return await anyio.to_thread.run_sync(
+            lambda: measure_update(model, adapter, done=meter.count)
+        )
+
+
+async def play_parts(
+    config: Config,
+    run: Path,
+    model: Path,
+    renderer: Renderer,
+    adapter: AdapterFile,
+    parts: Sequence[Part],
+    *,
+    played: dict[str, Sequence[Trajectory]],
+    emit: Emit,
+) -> None:
+    """Play the held-out tasks with the base, the whole adapter and each part of it alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folders: dict[str, Path | None] = {"base": None, "all": adapter.folder}
+        for number, part in enumerate(parts):
+            folders[part.name] = Path(scratch) / f"part-{number}"
+            write_part(adapter, part, Path(scratch) / f"part-{number}")
+        async with (
+            Store(run) as store,
+            open_sandbox(config) as sandbox,
+            open_background() as background,
+        ):
+
+            async def play() -> None:
+                clock = EngineClock()
+                async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
+                    simulator = make_simulator(config, engine, renderer)
+                    player = make_eval_player(
+                        config,
+                        engine,
+                        world=evaluation_world(config),
+                        renderer=renderer,
+                        serve=serve_with(simulator, sandbox=sandbox, background=background),
+                        clock=clock,
+                    )
+                    tasks = await held_out_tasks(
+                        config, store, player, emit=emit, name=name_tasks(config, run)
+                    )
+                    for number, (name, folder) in enumerate(folders.items()):
+                        if name in played:
+                            continue
+                        policy = await publish_as(engine, folder, run, version=number)
+                        kept = "the base" if folder is None else f"{name} of the update"
+                        stage, count = f"playing {len(tasks)} tasks with {kept}", len(tasks)
+                        played[name] = await play_metered(
+                            tasks,
+                            player,
+                            metered(stage, emit, of=count, unit="episodes", engine=engine.progress),
+                            config=config,
+                            adapter=policy,
+                            label=name,
+                        )
+                        if policy is not None:
+                            await engine.retire(policy)
+
+            await restart_once(play, emit=emit)
+    for episodes in played.values():
+        check_same_tasks(played["base"], episodes)
+
+
+async def publish_as(
+    engine: Watchdog, folder: Path | None, run: Path, *, version: int
+) -> Adapter | None:
+    """Publish an adapter under a version of its own; None is the base."""
+    if folder is None:
+        return None
+    await engine.load_adapter(Adapter(version=version, path=folder))
+    policy = Adapter(version=version, path=run / "adapters" / "compared")
+    await engine.publish(policy)
+    return policy
