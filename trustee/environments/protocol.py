@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
-from anyio.abc import TaskGroup
 
 from trustee.decoding import decode_json
 from trustee.environments.hints import Hints, hint_calls

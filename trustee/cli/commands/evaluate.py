@@ -64,6 +64,16 @@ def add(commands: Commands) -> None:
     evaluate.add_argument(
         "--world", type=Path, metavar="CONFIG", help="play held-out tasks of this config's world"
     )
+    add_looks(evaluate)
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
+    evaluate.add_argument("--gpu", type=int, metavar="N")
+    add_allow_world(evaluate)
+    add_shared(evaluate)
+    evaluate.set_defaults(act=eval_command)
+
+
+def add_looks(evaluate: argparse.ArgumentParser) -> None:
+    """Add the options that take something away from a policy, or look at what it forgot."""
     evaluate.add_argument(
         "--strip-trial", action="store_true", help="trials: start with the execution phase"
     )
@@ -86,11 +96,6 @@ def add(commands: Commands) -> None:
         metavar="PART",
         help="with --where: a part to keep, mlp, attention, 0-9 or mlp:0-9; may be repeated",
     )
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
-    evaluate.add_argument("--gpu", type=int, metavar="N")
-    add_allow_world(evaluate)
-    add_shared(evaluate)
-    evaluate.set_defaults(act=eval_command)
 
 
 def add_policies(evaluate: argparse.ArgumentParser) -> None:
