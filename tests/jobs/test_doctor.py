@@ -209,7 +209,11 @@ async def test_hours_follow_from_what_was_measured(monkeypatch: pytest.MonkeyPat
 
 async def test_small_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """No prompt of the doctor is too long for the smallest context that makes sense."""
-    changes = (f"engine.context={SHORTEST_CONTEXT}", "rollout.limits.tokens=256")
+    changes = (
+        f"engine.context={SHORTEST_CONTEXT}",
+        "rollout.limits.tokens=256",
+        *(f"simulator.{role}.max_tokens=128" for role in ("writer", "user", "tool", "judge")),
+    )
     config = msgspec.structs.replace(small_config(*changes), env=Microworld())
     engine = Patient()
     engine._context = SHORTEST_CONTEXT

@@ -73,7 +73,9 @@ async def test_every_prompt_is_answered_by_both(run: Path) -> None:
 @pytest.mark.anyio
 async def test_a_small_context_leaves_prompts_out(run: Path) -> None:
     """What does not fit is counted and not asked."""
-    config = apply_changes(small_config(), ["engine.context=200", "rollout.limits.tokens=100"])
+    short = [f"simulator.{role}.max_tokens=90" for role in ("writer", "user", "tool", "judge")]
+    small = ["engine.context=200", "rollout.limits.tokens=100", *short]
+    config = apply_changes(small_config(), small)
     report = await measure_retention(config, run, adapter=None, most=None, emit=lambda event: None)
     assert report.left_out > 0
     assert 200 == report.left_out + report.total.prompts

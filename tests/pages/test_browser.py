@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 
 from run_folders import HOSTILE, make_run, make_step, write_lines
+from trustee.endpoint.listening import Server, bind
 from trustee.pages.server import make_app
-from trustee.pages.serving import Server, bind
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """Serve the runs of a folder from a thread."""
-    listening = bind("127.0.0.1", 0)
+    listening = bind("127.0.0.1", 0, first=0)
     closing = anyio.Event()
     app = make_app([tmp_path], closing=closing)
     server = Server(

@@ -32,6 +32,9 @@ from trustee.types import (
     Turn,
 )
 
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
 S = TypeVar("S", bound=Record)
 
 

@@ -92,11 +92,9 @@ async def play_policies(
     """Play the held-out tasks with the base and with some adapters, in one engine.
 
     Args:
-        config: the run's config, or one changed from it.
         run: the run's folder, which gets the episodes.
         adapters: PEFT or run folders.
         repeats: attempts of each policy at each task.
-        emit: receives progress events.
 
     Returns:
         the adapters' own folders, the tasks, and the episodes by label, `base` first. The first
@@ -126,14 +124,13 @@ async def play_policies(
                     serve=serve_with(simulator, sandbox=sandbox, background=background),
                     clock=clock,
                 )
-                tasks = await held_out_tasks(
-                    config, store, player, emit=emit, name=name_tasks(config, run)
-                )
+                name = name_tasks(config, run)
+                tasks = await held_out_tasks(config, store, player, emit=emit, name=name)
+                count = len(tasks) * repeats
                 for version, (label, folder) in enumerate(policies.items()):
                     if label in played:
                         continue
                     async with published(engine, run, folder, version=version) as adapter:
-                        count = len(tasks) * repeats
                         name = f"playing {count} tasks with the {label}"
                         played[label] = await play_metered(
                             tasks,
