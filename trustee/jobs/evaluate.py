@@ -92,20 +92,20 @@ async def play_policies(
     """Play the held-out tasks with the base and with some adapters, in one engine.
 
     Args:
+        config: the run's config, or one changed from it.
         run: the run's folder, which gets the episodes.
         adapters: PEFT or run folders.
         repeats: attempts of each policy at each task.
+        emit: receives progress events.
 
     Returns:
-        the adapters' own folders, the tasks, and the episodes by label, `base` first. The first
-        attempts stand in front.
+        the adapters' own folders, the tasks, and the episodes by label, first attempts in front.
     """
     if not config.eval.tasks:
         raise InputError("eval.tasks is none, so there are no tasks to play; give --tasks N")
     model, renderer = prepare_model(config)
     folders = [choose_adapter(config, adapter, model, emit=emit) for adapter in adapters]
-    policies: dict[str, Path | None] = {"base": None}
-    policies |= {name_adapter(place): folder for place, folder in enumerate(folders)}
+    policies: dict[str, Path | None] = {"base": None, **label_adapters(folders)}
     played: dict[str, Sequence[Trajectory]] = {}
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(Store(run))
@@ -146,6 +146,11 @@ async def play_policies(
 
         tasks = await restart_once(play, emit=emit)
     return folders, tasks, played
+
+
+def label_adapters(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return adapters by their labels."""
+    return {name_adapter(place): folder for place, folder in enumerate(folders)}
 
 
 def name_adapter(place: int) -> str:
