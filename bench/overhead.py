@@ -29,7 +29,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from trustee.config import Config, read_config
-from trustee.engine.protocol import EngineProgress, Sampling
+from trustee.engine.protocol import EngineProgress, Hear, Sampling
 from trustee.engine.script import Request
 from trustee.errors import ContextError
 from trustee.events import EpisodePlayed, Event
@@ -95,9 +95,15 @@ class Speaker:
         return [*said.ids, self._stop]
 
     async def generate(
-        self, ids: Sequence[int], sampling: Sampling, *, adapter: Adapter | None, request_id: str
+        self,
+        ids: Sequence[int],
+        sampling: Sampling,
+        *,
+        adapter: Adapter | None,
+        request_id: str,
+        hear: Hear | None = None,
     ) -> Completion:
-        """Return the script's answer."""
+        """Return the script's answer, which nobody hears in pieces here."""
         if len(ids) + sampling.max_tokens > self.context:
             raise ContextError(f"{len(ids)} prompt tokens do not fit {self.context}")
         started_at = time.thread_time()
