@@ -93,7 +93,7 @@ def test_configs_and_examples_are_found_from_an_empty_folder(
 def test_an_example_is_played_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     """With the scripted engine, from the installed files alone."""
     words = ["-m", "trustee", "run", "--config", "dice", "--steps", "1", "--out", "run"]
-    changes = ["engine={kind='scripted'}", "eval.tasks=2", "rollout.limits.tokens=90"]
+    changes = ["engine.kind=scripted", "eval.tasks=2", "rollout.limits.tokens=90"]
     for change in changes:
         words += ["--set", change]
     said = run(words, folder=tmp_path, path=installed)

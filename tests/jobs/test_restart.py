@@ -196,4 +196,4 @@ async def test_the_bottom_of_the_ladder_stops_the_run(
     text = str(caught.value)
     tried = [*MICRO, *MODES, *SHORTER, "1 instead of 2 episodes at once (rollout.parallel)"]
     assert [] == [change for change in tried if change not in text]
-    assert "tried to hold 512 ids; torch held 0.00 GiB in tensors" in text
+    assert "tried to hold 512 ids; torch held " in text
