@@ -152,12 +152,17 @@ async def test_a_long_answer_is_cut(tmp_path: Path, tasks: TaskGroup) -> None:
     assert json.loads(refused) == {"error": "not today"}
 
 
-async def test_files_of_a_real_server(tmp_path: Path, tasks: TaskGroup) -> None:
+async def test_files_of_a_real_server(
+    tmp_path: Path, tasks: TaskGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file server from the package index works in a copy, which is gone afterwards.
 
     The policy reads and writes paths under `/files`, and a checker of the user's pays for what is
     in the copy at the end.
     """
+    # Other tests make such folders at the same time.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     seed = tmp_path / "seed"
     seed.mkdir()
     (seed / "a.txt").write_text("alpha")
