@@ -40,3 +40,17 @@ export function place(parts, query) {
   const asked = new URLSearchParams(Object.entries(query || {}).filter(([, value]) => value !== '' && value !== null && value !== undefined));
   return `#/${path}${[...asked].length ? `?${asked}` : ''}`;
 }
+
+/**
+ * Return a function that puts what `make` makes of plain data into a node, unless it is the same as
+ * before: what a reader points at or has marked is then not taken away.
+ */
+export function drawn(node, make) {
+  let before = null;
+  return (given) => {
+    const now = JSON.stringify(given);
+    if (now === before) return;
+    before = now;
+    put(node, make(given));
+  };
+}

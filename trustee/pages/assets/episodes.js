@@ -1,7 +1,7 @@
 // The episodes of a run: a table with filters, an order and pages.
 
 import { ask, follow, settle } from './ask.js';
-import { h, place, put } from './dom.js';
+import { drawn, h, place, put } from './dom.js';
 import { tabs, troubles } from './run.js';
 import { pill } from './runs.js';
 import { number, reward } from './words.js';
@@ -38,18 +38,17 @@ export async function episodesView(context, id, file) {
   const table = h('table', { class: 'episodes' }, h('thead', null, h('tr', null, COLUMNS.map(([key, name]) => header(key, name, wanted, go)), h('th', null, 'tools'), h('th', null, 'task'))), body);
   put(page, h('div', { class: 'headline' }, h('h1', null, run.place, ' ', pill(run))), tabs(id, run, file === 'episodes' ? 'episodes' : 'held-out'), trouble, bar, state, h('div', { class: 'scroll' }, table), turn);
 
-  let hasBar = false;
+  const drawBar = drawn(bar, (facets) => filterBar(run, file, wanted, facets, go));
+  const drawRows = drawn(body, ({ rows, nothing }) => (nothing ? h('tr', null, h('td', { class: 'nothing', colspan: 9 }, nothing)) : rows.map((row) => line(id, file, row))));
+  const drawPages = drawn(turn, (found) => pages(found, begin, go));
   async function refresh() {
     const found = await (first || look());
     first = null;
-    if (!hasBar || !bar.contains(document.activeElement)) {
-      put(bar, filterBar(run, file, wanted, found.facets, go));
-      hasBar = true;
-    }
+    if (!bar.contains(document.activeElement)) drawBar(found.facets);
     put(trouble, troubles([...(found.problem ? [`${FILES[file]}: ${found.problem}`] : []), ...found.problems, ...(found.bad > found.problems.length ? [`and ${number(found.bad - found.problems.length)} more lines`] : []), ...(found.torn && run.state !== 'under way' ? ['the last line is torn, as a kill leaves it'] : [])]));
     put(state, said(found, wanted));
-    put(body, found.rows.length || !found.complete ? found.rows.map((row) => line(id, file, row)) : h('tr', null, h('td', { class: 'nothing', colspan: 9 }, found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.')));
-    put(turn, pages(found, begin, go));
+    drawRows({ rows: found.rows, nothing: found.rows.length || !found.complete ? '' : found.episodes ? 'No episode matches; relax the filters.' : 'No episodes yet.' });
+    drawPages({ matching: found.matching });
     return found.complete;
   }
 
