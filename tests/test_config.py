@@ -245,7 +245,10 @@ def test_change_below_a_value(check_error: ErrorCheck) -> None:
         ("learn.loss.kind=dr_grpo", ["learn.loss", "dr_grpo", "completion_limit"]),
         ("rollout.limits.response=95", ["rollout.limits", "tokens (96)", "response (95)"]),
         ("rollout.limits.response=9999", ["rollout.limits.response (9999)", "engine.context"]),
-        ("simulator.judge.max_tokens=640", ["simulator.judge.max_tokens", "engine.context (640)"]),
+        (
+            "simulator.judge.max_tokens=640",
+            ["simulator.judge.max_tokens (640)", "engine.context (640)"],
+        ),
         ("learn.updates=9999", ["learn.updates (9999)", "rollout.groups_per_step x"]),
         ("learn.keep_flat=true", ["learn.keep_flat", "learn.loss.kl_coef"]),
     ],

@@ -200,8 +200,9 @@ def convert(table: dict[str, Any], *, source: str, find: FindWorld) -> Config:
             f"ends at engine.context ({config.engine.context}); lower the one or raise the other"
         )
     if too_long := config.simulator.find_too_long(config.engine.context):
+        most = getattr(config.simulator, too_long).max_tokens
         raise InputError(
-            f"{source}: simulator.{too_long}.max_tokens must be below engine.context "
+            f"{source}: simulator.{too_long}.max_tokens ({most}) must be below engine.context "
             f"({config.engine.context}), because prompt and answer share it"
         )
     episodes = config.rollout.groups_per_step * config.rollout.group_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -196,4 +197,7 @@ async def test_the_bottom_of_the_ladder_stops_the_run(
     text = str(caught.value)
     tried = [*MICRO, *MODES, *SHORTER, "1 instead of 2 episodes at once (rollout.parallel)"]
     assert [] == [change for change in tried if change not in text]
-    assert "tried to hold 512 ids; torch held " in text
+    told = re.search(r"tried to hold 512 ids; torch held (\d+\.\d\d) GiB in tensors", text)
+    assert told is not None, text
+    # On a CPU these are the process's own bytes, and a process that holds a model has some.
+    assert float(told[1]) > 0
