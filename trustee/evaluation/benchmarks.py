@@ -15,18 +15,8 @@ from trustee.environments.protocol import World
 from trustee.types import Task
 
 
-class OpenBenchmark(Protocol):
-    """A benchmark that is ready to be played."""
-
-    @property
-    def world(self) -> World:
-        """The world in which its tasks are played."""
-        ...
-
-    @property
-    def turns(self) -> int:
-        """Most messages of a policy in one episode."""
-        ...
+class TaskSet(Protocol):
+    """The tasks of a benchmark, and what agents without a model get on them."""
 
     async def read_tasks(self, rows: int | None) -> tuple[Task, ...]:
         """Return the first tasks of each category, or all; `hidden` has the `category`."""
@@ -41,8 +31,22 @@ class OpenBenchmark(Protocol):
         ...
 
 
-class Benchmark(Protocol):
-    """A benchmark by name."""
+class OpenBenchmark(TaskSet, Protocol):
+    """A benchmark that is ready to be played here."""
+
+    @property
+    def world(self) -> World:
+        """The world in which its tasks are played."""
+        ...
+
+    @property
+    def turns(self) -> int:
+        """Most messages of a policy in one episode."""
+        ...
+
+
+class Published(Protocol):
+    """How a benchmark's scores are published."""
 
     @property
     def name(self) -> str:
@@ -53,6 +57,10 @@ class Benchmark(Protocol):
     def groups(self) -> Mapping[str, Sequence[str]]:
         """Categories of which a score is published together, by the group's name."""
         ...
+
+
+class Benchmark(Published, Protocol):
+    """A benchmark by name."""
 
     def open(self) -> AbstractAsyncContextManager[OpenBenchmark]:
         """Return what makes it ready.

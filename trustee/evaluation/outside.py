@@ -6,10 +6,11 @@ says which of its tasks were solved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from trustee.evaluation.benchmarks import Published, TaskSet
 from trustee.types import Failure, Outcome, Record, Role, Stop, Task, Trajectory
 
 
@@ -22,20 +23,8 @@ class Place(Record, frozen=True):
     key: str
 
 
-class OpenOutside(Protocol):
+class OpenOutside(TaskSet, Protocol):
     """A benchmark that is ready to be played."""
-
-    async def read_tasks(self, rows: int | None) -> tuple[Task, ...]:
-        """Return the first tasks of each category, or all; `hidden` has the `category`."""
-        ...
-
-    async def oracle(self, tasks: Sequence[Task]) -> dict[str, bool | None]:
-        """Return by task whether the benchmark's own calls succeed; None where it has none."""
-        ...
-
-    async def floor(self, tasks: Sequence[Task]) -> dict[str, bool]:
-        """Return by task whether doing nothing succeeds."""
-        ...
 
     async def play(
         self, tasks: Sequence[Task], *, policy: Place, base: Place, done: Callable[[], None]
@@ -51,18 +40,8 @@ class OpenOutside(Protocol):
         ...
 
 
-class OutsideBenchmark(Protocol):
+class OutsideBenchmark(Published, Protocol):
     """A benchmark by name."""
-
-    @property
-    def name(self) -> str:
-        """Its name on the command line and in reports."""
-        ...
-
-    @property
-    def groups(self) -> Mapping[str, Sequence[str]]:
-        """Categories of which a score is published together, by the group's name."""
-        ...
 
     def open(self) -> AbstractAsyncContextManager[OpenOutside]:
         """Return what makes it ready.

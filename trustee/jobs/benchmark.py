@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -14,7 +13,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.environments.protocol import Services
 from trustee.evaluation.benchmark_report import BenchmarkReport, report_on
-from trustee.evaluation.benchmarks import Benchmark, OpenBenchmark
+from trustee.evaluation.benchmarks import Benchmark, OpenBenchmark, Published, TaskSet
 from trustee.evaluation.bfcl.benchmark import Bfcl
 from trustee.events import Emit
 from trustee.jobs.assemble import (
@@ -24,24 +23,76 @@ from trustee.jobs.assemble import (
     prepare_model,
     restart_once,
 )
+from trustee.jobs.comparison import loaded_policy
 from trustee.jobs.held_out import make_eval_player, play_metered
 from trustee.jobs.stage_meter import metered
-from trustee.jobs.suite import publish_policy
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.files import write_lines
 from trustee.runs.store import Store
-from trustee.types import Trajectory
+from trustee.types import Task, Trajectory
 
+BASE, ADAPTER = "base", "adapter"
+"""The two policies that play."""
 BENCHMARKS: dict[str, Benchmark] = {"bfcl": Bfcl()}
-"""All benchmarks, by their names on the command line."""
+"""All benchmarks that are played here, by their names on the command line."""
 
 
-class Policy(NamedTuple):
-    """What is played: the base, or it with an adapter."""
+class Scoreboard:
+    """What each policy has played of a benchmark; on disk as soon as it is known."""
 
-    label: str
-    path: Path | None
+    def __init__(self, run: Path, benchmark: str, *, tasks: Sequence[Task]) -> None:
+        self.run = run
+        self.benchmark = benchmark
+        self.tasks = tasks
+        self.played: dict[str, Sequence[Trajectory]] = {}
+
+    @property
+    def missing(self) -> list[str]:
+        """The policies that have not played yet."""
+        return [label for label in (BASE, ADAPTER) if label not in self.played]
+
+    def keep(self, label: str, played: Sequence[Trajectory]) -> None:
+        """Keep a policy's episodes."""
+        self.played[label] = played
+        write_lines(self.run / f"benchmark-{self.benchmark}-{label}.jsonl", played)
+
+
+async def score_policies(
+    benchmark: Published,
+    opened: TaskSet,
+    *,
+    run: Path,
+    adapter: Path,
+    rows: int | None,
+    play: Callable[[Scoreboard], Awaitable[None]],
+    emit: Emit,
+) -> BenchmarkReport:
+    """Have base and adapter play a benchmark, with agents without a model beside; report on it.
+
+    Args:
+        benchmark: what is played.
+        opened: its tasks.
+        run: the run's folder, which gets the episodes.
+        adapter: the adapter's folder.
+        rows: tasks of each category; None is all.
+        play: plays what the scoreboard misses; called once more if the engine died.
+        emit: receives progress events.
+    """
+    async with Store(run):
+        tasks = await opened.read_tasks(rows)
+        oracle, floor = await opened.oracle(tasks), await opened.floor(tasks)
+        board = Scoreboard(run, benchmark.name, tasks=tasks)
+        await restart_once(lambda: play(board), emit=emit)
+    return report_on(
+        tasks,
+        board.played,
+        groups=benchmark.groups,
+        oracle=oracle,
+        floor=floor,
+        benchmark=benchmark.name,
+        adapter=str(adapter),
+    )
 
 
 def make_player(
@@ -84,38 +135,26 @@ async def play_benchmark(
     """
     model, renderer = prepare_model(config)
     folder = choose_adapter(config, adapter or run, model, emit=emit)
-    policies: tuple[Policy, ...] = (Policy("base", None), Policy("adapter", folder))
-    played: dict[str, Sequence[Trajectory]] = {}
-    async with Store(run) as store, benchmark.open() as opened:
-        tasks = await opened.read_tasks(rows)
-        oracle, floor = await opened.oracle(tasks), await opened.floor(tasks)
+    async with benchmark.open() as opened:
 
-        async def play() -> None:
-            clock = EngineClock()
+        async def play(board: Scoreboard) -> None:
+            clock, count = EngineClock(), len(board.tasks)
             async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
                 player = make_player(config, engine, renderer, opened=opened, clock=clock)
-                for policy in policies:
-                    if policy.label not in played:
-                        name = f"playing {len(tasks)} tasks of {benchmark.name}: {policy.label}"
-                        count = len(tasks)
-                        played[policy.label] = await play_metered(
-                            tasks,
+                for label in board.missing:
+                    stage = f"playing {count} tasks of {benchmark.name}: {label}"
+                    path = folder if label == ADAPTER else None
+                    async with loaded_policy(engine, run, path) as policy:
+                        played = await play_metered(
+                            board.tasks,
                             player,
-                            metered(name, emit, of=count, unit="episodes", engine=engine.progress),
+                            metered(stage, emit, of=count, unit="episodes", engine=engine.progress),
                             config=config,
-                            adapter=await publish_policy(engine, policy.path, run),
-                            label=policy.label,
+                            adapter=policy,
+                            label=label,
                         )
-                        file = f"benchmark-{benchmark.name}-{policy.label}.jsonl"
-                        write_lines(store.folder / file, played[policy.label])
+                    board.keep(label, played)
 
-        await restart_once(play, emit=emit)
-    return report_on(
-        tasks,
-        played,
-        groups=benchmark.groups,
-        oracle=oracle,
-        floor=floor,
-        benchmark=benchmark.name,
-        adapter=str(folder),
-    )
+        return await score_policies(
+            benchmark, opened, run=run, adapter=folder, rows=rows, play=play, emit=emit
+        )

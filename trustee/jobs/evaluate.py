@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from trustee.config import Config
-from trustee.engine.clock import EngineClock
-from trustee.engine.watchdog import Watchdog
 from trustee.environments.protocol import World
 from trustee.environments.trial.metrics import figures_of
 from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
 from trustee.events import Compared, Emit
-from trustee.jobs.assemble import (
-    choose_adapter,
-    make_simulator,
-    open_background,
-    open_sandbox,
-    open_watched,
-    prepare_model,
-    restart_once,
-    serve_with,
-)
-from trustee.jobs.held_out import (
-    HELD_OUT,
-    check_same_tasks,
-    evaluation_world,
-    held_out_tasks,
-    make_eval_player,
-    play_metered,
-    show_share,
-)
+from trustee.jobs.assemble import choose_adapter, prepare_model
+from trustee.jobs.comparison import play_policies
+from trustee.jobs.held_out import HELD_OUT, check_same_tasks, evaluation_world, show_share
 from trustee.jobs.run_metadata import read_metadata
-from trustee.jobs.stage_meter import metered
-from trustee.runs.files import write_lines
-from trustee.runs.store import Store
-from trustee.types import Adapter, Record, Task, Trajectory
+from trustee.types import Record, Task, Trajectory
 
 
 class Comparison(Record, frozen=True):
@@ -77,7 +55,7 @@ async def run_comparison(
         adapter: PEFT or run folder; None is the run's own newest adapter.
         emit: receives progress events.
     """
-    (folder,), tasks, played = await play_policies(
+    (folder,), tasks, played = await play_adapters(
         config, run, adapters=[adapter or run], emit=emit
     )
     comparison = compare_played(tasks, played, world=evaluation_world(config), adapter=folder)
@@ -86,10 +64,10 @@ async def run_comparison(
     return comparison
 
 
-async def play_policies(
+async def play_adapters(
     config: Config, run: Path, *, adapters: Sequence[Path], repeats: int = 1, emit: Emit
 ) -> tuple[Sequence[Path], Sequence[Task], Mapping[str, Sequence[Trajectory]]]:
-    """Play the held-out tasks with the base and with some adapters, in one engine.
+    """Play the held-out tasks with the base and with some adapters.
 
     Args:
         config: the run's config, or one changed from it.
@@ -105,46 +83,17 @@ async def play_policies(
         raise InputError("eval.tasks is none, so there are no tasks to play; give --tasks N")
     model, renderer = prepare_model(config)
     folders = [choose_adapter(config, adapter, model, emit=emit) for adapter in adapters]
-    policies: dict[str, Path | None] = {"base": None, **label_adapters(folders)}
-    played: dict[str, Sequence[Trajectory]] = {}
-    async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(Store(run))
-        sandbox = await stack.enter_async_context(open_sandbox(config))
-        background = await stack.enter_async_context(open_background())
-
-        async def play() -> Sequence[Task]:
-            clock = EngineClock()
-            async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
-                simulator = make_simulator(config, engine, renderer)
-                player = make_eval_player(
-                    config,
-                    engine,
-                    world=evaluation_world(config),
-                    renderer=renderer,
-                    serve=serve_with(simulator, sandbox=sandbox, background=background),
-                    clock=clock,
-                )
-                name = name_tasks(config, run)
-                tasks = await held_out_tasks(config, store, player, emit=emit, name=name)
-                count = len(tasks) * repeats
-                for version, (label, folder) in enumerate(policies.items()):
-                    if label in played:
-                        continue
-                    async with published(engine, run, folder, version=version) as adapter:
-                        name = f"playing {count} tasks with the {label}"
-                        played[label] = await play_metered(
-                            tasks,
-                            player,
-                            metered(name, emit, of=count, unit="episodes", engine=engine.progress),
-                            config=config,
-                            adapter=adapter,
-                            label=label,
-                            repeats=repeats,
-                        )
-                    store_played(store.folder, label, played[label], tasks=len(tasks))
-                return tasks
-
-        tasks = await restart_once(play, emit=emit)
+    tasks, played = await play_policies(
+        config,
+        run,
+        model=model,
+        renderer=renderer,
+        policies={"base": None, **label_adapters(folders)},
+        tasks_file=name_tasks(config, run),
+        stored_as="eval",
+        repeats=repeats,
+        emit=emit,
+    )
     return folders, tasks, played
 
 
@@ -156,32 +105,6 @@ def label_adapters(folders: Sequence[Path]) -> dict[str, Path]:
 def name_adapter(place: int) -> str:
     """Return the label of the adapter at a place of the call."""
     return f"adapter-{place + 1}" if place else "adapter"
-
-
-@asynccontextmanager
-async def published(
-    engine: Watchdog, run: Path, folder: Path | None, *, version: int
-) -> AsyncIterator[Adapter | None]:
-    """Have the engine speak with an adapter for a while; None is the base."""
-    if folder is None:
-        yield None
-        return
-    await engine.load_adapter(Adapter(version=version, path=folder))
-    name = f"compared-{version}" if version > 1 else "compared"
-    adapter = Adapter(version=version, path=run / "adapters" / name)
-    await engine.publish(adapter)
-    yield adapter
-    await engine.retire(adapter)
-
-
-def store_played(folder: Path, label: str, played: Sequence[Trajectory], *, tasks: int) -> None:
-    """Store the first attempts, and further ones in a file of their own."""
-    write_lines(folder / f"eval-{label}.jsonl", played[:tasks])
-    further = folder / f"eval-{label}-repeats.jsonl"
-    if len(played) > tasks:
-        write_lines(further, played[tasks:])
-    else:
-        further.unlink(missing_ok=True)
 
 
 def compare_played(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,14 @@ from trustee.endpoint.guard import EndpointLimits
 from trustee.endpoint.listening import bind, show_address
 from trustee.engine.clock import EngineClock
 from trustee.engine.watchdog import Watchdog
-from trustee.evaluation.benchmark_report import BenchmarkReport, report_on
+from trustee.evaluation.benchmark_report import BenchmarkReport
 from trustee.evaluation.outside import OutsideBenchmark, Place
 from trustee.events import Emit
-from trustee.jobs.assemble import choose_adapter, open_watched, prepare_model, restart_once
+from trustee.jobs.assemble import choose_adapter, open_watched, prepare_model
+from trustee.jobs.benchmark import ADAPTER, BASE, Scoreboard, score_policies
 from trustee.jobs.serve import PORT, Serving, listen
 from trustee.jobs.stage_meter import metered
 from trustee.rendering.renderer import Renderer
-from trustee.runs.files import write_lines
-from trustee.runs.store import Store
-from trustee.types import Trajectory
-
-BASE, ADAPTER = "base", "adapter"
-"""Names of the two models at the endpoint, and of what they played."""
 
 
 @asynccontextmanager
@@ -88,34 +83,23 @@ async def play_outside(
     """
     model, renderer = prepare_model(config)
     folder = choose_adapter(config, adapter or run, model, emit=emit)
-    played: dict[str, Sequence[Trajectory]] = {}
-    async with Store(run) as store, benchmark.open() as opened:
-        tasks = await opened.read_tasks(rows)
-        oracle, floor = await opened.oracle(tasks), await opened.floor(tasks)
+    async with benchmark.open() as opened:
 
-        async def play() -> None:
+        async def play(board: Scoreboard) -> None:
             async with offer(config, model, renderer, run=run, adapter=folder, emit=emit) as (
                 engine,
                 places,
             ):
-                for label in [name for name in places if name not in played]:
-                    name, count = f"playing {benchmark.name}: {label}", len(tasks)
+                for label in board.missing:
+                    stage, count = f"playing {benchmark.name}: {label}", len(board.tasks)
                     with metered(
-                        name, emit, of=count, unit="episodes", engine=engine.progress
+                        stage, emit, of=count, unit="episodes", engine=engine.progress
                     ) as meter:
-                        played[label] = await opened.play(
-                            tasks, policy=places[label], base=places[BASE], done=meter.count
+                        played = await opened.play(
+                            board.tasks, policy=places[label], base=places[BASE], done=meter.count
                         )
-                    file = f"benchmark-{benchmark.name}-{label}.jsonl"
-                    write_lines(store.folder / file, played[label])
+                    board.keep(label, played)
 
-        await restart_once(play, emit=emit)
-    return report_on(
-        tasks,
-        played,
-        groups=benchmark.groups,
-        oracle=oracle,
-        floor=floor,
-        benchmark=benchmark.name,
-        adapter=str(folder),
-    )
+        return await score_policies(
+            benchmark, opened, run=run, adapter=folder, rows=rows, play=play, emit=emit
+        )

@@ -9,7 +9,7 @@ from trustee.config import Config
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between
 from trustee.evaluation.repeats import gain_of_means, pass_all
 from trustee.events import Emit, Note
-from trustee.jobs.evaluate import name_adapter, play_policies
+from trustee.jobs.evaluate import label_adapters, play_adapters
 from trustee.jobs.held_out import check_same_tasks
 from trustee.types import Record, Trajectory
 
@@ -53,11 +53,10 @@ async def run_policies(
                 "--set eval.temperature=0.7 has the policy sample"
             )
         )
-    folders, tasks, played = await play_policies(
+    folders, tasks, played = await play_adapters(
         config, run, adapters=adapters, repeats=repeats, emit=emit
     )
-    named: dict[str, Path | None] = {"base": None}
-    named |= {name_adapter(place): folder for place, folder in enumerate(folders)}
+    named: dict[str, Path | None] = {"base": None, **label_adapters(folders)}
     return tabulate(named, played, tasks=len(tasks), repeats=repeats)
 
 

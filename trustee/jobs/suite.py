@@ -6,7 +6,6 @@ from pathlib import Path
 
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.engine.watchdog import Watchdog
 from trustee.environments.executable.blueprint_files import (
     RefusedBlueprint,
     read_blueprints,
@@ -23,12 +22,12 @@ from trustee.jobs.assemble import (
     prepare_model,
     restart_once,
 )
+from trustee.jobs.comparison import loaded_policy
 from trustee.jobs.held_out import make_eval_player
 from trustee.jobs.stage_meter import metered
 from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.sandbox.host import ProcessSandbox
-from trustee.types import Adapter
 
 
 async def play_suite(
@@ -73,20 +72,20 @@ async def play_suite(
                     clock=clock,
                 )
                 for label in [name for name in policies if name not in reports]:
-                    version = await publish_policy(engine, policies[label], folder)
                     name = str(policies[label] or label)
                     stage = f"playing {file} with {name}"
-                    with metered(
-                        stage, emit, of=count, unit="episodes", engine=engine.progress
-                    ) as meter:
-                        reports[label], played = await run_suite(
-                            world,
-                            player,
-                            policy=name,
-                            adapter=version,
-                            parallel=config.eval.parallel,
-                            done=meter.count,
-                        )
+                    async with loaded_policy(engine, folder, policies[label]) as version:
+                        with metered(
+                            stage, emit, of=count, unit="episodes", engine=engine.progress
+                        ) as meter:
+                            reports[label], played = await run_suite(
+                                world,
+                                player,
+                                policy=name,
+                                adapter=version,
+                                parallel=config.eval.parallel,
+                                done=meter.count,
+                            )
                     write_lines(store.folder / f"suite-{label}.jsonl", played)
 
         await restart_once(play_with_an_engine, emit=emit)
@@ -100,13 +99,3 @@ def count_rows(file: Path, *, emit: Emit) -> tuple[int, tuple[RefusedBlueprint, 
         why = show_refused_blueprints(read.refused)
         emit(Note(text=f"{len(read.refused)} rows of {file} are refused: {why}"))
     return len(read.blueprints), read.refused
-
-
-async def publish_policy(engine: Watchdog, found: Path | None, folder: Path) -> Adapter | None:
-    """Publish an adapter to the engine and return its version; None is the base."""
-    if found is None:
-        return None
-    await engine.load_adapter(Adapter(version=1, path=found))
-    version = Adapter(version=1, path=folder / "adapters" / "compared")
-    await engine.publish(version)
-    return version

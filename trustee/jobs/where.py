@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio.to_thread
 
 from trustee.config import Config
-from trustee.engine.clock import EngineClock
 from trustee.engine.model_config import read_model_config
 from trustee.engine.model_files import CONFIG
 from trustee.engine.protocol import EngineProgress
-from trustee.engine.watchdog import Watchdog
 from trustee.evaluation.update_picture import draw_update
 from trustee.evaluation.update_report import UpdateReport, report_update
 from trustee.evaluation.update_size import (
@@ -25,30 +23,15 @@ from trustee.evaluation.update_size import (
     write_part,
 )
 from trustee.events import Emit
-from trustee.jobs.assemble import (
-    choose_adapter,
-    make_simulator,
-    open_background,
-    open_sandbox,
-    open_watched,
-    prepare_model,
-    restart_once,
-    serve_with,
-)
+from trustee.jobs.assemble import choose_adapter, prepare_model
+from trustee.jobs.comparison import play_policies
 from trustee.jobs.evaluate import name_tasks
-from trustee.jobs.held_out import (
-    check_same_tasks,
-    evaluation_world,
-    held_out_tasks,
-    make_eval_player,
-    play_metered,
-)
+from trustee.jobs.held_out import check_same_tasks
 from trustee.jobs.stage_meter import metered
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import AdapterFile, read_adapter
 from trustee.runs.files import write_json, write_text
-from trustee.runs.store import Store
-from trustee.types import Adapter, Trajectory
+from trustee.types import Trajectory
 
 REPORT, PICTURE = "where.json", "where.svg"
 
@@ -73,9 +56,9 @@ async def locate_update(
     parts = [parse_part(text, layers=layers) for text in keep or usual_parts(layers)]
     found = read_adapter(choose_adapter(config, adapter or run, model, emit=emit))
     updates = await measure_in_thread(model, found, emit=emit)
-    played: dict[str, Sequence[Trajectory]] = {}
+    played: Mapping[str, Sequence[Trajectory]] = {}
     if config.eval.tasks:
-        await play_parts(config, run, model, renderer, found, parts, played=played, emit=emit)
+        played = await play_parts(config, run, model, renderer, found, parts, emit=emit)
     report = report_update(
         updates,
         parts,
@@ -110,65 +93,25 @@ async def play_parts(
     adapter: AdapterFile,
     parts: Sequence[Part],
     *,
-    played: dict[str, Sequence[Trajectory]],
     emit: Emit,
-) -> None:
+) -> Mapping[str, Sequence[Trajectory]]:
     """Play the held-out tasks with the base, the whole adapter and each part of it alone."""
     with tempfile.TemporaryDirectory() as scratch:
-        folders: dict[str, Path | None] = {"base": None, "all": adapter.folder}
+        policies: dict[str, Path | None] = {"base": None, "all": adapter.folder}
         for number, part in enumerate(parts):
-            folders[part.name] = Path(scratch) / f"part-{number}"
+            policies[part.name] = Path(scratch) / f"part-{number}"
             write_part(adapter, part, Path(scratch) / f"part-{number}")
-        async with (
-            Store(run) as store,
-            open_sandbox(config) as sandbox,
-            open_background() as background,
-        ):
-
-            async def play() -> None:
-                clock = EngineClock()
-                async with open_watched(config, model, run, clock=clock, emit=emit) as engine:
-                    simulator = make_simulator(config, engine, renderer)
-                    player = make_eval_player(
-                        config,
-                        engine,
-                        world=evaluation_world(config),
-                        renderer=renderer,
-                        serve=serve_with(simulator, sandbox=sandbox, background=background),
-                        clock=clock,
-                    )
-                    tasks = await held_out_tasks(
-                        config, store, player, emit=emit, name=name_tasks(config, run)
-                    )
-                    for number, (name, folder) in enumerate(folders.items()):
-                        if name in played:
-                            continue
-                        policy = await publish_as(engine, folder, run, version=number)
-                        kept = "the base" if folder is None else f"{name} of the update"
-                        stage, count = f"playing {len(tasks)} tasks with {kept}", len(tasks)
-                        played[name] = await play_metered(
-                            tasks,
-                            player,
-                            metered(stage, emit, of=count, unit="episodes", engine=engine.progress),
-                            config=config,
-                            adapter=policy,
-                            label=name,
-                        )
-                        if policy is not None:
-                            await engine.retire(policy)
-
-            await restart_once(play, emit=emit)
+        _, played = await play_policies(
+            config,
+            run,
+            model=model,
+            renderer=renderer,
+            policies=policies,
+            tasks_file=name_tasks(config, run),
+            stored_as="where",
+            say=lambda label: "the base" if label == "base" else f"{label} of the update",
+            emit=emit,
+        )
     for episodes in played.values():
         check_same_tasks(played["base"], episodes)
-
-
-async def publish_as(
-    engine: Watchdog, folder: Path | None, run: Path, *, version: int
-) -> Adapter | None:
-    """Publish an adapter under a version of its own; None is the base."""
-    if folder is None:
-        return None
-    await engine.load_adapter(Adapter(version=version, path=folder))
-    policy = Adapter(version=version, path=run / "adapters" / "compared")
-    await engine.publish(policy)
-    return policy
+    return played
