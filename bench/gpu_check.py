@@ -33,10 +33,11 @@ import anyio
 
 from gpu.foreign import CHECKS, check_foreign
 from gpu.full_size import FIRST, SECOND, check_full, check_reload
+from gpu.int4 import check_int4_gemm
 from gpu.nf4 import check_gemm
 from gpu.programs import check_programs
 from gpu.report import MARK, Setting
-from gpu.sameness import check_nf4_op, check_parity, check_runners, check_stream_race
+from gpu.sameness import check_parity, check_products, check_runners, check_stream_race
 from gpu.shortage import SHORTAGE, check_shortage
 from trustee.planning.cards import count_cards
 from trustee.trainer import follow_parent
@@ -65,7 +66,7 @@ class Family:
 
 
 FAMILIES = (
-    Family("nf4_op", ("nf4_op",), 40, check_nf4_op, call=1),
+    Family("products", ("nf4_op", "int4_op"), 55, check_products, call=1),
     Family("parity", ("parity_nf4",), 150, check_parity, call=1),
     Family("foreign", CHECKS, 260, check_foreign, call=1, only_card=CHECKS),
     Family("stream_race", ("stream_race",), 130, check_stream_race, call=1),
@@ -76,6 +77,7 @@ FAMILIES = (
     Family("parity_bf16", ("parity_bf16",), 150, check_parity, call=3),
     Family("programs", ("run", "doctor"), 420, check_programs, call=3),
     Family("nf4_gemm", ("nf4_gemm",), 150, check_gemm, call=3),
+    Family("int4_gemm", ("int4_gemm",), 150, check_int4_gemm, call=3),
 )
 """In the order of what they tell: the first call says whether results are right, the second how the
 full-size model fits and what it costs. Each ends within 600 s. The third is what is left."""

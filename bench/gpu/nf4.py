@@ -72,7 +72,7 @@ def check_op(device: str) -> Figures:
         for rows in (1, 8, 64, 600):
             x = torch.randn(rows, 512, device=device).bfloat16()
             wanted = x.float() @ opened.T
-            errors[str(rows)] = _relative(multiply(x), wanted)
+            errors[str(rows)] = relative_error(multiply(x), wanted)
             if device == "cuda":
                 apart[str(rows)] = apart_in_graph(multiply, x)
     problems += [f"{rows} rows are off by {e:.4f}" for rows, e in errors.items() if not e <= CLOSE]
@@ -98,10 +98,11 @@ def apart_in_graph(function: Callable[[Any], Any], x: Any) -> float:
     held.copy_(x)
     graph.replay()
     torch.cuda.synchronize()
-    return _relative(out, function(x).float())
+    return relative_error(out, function(x).float())
 
 
-def _relative(found: Any, wanted: Any) -> float:
+def relative_error(found: Any, wanted: Any) -> float:
+    """Give the norm of a difference over that of what was wanted."""
     return float((found.float() - wanted).norm() / wanted.norm())
 
 
@@ -122,8 +123,13 @@ def copies(outputs: int, inputs: int, *, device: str) -> list[tuple[Any, Any]]:
     import torch
 
     packed, state = quantise(torch.randn(outputs, inputs, device=device).bfloat16())
-    count = 2 if device == "cpu" else -(-COPIED_BYTES // packed.numel())
+    count = count_copies(packed.numel(), device=device)
     return [(packed.clone(), state) for _ in range(count)]
+
+
+def count_copies(bytes: int, *, device: str) -> int:
+    """Give the number of copies of a weight that no card's cache holds."""
+    return 2 if device == "cpu" else -(-COPIED_BYTES // bytes)
 
 
 def time_ways(
@@ -149,9 +155,9 @@ def time_ways(
         return torch.nn.functional.linear(x, weight)
 
     with torch.inference_mode():
-        found["chosen"] = _micros(choose, weights, device)
-        found["opened"] = _micros(open_first, weights, device)
-        found["bf16"] = _micros(multiply, plain, device)
+        found["chosen"] = time_calls(choose, weights, device)
+        found["opened"] = time_calls(open_first, weights, device)
+        found["bf16"] = time_calls(multiply, plain, device)
         if device == "cuda":
             found["fused"] = _time_fused(choose, weights, device)
     return found
@@ -164,12 +170,14 @@ def _time_fused(choose: Callable[..., Any], weights: list[tuple[Any, Any]], devi
     usual = ops._gemm_4bit_use_custom_fn
     ops._gemm_4bit_use_custom_fn = lambda *facts: True
     try:
-        return _micros(choose, weights, device)
+        return time_calls(choose, weights, device)
     finally:
         ops._gemm_4bit_use_custom_fn = usual
 
 
-def _micros(function: Callable[..., Any], weights: Sequence[tuple[Any, Any]], device: str) -> float:
+def time_calls(
+    function: Callable[..., Any], weights: Sequence[tuple[Any, Any]], device: str
+) -> float:
     """Time a function over all copies; on a card in a graph, so that starting kernels is free."""
     import torch
 

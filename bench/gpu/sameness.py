@@ -14,8 +14,8 @@ from typing import Literal
 import anyio
 import anyio.to_thread
 
+from gpu import int4, nf4
 from gpu.models import make_small
-from gpu.nf4 import check_op
 from gpu.report import Figures, Setting, report, round_all
 from gpu.subject import (
     BASE,
@@ -150,9 +150,10 @@ def count_equal(first: Heard, second: Heard) -> str:
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 
-async def check_nf4_op(setting: Setting) -> None:
-    """Check the NF4 operation by itself."""
-    await report(setting, "nf4_op", partial(anyio.to_thread.run_sync, check_op, setting.device))
+async def check_products(setting: Setting) -> None:
+    """Check the products with four-bit weights by themselves."""
+    for name, check in (("nf4_op", nf4.check_op), ("int4_op", int4.check_op)):
+        await report(setting, name, partial(anyio.to_thread.run_sync, check, setting.device))
 
 
 async def check_runners(setting: Setting) -> None:

@@ -19,6 +19,7 @@ from trustee.engine.model_files import TINY
 from trustee.planning.ledger import Entry, Ledger, make_ledger
 from trustee.planning.plan import read_budget
 from trustee.planning.shapes import find_shape, read_shape
+from trustee.trainer import marlin
 from trustee.types import GIB, Completion
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
@@ -28,6 +29,7 @@ full_memory: Any = import_module("gpu.full_memory")
 full_exam: Any = import_module("gpu.full_exam")
 instruments: Any = import_module("gpu.instruments")
 models: Any = import_module("gpu.models")
+int4: Any = import_module("gpu.int4")
 nf4: Any = import_module("gpu.nf4")
 report: Any = import_module("gpu.report")
 shortage: Any = import_module("gpu.shortage")
@@ -284,6 +286,26 @@ def test_the_nf4_operation_is_right_on_a_cpu() -> None:
     assert figures["problems"] == []
     assert figures["apart_in_graph"] == {}
     assert set(figures["relative_error"]) == {"1", "8", "64", "600"}
+
+
+def test_the_int4_operation_is_right_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The product equals that with the opened weight; a weight that is opened wrongly counts."""
+    figures = int4.check_op("cpu")
+    assert (figures["problems"], figures["wrong_weights"]) == ([], 0)
+    assert set(figures["relative_error"]) == {"1", "8", "64", "600"}
+    opened = marlin.Int4Weight.open
+    monkeypatch.setattr(marlin.Int4Weight, "open", lambda weight: opened(weight).roll(1, dims=1))
+    assert any(
+        "opened to another number" in problem for problem in int4.check_op("cpu")["problems"]
+    )
+
+
+def test_int4_is_timed_beside_nf4_and_bf16() -> None:
+    """Each shape and number of rows has a time of each format, and of opening a weight."""
+    (shape,) = int4.time_all("cpu")["micros"].items()
+    assert shape[0] == "256x768"
+    assert {"1", "8"} == set(shape[1])
+    assert all({"int4", "opening", "nf4", "bf16"} == set(times) for times in shape[1].values())
 
 
 def test_the_threshold_is_where_the_fused_kernel_loses() -> None:
