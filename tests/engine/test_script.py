@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustee.config import Config, apply_changes
 from trustee.engine.protocol import Sampling
 from trustee.engine.script import Request, draw_value, find_script, improvise
 from trustee.engine.scripted import scripted_renderer
@@ -127,3 +128,8 @@ def test_scripted_engine_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "set()\n" == done.stdout
+
+
+def test_a_script_needs_no_card() -> None:
+    """A config that names the scripted engine and nothing else runs on any machine."""
+    assert apply_changes(Config(), ['engine={kind="scripted"}']).engine.device == "cpu"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.lowlevel
@@ -319,6 +319,8 @@ class ScriptedTrainer(ScriptedEngine):
 class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
     """Settings of the scripted engine: those of the real one, mostly unused, and a script."""
 
+    device: Literal["cpu", "cuda"] = "cpu"
+    """A script needs no card."""
     script: str = ""
     """`package.module:name` of a function from `Request` to text, or of a `ScriptedTrainer`; empty
     makes random calls that fit the tools' schemas."""
