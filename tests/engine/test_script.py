@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trustee.config import Config, apply_changes
+from trustee.config import read_config
 from trustee.engine.protocol import Sampling
 from trustee.engine.script import Request, draw_value, find_script, improvise
 from trustee.engine.scripted import scripted_renderer
@@ -132,4 +133,5 @@ def test_scripted_engine_is_light() -> None:
 
 def test_a_script_needs_no_card() -> None:
     """A config that names the scripted engine and nothing else runs on any machine."""
-    assert apply_changes(Config(), ['engine={kind="scripted"}']).engine.device == "cpu"
+    config = read_config(Path("configs/tiny.toml"), ['engine={kind="scripted"}'])
+    assert config.engine.device == "cpu"
