@@ -73,7 +73,7 @@ def flood() -> None:
 
 
 def chatter() -> None:
-    """Write lines that are no messages, without an end."""
+    """Write lines that are not messages, without an end."""
     while True:
         say("listening on stdio ...")
 

@@ -197,7 +197,7 @@ def test_a_failure_stops_nothing(
 
 
 def test_all_well_is_exit_code_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A check that needs a card is skipped without one, which is no failure."""
+    """A check that needs a card is skipped without one, which is not a failure."""
     assert run(monkeypatch, tmp_path, {"first": made("first"), "card": "raise SystemExit(3)"}) == 0
     rows = (tmp_path / "checks.jsonl").read_text(encoding="utf-8").splitlines()
     line = json.loads(rows[1])

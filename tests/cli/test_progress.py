@@ -435,7 +435,7 @@ def test_panel_draws_success_of_each_step() -> None:
 
 
 def test_a_sparkline_has_a_block_for_each_value() -> None:
-    """Equal values are a flat line; what is no number is left out."""
+    """Equal values are a flat line; what is not a number is left out."""
     assert "" == sparkline([])
     assert "▁▁" == sparkline([0.3, 0.3])
     assert "▁▅█" == sparkline([-1.0, 0.1, math.nan, 1.0])

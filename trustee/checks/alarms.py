@@ -94,7 +94,7 @@ class Watch:
                 stop=f"{NOT_FINITE} steps in a row were not finite; see skipped-*.jsonl"
             )
         gap = report.gap_abs_sum / max(1, report.fresh_tokens)
-        # Negated, so that a gap that is no number is no agreement.
+        # Negated, so that a gap that is not a number is not agreement.
         if report.finite and not gap <= config.mismatch:
             return Decision(
                 stop=f"engine and trainer differ by {gap:.3f} nats a token on fresh samples, more "

@@ -55,7 +55,7 @@ class ForgettingGate:
         Raises:
             RunError: if the KL is larger than allowed, or no number.
         """
-        # Negated, so that a KL that is no number is too large.
+        # Negated, so that a KL that is not a number is too large.
         if self._most is None or kl is None or kl <= self._most:
             return
         raise RunError(

@@ -123,7 +123,7 @@ class Exchange:
         """Read the body.
 
         Raises:
-            Refused: if it is no JSON, too large, or does not come.
+            Refused: if it is not JSON, too large, or does not come.
         """
         headers = Headers(scope=scope)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -122,7 +122,7 @@ def choose_tools(
     """Return the tools that are offered, and those of which one must be called.
 
     Raises:
-        Refused: if the choice is none of those allowed.
+        Refused: if the choice is not one of those allowed.
     """
     match choice:
         case None | "auto":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 BROKEN = "\ufffd"
-"""What a decoder puts for bytes that are no whole letter yet."""
+"""What a decoder puts for bytes that are not a whole letter yet."""
 
 
 class StreamedText:

@@ -1,6 +1,6 @@
 """What an environment says of an episode, checked where it enters the program.
 
-An environment may be anybody's code. A reward that is no number would end the run much later, and
+An environment may be anybody's code. A reward that is not a number would end the run later, and
 one that is not finite would make the run folder unreadable. So a score is checked before it is
 recorded, and one that cannot be used spoils its episode, with a reason that names the reward.
 """

@@ -3,7 +3,7 @@
 A share has Wilson's interval. A difference of two shares on the same tasks has Tango's, which asks
 the same question of pairs: which differences would not be rejected by the score test? A bootstrap
 answers with no width at all where all changes are equal, as on three tasks that are all won.
-A mean of differences that are no wins and losses has a Bayesian bootstrap that has also seen, with
+A mean of differences that are not wins and losses has a Bayesian bootstrap that has also seen, with
 the weight of half a task each, the greatest gain and the greatest loss.
 
 A mean over tokens has a Bayesian bootstrap over the texts that they stand in.

@@ -59,13 +59,13 @@ def parse_part(text: str, *, layers: int) -> Part:
     """Read the name of a part: `mlp`, `attention`, `0-9`, `7` or `mlp:0-9`.
 
     Raises:
-        InputError: if it is none of these, or names layers that the model does not have.
+        InputError: if it is not one of these, or names layers that the model does not have.
     """
     found = PART.fullmatch(text)
     if not text or not found:
         raise InputError(
-            f"--keep {text!r} is no part of a model; give mlp, attention, layers such as 0-9, or "
-            "both, such as mlp:0-9"
+            f"--keep {text!r} is not a part of a model; give mlp, attention, layers such as 0-9, "
+            "or both, such as mlp:0-9"
         )
     group, first, last = found["group"], found["first"], found["last"]
     modules = GROUPS[group] if group else (*ATTENTION, *MLP)

@@ -28,13 +28,13 @@ class Upload(Record, frozen=True):
 
 
 def check_repository(name: str) -> None:
-    """Refuse what is no name of a repository.
+    """Refuse what is not the name of a repository.
 
     Raises:
         InputError: saying what one looks like.
     """
     if not REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
-        raise InputError(f"--push {name!r} is no repository; give owner/name")
+        raise InputError(f"--push {name!r} is not a repository; give owner/name")
 
 
 def list_uploads(places: Sequence[Path]) -> tuple[Upload, ...]:

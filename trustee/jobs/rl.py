@@ -232,7 +232,7 @@ async def run_stages(
         )
         await restore(run, path, state, previous=previous)
     if begins or previous is None:
-        # What was measured before is no training.
+        # What was measured before is not training.
         run.started_at = time.monotonic()
     if run.progress < 1:
         if begins:

@@ -46,7 +46,7 @@ def name_folder(config: Config, name: str | None = None) -> Path:
     """Return the path of a new run folder, by default named after the current time.
 
     Raises:
-        InputError: if the name is none of a folder.
+        InputError: if the name is not that of a folder.
     """
     if name is not None:
         if name != Path(name).name or name.startswith("."):

@@ -49,7 +49,7 @@ async def locate_update(
         emit: receives progress events.
 
     Raises:
-        InputError: if the adapter does not fit, or a part is none of the model's.
+        InputError: if the adapter does not fit, or a part is not one of the model's.
     """
     model, renderer = prepare_model(config)
     layers = int(read_model_config(model / CONFIG)["num_hidden_layers"])

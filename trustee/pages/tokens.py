@@ -74,7 +74,7 @@ def _load(file: Path, changed: int) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
     except Exception as error:
-        raise InputError(f"{file} is no tokenizer: {error}") from error
+        raise InputError(f"{file} is not a tokenizer: {error}") from error
 
 
 def _spell(tokenizer: Any, number: object) -> str:

@@ -28,7 +28,7 @@ MAX_DEPTH = 64
 """Maximum nesting of JSON in a call, far below Python's recursion limit; deeper is a bad call."""
 
 MAX_UNCLOSED = 16
-"""Maximum number of JSON objects that are never closed and are no calls; the text behind them is
+"""Maximum number of JSON objects that are never closed and are not calls; the text behind them is
 not scanned, because each of them may be as long as the text."""
 
 

@@ -68,7 +68,7 @@ def _walk(config: msgspec.Struct, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _named(kind: Any) -> tuple[str, ...] | None:
-    """Return what a field may name besides a path, or None if it is no input."""
+    """Return what a field may name besides a path, or None if it is not an input."""
     for part in (kind, *get_args(kind)):
         for meta in getattr(part, "__metadata__", ()):
             if isinstance(meta, Meta) and INPUT in (meta.extra or {}):

@@ -116,7 +116,7 @@ def find_latest(folder: Path) -> Path:
 
 
 def read_record(path: Path, problems: list[str]) -> Row:
-    """Return a file that holds one JSON object; empty, with the problem told, if it is none."""
+    """Return a file that holds one JSON object; empty, with the problem told, if it is not one."""
     try:
         data = read_file(
             path, error=lambda why: InputError(f"{path.name} {why}"), most=MOST_RECORD_BYTES

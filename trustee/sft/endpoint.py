@@ -67,7 +67,7 @@ def read_address(url: str) -> Address:
     """Split the address that the user gave.
 
     Raises:
-        InputError: if it is no address; it is shown without what may be secret.
+        InputError: if it is not an address; it is shown without what may be secret.
     """
     try:
         parts = urlsplit(url.strip())

@@ -237,7 +237,7 @@ def _mend_lists(schema: dict[str, Any]) -> None:
 
 
 def _mend_patterns(schema: dict[str, Any], notes: set[str]) -> None:
-    """Drop patterns that are none here, with what depends on them."""
+    """Drop patterns that are not patterns here, with what depends on them."""
     if isinstance(schema.get("pattern"), str) and not _compiles(schema["pattern"]):
         notes.add(BAD_PATTERN)
         del schema["pattern"]

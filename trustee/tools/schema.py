@@ -49,7 +49,7 @@ def as_object(schema: object) -> Schema:
 
 
 def look_up(reference: object, root: Schema) -> Schema | None:
-    """Return what a reference such as `#/$defs/a/items/0` leads to; None if that is no schema."""
+    """Return what a reference such as `#/$defs/a/items/0` leads to; None if it is not a schema."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return None
     if not reference.startswith("#/"):

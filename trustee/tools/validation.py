@@ -77,7 +77,7 @@ def find_errors(schema: Mapping[str, Any], value: Any) -> list[ValidationError]:
 def find_fault(schema: Mapping[str, Any]) -> SchemaError | str | None:
     """Return why a schema cannot be used: what no draft allows, or how a trial of it fails."""
     try:
-        # Numbers that are not finite, and texts that are no Unicode, cannot be written again.
+        # Numbers that are not finite, and texts that are not Unicode, cannot be written again.
         if decode_json(msgspec.json.encode(schema), error=ValueError) != schema:
             return "contains NaN or Infinity; only finite numbers are allowed"
         if not is_schema(schema):

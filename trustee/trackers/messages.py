@@ -67,7 +67,7 @@ def read_message(line: bytes) -> Message:
     """Read a message.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not one.
     """
     kind: Any = Message
     found: Message = decode_json(line, kind, error=InputError)
@@ -78,7 +78,7 @@ def read_answer(line: bytes) -> Answer:
     """Read an answer.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not one.
     """
     kind: Any = Answer
     found: Answer = decode_json(line, kind, error=InputError)

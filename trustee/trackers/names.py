@@ -52,7 +52,7 @@ SFT = {"loss": "sft/loss", "held_out_loss": "sft/eval_loss", "learning_rate": "s
 
 
 def name_step(event: StepTrained) -> dict[str, float]:
-    """Return the figures of a step by their names in a tracker; what is no number is left out."""
+    """Return the figures of a step by their names in a tracker, without what is not a number."""
     named = {}
     for key, value in _numbers(event.figures, ""):
         if key not in ("step", "memory"):

@@ -94,7 +94,7 @@ def quantise(weight: Tensor, *, group: int = INT4_GROUP) -> Int4Weight:
     """Round a matrix [out, in] to four bits, each group over the range of its own weights.
 
     Raises:
-        ValueError: if `out` is no multiple of 64, or `in` none of `group`.
+        ValueError: if `out` is not a multiple of 64, or `in` not one of `group`.
     """
     outputs, inputs = weight.shape
     if outputs % INT4_COLUMNS or inputs % group:

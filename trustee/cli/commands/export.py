@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
         type=int,
         default=8,
         metavar="N",
-        help="held-out tasks on which each file is tested; default 8, 0 is no test",
+        help="held-out tasks on which each file is tested; default 8, 0 for no test",
     )
     export.add_argument(
         "--play",

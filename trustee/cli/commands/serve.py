@@ -72,7 +72,7 @@ def add(commands: Commands) -> None:
 
 
 def serve_command(options: argparse.Namespace) -> int:
-    """Serve until Ctrl-C, which is no failure."""
+    """Serve until Ctrl-C, which is not a failure."""
     from trustee.endpoint.guard import EndpointLimits, read_serve_key
     from trustee.jobs.run_metadata import name_folder
     from trustee.jobs.serve import Serving, serve

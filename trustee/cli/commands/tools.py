@@ -171,6 +171,6 @@ def refuse_server_options(options: argparse.Namespace) -> None:
     for name, value in given.items():
         if value:
             raise InputError(
-                f"{name} is for an MCP server, and {options.source} is none; give mcp:COMMAND or "
-                "an address"
+                f"{name} is for an MCP server, and {options.source} is not one; give "
+                "mcp:COMMAND or an address"
             )

@@ -34,7 +34,7 @@ def watch_command(options: argparse.Namespace) -> int:
 
     folder = find_run(options.run)
     if not (folder / EVENTS).is_file():
-        raise InputError(f"{folder} has no {EVENTS}: it is no run folder, or an old one")
+        raise InputError(f"{folder} has no {EVENTS}: it is not a run folder, or an old one")
     with ProgressDisplay(find_output(), mode=choose_mode(options)) as shown:
         try:
             ended = anyio.run(

@@ -6,7 +6,7 @@ For the second the call is run again with one argument changed. An honest lookup
 the same of any unknown value. A result that follows the argument was made from it.
 
 A value that the question, an earlier sub-answer or the tool's own document tells needs no such
-check, nor does a call of the reference solution: it is no invention of the policy.
+check, nor does a call of the reference solution: it is not an invention of the policy.
 """
 
 from __future__ import annotations

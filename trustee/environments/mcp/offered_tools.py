@@ -60,7 +60,9 @@ def offer_tools(
             if tool.name == entry["name"]:
                 tools.append(tool)
             else:
-                why = InputError(f"{source}: the name {entry['name']!r} is none that models know")
+                why = InputError(
+                    f"{source}: the name {entry['name']!r} is not one that models know"
+                )
                 notices.left_out.append(why)
     if not tools:
         raise InputError(f"{source}: no tool can be used: {notices.left_out[0]}")
@@ -77,7 +79,7 @@ def offer_tools(
 def _is_allowed(entry: Mapping[str, Any], patterns: Sequence[str]) -> bool:
     if patterns:
         return any(fnmatchcase(str(entry["name"]), pattern) for pattern in patterns)
-    # A word that sounds like reading is no promise, so only the hint counts.
+    # A word that sounds like reading is not a promise, so only the hint counts.
     return (entry.get("annotations") or {}).get("readOnlyHint") is True
 
 

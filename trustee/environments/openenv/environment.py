@@ -52,7 +52,7 @@ from trustee.types import (
 GUIDANCE = "agent_detailed"
 """The prompt file with the policy's guidance."""
 ACT = "act"
-"""Name of the one tool of an environment whose actions are no calls."""
+"""Name of the one tool of an environment whose actions are not calls."""
 
 
 class OpenEnv(WorldConfig, frozen=True, tag="openenv", tag_field="kind"):
@@ -84,7 +84,7 @@ class OpenEnv(WorldConfig, frozen=True, tag="openenv", tag_field="kind"):
     """Prompt set of the policy's guidance."""
 
     def __post_init__(self) -> None:
-        """Refuse an address that is none.
+        """Refuse what is not an address.
 
         Raises:
             InputError: naming it.
@@ -141,7 +141,7 @@ class OpenEnv(WorldConfig, frozen=True, tag="openenv", tag_field="kind"):
         fields = list(catalog.action.get("properties", {}))
         if self.say and (catalog.has_tools or self.say not in fields):
             raise InputError(
-                f"env.say = {self.say!r} is no field of the actions of {self.url}; "
+                f"env.say = {self.say!r} is not a field of the actions of {self.url}; "
                 + ("it acts by calls of tools" if catalog.has_tools else f"they have {fields}")
             )
 

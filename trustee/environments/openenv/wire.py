@@ -159,10 +159,10 @@ class KeptSocket:
             raise self._fail(_explain(kind, data))
         observation = data.get("observation") if isinstance(data, dict) else None
         if not isinstance(data, dict) or not isinstance(observation, dict):
-            raise self._fail(f"the answer to {kind} is no observation: {shorten(answer)}")
+            raise self._fail(f"the answer to {kind} is not an observation: {shorten(answer)}")
         reward, done = data.get("reward"), data.get("done", False)
         if not isinstance(reward, int | float | None) or not isinstance(done, bool):
-            raise self._fail(f"reward {shorten(reward)} or done {shorten(done)} is none")
+            raise self._fail(f"reward {shorten(reward)} or done {shorten(done)} is not one")
         return Observed(
             observation=observation, reward=None if reward is None else float(reward), done=done
         )

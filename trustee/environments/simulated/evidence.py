@@ -210,7 +210,7 @@ def refuse_without_judge(evidence: Evidence) -> str | None:
 def find_invented(words: str, known: str) -> tuple[str, ...]:
     """Return numbers and currencies of a text that occur nowhere else and follow from no others.
 
-    Small counts, sums, differences, products and percentages of known numbers are no inventions.
+    Small counts, sums, differences, products and percentages of known numbers are not inventions.
     """
     there = known_numbers(known)
     digits = _keep_digits(known)

@@ -123,11 +123,11 @@ def write_call(name: str, arguments: Mapping[str, Any]) -> str:
     """Write a call as Python.
 
     Raises:
-        InputError: if a name is none, and so could be a program.
+        InputError: if a name is not one, and so could be a program.
     """
     for word in (name, *arguments):
         if not word.isidentifier():
-            raise InputError(f"{word!r} is no name")
+            raise InputError(f"{word!r} is not a name")
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 

@@ -59,7 +59,7 @@ class SingleMessage(PlainEpisode):
         """Return the verdict of the benchmark's checker."""
         message = turns[-1].message if turns else Message(role="assistant")
         calls = [(c.name, c.arguments) for c in message.calls if isinstance(c, ToolCall)]
-        # What could not be read as a call is no abstention either.
+        # What could not be read as a call is not an abstention either.
         valid = len(calls) == len(message.calls) and bool(turns)
         valid = valid and await self._benchmark.ask(
             "check_calls", category=self.task.hidden["category"], id=self.task.id, calls=calls

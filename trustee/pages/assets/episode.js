@@ -92,7 +92,7 @@ function result(text) {
   try {
     shown = JSON.stringify(JSON.parse(text), null, 1).replace(/\n\s*/g, ' ');
   } catch {
-    // It is no JSON, and is shown as it is.
+    // It is not JSON, and is shown as it is.
   }
   return shown.length > LONG ? h('details', { class: 'long' }, h('summary', null, h('code', null, `${shown.slice(0, 160)}…`)), h('pre', null, text)) : h('pre', null, shown);
 }

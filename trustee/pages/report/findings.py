@@ -86,10 +86,12 @@ def find_out(folder: Path) -> Findings:
     """Read a run folder for a report.
 
     Raises:
-        InputError: if it is no run folder.
+        InputError: if it is not a run folder.
     """
     if not is_run(folder):
-        raise InputError(f"{folder} is no run folder; give a folder that trustee run has written")
+        raise InputError(
+            f"{folder} is not a run folder; give a folder that trustee run has written"
+        )
     library = Library([folder])
     run = name_run(folder)
     opened = library.open(run)

@@ -72,7 +72,7 @@ def read_literal(text: str) -> Any:
     """Read a Python literal, in which `true`, `false` and `null` may stand too, as a JSON value.
 
     Raises:
-        ValueError: if it is none, or nothing that JSON can hold.
+        ValueError: if it is not one, or nothing that JSON can hold.
     """
     if len(text) > MOST_LITERAL:
         raise ValueError(f"it has more than {MOST_LITERAL:,} characters")

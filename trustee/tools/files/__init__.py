@@ -151,7 +151,7 @@ def _read_documents(
 
 
 class _NotJson(ValueError):
-    """A text is no JSON document."""
+    """A text is not a JSON document."""
 
 
 def _refuse_text(source: str, error: _NotJson) -> InputError:

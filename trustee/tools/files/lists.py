@@ -31,7 +31,7 @@ def read_document(document: Any, *, source: str, notices: Notices) -> Iterator[F
     """Yield the tools of a document.
 
     Raises:
-        InputError: if what should be a list is none; strict notices also refuse a bad entry.
+        InputError: if what should be a list is not one; strict notices also refuse a bad entry.
     """
     if isinstance(document, Mapping) and not is_entry(document):
         key = next((key for key in _LISTS if key in document), "")

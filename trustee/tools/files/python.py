@@ -129,7 +129,7 @@ class _Module:
                 yield where, tool
 
     def _read_classes(self) -> Iterator[Found]:
-        """Yield the public methods of the classes that are no data."""
+        """Yield the public methods of the classes that are not data."""
         for node in self._tree.body:
             if not isinstance(node, ast.ClassDef) or node.name[0] == "_" or _is_data(node):
                 continue

@@ -17,7 +17,7 @@ class Fate:
         self.reason = ""
         """Why the connection ended; empty while it stands."""
         self.rubbish = 0
-        """Lines of a server's output that were no messages."""
+        """Lines of a server's output that were not messages."""
         self.last_rubbish = ""
         self.last_words = ""
         """The end of what the server wrote to its error stream."""
@@ -31,7 +31,7 @@ class Fate:
         parts = [self.reason or what]
         if self.rubbish:
             parts.append(
-                f"it wrote {self.rubbish:,} lines that are no messages of the protocol, the last:"
+                f"it wrote {self.rubbish:,} lines that are not messages of the protocol, the last:"
                 f" {quote(self.last_rubbish)}"
             )
         if self.last_words.strip():

@@ -36,7 +36,7 @@ MOST_MESSAGE_BYTES = 8 << 20
 MOST_SESSION_BYTES = 256 << 20
 """All that a server may write in one session."""
 MOST_RUBBISH = 1000
-"""Lines that are no messages after which a server is given up."""
+"""Lines that are not messages after which a server is given up."""
 LEAVE_SECONDS = 1.0
 """Time for a server to end by itself once its input is closed, and again after SIGTERM."""
 LAST_WORDS = 2000

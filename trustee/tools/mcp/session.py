@@ -116,7 +116,7 @@ class Session:
             why = f"it did not answer {what} in {self.seconds:g} s"
             raise ServerFailed(self._fate.explain(why)) from error
         except ValidationError as error:
-            why = f"its answer to {what} is none of the protocol: {_say_invalid(error)}"
+            why = f"its answer to {what} is not one of the protocol: {_say_invalid(error)}"
             raise ServerFailed(self._fate.explain(why)) from error
         except (anyio.ClosedResourceError, anyio.BrokenResourceError) as error:
             raise ServerFailed(self._fate.explain("it closed the connection")) from error

@@ -119,7 +119,7 @@ class Definitions:
             hidden: members that other parts of the same object have for answers alone.
 
         Raises:
-            Unreadable: if it, or a schema inside it, is no schema.
+            Unreadable: if it, or a schema inside it, is not a schema.
         """
         if isinstance(node, bool):
             return {} if node else {"not": {}}
