@@ -56,6 +56,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether
     return KeepTogether(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Give `-n auto` one more worker than there are cores: a test often waits for an engine.
+
+    All cores count, where xdist counts two threads of one as one.
+    """
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests marked `gpu` where there is none; several workers begin with slow ones.
 

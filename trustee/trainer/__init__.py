@@ -1,6 +1,7 @@
 """What runs inside the engine's process: shared weights, and the trainer over them."""
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,8 @@ def register() -> None:
     from trustee.trainer import cpu_lora, cpu_norm, vllm_layers
 
     if multiprocessing.parent_process() is not None:
+        # `die_with_parent` switched it off for the imports.
+        gc.enable()
         follow_parent()
         keep_bars_local()
     cpu_lora.fix_cpu_lora()
@@ -23,7 +26,7 @@ def register() -> None:
 
 
 def follow_parent() -> None:
-    """Die when the parent dies, however it dies, and leave the terminal's interrupt to it.
+    """Die when the parent dies or says so, and leave the terminal's interrupt to it.
 
     Where `engine/scratch.py` could tie this process from its start, the first is done already.
     """
@@ -32,6 +35,9 @@ def follow_parent() -> None:
     ask_for_death(os.getppid() if pid is None else pid)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # The parent asks for it when nothing is left to save. vLLM and Python would first take apart
+    # what the kernel frees at once, which takes three seconds of a processor.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # For the watchdog, which asks where this process hangs.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
