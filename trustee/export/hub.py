@@ -108,6 +108,8 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
                 "add --public if that is meant, or give another name"
             )
         commit = api.create_commit(repository, operations, commit_message=MESSAGE)
+    except InputError:
+        raise
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
@@ -128,6 +130,13 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
         raise RunError(
             f"the hub cannot be reached: {_hide(str(error), token)}; the exported files are on "
             "disk, so repeat with --push once it can"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        # The client's own words for a large file that did not arrive; the reason lies behind them.
+        why = _hide(" ".join(str(error.__cause__ or error).split()), token)
+        raise RunError(
+            f"the hub did not take the files for {repository}: {why}; nothing was published; the "
+            "exported files are on disk, so repeat with --push"
         ) from None
     return str(commit.commit_url)
 
