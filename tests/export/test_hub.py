@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import http_backoff
+from huggingface_hub import lfs
 
 from fake_hub import FakeHub, open_hub
 from golden_errors import ErrorCheck
@@ -89,18 +89,18 @@ def test_a_large_file_that_does_not_arrive(
 ) -> None:
     """What the connection says is passed on, and nothing was published."""
     hub.large = (".json",)
-    monkeypatch.setattr("huggingface_hub.lfs.http_backoff", refuse_the_file)
+    ask: Callable[..., Any] = vars(lfs)["http_backoff"]
+
+    def refuse_the_file(method: str, url: str, **rest: Any) -> Any:
+        if method == "PUT":
+            raise TimeoutError("the store was too slow")
+        return ask(method, url, **rest)
+
+    monkeypatch.setattr(lfs, "http_backoff", refuse_the_file)
     with pytest.raises(RunError) as caught:
         push("someone/model", list_uploads([folder]), public=False)
     check_error(caught, "too slow")
     assert {} == hub.files
-
-
-def refuse_the_file(method: str, url: str, **rest: Any) -> Any:
-    """Stand in for the client's requests to the store: places are given, no file is taken."""
-    if method == "PUT":
-        raise TimeoutError("the store was too slow")
-    return http_backoff(method, url, **rest)
 
 
 def test_a_public_place(hub: FakeHub, folder: Path) -> None:
