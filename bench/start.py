@@ -3,15 +3,13 @@
     python bench/start.py [--starts 2] [--config FILE] [--set KEY=VALUE] [--json]
 
 Each start is a separate process that is interrupted after its first episode. The second start
-benefits from the caches of the first. `processor_s` is what both processes of the program have
-used by their end; it says more than the clock where something else runs beside.
+benefits from the caches of the first.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -22,12 +20,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ENGINE_CLOSING_SECONDS = 60
-
-
-def processor_seconds() -> float:
-    """Return what the processes have used that this one started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[str, float]:
@@ -41,7 +33,7 @@ def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[st
         *("--config", str(config.resolve()), "--out", str(folder)),
         *(part for change in ("eval.tasks=none", *changes) for part in ("--set", change)),
     ]
-    started_at, used_before = time.monotonic(), processor_seconds()
+    started_at = time.monotonic()
     found: dict[str, float] = {}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -67,7 +59,6 @@ def start_once(folder: Path, *, config: Path, changes: Sequence[str]) -> dict[st
     if "first_episode_s" not in found:
         raise RuntimeError(f"the run ended before its first episode; see {folder}")
     found["ended_s"] = time.monotonic() - started_at - found["first_episode_s"]
-    found["processor_s"] = processor_seconds() - used_before
     return {key: round(seconds, 2) for key, seconds in found.items()}
 
 
