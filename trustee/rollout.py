@@ -211,12 +211,8 @@ class EpisodePlayer:
         seed: int,
     ) -> None:
         if isinstance(environment, LoopOwner):
-            progress.waits_for = "the world, which plays the episode"
             seat = PolicySeat(self, trajectory_id=trajectory_id, adapter=adapter, seed=seed)
-            played = await environment.play(seat)
-            progress.turns += played.turns
-            progress.stop = played.stop
-            progress.score = check_score(played.score)
+            await _let_play(environment, seat, progress)
             return
         limits, renderer = self.limits, self.renderer
         opening = await environment.open()
@@ -333,6 +329,14 @@ class PolicySeat:
         check_completion(completion, request_id=request)
         message = player.renderer.parse(completion.ids, call_prefix=f"{request}/", tools=tools)
         return Spoken(prompt=tuple(ids), completion=completion, message=message)
+
+
+async def _let_play(environment: LoopOwner, seat: PolicySeat, progress: EpisodeProgress) -> None:
+    progress.waits_for = "the world, which plays the episode"
+    played = await environment.play(seat)
+    progress.turns += played.turns
+    progress.stop = played.stop
+    progress.score = check_score(played.score)
 
 
 def _failure_of(error: EpisodeError) -> Failure:

@@ -71,9 +71,8 @@ class Lines:
 LINES = Lines()
 
 
-def make_renderer():
-    """Return the class that renders by asking, which the package loads by its name."""
-    from renderers.base import ParsedResponse, ParsedToolCall, RenderedTokens, ToolCallParseStatus
+def make_config_class():
+    """Return the class of the renderer's settings, which names the episode."""
     from renderers.configs import BaseRendererConfig
 
     class AskedRendererConfig(BaseRendererConfig):
@@ -81,70 +80,75 @@ def make_renderer():
         episode: int = 0
         _internal_fields = frozenset({"episode"})
 
-    class AskedRenderer:
-        config_class = AskedRendererConfig
-        is_prefix_stable = False
-        supports_tools = True
+    return AskedRendererConfig
 
-        def __init__(self, tokenizer, config) -> None:
-            self._of = config.episode
 
-        def _ask(self, act, messages, **data):
-            found = LINES.ask(self._of, act, messages=messages, **data).result(ASK_SECONDS)
-            if found is None or "refused" in found:
-                raise ValueError((found or {}).get("refused", "the episode is over"))
-            if found.get("ids") is None:
-                return None
-            ids = found["ids"]
-            return RenderedTokens(
-                token_ids=ids,
-                # Which message an id belongs to does not matter here: branches are told by ids.
-                message_indices=[-1] * len(ids),
-                message_roles=[message.get("role") or "" for message in messages],
-                message_tool_names=[None] * len(messages),
-            )
+class AskedRenderer:
+    """Renders by asking; the package loads it by its name."""
 
-        def render(self, messages, *, tools=None, add_generation_prompt=False):
-            if not add_generation_prompt:
-                raise ValueError("only prompts are rendered")
-            return self._ask("open", messages, tools=tools or [])
+    config_class = None
+    """Set once the package is imported."""
+    is_prefix_stable = False
+    supports_tools = True
 
-        def render_ids(self, messages, *, tools=None, add_generation_prompt=False):
-            return self.render(
-                messages, tools=tools, add_generation_prompt=add_generation_prompt
-            ).token_ids
+    def __init__(self, tokenizer, config) -> None:
+        self._of = config.episode
 
-        def bridge_to_next_turn(
-            self, previous_prompt_ids, previous_completion_ids, new_messages, *, tools=None
-        ):
-            return self._ask(
-                "extend",
-                new_messages,
-                tools=tools or [],
-                prompt=previous_prompt_ids,
-                completion=previous_completion_ids,
-            )
+    def _ask(self, act, messages, **data):
+        from renderers.base import RenderedTokens
 
-        def get_stop_token_ids(self):
-            return []
+        found = LINES.ask(self._of, act, messages=messages, **data).result(ASK_SECONDS)
+        if found is None or "refused" in found:
+            raise ValueError((found or {}).get("refused", "the episode is over"))
+        if found.get("ids") is None:
+            return None
+        ids = found["ids"]
+        return RenderedTokens(
+            token_ids=ids,
+            # Which message an id belongs to does not matter here: branches are told by ids.
+            message_indices=[-1] * len(ids),
+            message_roles=[message.get("role") or "" for message in messages],
+            message_tool_names=[None] * len(messages),
+        )
 
-        def parse_response(self, token_ids, *, tools=None, prompt_ids=None):
-            message = EPISODES[self._of].said[tuple(token_ids)]
-            calls = [
-                ParsedToolCall(
-                    raw="", name=call["name"], arguments=call["arguments"], id=call["id"]
-                )
-                if call["name"]
-                else ParsedToolCall(raw="", status=ToolCallParseStatus.INVALID_JSON)
-                for call in message["calls"]
-            ]
-            return ParsedResponse(
-                content=message["content"],
-                reasoning_content=message["thinking"] or None,
-                tool_calls=calls,
-            )
+    def render(self, messages, *, tools=None, add_generation_prompt=False):
+        if not add_generation_prompt:
+            raise ValueError("only prompts are rendered")
+        return self._ask("open", messages, tools=tools or [])
 
-    return AskedRenderer
+    def render_ids(self, messages, *, tools=None, add_generation_prompt=False):
+        rendered = self.render(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        return rendered.token_ids
+
+    def bridge_to_next_turn(
+        self, previous_prompt_ids, previous_completion_ids, new_messages, *, tools=None
+    ):
+        return self._ask(
+            "extend",
+            new_messages,
+            tools=tools or [],
+            prompt=previous_prompt_ids,
+            completion=previous_completion_ids,
+        )
+
+    def get_stop_token_ids(self):
+        return []
+
+    def parse_response(self, token_ids, *, tools=None, prompt_ids=None):
+        from renderers.base import ParsedResponse, ParsedToolCall, ToolCallParseStatus
+
+        message = EPISODES[self._of].said[tuple(token_ids)]
+        calls = [
+            ParsedToolCall(raw="", name=call["name"], arguments=call["arguments"], id=call["id"])
+            if call["name"]
+            else ParsedToolCall(raw="", status=ToolCallParseStatus.INVALID_JSON)
+            for call in message["calls"]
+        ]
+        return ParsedResponse(
+            content=message["content"],
+            reasoning_content=message["thinking"] or None,
+            tool_calls=calls,
+        )
 
 
 class Episode:
@@ -215,12 +219,8 @@ class Door:
             {"token": f"token_id:{id}", "token_id": id, "logprob": logprob}
             for id, logprob in zip(found["ids"], found["logprobs"], strict=True)
         ]
-        choice = {
-            "index": 0,
-            "token_ids": found["ids"],
-            "finish_reason": found["stop"],
-            "logprobs": {"content": content},
-        }
+        choice = {"index": 0, "token_ids": found["ids"], "finish_reason": found["stop"]}
+        choice["logprobs"] = {"content": content}
         return web.json_response({"request_id": found["id"], "choices": [choice]})
 
 
@@ -247,7 +247,7 @@ class Program:
         # The pool loads a tokenizer for every renderer; this one needs none.
         renderers.base.load_tokenizer = lambda name: None
         sys.modules[NAME] = sys.modules["__main__"]
-        sys.modules[NAME].AskedRenderer = make_renderer()
+        AskedRenderer.config_class = make_config_class()
         taskset = settings.get("taskset", {}).get("id", "")
         kind = env_config_type(taskset, settings.get("id") or "")
         for name, field in kind.model_fields.items():

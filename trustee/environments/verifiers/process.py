@@ -122,13 +122,15 @@ class Child:
             ServerError: if it cannot be started, or cannot load it.
         """
         await tasks.start(self._keep)
+        loaded = False
         try:
             settings = decode_json(self._launch.settings, dict[str, Any], error=InputError)
             await self.talk("load", {"settings": settings}, seconds=self._launch.start_seconds)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.end()
-            raise
+            loaded = True
+        finally:
+            if not loaded:
+                with anyio.CancelScope(shield=True):
+                    await self.end()
 
     async def end(self) -> None:
         """End the process, whatever has happened."""
