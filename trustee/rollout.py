@@ -252,10 +252,7 @@ class EpisodePlayer:
                 progress.waits_for = f"the world's reply to turn {index}"
                 reply = await environment.reply(message)
             if deadline.cancelled_caught:
-                raise EngineError(
-                    f"turn {index} took more than {limits.turn_seconds:g} s "
-                    f"(rollout.limits.turn_seconds); it waited for {progress.waits_for}"
-                )
+                raise _too_slow(f"turn {index}", limits, waits_for=progress.waits_for)
             progress.turns.append(_turn(rendered, completion, message, reply.messages))
             if reply.done:
                 progress.stop = reply.stop
@@ -322,13 +319,20 @@ class PolicySeat:
                 request_id=request,
             )
         if deadline.cancelled_caught:
-            raise EngineError(
-                f"request {request} took more than {limits.turn_seconds:g} s "
-                "(rollout.limits.turn_seconds)"
-            )
+            raise _too_slow(f"request {request}", limits, waits_for="the policy's answer")
         check_completion(completion, request_id=request)
         message = player.renderer.parse(completion.ids, call_prefix=f"{request}/", tools=tools)
-        return Spoken(prompt=tuple(ids), completion=completion, message=message)
+        cut = None
+        if completion.stop == "length":
+            cut = bound if room < min(limits.tokens, most or room) else Stop.TOKENS
+        return Spoken(prompt=tuple(ids), completion=completion, message=message, cut=cut)
+
+
+def _too_slow(what: str, limits: Limits, *, waits_for: str) -> EngineError:
+    return EngineError(
+        f"{what} took more than {limits.turn_seconds:g} s (rollout.limits.turn_seconds); "
+        f"it waited for {waits_for}"
+    )
 
 
 async def _let_play(environment: LoopOwner, seat: PolicySeat, progress: EpisodeProgress) -> None:

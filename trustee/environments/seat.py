@@ -21,6 +21,8 @@ class Spoken(Record, frozen=True):
     """[P] all ids that the engine was given."""
     completion: Completion
     message: Message
+    cut: Stop | None = None
+    """The limit at which the message was cut off; None if it was not."""
 
 
 class Played(Record, frozen=True):

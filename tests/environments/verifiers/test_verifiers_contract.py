@@ -146,7 +146,7 @@ async def test_a_call_that_does_not_fit_is_answered_there(tasks: TaskGroup) -> N
     ("limits", "context", "stop"),
     [
         (replace(LIMITS, turns=2), 4096, Stop.TURNS),
-        (LIMITS, 900, Stop.CONTEXT),
+        (LIMITS, 1100, Stop.CONTEXT),
     ],
 )
 async def test_limits_end_the_run_and_it_is_scored(

@@ -338,5 +338,5 @@ def find_stop(traces: list[Trace], table: SeatTable) -> Stop:
         if trace.overflown:
             return Stop.CONTEXT
         if trace.truncated:
-            return Stop.TOKENS
+            return (table.spoken[-1].cut if table.spoken else None) or Stop.TOKENS
     return Stop.DONE
