@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from trustee.algorithm.batch import collate, pack, share_out, to_sample
+from trustee.algorithm.batch import collate, pack, share_out, to_sample, to_samples
 from trustee.algorithm.prefix_tree import grow_tree
 from trustee.types import Completion, Message, Sample, Stop, Trajectory, Turn
 
@@ -68,6 +69,30 @@ def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
         i for i, trained, _ in columns if trained
     ]
     assert all(logprob == (-0.5 - i if trained else 0.0) for i, trained, logprob in columns)
+
+
+@settings(max_examples=40, deadline=None)
+@given(spoken_turns, st.data())
+def test_each_branch_is_a_sample(turns: list[tuple[int, int]], data: st.DataObject) -> None:
+    """A turn that begins anew begins a sample, and nothing is lost or trained twice."""
+    episode = trajectory(turns)
+    anew = data.draw(st.lists(st.booleans(), min_size=len(turns), max_size=len(turns)))
+    marked = [replace(turn, anew=one) for turn, one in zip(episode.turns, anew, strict=True)]
+    samples = to_samples(replace(episode, turns=tuple(marked)), advantage=1.0)
+    assert len(samples) == 1 + sum(anew[1:])
+    whole = to_sample(episode, advantage=1.0)
+    assert whole.ids == tuple(id for sample in samples for id in sample.ids)
+    assert whole.mask == tuple(one for sample in samples for one in sample.mask)
+    assert whole.logprobs == tuple(one for sample in samples for one in sample.logprobs)
+
+
+def test_an_episode_without_a_turn_has_no_sample() -> None:
+    """There is nothing to train; and branches are not taken for one sample."""
+    assert () == to_samples(trajectory([]), advantage=1.0)
+    first, second = trajectory([(1, 1), (1, 1)]).turns
+    branches = (first, replace(second, anew=True))
+    with pytest.raises(AssertionError, match="7/2: has branches"):
+        to_sample(replace(trajectory([]), turns=branches), advantage=1.0)
 
 
 def test_cut_refuses_what_cannot_be_trained() -> None:
