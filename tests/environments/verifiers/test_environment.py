@@ -177,7 +177,7 @@ async def test_ids_that_were_not_sampled_are_not_believed(about: str, tasks: Tas
         ("stall", "neither asked nor answered for 0.3 s (env.seconds)", False),
         ("hang", "hangs", True),
         ("flood", "a line of more than 1 MiB", True),
-        ("rubbish", "1,001 lines that are no messages", True),
+        ("rubbish", "1,001 lines that are not messages", True),
         ("form", "another form", False),
         ("strange", "asked for files", False),
     ],
