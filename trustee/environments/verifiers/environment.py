@@ -105,7 +105,7 @@ class Verifiers(WorldConfig, frozen=True, tag="verifiers", tag_field="kind"):
         """Load the environment, read its tasks; say how they are split."""
         if not Path(self.python).is_file():
             raise InputError(
-                f"env.python = {self.python!r} is no file; make an environment with "
+                f"env.python = {self.python!r} is not a file; make an environment with "
                 "`python -m venv DIR && DIR/bin/pip install verifiers uv` and name DIR/bin/python"
             )
         source = VerifiersSource(self, seed=seed, held_out=held_out)
