@@ -48,6 +48,7 @@ COMMANDS = (
     "doctor",
     "build",
     "collect",
+    "merge",
     "serve",
     "sft",
     "view",

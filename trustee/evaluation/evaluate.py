@@ -15,9 +15,10 @@ from typing import Annotated
 import anyio
 from msgspec import Meta
 
-from trustee.environments.protocol import TaskSource
+from trustee.environments.protocol import TaskSource, TaskSpec
 from trustee.evaluation.intervals import paired_interval, share_interval
 from trustee.rollout import EpisodePlayer
+from trustee.runs.shards import WHOLE, Share
 from trustee.types import Adapter, Failure, Record, Task, Trajectory
 
 
@@ -90,23 +91,41 @@ async def write_tasks(
     done: Callable[[Task | Failure], None] = lambda _: None,
 ) -> tuple[Task, ...]:
     """Return the held-out tasks; task specs that could not be written are left out."""
-    written: dict[str, Task] = {}
+    written = await write_share(source, player, config=config, share=WHOLE, done=done)
+    return tuple(written.values())
+
+
+async def write_share(
+    source: TaskSource,
+    player: EpisodePlayer,
+    *,
+    config: EvalConfig,
+    share: Share,
+    done: Callable[[Task | Failure], None] = lambda _: None,
+) -> dict[int, Task]:
+    """Return a share of the held-out tasks by their places among all task specs, in order.
+
+    A place is that of the task spec's id in the order of ids, so every share knows all places.
+    """
+    drawn: list[TaskSpec] = []
+    while len(drawn) < (config.tasks or 0) and (spec := source.draw()) is not None:
+        drawn.append(spec)
+    places = {name: place for place, name in enumerate(sorted(spec.id for spec in drawn))}
+    written: dict[int, Task] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
-    async def write(index: int) -> None:
-        spec = source.draw()
-        if spec is None:
-            return
+    async def write(index: int, spec: TaskSpec) -> None:
         async with episode_limiter:
             task = await player.write(source, spec, seed=f"{config.seed} held-out {index}")
         done(task)
         if isinstance(task, Task):
-            written[spec.id] = task
+            written[places[spec.id]] = task
 
     async with anyio.create_task_group() as tasks:
-        for index in range(config.tasks or 0):
-            tasks.start_soon(write, index)
-    return tuple(written[key] for key in sorted(written))
+        for index, spec in enumerate(drawn):
+            if share.takes(places[spec.id]):
+                tasks.start_soon(write, index, spec)
+    return dict(sorted(written.items()))
 
 
 async def evaluate(
@@ -117,14 +136,26 @@ async def evaluate(
     adapter: Adapter | None,
     label: str,
     repeats: int = 1,
+    places: Sequence[int] | None = None,
     done: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[Trajectory, ...]:
     """Play each task at the config's temperature, `repeats` times with other seeds.
+
+    Args:
+        tasks: the tasks.
+        player: plays the episodes.
+        config: how a policy is measured.
+        adapter: the policy's; None is the base.
+        label: what the names of the episodes begin with.
+        repeats: attempts at each task.
+        places: the numbers of the tasks in the names of the episodes; None counts them from 0.
+        done: is called with each episode.
 
     Returns:
         the first episodes of all tasks in task order, then the second ones, and so on.
     """
     measured = replace(player, temperature=config.temperature)
+    numbers = range(len(tasks)) if places is None else places
     played: dict[tuple[int, int], Trajectory] = {}
     episode_limiter = anyio.CapacityLimiter(config.parallel)
 
@@ -133,7 +164,7 @@ async def evaluate(
         async with episode_limiter:
             played[repeat, index] = await measured.play(
                 task,
-                trajectory_id=f"{label}/{index}{again}",
+                trajectory_id=f"{label}/{numbers[index]}{again}",
                 adapter=adapter,
                 seed=random.Random(f"{config.seed} {task.id}{again}").randrange(1 << 31),
             )

@@ -27,10 +27,12 @@ from trustee.jobs.assemble import (
     serve_with,
 )
 from trustee.jobs.run_metadata import begin_record
+from trustee.jobs.share_out import describe_shard
 from trustee.rendering.renderer import Renderer
 from trustee.rollout import EpisodePlayer
 from trustee.runs.files import write_json
 from trustee.runs.inputs import pin_inputs
+from trustee.runs.shards import WHOLE, ShardRecord, Share, check_folder, noting
 from trustee.runs.store import Store
 from trustee.sft.collect import CollectConfig, Collection, Counts, collect
 from trustee.sft.endpoint import Endpoint, read_address
@@ -64,6 +66,11 @@ class PlayerConfig(Record, frozen=True):
             raise InputError("--teacher-model needs --teacher-url; give --teacher-url too")
 
     @property
+    def shows(self) -> bool:
+        """Whether a teacher plays, whose episodes become demonstrations."""
+        return self.teacher or bool(self.url)
+
+    @property
     def public(self) -> PlayerConfig:
         """The player as it is written: its address has neither a password nor a query."""
         shown = read_address(self.url).shown if self.url else ""
@@ -86,8 +93,9 @@ async def run_collection(
     count: int,
     player: PlayerConfig,
     emit: Emit,
+    share: Share | None = None,
 ) -> Counts:
-    """Play `count` tasks into a folder; tasks that an earlier call finished are not repeated.
+    """Play `count` tasks, or a share of them; tasks that an earlier call finished are not repeated.
 
     Raises:
         InputError: if the folder holds something else.
@@ -96,11 +104,11 @@ async def run_collection(
     if count < 1:
         raise InputError(f"--count must be 1 or more, got {count}")
     model, renderer = prepare_model(config)
-    trained = None
-    if player.adapter:
-        trained = choose_adapter(config, Path(player.adapter), model, emit=emit)
+    given = player.adapter
+    trained = choose_adapter(config, Path(given), model, emit=emit) if given else None
     record = CollectionMetadata(player=player.public, collect=collection, config=pin_inputs(config))
-    check_collection_metadata(folder, record)
+    shard = describe_part(record, config, share=share, count=count, model=model, adapter=trained)
+    check_collection_folder(folder, record, shard)
     clock = EngineClock()
     async with (
         open_endpoint(player, parallel=config.rollout.episodes) as endpoint,
@@ -109,33 +117,60 @@ async def run_collection(
         open_background() as background,
         open_watched(config, model, folder, clock=clock, emit=emit) as engine,
     ):
-        write_json(folder / COLLECTION_FILE, record, indent=2)
-        config = begin_record(config, folder)
-        adapter = None if trained is None else await publish_adapter(engine, trained, folder=folder)
-        simulator = make_simulator(config, engine, renderer)
-        emit(Stage(name=f"playing {count} tasks"))
-        return await collect(
-            Collection(
-                source=config.env.source(seed=config.run.seed),
-                player=make_player(
-                    config,
-                    engine,
-                    renderer,
-                    clock=clock,
-                    serve=serve_with(simulator, sandbox=sandbox, background=background),
-                ),
-                player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
-                adapter=adapter,
-                hinter=config.env.hints if player.teacher or player.url else None,
-                config=collection,
-                rollout=config.rollout,
-                seed=config.run.seed,
-                store=store,
-                emit=emit,
-                count=count,
-                states_of=config.env.cut_states,
+        with noting(folder, shard):
+            write_json(folder / COLLECTION_FILE, record, indent=2)
+            config = begin_record(config, folder)
+            adapter = await publish_adapter(engine, trained, folder=folder) if trained else None
+            simulator = make_simulator(config, engine, renderer)
+            serve = serve_with(simulator, sandbox=sandbox, background=background)
+            emit(Stage(name=f"playing {(share or WHOLE).count(count)} tasks"))
+            return await collect(
+                Collection(
+                    source=config.env.source(seed=config.run.seed),
+                    player=make_player(config, engine, renderer, clock=clock, serve=serve),
+                    player_of=players_of(config, player, engine, renderer, endpoint=endpoint),
+                    adapter=adapter,
+                    hinter=config.env.hints if player.shows else None,
+                    config=collection,
+                    rollout=config.rollout,
+                    seed=config.run.seed,
+                    store=store,
+                    emit=emit,
+                    count=count,
+                    share=share or WHOLE,
+                    states_of=config.env.cut_states,
+                )
             )
-        )
+
+
+def describe_part(
+    record: CollectionMetadata,
+    config: Config,
+    *,
+    share: Share | None,
+    count: int,
+    model: Path,
+    adapter: Path | None,
+) -> ShardRecord | None:
+    """Return what a shard of a collection is; where an endpoint is reached says nothing of it."""
+    player = record.player
+    return describe_shard(
+        config,
+        "collect",
+        share=share,
+        count=count,
+        model=model,
+        adapters={} if adapter is None else {"adapter": adapter},
+        more={
+            "collect": msgspec.to_builtins(record.collect),
+            "seed": config.run.seed,
+            "player": {
+                "teacher": player.teacher,
+                "endpoint": bool(player.url),
+                "model": player.model,
+            },
+        },
+    )
 
 
 def make_player(
@@ -167,12 +202,15 @@ async def publish_adapter(engine: Watchdog, trained: Path, *, folder: Path) -> A
     return adapter
 
 
-def check_collection_metadata(folder: Path, record: CollectionMetadata) -> None:
-    """Check that a folder is new or holds the same collection.
+def check_collection_folder(
+    folder: Path, record: CollectionMetadata, shard: ShardRecord | None
+) -> None:
+    """Check that a folder is new or holds the same collection, and the same shard of it.
 
     Raises:
         InputError: if it holds something else.
     """
+    check_folder(folder, shard)
     path = folder / COLLECTION_FILE
     if not path.exists():
         if (folder / "run.json").exists():
@@ -208,7 +246,7 @@ def players_of(
     endpoint: Endpoint | None,
 ) -> Callable[[Task], Player]:
     """Return the function that chooses the player of a task."""
-    if not (player.teacher or player.url):
+    if not player.shows:
         return lambda task: Player(engine, renderer)
     hints, prompt_set = config.env.hints, config.env.teacher_prompts()
     if endpoint is None:

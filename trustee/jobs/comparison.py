@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from trustee.runs.files import write_lines
 from trustee.runs.store import Store
 from trustee.types import Adapter, Task, Trajectory
 
+FindTasks = Callable[[Store, EpisodePlayer], Awaitable[Mapping[int, Task]]]
+
 
 async def play_policies(
     config: Config,
@@ -34,7 +36,7 @@ async def play_policies(
     model: Path,
     renderer: Renderer,
     policies: Mapping[str, Path | None],
-    tasks_file: str,
+    find_tasks: FindTasks,
     stored_as: str,
     say: Callable[[str], str] = "the {}".format,
     repeats: int = 1,
@@ -48,7 +50,7 @@ async def play_policies(
         model: folder of the base.
         renderer: the base's.
         policies: PEFT folders by label; None is the base.
-        tasks_file: the file of the tasks, which is written if it is missing.
+        find_tasks: returns the tasks by their numbers, which the names of the episodes have.
         stored_as: what the names of the episodes' files begin with.
         say: names a policy to readers, by its label.
         repeats: attempts of each policy at each task.
@@ -61,12 +63,10 @@ async def play_policies(
     async with Store(run) as store:
 
         async def play() -> Sequence[Task]:
-            async with open_player(config, run, model=model, renderer=renderer, emit=emit) as (
-                engine,
-                player,
-            ):
-                tasks = await held_out_tasks(config, store, player, emit=emit, name=tasks_file)
-                count = len(tasks) * repeats
+            opened = open_player(config, run, model=model, renderer=renderer, emit=emit)
+            async with opened as (engine, player):
+                placed = await find_tasks(store, player)
+                tasks, count = tuple(placed.values()), len(placed) * repeats
                 for version, (label, folder) in enumerate(policies.items()):
                     if label in played:
                         continue
@@ -80,6 +80,7 @@ async def play_policies(
                             adapter=adapter,
                             label=label,
                             repeats=repeats,
+                            places=tuple(placed),
                         )
                     name = f"{stored_as}-{label.replace(':', '-')}"
                     store_played(store.folder, name, played[label], tasks=len(tasks))
@@ -87,6 +88,15 @@ async def play_policies(
 
         tasks = await restart_once(play, emit=emit)
     return tasks, played
+
+
+def all_tasks(config: Config, name: str, *, emit: Emit) -> FindTasks:
+    """Return what finds all held-out tasks in a file, which is written if it is missing."""
+
+    async def find(store: Store, player: EpisodePlayer) -> Mapping[int, Task]:
+        return dict(enumerate(await held_out_tasks(config, store, player, emit=emit, name=name)))
+
+    return find
 
 
 @asynccontextmanager

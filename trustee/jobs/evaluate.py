@@ -15,7 +15,7 @@ from trustee.errors import InputError
 from trustee.evaluation.evaluate import Gain, SuccessRate, gain_between, success_of
 from trustee.events import Compared, Emit
 from trustee.jobs.assemble import choose_adapter, prepare_model
-from trustee.jobs.comparison import play_policies
+from trustee.jobs.comparison import all_tasks, play_policies
 from trustee.jobs.held_out import HELD_OUT, check_same_tasks, evaluation_world, show_share
 from trustee.jobs.run_metadata import read_metadata
 from trustee.types import Record, Task, Trajectory
@@ -89,7 +89,7 @@ async def play_adapters(
         model=model,
         renderer=renderer,
         policies={"base": None, **label_adapters(folders)},
-        tasks_file=name_tasks(config, run),
+        find_tasks=all_tasks(config, name_tasks(config, run), emit=emit),
         stored_as="eval",
         repeats=repeats,
         emit=emit,

@@ -171,6 +171,7 @@ async def play_metered(
     adapter: Adapter | None,
     label: str,
     repeats: int = 1,
+    places: Sequence[int] | None = None,
 ) -> tuple[Trajectory, ...]:
     """Play each task, as a stage that shows how far it is."""
     with metering as meter:
@@ -181,6 +182,7 @@ async def play_metered(
             adapter=adapter,
             label=label,
             repeats=repeats,
+            places=places,
             done=meter.count,
         )
 

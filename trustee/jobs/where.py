@@ -24,7 +24,7 @@ from trustee.evaluation.update_size import (
 )
 from trustee.events import Emit
 from trustee.jobs.assemble import choose_adapter, prepare_model
-from trustee.jobs.comparison import play_policies
+from trustee.jobs.comparison import all_tasks, play_policies
 from trustee.jobs.evaluate import name_tasks
 from trustee.jobs.held_out import check_same_tasks
 from trustee.jobs.stage_meter import metered
@@ -107,7 +107,7 @@ async def play_parts(
             model=model,
             renderer=renderer,
             policies=policies,
-            tasks_file=name_tasks(config, run),
+            find_tasks=all_tasks(config, name_tasks(config, run), emit=emit),
             stored_as="where",
             say=lambda label: "the base" if label == "base" else f"{label} of the update",
             emit=emit,

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio
@@ -23,6 +24,7 @@ from trustee.errors import RunError
 from trustee.events import Emit, EpisodeBegun, TaskCollected
 from trustee.rollout import EpisodePlayer, RolloutConfig
 from trustee.runs.files import write_json, write_lines
+from trustee.runs.shards import WHOLE, Share
 from trustee.runs.store import EpisodeLine, Store, TaskLine, describe_episode, read_lines
 from trustee.sft.demonstrations import Demonstration
 from trustee.sft.rejection import FilterConfig, find_reject_reason
@@ -65,6 +67,34 @@ class Counts(Record, frozen=True):
     states: int
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The tasks and episodes of a collection's folder."""
+
+    tasks: dict[int, TaskLine]
+    """By number."""
+    episodes: dict[tuple[int, int], EpisodeLine]
+    """By number of the task and member."""
+
+
+def read_played(folder: Path) -> Played:
+    """Read what a collection has played so far.
+
+    Raises:
+        InputError: if a file cannot be read.
+    """
+    tasks: list[TaskLine] = []
+    episodes: list[EpisodeLine] = []
+    if (folder / "tasks.jsonl").exists():
+        tasks = read_lines(folder / "tasks.jsonl", TaskLine)
+    if (folder / "episodes.jsonl").exists():
+        episodes = read_lines(folder / "episodes.jsonl", EpisodeLine)
+    return Played(
+        tasks={line.group: line for line in tasks},
+        episodes={(line.group, line.member): line for line in episodes},
+    )
+
+
 @dataclass(slots=True)
 class Collection:
     """One collection: the parts, settings and counters that its episodes share."""
@@ -83,7 +113,9 @@ class Collection:
     store: Store
     emit: Emit
     count: int
-    """Number of tasks to play."""
+    """Number of tasks to play, those of all shards together."""
+    share: Share = WHOLE
+    """Which of them are played here."""
     states_of: Callable[[Task, Trajectory], Sequence[Record]] = lambda task, trajectory: ()
     tasks: dict[int, TaskLine] = field(default_factory=dict)
     played: int = 0
@@ -96,12 +128,8 @@ class Collection:
 
     def recall(self) -> None:
         """Load the tasks and episodes that an earlier call finished."""
-        folder = self.store.folder
-        if (folder / "tasks.jsonl").exists():
-            self.tasks = {line.group: line for line in read_lines(folder / "tasks.jsonl", TaskLine)}
-        if (folder / "episodes.jsonl").exists():
-            lines: list[EpisodeLine] = read_lines(folder / "episodes.jsonl", EpisodeLine)
-            self.episodes = {(line.group, line.member): line for line in lines}
+        found = read_played(self.store.folder)
+        self.tasks, self.episodes = found.tasks, found.episodes
         self.valid = sum(line.trajectory.failure is None for line in self.episodes.values())
         self.kept = sum(line.rejected is None for line in self.episodes.values())
 
@@ -120,9 +148,16 @@ async def collect(job: Collection) -> Counts:
                 spec = job.source.draw()
                 if spec is None:
                     break
-                players.start_soon(play_task, job, number, spec, task_limiter)
+                if job.share.takes(number):
+                    players.start_soon(play_task, job, number, spec, task_limiter)
     finally:
-        counts = write_results(job)
+        counts = write_results(
+            job.store.folder,
+            Played(job.tasks, job.episodes),
+            config=job.config,
+            shows=job.hinter is not None,
+            states_of=job.states_of,
+        )
     check_any_valid(job)
     return counts
 
@@ -160,7 +195,8 @@ async def play_task(
                 for member in missing:
                     members.start_soon(play_member, job, task, number, member)
     job.played += 1
-    job.emit(TaskCollected(tasks=job.played, of=job.count, kept=job.kept))
+    wanted = job.share.count(job.count)
+    job.emit(TaskCollected(tasks=job.played, of=wanted, kept=job.kept))
 
 
 async def write_task_line(job: Collection, number: int, spec: TaskSpec) -> TaskLine:
@@ -208,40 +244,55 @@ def reject(job: Collection, task: Task, trajectory: Trajectory) -> RejectReason 
     )
 
 
-def write_results(job: Collection) -> Counts:
-    """Rewrite demonstrations and states from all episodes, in order, and return the counts."""
+def write_results(
+    folder: Path,
+    played: Played,
+    *,
+    config: CollectConfig,
+    shows: bool,
+    states_of: Callable[[Task, Trajectory], Sequence[Record]],
+) -> Counts:
+    """Write demonstrations and states from all episodes, in order, and return the counts.
+
+    Args:
+        folder: where they are written.
+        played: the tasks and episodes.
+        config: how many of a task's episodes become demonstrations.
+        shows: whether a teacher played, so that there are demonstrations.
+        states_of: returns the states of an episode.
+    """
     demonstrations: list[Demonstration] = []
     states: list[Record] = []
     dropped: Counter[RejectReason] = Counter()
     taken: Counter[int] = Counter()
     kept = 0
-    for number, member in sorted(job.episodes):
-        line = job.episodes[number, member]
-        task = job.tasks[number].task
+    for number, member in sorted(played.episodes):
+        line = played.episodes[number, member]
+        task = played.tasks[number].task
         assert task is not None, "an episode without a task"
         if line.rejected is not None:
             dropped[line.rejected] += 1
             continue
         kept += 1
-        states += job.states_of(task, line.trajectory)
-        if job.hinter is not None and taken[number] < job.config.keep:
+        states += states_of(task, line.trajectory)
+        if shows and taken[number] < config.keep:
             taken[number] += 1
             demonstrations.append(demonstrate(task, line.trajectory))
     for name, lines in (("demonstrations.jsonl", demonstrations), ("states.jsonl", states)):
         if lines:
-            write_lines(job.store.folder / name, lines)
+            write_lines(folder / name, lines)
         else:
-            (job.store.folder / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
     counts = Counts(
-        tasks=sum(line.task is not None for line in job.tasks.values()),
-        unwritten=sum(line.task is None for line in job.tasks.values()),
-        episodes=len(job.episodes),
+        tasks=sum(line.task is not None for line in played.tasks.values()),
+        unwritten=sum(line.task is None for line in played.tasks.values()),
+        episodes=len(played.episodes),
         kept=kept,
         dropped=dict(dropped),
         demonstrations=len(demonstrations),
         states=len(states),
     )
-    write_json(job.store.folder / "collected.json", counts)
+    write_json(folder / "collected.json", counts)
     return counts
 
 

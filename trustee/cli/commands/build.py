@@ -18,6 +18,7 @@ from trustee.cli.commands.options import (
     show_job,
     warn_unconfined,
 )
+from trustee.cli.commands.sharing import add_share, find_share
 from trustee.environments.executable.blueprint import Scenario
 from trustee.errors import InputError
 
@@ -35,6 +36,7 @@ def add(commands: Commands) -> None:
     build.add_argument("--scenario", choices=get_args(Scenario), help="build only this scenario")
     build.add_argument("--resume", action="store_true", help="continue the build in DIR")
     build.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_share(build, "environments")
     add_shared(build)
     build.set_defaults(act=build_command)
 
@@ -47,6 +49,7 @@ def build_command(options: argparse.Namespace) -> int:
 
     if options.count < 1:
         raise InputError(f"--count must be 1 or more, got {options.count}")
+    share = find_share(options, options.count)
     config = read_config(find_config(options.config, "ftrl.toml"), allow_unsafe(options))
     choose_device(config, options.gpu)
     config = fill_engine(config, options.gpu or 0)
@@ -63,6 +66,7 @@ def build_command(options: argparse.Namespace) -> int:
             scenario=options.scenario,
             resume=options.resume,
             emit=emit,
+            share=share,
         ),
         again="run the same command again with --resume",
         text=lambda report: f"{report_text(report)}\nenvironments  {options.out / 'blueprints'}",
@@ -80,4 +84,4 @@ def check_folder(options: argparse.Namespace, config: Config) -> None:
 
     if (options.out / "build.json").exists():
         recipe = make_recipe(config.build, seed=options.seed, scenario=options.scenario)
-        Folder(options.out, recipe, wanted=options.count).open(resume=options.resume)
+        Folder(options.out, recipe, wanted=options.count).check(resume=options.resume)

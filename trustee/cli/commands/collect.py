@@ -16,6 +16,7 @@ from trustee.cli.commands.options import (
     show_job,
     warn_unconfined,
 )
+from trustee.cli.commands.sharing import add_share, find_share
 
 
 def add(commands: Commands) -> None:
@@ -40,6 +41,7 @@ def add(commands: Commands) -> None:
         "--teacher-model", default="", metavar="NAME", help="model of the endpoint"
     )
     collect.add_argument("--gpu", type=int, metavar="N", help="CUDA device to use; default 0")
+    add_share(collect, "tasks")
     add_shared(collect)
     collect.set_defaults(act=collect_command)
 
@@ -56,6 +58,7 @@ def collect_command(options: argparse.Namespace) -> int:
         model=options.teacher_model,
         adapter=options.adapter or "",
     )
+    share = find_share(options, options.count)
     choose_device(config, options.gpu)
     config = fill_engine(config, options.gpu or 0)
     warn_unconfined(config)
@@ -69,6 +72,7 @@ def collect_command(options: argparse.Namespace) -> int:
             count=options.count,
             player=player,
             emit=emit,
+            share=share,
         ),
         text=lambda counts: counts_text(counts, options.out),
     )

@@ -21,6 +21,7 @@ from trustee.cli.commands.options import (
     show_job,
     warn_unconfined,
 )
+from trustee.cli.commands.sharing import add_share, check_shard, play_part
 from trustee.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def add(commands: Commands) -> None:
         "--world", type=Path, metavar="CONFIG", help="play held-out tasks of this config's world"
     )
     add_looks(evaluate)
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where a suite's episodes go")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the episodes of a suite or a shard go"
+    )
+    add_share(evaluate, "held-out tasks")
     evaluate.add_argument("--gpu", type=int, metavar="N")
     add_allow_world(evaluate)
     add_shared(evaluate)
@@ -149,6 +153,7 @@ def eval_command(options: argparse.Namespace) -> int:
     if options.keep and not options.where:
         raise InputError("--keep names what --where keeps of an update; add --where")
     refuse_several(options)
+    check_shard(options)
     if options.retention:
         return retention_command(options)
     if options.where:
@@ -164,7 +169,7 @@ def eval_command(options: argparse.Namespace) -> int:
 
     if options.repeats is not None and options.repeats < 1:
         raise InputError(f"--repeats {options.repeats} is too few; give 1 or more, or leave it out")
-    if options.config or options.published or options.out:
+    if options.config or options.published or (options.out and not options.shard):
         raise InputError("--config, --published and --out need --suite; a run has its own")
     allow_worlds(options)
     changes = allow_unsafe(options)
@@ -191,6 +196,9 @@ def play_held_out(options: argparse.Namespace, config: Config, run: Path) -> Non
     # A further run is held against the first one's own adapter.
     own = [run] if others and not options.adapters else []
     adapters = own + [find_run(adapter) for adapter in (*options.adapters, *others)]
+    if options.shard:
+        play_part(options, config, run, adapters=adapters or [run])
+        return
     if len(adapters) < 2 and (options.repeats or 1) == 1:
         adapter = adapters[0] if adapters else None
         show_job(

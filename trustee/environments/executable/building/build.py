@@ -1,8 +1,8 @@
 """Building environments: for every place, candidates are made until one really runs.
 
 Places are filled concurrently and share only the folder; a candidate depends only on seed, place
-and attempt. Each rejection is written with its reason before the next attempt begins, so a killed
-build loses only the unfinished candidates.
+and attempt, so a build can be shared out by places. Each rejection is written with its reason
+before the next attempt begins, so a killed build loses only the unfinished candidates.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from pathlib import Path
 
 import anyio
 import msgspec
+from anyio.abc import TaskGroup
 
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.building.candidate import (
     BuildStage,
     Decomposition,
-    Flaw,
     Rejected,
 )
-from trustee.environments.executable.building.folder import Folder, make_recipe
+from trustee.environments.executable.building.folder import (
+    DUPLICATE,
+    Folder,
+    attempt_of,
+    make_recipe,
+    place_of,
+)
 from trustee.environments.executable.building.micro import construct_micro
 from trustee.environments.executable.building.report import BuildCost, BuildReport
 from trustee.environments.executable.building.stages import construct
@@ -30,9 +36,8 @@ from trustee.environments.micro.tasks import RESERVED_ONE_IN
 from trustee.environments.simulator import Simulator
 from trustee.environments.splits import is_reserved
 from trustee.events import CandidateBuilt, CandidateRejected, Emit, Note
+from trustee.runs.shards import WHOLE, Share
 from trustee.sandbox.calls import Sandbox
-
-DUPLICATE = Flaw(kind="duplicate", text="another environment has the same question and tools")
 
 
 async def build(
@@ -46,6 +51,7 @@ async def build(
     emit: Emit,
     scenario: Scenario | None = None,
     resume: bool = False,
+    share: Share = WHOLE,
 ) -> BuildReport:
     """Build environments into a folder; fewer than `count` if some places stay empty.
 
@@ -59,22 +65,21 @@ async def build(
         emit: receives progress events.
         scenario: replaces the scenarios of the config.
         resume: whether to continue a build that is already in the folder.
+        share: which of the `count` places are filled here.
 
     Raises:
         InputError: if the folder contains another build, or a build and `resume` is False.
         ExceptionGroup: around a `RunError` if the engine died or the disk is full.
     """
     recipe = make_recipe(config, seed=seed, scenario=scenario)
-    site = Site(
-        config,
-        folder=Folder(folder, recipe, wanted=count),
-        simulator=simulator,
-        sandbox=sandbox,
-        emit=emit,
-    )
-    site.folder.open(resume=resume)
+    places = [place for place in range(count) if share.takes(place)]
+    files = Folder(folder, recipe, wanted=len(places))
+    files.open(resume=resume)
     async with anyio.create_task_group() as tasks:
-        for place in range(count):
+        site = Site(
+            config, folder=files, simulator=simulator, sandbox=sandbox, emit=emit, tasks=tasks
+        )
+        for place in places:
             if place not in site.folder.accepted:
                 tasks.start_soon(site.fill, place)
     return site.report()
@@ -91,12 +96,14 @@ class Site:
         simulator: Simulator,
         sandbox: Sandbox,
         emit: Emit,
+        tasks: TaskGroup,
     ) -> None:
         self.folder = folder
         self._config = config
         self._simulator = simulator
         self._sandbox = sandbox
         self._tell = emit
+        self._tasks = tasks
         self._started_at = time.monotonic()
         self._tokens = simulator.tokens.total()
         self._spent = BuildCost()
@@ -120,34 +127,23 @@ class Site:
             simulator=self._simulator,
             sandbox=self._sandbox,
         )
-        rejected: Rejected | None = None
         try:
             blueprint = self._name(await self._make(shop, scenario), place, attempt)
-            if self.folder.knows(blueprint):
+            rival = self.folder.find_rival(blueprint)
+            if rival is not None and place_of(rival) < place:
                 raise Rejected(BuildStage.VERIFICATION, DUPLICATE)
-            self.folder.accept(place, blueprint)
         except Rejected as refusal:
             self.folder.reject(
                 place, attempt, scenario=scenario, refusal=refusal, material=shop.material
             )
-            rejected = refusal
-        self._spent = self._spent.plus(BuildCost(stages=shop.seconds))
-        report = self.report()
-        if rejected is not None:
-            self._tell(
-                CandidateRejected(
-                    place=place,
-                    attempt=attempt,
-                    scenario=scenario,
-                    stage=rejected.stage.value,
-                    kind=rejected.flaw.kind,
-                    reason=rejected.flaw.text,
-                    accepted=report.accepted,
-                    wanted=report.wanted,
-                    candidates=report.candidates,
-                )
-            )
+            self._spent = self._spent.plus(BuildCost(stages=shop.seconds))
+            self._tell_rejected(place, attempt, scenario, refusal)
             return False
+        self.folder.accept(place, blueprint)
+        self._spent = self._spent.plus(BuildCost(stages=shop.seconds))
+        if rival is not None:
+            self._refill(rival)
+        report = self.report()
         self._tell(
             CandidateBuilt(
                 place=place,
@@ -160,6 +156,32 @@ class Site:
             )
         )
         return True
+
+    def _refill(self, withdrawn: Blueprint) -> None:
+        """Tell that an environment was withdrawn, and go on with its place."""
+        place = place_of(withdrawn)
+        refusal = Rejected(BuildStage.VERIFICATION, DUPLICATE)
+        self._tell_rejected(place, attempt_of(withdrawn), withdrawn.scenario, refusal)
+        self._tasks.start_soon(self.fill, place)
+
+    def _tell_rejected(
+        self, place: int, attempt: int, scenario: Scenario, refusal: Rejected
+    ) -> None:
+        """Tell of a rejection that is on disk."""
+        report = self.report()
+        self._tell(
+            CandidateRejected(
+                place=place,
+                attempt=attempt,
+                scenario=scenario,
+                stage=refusal.stage.value,
+                kind=refusal.flaw.kind,
+                reason=refusal.flaw.text,
+                accepted=report.accepted,
+                wanted=report.wanted,
+                candidates=report.candidates,
+            )
+        )
 
     async def _make(self, shop: Workshop, scenario: Scenario) -> tuple[Blueprint, Decomposition]:
         """Construct a candidate and verify it."""

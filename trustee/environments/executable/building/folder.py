@@ -7,6 +7,11 @@ report.json      the report, rewritten after every candidate
 
 A place is an environment to be built, an attempt is one candidate for it. A file or a line records
 the result of an attempt; attempts without one are made again with the same seed.
+
+Of two environments with the same question and tools that of the lower place stays, also if it comes
+later; the other place goes on with its next attempt. This is deferred acceptance (Gale and Shapley,
+1962), so which candidates stay does not depend on which was done first: a build in parts has the
+result of one build, and a larger build begins with the environments of a smaller one.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from trustee import decoding
 from trustee.decoding import decode_json
 from trustee.environments.executable.blueprint import Blueprint, Scenario
 from trustee.environments.executable.blueprint_files import write_blueprint
-from trustee.environments.executable.building.candidate import Rejected
+from trustee.environments.executable.building.candidate import BuildStage, Flaw, Rejected
 from trustee.environments.executable.building.report import (
     BuildCost,
     BuildReport,
@@ -34,6 +39,8 @@ from trustee.errors import InputError, RunError
 from trustee.runs.files import write_file
 from trustee.runs.store import open_lines, read_lines
 from trustee.types import Record
+
+DUPLICATE = Flaw(kind="duplicate", text="another environment has the same question and tools")
 
 
 class Recipe(Record, frozen=True):
@@ -71,7 +78,8 @@ class Folder:
         self._wanted = wanted
         self.accepted: dict[int, Blueprint] = {}
         self.rejections: list[Rejection] = []
-        self._questions: set[tuple[str, ...]] = set()
+        self._holders: dict[tuple[str, ...], int] = {}
+        """Places of the accepted environments by what is unique in them."""
         self._before = BuildCost()
 
     def open(self, *, resume: bool) -> None:
@@ -85,22 +93,43 @@ class Folder:
             (self.path / "blueprints").mkdir(parents=True, exist_ok=True)
             write_file(path, msgspec.json.format(msgspec.json.encode(self.recipe), indent=1))
             return
-        if not resume:
-            raise InputError(
-                f"{self.path} already contains a build; give --resume to continue it, or another "
-                "--out"
-            )
-        self._check(read_file(path, Recipe))
-        for file in sorted((self.path / "blueprints").glob("*.json")):
-            blueprint = read_file(file, Blueprint)
-            self._keep(int(blueprint.provenance["place"]), blueprint)
+        self.check(resume=resume)
         if (self.path / "rejected.jsonl").exists():
             self.rejections = read_lines(self.path / "rejected.jsonl", Rejection)
         if (self.path / "report.json").exists():
             report = read_file(self.path / "report.json", BuildReport)
             self._before = report.cost
+        self._recall()
 
-    def _check(self, before: Recipe) -> None:
+    def _recall(self) -> None:
+        """Read the accepted environments, and withdraw those that a kill or a merge left double."""
+        rejected = {(rejection.place, rejection.attempt) for rejection in self.rejections}
+        for file in sorted((self.path / "blueprints").glob("*.json")):
+            blueprint = read_file(file, Blueprint)
+            place = place_of(blueprint)
+            if (place, attempt_of(blueprint)) in rejected:
+                file.unlink()
+                continue
+            rival = self.find_rival(blueprint)
+            if rival is not None and place_of(rival) < place:
+                self._withdraw(blueprint)
+                continue
+            self._keep(place, blueprint)
+            if rival is not None:
+                self._withdraw(rival)
+
+    def check(self, *, resume: bool) -> None:
+        """Check that the build in the folder can be continued, without a change to it.
+
+        Raises:
+            InputError: as in `open`.
+        """
+        if not resume:
+            raise InputError(
+                f"{self.path} already contains a build; give --resume to continue it, or another "
+                "--out"
+            )
+        before = read_file(self.path / "build.json", Recipe)
         old, new = msgspec.to_builtins(before), msgspec.to_builtins(self.recipe)
         changed = sorted(key for key in new if old[key] != new[key])
         if changed:
@@ -114,16 +143,17 @@ class Folder:
         """Return the number of rejected candidates of a place."""
         return sum(rejection.place == place for rejection in self.rejections)
 
-    def knows(self, blueprint: Blueprint) -> bool:
-        """Return whether an accepted environment has the same question and tools."""
-        return identity(blueprint) in self._questions
+    def find_rival(self, blueprint: Blueprint) -> Blueprint | None:
+        """Return the accepted environment with the same question and tools, if there is one."""
+        place = self._holders.get(identity(blueprint))
+        return None if place is None else self.accepted[place]
 
     def _keep(self, place: int, blueprint: Blueprint) -> None:
         self.accepted[place] = blueprint
-        self._questions.add(identity(blueprint))
+        self._holders[identity(blueprint)] = place
 
     def accept(self, place: int, blueprint: Blueprint) -> None:
-        """Write an accepted environment.
+        """Write an accepted environment, and withdraw its rival of a higher place.
 
         Raises:
             RunError: if it cannot be written.
@@ -132,7 +162,24 @@ class Folder:
             write_blueprint(blueprint, self.path / "blueprints")
         except OSError as error:
             raise self._unwritten(error) from error
+        rival = self.find_rival(blueprint)
         self._keep(place, blueprint)
+        if rival is not None:
+            self._withdraw(rival)
+
+    def _withdraw(self, blueprint: Blueprint) -> None:
+        """Reject an environment that was built, because that of a lower place stays."""
+        place = place_of(blueprint)
+        self.reject(
+            place,
+            attempt_of(blueprint),
+            scenario=blueprint.scenario,
+            refusal=Rejected(BuildStage.VERIFICATION, DUPLICATE),
+            material={"blueprint": blueprint},
+        )
+        # The line is on disk first: a kill in between leaves a file that the line makes void.
+        (self.path / "blueprints" / f"{blueprint.id}.json").unlink()
+        self.accepted.pop(place, None)
 
     def reject(
         self,
@@ -195,6 +242,16 @@ def identity(blueprint: Blueprint) -> tuple[str, ...]:
     """Return what two environments must not have in common: question and tool names."""
     question = " ".join(blueprint.question.casefold().split())
     return (question, *sorted(tool.name for tool in blueprint.tools))
+
+
+def place_of(blueprint: Blueprint) -> int:
+    """Return the place that an environment was built for."""
+    return int(blueprint.provenance["place"])
+
+
+def attempt_of(blueprint: Blueprint) -> int:
+    """Return which attempt for its place an environment is."""
+    return int(blueprint.provenance["attempt"])
 
 
 def read_file(path: Path, kind: Any) -> Any:
