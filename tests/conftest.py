@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from golden_errors import ErrorCheck
 from sharing_out import KeepTogether
@@ -19,6 +20,9 @@ LEFT_OUT = pytest.StashKey[int]()
 # As in the engine: small tensors gain nothing from more, and threads of several workers wait for
 # each other. Must be said before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# An example may take long on a busy machine; how long says nothing about what is tested.
+settings.register_profile("trustee", deadline=None)
+settings.load_profile("trustee")
 
 
 @pytest.fixture(scope="session")

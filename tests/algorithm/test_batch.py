@@ -57,7 +57,7 @@ def test_cut_by_hand() -> None:
     assert expected == to_sample(trajectory([(2, 1), (1, 2)]), advantage=-0.75)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spoken_turns)
 def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
     """The masked ids are the sampled ones in order, each beside its own logprob."""
@@ -71,7 +71,7 @@ def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
     assert all(logprob == (-0.5 - i if trained else 0.0) for i, trained, logprob in columns)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spoken_turns, st.data())
 def test_each_branch_is_a_sample(turns: list[tuple[int, int]], data: st.DataObject) -> None:
     """A turn that begins anew begins a sample, and nothing is lost or trained twice."""
@@ -143,7 +143,7 @@ def test_pack_by_hand() -> None:
     assert [7, 6, 2] == [count_ids(micro) for micro in packed]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_keeps_every_sample_once(samples: list[Sample], token_budget: int) -> None:
     """Every sample is in exactly one micro-batch, and none is empty."""
@@ -154,7 +154,7 @@ def test_pack_keeps_every_sample_once(samples: list[Sample], token_budget: int) 
     assert all(packed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_keeps_the_budget(samples: list[Sample], token_budget: int) -> None:
     """No tree exceeds the budget but that of a single longer sample; sizes fall."""
@@ -165,7 +165,7 @@ def test_pack_keeps_the_budget(samples: list[Sample], token_budget: int) -> None
     assert sorted(sizes, reverse=True) == sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_wastes_no_room(samples: list[Sample], token_budget: int) -> None:
     """A micro-batch ends only where the sample that follows in order would exceed the budget."""
@@ -199,7 +199,7 @@ def test_collate_by_hand() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples)
 def test_collate_keeps_each_sample(samples: list[Sample]) -> None:
     """Each row finds its own ids, positions and predecessors, and nothing is left over."""
@@ -216,7 +216,7 @@ def test_collate_keeps_each_sample(samples: list[Sample]) -> None:
     assert trained == {*batch.trained_T.nonzero()[:, 0].tolist()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(0, 30))
 def test_who_sees_whom(samples: list[Sample], block: int) -> None:
     """However a tree is cut into blocks, an id sees what stands before it in its samples."""
@@ -258,7 +258,7 @@ def test_import_loads_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(samples=mixed_samples, shares=st.integers(1, 6))
 def test_shares_hold_each_sample_once(samples: list[Sample], shares: int) -> None:
     """No more shares than asked for, none empty, each sample in exactly one."""
@@ -269,7 +269,7 @@ def test_shares_hold_each_sample_once(samples: list[Sample], shares: int) -> Non
     assert sorted(s.trajectory_id for s in samples) == sorted(s.trajectory_id for s in shared)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples=mixed_samples, shares=st.integers(1, 4))
 def test_shares_are_as_even_as_neighbours_allow(samples: list[Sample], shares: int) -> None:
     """With the largest share one id smaller there would be more of them."""
