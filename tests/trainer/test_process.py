@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trustee.trainer.die_with_parent import delay_collection
-
 BAR = """
 import multiprocessing, sys
 multiprocessing.set_start_method("spawn")
@@ -26,14 +24,6 @@ def test_progress_bars_make_no_semaphore() -> None:
         [sys.executable, "-c", BAR], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert "False\n" == ran.stdout, ran.stderr
-
-
-def test_a_spawned_process_looks_for_no_garbage_while_it_imports() -> None:
-    """Only the line that multiprocessing starts a process by is changed."""
-    line = "from multiprocessing.spawn import spawn_main; spawn_main(pipe_handle=7)"
-    assert f"import gc; gc.disable(); {line}" == delay_collection(line)
-    for word in ("-c", "--multiprocessing-fork", "from multiprocessing import resource_tracker"):
-        assert word == delay_collection(word)
 
 
 TOLD = """

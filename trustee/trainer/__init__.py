@@ -1,7 +1,6 @@
 """What runs inside the engine's process: shared weights, and the trainer over them."""
 
 import faulthandler
-import gc
 import multiprocessing
 import os
 import signal
@@ -16,8 +15,6 @@ def register() -> None:
     from trustee.trainer import cpu_lora, cpu_norm, vllm_layers
 
     if multiprocessing.parent_process() is not None:
-        # `die_with_parent` switched it off for the imports.
-        gc.enable()
         follow_parent()
         keep_bars_local()
     cpu_lora.fix_cpu_lora()

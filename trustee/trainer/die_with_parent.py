@@ -43,16 +43,7 @@ def main(parent: str, note: str, program: str, *arguments: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     with open(os.path.join(note, f"child-{os.getpid()}"), "w", encoding="ascii") as file:
         file.write(read_start(os.getpid()))
-    os.execv(program, [program, *(delay_collection(word) for word in arguments)])
-
-
-def delay_collection(word: str) -> str:
-    """Keep Python from looking for garbage while it imports, which would find none in a second.
-
-    `trainer.register` lets it look again.
-    """
-    spawned = word.startswith("from multiprocessing.spawn import")
-    return f"import gc; gc.disable(); {word}" if spawned else word
+    os.execv(program, [program, *arguments])
 
 
 if __name__ == "__main__":
