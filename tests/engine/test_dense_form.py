@@ -67,12 +67,13 @@ def test_experts_that_are_left_out_are_there() -> None:
 
 def test_text_of_ministral_is_dense() -> None:
     """The text part's config is the model's; a quantised one stays known as such."""
-    dense = {"model_type": "ministral3", "hidden_size": 64}
-    dense |= {"architectures": ["Ministral3ForCausalLM"]}  # type: ignore[dict-item]
+    dense: dict[str, Any] = {"model_type": "ministral3", "hidden_size": 64}
+    dense |= {"architectures": ["Ministral3ForCausalLM"]}
     assert find_dense(MINISTRAL) == dense
     quantised = {"quantization_config": {"quant_method": "fp8"}}
     assert find_dense(MINISTRAL | quantised) == dense | quantised
-    for text in ({"model_type": "mistral"}, None, []):
+    other: list[Any] = [{"model_type": "mistral"}, None, []]
+    for text in other:
         assert find_dense(MINISTRAL | {"text_config": text}) is None
 
 

@@ -87,6 +87,9 @@ def make_folder(place: Path, template: str, *, marks: tuple[str, ...] = (), stop
     folder = write_model(place / "model", template="qwen3", words=FEW)
     content = json.loads((folder / "tokenizer.json").read_text())
     last = content["added_tokens"][-1]
+    if marks:
+        for token in content["added_tokens"]:
+            token["content"] = token["content"].replace("<|im_", "<|unused_")
     content["added_tokens"] += [
         {**last, "id": last["id"] + 1 + i, "content": mark, "special": True}
         for i, mark in enumerate(marks)

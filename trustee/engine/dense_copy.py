@@ -9,11 +9,12 @@ left out. See `dense_form.py` for the families.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from trustee.decoding import decode_json, read_file
 from trustee.engine.dense_form import find_dense, rename_tensor
@@ -51,12 +52,13 @@ def copy_dense(model: Path, folder: Path) -> Path:
     for name in _list_files(model):
         for tensor in _copy_file(model / name, folder / name, str(config["model_type"])):
             places[tensor] = name
-    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    index = {"metadata": {}, "weight_map": places}
+    (folder / INDEX).write_bytes(msgspec.json.encode(index))
     for pattern in BESIDE:
         for path in model.glob(pattern):
             if path.name not in (CONFIG, INDEX):
                 shutil.copyfile(path, folder / path.name)
-    (folder / CONFIG).write_text(json.dumps(dense, indent=2))
+    (folder / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(dense), indent=2))
     return folder
 
 
