@@ -53,7 +53,6 @@ log = structlog.get_logger()
 ENGINE_CLOSING_SECONDS = 5.0
 QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}  # names in vLLM, by format
 EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
-
 START_SHARE = 0.3  # of GPU memory must be free; vLLM's 0.92 would refuse one with a display
 
 
