@@ -23,7 +23,6 @@ from trustee.engine.remote_trainer import read_answer
 from trustee.engine.vllm import VllmEngine
 from trustee.engine.vllm_env import set_variables
 from trustee.engine.weights import WeightFormat
-from trustee.trainer.shared_model import lora_config
 from trustee.types import Sample
 
 SHAPE: dict[str, Any] = {
@@ -194,7 +193,6 @@ def play_family(family: str, weights: WeightFormat, folder: Path) -> dict[str, A
         found["moved"] = engine.measure(said, adapter=False)
         found["hash"].append(engine.call("hash_base"))
         found["class"] = type(engine._llm.model_executor.driver_worker.model_runner.model).__name__
-        found["targets"] = sorted(lora_config(8).target_modules)
     finally:
         engine.close()
     return found

@@ -24,14 +24,10 @@ CLASSES = {
     "ministral3": "MistralForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
 }
-CASES: list[tuple[str, WeightFormat]] = [
-    *((family, "fp32") for family in FAMILIES),
-    ("granite", "nf4"),
-    ("smollm3", "bf16"),
-]
-"""Formats are a matter of linear layers, which all families have alike: two samples are enough."""
-MOST = {"fp32": 1e-5, "bf16": 0.03, "nf4": 0.03}
-"""Largest mean gap in nats; weights three times as large as usual make bf16's rounding visible."""
+WEIGHTS: WeightFormat = "fp32"
+"""Of all formats alone exact. They are a matter of linear layers, which all families have alike."""
+MOST = 1e-5
+"""Largest mean gap of logprobs in nats; 4e-7 was seen."""
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +44,13 @@ def test_no_family_is_left_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("family", "weights"), CASES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_engine_and_trainer_agree(
-    process: ProcessPoolExecutor, family: str, weights: WeightFormat, tmp_path: Path
+    process: ProcessPoolExecutor, family: str, tmp_path: Path
 ) -> None:
     """For base and trained adapter alike; training moves the adapter, not the base's bytes."""
-    found = process.submit(play_family, family, weights, tmp_path).result()
+    found = process.submit(play_family, family, WEIGHTS, tmp_path).result()
     assert CLASSES[family] == found["class"]
-    assert max(found["base"], found["fresh"], found["adapter"]) < MOST[weights]
-    assert found["moved"] > max(0.01, 2 * found["adapter"])
+    assert max(found["base"], found["fresh"], found["adapter"]) < MOST
+    assert found["moved"] > 0.01
     assert found["hash"][0] == found["hash"][1]
