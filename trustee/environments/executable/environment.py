@@ -218,6 +218,10 @@ class ExecutableSource(CountedSource):
         )
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
+        """Build a task from a state."""
+        return self.build(spec)
+
+    def build(self, spec: TaskSpec) -> Task:
         """Build a task from a state, without a model."""
         config, state = self._config, self._states[spec.data["state"]]
         blueprint = self._blueprints[state.blueprint]
