@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shutil
 from pathlib import Path
 
 import msgspec
 
 from trustee import __version__
+from trustee.environments.protocol import Package
 from trustee.errors import InputError
 from trustee.export.staging import staged
 from trustee.tools.values import render_json
-from trustee.types import Task
 
 WORLD = Path(__file__).with_name("verifiers_world.py")
 """The module that is copied."""
@@ -84,16 +84,8 @@ def name_module(folder: Path) -> str:
     return name
 
 
-def write_package(
-    final: Path, splits: Mapping[str, Sequence[Task]], *, variant: str, published: bool
-) -> str:
-    """Write a package completely or not at all; return the taskset's id.
-
-    Args:
-        final: the folder, which must not exist; the package is called as it is.
-        splits: the tasks by split.
-        variant: rule by which calls are paid.
-        published: whether to compare and pay exactly as FTRL does.
+def write_package(final: Path, package: Package) -> str:
+    """Write a package completely or not at all, called as its folder; return the taskset's id.
 
     Raises:
         InputError: if the folder exists, or no package can be called so.
@@ -101,17 +93,18 @@ def write_package(
     """
     name = name_module(final)
     dashed = name.replace("_", "-")
-    counts = " and ".join(f"{len(tasks)} tasks in `{split}`" for split, tasks in splits.items())
+    counts = " and ".join(
+        f"{len(tasks)} tasks in `{split}`" for split, tasks in package.splits.items()
+    )
     words = {"name": name, "dashed": dashed, "version": __version__, "counts": counts}
     with staged(final) as folder:
         data = folder / name / "data"
         data.mkdir(parents=True)
-        for split, tasks in splits.items():
+        for split, tasks in package.splits.items():
             lines = b"".join(msgspec.json.encode(task) + b"\n" for task in tasks)
             (data / f"{split}.jsonl").write_bytes(lines)
-        rules = render_json({"variant": variant, "published": published})
-        (data / "rules.json").write_text(rules, encoding="utf-8")
-        (folder / name / "world.py").write_bytes(WORLD.read_bytes())
+        (data / "rules.json").write_text(render_json(package.rules), encoding="utf-8")
+        shutil.copyfile(WORLD, folder / name / "world.py")
         (folder / name / "__init__.py").write_text(INIT.format(**words), encoding="utf-8")
         (folder / "pyproject.toml").write_text(PROJECT.format(**words), encoding="utf-8")
         readme = README.format(**words, folder=final.name)

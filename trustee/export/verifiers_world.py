@@ -19,7 +19,7 @@ import verifiers.v1 as vf
 from mcp.types import CallToolResult, TextContent
 from mcp.types import Tool as ListedTool
 
-from trustee.decoding import decode_json
+from trustee.decoding import decode_json, read_file
 from trustee.environments.executable.environment import Executable, ExecutableEnvironment
 from trustee.environments.executable.rewards import count_unsolved, is_right, pay_episode, solve
 from trustee.environments.executable.solutions import HiddenExecutable, calls_of
@@ -45,7 +45,7 @@ class Rules(Record, frozen=True):
 @cache
 def read_rules() -> Rules:
     """Read how calls are paid."""
-    return decode_json((FOLDER / RULES).read_bytes(), Rules, error=InputError)
+    return decode_json(read_file(FOLDER / RULES, error=InputError), Rules, error=InputError)
 
 
 @cache
@@ -55,7 +55,7 @@ def read_tasks(split: str) -> dict[str, Task]:
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.jsonl")))
         raise InputError(f"there is no split {split!r}; there are: {names}")
-    lines = path.read_bytes().splitlines()
+    lines = read_file(path, error=InputError).splitlines()
     tasks = [decode_json(line, Task, error=InputError) for line in lines]
     return {task.id: task for task in tasks}
 
