@@ -28,13 +28,13 @@ import anyio
 import msgspec
 
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.executable.blueprint import Blueprint
 from trustee.environments.executable.blueprint_files import read_blueprints, show_refused_blueprints
 from trustee.environments.executable.environment import Executable
 from trustee.environments.executable.published_rows import as_published
 from trustee.environments.executable.rewards import Observation, solves
 from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.evaluation.ftrl_suite import (
     SuiteReport,
     floor_facts,
@@ -239,7 +239,9 @@ async def measure(
     if loaded.refused:
         print(f"{len(loaded.refused)} rows refused: {show_refused_blueprints(loaded.refused)}")
     blueprints = {blueprint.id: blueprint for blueprint in loaded.blueprints}
-    simulator = Simulator(ScriptedEngine(str), scripted_renderer(), sampling_by_role={}, tries=1)
+    simulator = EngineSimulator(
+        ScriptedEngine(str), scripted_renderer(), sampling_by_role={}, tries=1
+    )
     services = Services(simulator=simulator, rng=random.Random(0))
     tasks = (await write_tasks_of(world, services, seed=0))[:rows]
     facts: dict[str, SolveFacts | None] = {}

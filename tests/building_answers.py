@@ -13,6 +13,7 @@ from typing import Any
 
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.executable.blueprint import Scenario
 from trustee.environments.executable.building.candidate import Decomposition, Part
 from trustee.environments.simulator import RoleSampling, Simulator
@@ -219,7 +220,7 @@ def script_builder(**changed: Script) -> ScriptedEngine:
 def make_simulator(engine: ScriptedEngine, *, tries: int = 1) -> Simulator:
     """Make a simulator in which every role may speak at length."""
     role_sampling = RoleSampling(temperature=0.7, max_tokens=4000)
-    return Simulator(
+    return EngineSimulator(
         engine,
         scripted_renderer(),
         sampling_by_role=dict.fromkeys(Role, role_sampling),

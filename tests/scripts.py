@@ -19,6 +19,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine
 from trustee.engine.script import Request
 from trustee.engine.scripted import scripted_renderer
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.micro.tasks import BY_NAME, plan_task
 from trustee.environments.micro.world import (
     PLACES,
@@ -50,7 +51,7 @@ MALFORMED = "<tool_call>{'name': look}</tool_call>"
 def make_simulator(engine: Engine, *, tries: int = 2, max_tokens: int = 900) -> Simulator:
     """Make a simulator whose roles all speak alike."""
     role_sampling = RoleSampling(temperature=0.0, max_tokens=max_tokens)
-    return Simulator(
+    return EngineSimulator(
         engine,
         scripted_renderer(),
         sampling_by_role=dict.fromkeys(Role, role_sampling),

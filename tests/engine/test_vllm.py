@@ -28,10 +28,11 @@ from trustee.engine.grammar import json_grammar
 from trustee.engine.model_files import TINY
 from trustee.engine.protocol import Sampling
 from trustee.engine.vllm import VllmEngine
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.micro.tasks import BY_NAME
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.environment import Simulated
-from trustee.environments.simulator import Asked, RoleSampling, Simulator
+from trustee.environments.simulator import Asked, RoleSampling
 from trustee.errors import ContextError, EngineError, RunError
 from trustee.rendering.thoughts import ThoughtMarks
 from trustee.types import (
@@ -253,7 +254,7 @@ async def test_a_role_thinks_before_its_grammar(bench: Bench) -> None:
     free = await bench.sample(None, prompt=bench.renderer.open(prompt, ()), temperature=0.0)
     at = next(at for at in range(3, len(free.ids)) if free.ids[at] not in free.ids[:at])
     heard = list[Asked]()
-    simulator = Simulator(
+    simulator = EngineSimulator(
         bench.engine,
         ThinkingRenderer(bench, end=free.ids[at]),
         sampling_by_role={
@@ -418,7 +419,9 @@ async def test_a_canary_does_not_score(bench: Bench, canary: str) -> None:
         },
     )
     sampling_by_role = {role: RoleSampling(temperature=0.0, max_tokens=160) for role in Role}
-    simulator = Simulator(bench.engine, bench.renderer, sampling_by_role=sampling_by_role, tries=2)
+    simulator = EngineSimulator(
+        bench.engine, bench.renderer, sampling_by_role=sampling_by_role, tries=2
+    )
     services = Services(simulator=simulator, rng=random.Random(1))
     environment = Simulated(prompts="tiny", tools="micro").environment(task, services)
     turns = []

@@ -14,6 +14,7 @@ from qwen_tokenizer import FEW, write_model
 from trustee.engine.protocol import Sampling
 from trustee.engine.script import Request
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.simulator import Asked, RoleSampling, Simulator
 from trustee.errors import EngineError, SimulatorError
 from trustee.rendering.chat_templates import ChatStyle
@@ -38,7 +39,7 @@ def make(
     said = iter(texts)
     engine = ScriptedEngine(lambda request: next(said))
     role_sampling = RoleSampling(temperature=temperature, max_tokens=max_tokens)
-    simulator = Simulator(
+    simulator = EngineSimulator(
         engine,
         scripted_renderer(),
         sampling_by_role=dict.fromkeys(Role, role_sampling),
@@ -151,7 +152,7 @@ async def test_engine_that_fails_is_to_blame_itself() -> None:
 
     engine = ScriptedEngine(die)
     role_sampling = RoleSampling(temperature=0.0, max_tokens=60)
-    simulator = Simulator(
+    simulator = EngineSimulator(
         engine, scripted_renderer(), sampling_by_role=dict.fromkeys(Role, role_sampling), tries=3
     )
     with pytest.raises(EngineError) as caught:
@@ -179,7 +180,7 @@ def think(
     """Make a simulator whose judge thinks, and whose engine says these texts in turn."""
     said, heard = iter(texts), list[Asked]()
     engine = ScriptedEngine(lambda request: next(said))
-    simulator = Simulator(
+    simulator = EngineSimulator(
         engine,
         scripted_renderer(),
         sampling_by_role={
@@ -311,7 +312,7 @@ async def test_roles_think_in_the_marks_of_a_real_template(
     engine = QwenEngine(
         renderer, "Three.\n</think>\n\nno", '{"n": 3}<|im_end|>', '{"n": 5}<|im_end|>'
     )
-    simulator = Simulator(
+    simulator = EngineSimulator(
         engine,  # type: ignore[arg-type]  # only what a request needs
         renderer,
         sampling_by_role={

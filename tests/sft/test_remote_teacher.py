@@ -16,9 +16,9 @@ import pytest
 from dice import LOOK, Dice
 from scripts import ASKED_ROOM, make_player
 from trustee.engine.scripted import ScriptedEngine, scripted_renderer
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.hints import Hints
 from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.rollout import Limits
 from trustee.sft.collect import demonstrate
 from trustee.sft.endpoint import KEY, Endpoint
@@ -107,7 +107,7 @@ async def play(url: str, *, seconds: float = 5.0, tokens: int = 400) -> tuple[Ta
     source = world.source(seed=2)
     spec = source.draw()
     assert spec is not None
-    simulator = Simulator(
+    simulator = EngineSimulator(
         ScriptedEngine(lambda request: ""), scripted_renderer(), sampling_by_role={}, tries=1
     )
     services = Services(simulator=simulator, rng=random.Random(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from trustee.engine.protocol import Engine, Sampling, find_broken_logprob
-from trustee.environments.simulator import ChatRenderer
+from trustee.environments.engine_simulator import ChatRenderer
 from trustee.errors import RunError
 from trustee.types import Adapter, Completion, Message, Record
 

@@ -7,7 +7,7 @@ import math
 from trustee.checks.general_prompts import choose_few, read_general_prompts
 from trustee.checks.retention import answer_all, as_sample, diverge_all, render_prompts
 from trustee.engine.protocol import TrainingEngine
-from trustee.environments.simulator import ChatRenderer
+from trustee.environments.engine_simulator import ChatRenderer
 from trustee.errors import RunError
 from trustee.types import Sample
 

@@ -15,7 +15,7 @@ import anyio
 from trustee.algorithm.divergence import Divergence
 from trustee.checks.general_prompts import GeneralPrompt
 from trustee.engine.protocol import Engine, Sampling, TrainingEngine
-from trustee.environments.simulator import ChatRenderer
+from trustee.environments.engine_simulator import ChatRenderer
 from trustee.types import Adapter, Completion, Message, Record, Sample
 
 TOKENS = 48

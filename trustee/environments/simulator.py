@@ -2,27 +2,19 @@
 
 The answer is JSON that a grammar enforces, decoded to its type and then checked by code. An answer
 that fails the check is requested again with another seed, a limited and counted number of times.
-
-A role that thinks is asked twice: for its thought, which is free text up to the mark that ends it,
-and then for its answer, with the thought in front and the grammar from the first token. The engine
-could switch a grammar on within one request, but finds the place by looking for the mark in the
-whole prompt, where an earlier message may have it. A thought that does not end within the role's
-tokens is a failed try, and no answer is looked for in it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, NamedTuple, Protocol, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 from msgspec import Meta
 
 from trustee.decoding import decode_json
-from trustee.engine.protocol import Engine, Sampling, check_completion
-from trustee.errors import ContextError, SimulatorError
-from trustee.rendering.thoughts import ThoughtMarks
-from trustee.types import Completion, Message, Record, Role, Tool
+from trustee.errors import SimulatorError
+from trustee.types import Message, Record, Role, Tool
 
 T = TypeVar("T")
 
@@ -107,36 +99,6 @@ class Asked(Record, frozen=True):
     """What the role thought before its answer."""
 
 
-class ChatRenderer(Protocol):
-    """The part of `rendering.Renderer` that a request needs."""
-
-    def open(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
-        """Return the ids of messages up to the point where the model speaks."""
-        ...
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end a completion."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids."""
-        ...
-
-
-class RoleRenderer(ChatRenderer, Protocol):
-    """The part of `rendering.Renderer` that the simulator needs."""
-
-    def with_thinking(self, thinking: bool) -> RoleRenderer:
-        """Return the renderer of the same model with thinking on or off."""
-        ...
-
-    @property
-    def thought_marks(self) -> ThoughtMarks:
-        """The ids around a thought that follows a prompt."""
-        ...
-
-
 class Spoken(NamedTuple):
     """What a role said in one try."""
 
@@ -151,28 +113,19 @@ class Spoken(NamedTuple):
 
 
 class Simulator:
-    """The frozen base model in the role that a prompt gives it."""
+    """The frozen base model in the role that a prompt gives it; a subclass reaches the model."""
 
     def __init__(
         self,
-        engine: Engine,
-        renderer: RoleRenderer,
         *,
         sampling_by_role: Mapping[Role, RoleSampling],
         tries: int,
         observer: Callable[[Asked], None] | None = None,
     ) -> None:
-        self._engine = engine
-        self._renderer = renderer
-        """Renders what the policy says and hears."""
-        self._silent = renderer.with_thinking(False)
-        """Renders the prompts of roles that do not think."""
-        self._thinking = renderer.with_thinking(True)
         self._sampling_by_role = sampling_by_role
         self._tries = tries
         self._observer = observer
         """Called for every answer, used or refused."""
-        self._requests = 0
         self.asked: Counter[str] = Counter()
         """Number of answers asked for, by role."""
         self.rejected: Counter[str] = Counter()
@@ -186,94 +139,22 @@ class Simulator:
 
     def measure(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
         """Return the tokens of an opening, up to where the policy speaks."""
-        return len(self._renderer.open(messages, tools))
+        raise NotImplementedError(f"{type(self).__name__} does not define measure")
 
-    async def _sample(
-        self,
-        role: Role,
-        ids: Sequence[int],
-        *,
-        schema: str | None,
-        max_tokens: int,
-        stop_ids: tuple[int, ...] = (),
-        seed: int,
-        attempt: int,
-    ) -> Completion:
-        """Sample once; a rejected cold answer would come again, so later ones are warm."""
-        settings = self._sampling_by_role[role]
-        warm = attempt and settings.temperature < COLD
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=WARM if warm else settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            penalty=settings.penalty,
-            stop_ids=stop_ids,
-            seed=(seed + attempt) % (1 << 31),
-            schema=schema,
-        )
-        self._requests += 1
-        request = f"{role}-{self._requests}"
-        try:
-            completion = await self._engine.generate(
-                ids, sampling, adapter=None, request_id=request
-            )
-        except ContextError as error:
-            raise SimulatorError(f"{role}: {error}", source=role) from error
-        check_completion(completion, request_id=request)
-        self.tokens[role] += len(completion.ids)
-        return completion
-
-    async def _speak(
-        self, role: Role, ids: tuple[int, ...], schema: str, *, seed: int, attempt: int
+    async def speak(
+        self, role: Role, prompt: Sequence[Message], schema: str, *, seed: int, attempt: int
     ) -> Spoken:
-        """Have a role think, if it does, and answer."""
-        settings = self._sampling_by_role[role]
-        room, thought, cached, written = settings.max_tokens, "", None, 0
-        if settings.thinking:
-            marks = self._thinking.thought_marks
-            ids = (*ids, *marks.opening)
-            thinking = await self._sample(
-                role,
-                ids,
-                schema=None,
-                max_tokens=room,
-                stop_ids=(marks.end,),
-                seed=seed,
-                attempt=attempt,
-            )
-            thought = self._text(thinking.ids[:-1] if ended(thinking, marks) else thinking.ids)
-            cached, written = thinking.cached, len(thinking.ids)
-            room -= written + len(marks.after)
-            if not ended(thinking, marks) or room < 1:
-                why = f"its thought did not end within {settings.max_tokens} tokens"
-                if thinking.stop == "stop" and not ended(thinking, marks):
-                    why = "it ended its turn within its thought"
-                return Spoken(
-                    thought=thought,
-                    text="",
-                    read=len(ids) - cached,
-                    cached=cached,
-                    written=written,
-                    refusal=UnfinishedThought(why),
-                )
-            ids = (*ids, *thinking.ids, *marks.after)
-        answer = await self._sample(
-            role, ids, schema=schema, max_tokens=room, seed=seed, attempt=attempt
-        )
-        # A thinking role's prompt was read for the thought; the answer's request finds it cached.
-        cached = answer.cached if cached is None else cached
-        return Spoken(
-            thought=thought,
-            text=self._text(answer.ids),
-            read=len(ids) - written - cached,
-            cached=cached,
-            written=written + len(answer.ids),
-        )
+        """Have a role think, if it does, and answer; one try.
 
-    def _text(self, ids: Sequence[int]) -> str:
-        stops = self._silent.stop_ids
-        return self._silent.decode([i for i in ids if i not in stops])
+        Raises:
+            SimulatorError: if the role can give no answer, however often it is asked.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define speak")
+
+    def heat(self, role: Role, attempt: int) -> float:
+        """Return a try's temperature; a rejected cold answer would come again, so it rises."""
+        temperature = self._sampling_by_role[role].temperature
+        return WARM if attempt and temperature < COLD else temperature
 
     async def ask(
         self,
@@ -292,13 +173,10 @@ class Simulator:
         """
         if isinstance(prompt, str):
             prompt = (Message(role="user", content=prompt),)
-        settings = self._sampling_by_role[role]
-        ids = (self._thinking if settings.thinking else self._silent).open(prompt, ())
-        tries = settings.tries or self._tries
+        tries = self._sampling_by_role[role].tries or self._tries
         reason = ""
         for attempt in range(tries):
-            self.read[role] += len(ids)
-            spoken = await self._speak(role, ids, schema, seed=seed, attempt=attempt)
+            spoken = await self.speak(role, prompt, schema, seed=seed, attempt=attempt)
             self.asked[role] += 1
             refusal: UnusableAnswer | None = None
             try:
@@ -316,11 +194,6 @@ class Simulator:
             f"{role} gave no usable answer in {tries} tries; the last was {reason}",
             source=role,
         )
-
-
-def ended(thinking: Completion, marks: ThoughtMarks) -> bool:
-    """Whether a thought was ended by its mark."""
-    return bool(thinking.ids) and thinking.ids[-1] == marks.end
 
 
 def kind_of(refusal: UnusableAnswer) -> str:

@@ -21,6 +21,7 @@ from trustee.engine.model_files import TINY, name_base
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.protocol import Services
 from trustee.environments.simulator import RoleSampling, Simulator
 from trustee.errors import EngineDied, InputError
@@ -154,7 +155,7 @@ def sampling_of(config: Config) -> dict[Role, RoleSampling]:
 
 def make_simulator(config: Config, engine: Engine, renderer: Renderer) -> Simulator:
     """Return the simulator of a config."""
-    return Simulator(
+    return EngineSimulator(
         engine, renderer, sampling_by_role=sampling_of(config), tries=config.simulator.tries
     )
 

@@ -14,8 +14,8 @@ import msgspec
 
 from trustee.config import Config
 from trustee.engine.scripted import ScriptedEngine
+from trustee.environments.engine_simulator import EngineSimulator
 from trustee.environments.protocol import Services
-from trustee.environments.simulator import Simulator
 from trustee.errors import InputError
 from trustee.events import Emit, Note
 from trustee.jobs.assemble import prepare_model
@@ -136,7 +136,9 @@ async def play_script(config: Config, folder: Path, *, emit: Emit) -> None:
             "'trial' and env.inner.kind = 'microworld', or collect.teacher = 'base'"
         )
     _, renderer = prepare_model(config)
-    silent = Simulator(ScriptedEngine(lambda request: ""), renderer, sampling_by_role={}, tries=1)
+    silent = EngineSimulator(
+        ScriptedEngine(lambda request: ""), renderer, sampling_by_role={}, tries=1
+    )
     source = world.source(seed=config.run.seed)
     rows: list[Demonstration] = []
     wanted = config.collect.tasks or 0
