@@ -46,6 +46,7 @@ def load_package(package: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import the module of an exported package, with these names in place of verifiers."""
     stub: Any = ModuleType("verifiers.v1")
     stub.TaskData = stub.State = stub.TasksetConfig = stub.SharedToolsetConfig = Fields
+    stub.AgentConfig = stub.EnvConfig = stub.Env = Fields
     stub.Toolset, stub.Task, stub.Taskset = Toolset, Plain, Plain
     stub.reward = stub.metric = lambda act: act
     stub.Trace = stub.Runtime = object

@@ -85,7 +85,10 @@ def test_names_that_no_package_can_have(name: str, check_error: ErrorCheck, tmp_
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (["verifiers", "PLACE", "--config", "tiny"], "executable"),
+        (["verifiers", "PLACE", "--config", "toolmaster-tiny"], "executable"),
+        (["verifiers", "PLACE", "--config", "trustee-paper"], "env.prompts"),
+        (["verifiers", "PLACE", "--config", "tiny", "--tasks", "0"], "--tasks must be"),
+        (["run", "--merged", "PLACE", "--tasks", "3"], "--tasks is for a package"),
         (["other", "PLACE"], "trustee export verifiers DIR"),
         (["verifiers", "PLACE", "--merged", "m"], "holds no model"),
         (["run", "--config", "tiny"], "--config is for"),

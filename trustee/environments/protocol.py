@@ -84,12 +84,14 @@ class TaskSpec(Record, frozen=True):
 
 
 class Package(Record, frozen=True):
-    """Tasks that another program can play: they are fixed, and their tools are code."""
+    """Tasks that another program can play: they are fixed, and so is what answers and pays."""
 
     splits: dict[str, tuple[Task, ...]]
     """Tasks by the name of their side."""
     rules: dict[str, Any]
-    """How calls are compared and paid."""
+    """How episodes are played and paid, in the words of the package's world."""
+    simulated: bool = False
+    """Whether a model plays user, tools and judge; else tools are code."""
 
 
 class DrawnState(Record, frozen=True):
@@ -290,6 +292,14 @@ class World:
 
         Raises:
             InputError: if there are none.
+        """
+        return None
+
+    def package_source(self, *, seed: int, tasks: int, held_out: bool) -> TaskSource | None:
+        """Return what writes a number of tasks for a package; None where no model writes them.
+
+        Raises:
+            InputError: if another program could not play them as here.
         """
         return None
 

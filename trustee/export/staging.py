@@ -26,8 +26,7 @@ def staged(final: Path) -> Iterator[Path]:
         InputError: if there is something under the final name already.
         RunError: if the place cannot be written, for example because the disk is full.
     """
-    if os.path.lexists(final):
-        raise InputError(f"{final} already exists; nothing is overwritten, so name another place")
+    refuse_existing(final)
     partial = final.with_name(f".{final.name}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +43,16 @@ def staged(final: Path) -> Iterator[Path]:
         ) from error
     finally:
         discard(partial)
+
+
+def refuse_existing(final: Path) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        InputError: if there is something under the name already.
+    """
+    if os.path.lexists(final):
+        raise InputError(f"{final} already exists; nothing is overwritten, so name another place")
 
 
 def discard(path: Path) -> None:

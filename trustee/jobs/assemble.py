@@ -251,6 +251,11 @@ def show_place(config: Config, model: Path) -> str:
     return f"{name} ({config.engine.device})"
 
 
+def name_served(config: Config, model: Path) -> str:
+    """Return what other programs call the base: they need not know where its folder is."""
+    return model.name if model == Path(config.model.path) else config.model.path
+
+
 def make_memory_ladder(config: Config) -> MemoryLadder:
     """Return the memory ladder, whose top rung is the config's own settings."""
     top = MemoryLevel(

@@ -22,7 +22,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.watchdog import Watchdog
 from trustee.errors import EngineDied, InputError
 from trustee.events import Emit, Note, Stage
-from trustee.jobs.assemble import open_watched, prepare_model, restart_once
+from trustee.jobs.assemble import name_served, open_watched, prepare_model, restart_once
 from trustee.rendering.renderer import Renderer
 from trustee.runs.adapters import CONFIG, WEIGHTS, find_adapter
 from trustee.types import Record
@@ -72,8 +72,7 @@ async def serve(
     check = partial(config.engine.check_adapter, model=model, rank=config.learn.rank)
     for path in (*named.values(), *list(find_own(serving.run).values())[-1:]):
         check(path)
-    # By the name of its folder: clients need not know where on this machine it is.
-    base = model.name if model == Path(config.model.path) else config.model.path
+    base = name_served(config, model)
     with bind(serving.host, serving.port, first=PORT) as listening:
 
         async def answer() -> NoReturn:

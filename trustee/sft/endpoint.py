@@ -1,4 +1,4 @@
-"""The client of a teacher's endpoint: one request at a time, whatever the server does.
+"""The client of an endpoint, such as a teacher's: one request at a time, whatever the server does.
 
 Every failure is an `AnswerError`, which spoils one episode. What passes, such as a busy server, is
 tried again under one deadline. No text that leaves this module holds the key, nor what stands in
@@ -29,8 +29,6 @@ from trustee.sft.chat_format import SHOWN_ANSWER, as_message, read_completion
 from trustee.sft.secrets import LEFT_OUT, Secrets
 from trustee.types import Message
 
-KEY = "TRUSTEE_TEACHER_KEY"
-"""Environment variable with the endpoint's key; if it is unset, no key is sent."""
 SECONDS = 240.0
 """Time for one answer, with all tries."""
 CONNECT_SECONDS = 20.0
@@ -50,6 +48,22 @@ LIMITS = ("max_tokens", "max_completion_tokens", "")
 REPEATED = "the endpoint's answer repeats the key, so it is not kept"
 
 
+KEY = "TRUSTEE_TEACHER_KEY"
+"""Environment variable with the key of a teacher's endpoint; if it is unset, no key is sent."""
+
+
+class Settings(NamedTuple):
+    """Where a user says which endpoint it is, as errors name it."""
+
+    address: str = "--teacher-url"
+    model: str = "--teacher-model"
+    key: str = KEY
+    """Environment variable with its key."""
+
+
+TEACHER = Settings()
+
+
 class Address(NamedTuple):
     """Where an endpoint is."""
 
@@ -63,7 +77,7 @@ class Address(NamedTuple):
     """What stands in the address and may not be shown."""
 
 
-def read_address(url: str) -> Address:
+def read_address(url: str, *, named: Settings = TEACHER) -> Address:
     """Split the address that the user gave.
 
     Raises:
@@ -85,7 +99,7 @@ def read_address(url: str) -> Address:
         usable = False
     if not usable:
         raise InputError(
-            "--teacher-url cannot be used: give an address such as https://host/v1; what is "
+            f"{named.address} cannot be used: give an address such as https://host/v1; what is "
             "special in a user's name or password is written as %40 for @ or %2F for /"
         )
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -99,16 +113,16 @@ def read_address(url: str) -> Address:
     )
 
 
-def read_key() -> str:
+def read_key(variable: str) -> str:
     """Return the endpoint's key, without the line feed that a file or a shell leaves behind it.
 
     Raises:
         InputError: if it cannot stand in a header; the message does not hold it.
     """
-    key = os.environ.get(KEY, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
         raise InputError(
-            f"{KEY} holds a space, a line feed or a letter outside ASCII, so it is not a key; "
+            f"{variable} holds a space, a line feed or a letter outside ASCII, so it is not a key; "
             "set it to the key alone"
         )
     return key
@@ -159,7 +173,7 @@ class Dialect:
 
 
 class Endpoint:
-    """Client of the teacher's endpoint; `async with` opens its connections."""
+    """Client of one endpoint; `async with` opens its connections."""
 
     def __init__(
         self,
@@ -169,14 +183,16 @@ class Endpoint:
         parallel: int,
         seconds: float = SECONDS,
         pause: float = FIRST_PAUSE,
+        named: Settings = TEACHER,
     ) -> None:
         if not model:
-            raise InputError("--teacher-url needs --teacher-model: give the name of a model there")
-        address = read_address(url)
-        key = read_key()
+            raise InputError(f"{named.address} needs {named.model}: give the name of a model there")
+        address = read_address(url, named=named)
+        key = read_key(named.key)
         if key and (address.user or address.password):
             raise InputError(
-                f"--teacher-url holds a user, and {KEY} a key; one of them alone can be sent"
+                f"{named.address} holds a user, and {named.key} a key; one of them alone can "
+                "be sent"
             )
         self.shown = address.shown
         self._model = model

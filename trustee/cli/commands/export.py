@@ -19,6 +19,8 @@ from trustee.cli.commands.options import (
 from trustee.cli.terminal import say
 from trustee.errors import InputError
 
+DEFAULT_TASKS = 200
+"""Tasks of each side that the base writes for a package."""
 QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
@@ -40,6 +42,12 @@ def add(commands: Commands) -> None:
     )
     export.add_argument(
         "--verifiers", type=Path, metavar="DIR", help="the run's world as a package for verifiers"
+    )
+    export.add_argument(
+        "--tasks",
+        type=int,
+        metavar="N",
+        help=f"with verifiers, of a simulated world: tasks for each side; default {DEFAULT_TASKS}",
     )
     export.add_argument(
         "--merged", type=Path, metavar="DIR", help="base and adapter as one bf16 model folder"
@@ -89,6 +97,8 @@ def export_command(options: argparse.Namespace) -> int:
         return export_package(options)
     if options.config is not None:
         raise InputError("--config is for trustee export verifiers DIR; a run has its own config")
+    if options.tasks is not None:
+        raise InputError("--tasks is for a package for verifiers; --tests N tests files")
     from trustee.config import apply_changes
     from trustee.jobs.export import export, export_text
     from trustee.jobs.export_subject import Wanted
@@ -135,8 +145,13 @@ def export_command(options: argparse.Namespace) -> int:
 def export_package(options: argparse.Namespace) -> int:
     """Write a world as a package, of a config or of a run."""
     from trustee.config import apply_changes, read_config
-    from trustee.jobs.export_verifiers import export_verifiers, package_text
-    from trustee.jobs.run_metadata import read_unplayed
+    from trustee.jobs.export_verifiers import (
+        export_verifiers,
+        export_written,
+        needs_engine,
+        package_text,
+    )
+    from trustee.jobs.run_metadata import name_folder, read_unplayed
 
     files = (options.merged, options.gguf, options.gguf_adapter, options.ollama, options.push)
     if any(one is not None for one in files):
@@ -156,5 +171,20 @@ def export_package(options: argparse.Namespace) -> int:
             f"{options.run} {options.place}: give trustee export verifiers DIR --config FILE, or "
             "trustee export RUN --verifiers DIR"
         )
-    say(package_text(export_verifiers(config, place)))
+    if not needs_engine(config):
+        if options.tasks is not None:
+            raise InputError("--tasks is for a world whose tasks a model writes; this one has all")
+        say(package_text(export_verifiers(config, place)))
+        return DONE
+    count = DEFAULT_TASKS if options.tasks is None else options.tasks
+    if count < 1:
+        raise InputError(f"--tasks must be 1 or more, got {count}")
+    logs = name_folder(config)
+    folder = logs.with_name(f"export-{logs.name}")
+    show_job(
+        options,
+        folder,
+        lambda emit: export_written(config, place, count=count, folder=folder, emit=emit),
+        text=package_text,
+    )
     return DONE

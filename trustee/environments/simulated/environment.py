@@ -21,7 +21,7 @@ from trustee.environments.protocol import (
     WorldConfig,
     read_state,
 )
-from trustee.environments.simulated.curriculum import Curriculum
+from trustee.environments.simulated.curriculum import HARDEST, Curriculum
 from trustee.environments.simulated.episode import SimulatedEnvironment
 from trustee.environments.simulated.role_sets import check_rules, role_set_of
 from trustee.environments.simulated.roles import Criterion
@@ -34,6 +34,7 @@ from trustee.environments.simulated.tool_sets import (
     explain_split,
     find_tools,
 )
+from trustee.errors import InputError
 from trustee.runs.inputs import INPUT
 from trustee.tools.files.notices import Notices
 from trustee.tools.repository import Repository
@@ -112,6 +113,25 @@ class Simulated(WorldConfig, frozen=True, tag="simulated", tag_field="kind"):
             calls_at_once=self.calls_at_once,
             result_chars=self.result_chars,
         )
+
+    def package_source(self, *, seed: int, tasks: int, held_out: bool) -> SpreadSource:
+        """Return a source of tasks over the whole range of difficulties.
+
+        Raises:
+            InputError: if tools would have to see the dialogue, or episodes to be counted there.
+        """
+        for key, kept, needed in (
+            ("prompts", self.prompts != "published", "a set whose tools do not read the dialogue"),
+            ("calls_at_once", not self.calls_at_once, "0"),
+            ("curriculum.bounds_turns", self.curriculum.bounds_turns is None, "none"),
+        ):
+            if not kept:
+                raise InputError(
+                    f"env.{key} must be {needed} in a package: its tools are served apart from the "
+                    "dialogue, one call at a time; set it, or leave it out"
+                )
+        tools = find_tools(self.tools)
+        return SpreadSource(self, tools, seed=seed, tasks=tasks, held_out=held_out)
 
     def refuse_trial(self) -> str | None:
         """Refuse a trial of tasks without known calls, and limits that a trial would not keep."""
@@ -215,3 +235,24 @@ class SimulatedSource(CountedSource):
         """Continue from a stored state."""
         state = read_state(stored, SimulatedState)
         self.difficulty, self.drawn = state.difficulty, state.drawn
+
+
+class SpreadSource(SimulatedSource):
+    """A number of tasks whose difficulties are spread evenly over the range; nothing steers it."""
+
+    def __init__(
+        self, config: Simulated, repository: Repository, *, seed: int, tasks: int, held_out: bool
+    ) -> None:
+        super().__init__(config, repository, seed=seed, held_out=held_out)
+        self._tasks = tasks
+
+    def draw(self) -> TaskSpec | None:
+        """Return the next task spec, from the easiest to the hardest."""
+        if self.drawn >= self._tasks:
+            return None
+        self.difficulty = 1 + self.drawn * (HARDEST - 1) // max(1, self._tasks - 1)
+        return super().draw()
+
+    def observe(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Learn nothing."""
+        return {}
