@@ -27,7 +27,11 @@ from trustee.errors import InputError, SimulatorError
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("TRUSTEE_VERIFIERS_PYTHON", "")
 COUNT = 5
-CHANGES = (*SMALL, "env.curriculum.calls=[1,1]", "env.curriculum.turns=[1,1]")
+CHANGES = (
+    *SMALL,
+    *(f"env.curriculum.{bound}" for bound in ("soft=0", "calls=[1,3]", "turns=[1,3]")),
+)
+"""The easiest task has one call and one turn, the harder ones have more of both."""
 
 needs_mcp = pytest.mark.skipif(not find_spec("mcp"), reason="mcp is not installed")
 
@@ -135,7 +139,7 @@ def test_without_an_endpoint_nothing_is_played(
     """The error says what to set, and to which model."""
     module = load_package(package, monkeypatch)
     monkeypatch.delenv("TRUSTEE_SIMULATOR_URL", raising=False)
-    with pytest.raises(InputError, match="TRUSTEE_SIMULATOR_URL is not set.*serves base"):
+    with pytest.raises(InputError, match=r"TRUSTEE_SIMULATOR_URL is not set.*serves base"):
         anyio.run(lambda: play(module, honest=True))
 
 
@@ -167,6 +171,7 @@ def test_vf_eval_plays_the_package_against_our_endpoint(
         *(str(Path(PYTHON).with_name("vf-eval")), "my-talks", "-n", "2"),
         *("--no-push", "--no-rich", "--model", "scripted"),
         *("--client.base-url", f"{served.address}/v1", "--env.taskset.split", "test"),
+        *("--env.taskset.easiest", "75"),
         *("--env.agent.harness.id", "null", "--env.agent.runtime.type", "subprocess"),
         *("--output-dir", str(tmp_path / "out")),
     ]
@@ -178,4 +183,6 @@ def test_vf_eval_plays_the_package_against_our_endpoint(
     played = [json.loads(line) for line in lines.read_text().splitlines()]
     traces = [trace for one in played for trace in one.get("traces", [one])]
     paid = [sum(one["score"] for one in trace["rewards"].values()) for trace in traces]
-    assert paid == [1.0, 1.0], lines.read_text()[-4000:]
+    assert paid == [1.0, 1.0]
+    roles = [[node["message"]["role"] for node in trace["nodes"]] for trace in traces]
+    assert all(told.count("user") > 1 and told.count("tool") > 1 for told in roles), roles

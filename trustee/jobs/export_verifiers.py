@@ -166,8 +166,8 @@ async def _write_side(
     tasks = await write_tasks(side.source, player, config=side.how, done=done)
     if not tasks:
         raise RunError(
-            f"none of {side.how.tasks} tasks could be written; the last refusal: {refusals[-1]}; take a "
-            "more able model, or a higher simulator.tries"
+            f"none of {side.how.tasks} tasks could be written; the last refusal: {refusals[-1]}; "
+            "take a more able model, or a higher simulator.tries"
         )
     return tasks
 
