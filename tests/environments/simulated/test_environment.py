@@ -21,7 +21,7 @@ from trustee.environments.simulated.episode import SimulatedEnvironment
 from trustee.environments.simulated.roles import Criterion
 from trustee.environments.simulated.scene import HiddenSimulated
 from trustee.environments.splits import is_reserved
-from trustee.errors import SimulatorError
+from trustee.errors import InputError, SimulatorError
 from trustee.types import (
     BadCall,
     Completion,
@@ -331,3 +331,28 @@ async def test_difficulty_follows_the_rewards(reward: float, expected: int) -> N
     spec = source.draw()
     assert spec is not None
     assert expected == spec.difficulty
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [(1, [1]), (2, [1, 100]), (4, [1, 34, 67, 100])])
+def test_a_package_has_tasks_of_all_difficulties(tasks: int, expected: list[int]) -> None:
+    """They are spread over the range, and then there are no more."""
+    source = Simulated(tools="micro").package_source(seed=1, tasks=tasks, held_out=False)
+    drawn = []
+    while (spec := source.draw()) is not None:
+        drawn.append(spec.difficulty)
+        assert source.observe(()) == {}
+    assert drawn == expected
+
+
+@pytest.mark.parametrize(
+    ("world", "named"),
+    [
+        (Simulated(prompts="published", verdict="published"), "env.prompts"),
+        (Simulated(calls_at_once=1), "env.calls_at_once"),
+        (Simulated(curriculum=Curriculum(bounds_turns=(3, 9, 6))), "env.curriculum.bounds_turns"),
+    ],
+)
+def test_what_a_package_could_not_keep_is_refused(world: Simulated, named: str) -> None:
+    """The error names the key and what it must be."""
+    with pytest.raises(InputError, match=named):
+        world.package_source(seed=1, tasks=4, held_out=False)

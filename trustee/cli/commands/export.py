@@ -30,25 +30,7 @@ def add(commands: Commands) -> None:
     export.add_argument(
         "run", type=Path, metavar="RUN|verifiers", help="run folder; or verifiers, with DIR"
     )
-    export.add_argument(
-        "place",
-        nargs="?",
-        type=Path,
-        metavar="DIR",
-        help="with verifiers: write the world of --config as a package for verifiers",
-    )
-    export.add_argument(
-        "--config", type=Path, metavar="FILE", help="with verifiers: its config; default ftrl.toml"
-    )
-    export.add_argument(
-        "--verifiers", type=Path, metavar="DIR", help="the run's world as a package for verifiers"
-    )
-    export.add_argument(
-        "--tasks",
-        type=int,
-        metavar="N",
-        help=f"with verifiers, of a simulated world: tasks for each side; default {DEFAULT_TASKS}",
-    )
+    add_package(export)
     export.add_argument(
         "--merged", type=Path, metavar="DIR", help="base and adapter as one bf16 model folder"
     )
@@ -89,6 +71,29 @@ def add(commands: Commands) -> None:
     add_allow_world(export)
     add_shared(export)
     export.set_defaults(act=export_command)
+
+
+def add_package(export: argparse.ArgumentParser) -> None:
+    """Add the options of a package for verifiers."""
+    export.add_argument(
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="with verifiers: write the world of --config as a package for verifiers",
+    )
+    export.add_argument(
+        "--config", type=Path, metavar="FILE", help="with verifiers: its config; default ftrl.toml"
+    )
+    export.add_argument(
+        "--verifiers", type=Path, metavar="DIR", help="the run's world as a package for verifiers"
+    )
+    export.add_argument(
+        "--tasks",
+        type=int,
+        metavar="N",
+        help=f"with verifiers, of a simulated world: tasks for each side; default {DEFAULT_TASKS}",
+    )
 
 
 def export_command(options: argparse.Namespace) -> int:
