@@ -18,10 +18,11 @@ import anyio
 import pytest
 
 from scripted_program import SMALL, play_with
-from scripts import cast, perfect
+from scripts import cast, perfect, role_of
 from served_script import Served, serve_script
 from stub_verifiers import load_package
 from trustee.cli.main import main
+from trustee.engine.script import Request
 from trustee.errors import InputError, SimulatorError
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +103,8 @@ async def play(module: ModuleType, *, honest: bool) -> tuple[str | None, float]:
         assert expected["name"] in [tool.name for tool in await tools.list_tools()]
         result = await tools.call_tool(expected["name"], expected["arguments"])
     (shown,) = result.content
+    if tools.state.failure:
+        return shown.text, await task.verdict(trace)
     trace.messages = [
         SimpleNamespace(role="system", content=task.data.system_prompt),
         SimpleNamespace(role="user", content=task.data.prompt),
@@ -154,12 +157,8 @@ def test_a_refusing_endpoint_spoils_the_episode(
         anyio.run(lambda: play(module, honest=True))
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(not PYTHON, reason="TRUSTEE_VERIFIERS_PYTHON names no Python with verifiers")
-def test_vf_eval_plays_the_package_against_our_endpoint(
-    package: Path, served: Served, tmp_path: Path
-) -> None:
-    """Its own program asks our endpoint for all parts, and a policy that solves tasks gets 1."""
+def run_vf_eval(package: Path, served: Served, folder: Path) -> list[dict[str, Any]]:
+    """Play the two hardest tasks with verifiers' own program; return the traces."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)]),
         "PATH": os.pathsep.join([str(Path(PYTHON).parent), os.environ["PATH"]]),
@@ -173,16 +172,49 @@ def test_vf_eval_plays_the_package_against_our_endpoint(
         *("--client.base-url", f"{served.address}/v1", "--env.taskset.split", "test"),
         *("--env.taskset.easiest", "75"),
         *("--env.agent.harness.id", "null", "--env.agent.runtime.type", "subprocess"),
-        *("--output-dir", str(tmp_path / "out")),
+        *("--output-dir", str(folder / "out")),
     ]
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    (lines,) = (tmp_path / "out").glob("*/traces.jsonl")
-    played = [json.loads(line) for line in lines.read_text().splitlines()]
-    traces = [trace for one in played for trace in one.get("traces", [one])]
-    paid = [sum(one["score"] for one in trace["rewards"].values()) for trace in traces]
-    assert paid == [1.0, 1.0]
+    found = list((folder / "out").glob("*/traces.jsonl"))
+    assert found, done.stderr[-2000:]
+    played = [json.loads(line) for line in found[0].read_text().splitlines()]
+    return [trace for one in played for trace in one.get("traces", [one])]
+
+
+needs_verifiers = pytest.mark.skipif(
+    not PYTHON, reason="TRUSTEE_VERIFIERS_PYTHON names no Python with verifiers"
+)
+
+
+@pytest.mark.timeout(600)
+@needs_verifiers
+def test_vf_eval_plays_the_package_against_our_endpoint(
+    package: Path, served: Served, tmp_path: Path
+) -> None:
+    """Its own program asks our endpoint for all parts, and a policy that solves tasks gets 1."""
+    traces = run_vf_eval(package, served, tmp_path)
+    assert [trace["rewards"]["verdict"]["score"] for trace in traces] == [1.0, 1.0]
     roles = [[node["message"]["role"] for node in trace["nodes"]] for trace in traces]
     assert all(told.count("user") > 1 and told.count("tool") > 1 for told in roles), roles
+
+
+@pytest.mark.timeout(600)
+@needs_verifiers
+def test_vf_eval_pays_nothing_where_a_tool_is_not_answered(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy would read the server's error as a result; the episode is spoilt instead."""
+
+    def play_without_tools(request: Request) -> str:
+        return "nothing" if role_of(request) == "tool" else cast(perfect)(request)
+
+    with serve_script(play_without_tools, tmp_path) as served:
+        monkeypatch.setenv("TRUSTEE_SIMULATOR_URL", f"{served.address}/v1")
+        monkeypatch.setenv("TRUSTEE_SIMULATOR_MODEL", "scripted")
+        traces = run_vf_eval(package, served, tmp_path)
+    assert len(traces) == 2
+    for trace in traces:
+        assert not trace["rewards"]
+        assert "tool gave no usable answer" in trace["errors"][-1]["message"]

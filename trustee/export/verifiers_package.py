@@ -74,9 +74,9 @@ MODEL = """\
   (`response_format`). `TRUSTEE_SIMULATOR_MODEL` is its name there, if another, and
   `TRUSTEE_SIMULATOR_KEY` a key. A harness that runs on this machine inherits them all.
 - The model is part of the environment: with another one, rewards are not comparable.
-- The package brings its own environment, which lets the user answer; with `--env.id` of another
-  one, or a harness that cannot resume, nobody does. Its limit is `--env.agent.max-turns`, {turns}
-  if it is not given.
+- The package brings its own environment, in which the user answers; in another one, by `--env.id`,
+  nobody does. The harness must be able to resume, as `null` is. The policy's messages are limited
+  by `--env.agent.max-turns`, {turns} if it is not given.
 - The reward is trustee's verdict: 1, 0 or -1. What solves a task is in `{name}/data` and is told
   to the simulator alone.
 - A call that the harness's parser cannot read is text for it, which the user answers. trustee gives

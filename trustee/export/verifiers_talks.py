@@ -25,9 +25,9 @@ from trustee.decoding import decode_json, read_file
 from trustee.environments.protocol import Services
 from trustee.environments.simulated.episode import SimulatedEnvironment, judge_episode
 from trustee.environments.simulator import Simulator
-from trustee.errors import InputError
+from trustee.errors import InputError, SimulatorError
 from trustee.export.remote_simulator import SimulatedRules, open_simulator
-from trustee.types import BadCall, Completion, Message, Stop, Task, ToolCall, Turn
+from trustee.types import BadCall, Completion, Message, Role, Stop, Task, ToolCall, Turn
 
 FOLDER = Path(__file__).with_name("data")
 MOST_EPISODES = 1024
@@ -74,11 +74,13 @@ class TalkData(vf.TaskData):
 
 
 class TalkState(vf.State):
-    """Which episode calls."""
+    """Which episode calls, and whether it could be answered."""
 
     episode: str = ""
     split: str = ""
     task: str = ""
+    failure: str = ""
+    """Why a tool could not be answered; a policy would read an error of the server as a result."""
 
 
 class Episode:
@@ -126,8 +128,22 @@ class TalkTools(vf.Toolset[vf.SharedToolsetConfig, TalkState]):
             self._episodes.popitem(last=False)
         async with episode.lock:
             call = ToolCall(id="call", name=name, arguments=arguments or {})
-            reply = await episode.environment.reply(Message(role="assistant", calls=(call,)))
-        return CallToolResult(content=[TextContent(type="text", text=reply.messages[0].content)])
+            try:
+                reply = await episode.environment.reply(Message(role="assistant", calls=(call,)))
+                text = reply.messages[0].content
+            except SimulatorError as error:
+                self.state.failure = text = str(error)
+        return CallToolResult(content=[TextContent(type="text", text=text)])
+
+
+def refuse_spoilt(trace: vf.Trace) -> None:
+    """Refuse an episode in which a tool could not be answered.
+
+    Raises:
+        SimulatorError: with the reason.
+    """
+    if trace.state.failure:
+        raise SimulatorError(trace.state.failure, source=Role.TOOL)
 
 
 def read_call(call: vf.ToolCall) -> ToolCall | BadCall:
@@ -202,6 +218,7 @@ class TalkTask(vf.Task[TalkData, TalkState]):
     @vf.reward
     async def verdict(self, trace: vf.Trace) -> float:
         """Return 1, 0 or -1: facts before the judge, as in trustee."""
+        refuse_spoilt(trace)
         world = read_rules()
         async with open_simulator(world) as simulator:
             score = await judge_episode(
@@ -271,6 +288,7 @@ class TalkEnv(vf.Env[TalkEnvConfig]):
             user = User(make_environment(task.played, services))
             said = await talk.turn()
             while not said.terminated:
+                refuse_spoilt(talk.trace)
                 turns = read_turns(talk.trace.messages)
                 # A limit may have ended the episode in the middle of calls.
                 if talk.trace.stop_condition is not None or turns[-1].message.calls:
