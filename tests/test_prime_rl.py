@@ -1,7 +1,7 @@
 """The example for prime-rl: keys that its configs have, settings that ours have, and the data.
 
-Its config package needs another Python and verifiers, so the names of its keys are recorded, with the
-commit that they are from; the files were loaded with its own classes when they were recorded.
+Its config package needs another Python and verifiers, so the names of its keys are recorded, with
+the commit that they are from; the files were loaded with its own classes when that was done.
 """
 
 from __future__ import annotations
