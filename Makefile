@@ -33,7 +33,8 @@ lint: setup-dev ## Check format and style.
 types: setup-dev ## Check types.
 	@$(BIN)/mypy
 
-check: lint types test ## All three.
+check: setup-dev ## All three; types beside the tests.
+	@scripts/check.sh
 
 clean: ## Remove .venv and all caches; runs/ stays.
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

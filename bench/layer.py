@@ -1,6 +1,7 @@
 """What a layer of the training pass computes: operations and bytes, before and after fusing.
 
-    python bench/layer.py [--hidden 1024] [--positions 2048] [--weights bf16 nf4 int4] [--json]
+    python bench/layer.py [--hidden 1024] [--positions 2048] [--weights bf16 nf4 int4] [--times N]
+                          [--json]
 
 One Qwen3 layer of an 8B model's proportions runs forward, and back as a checkpointed layer does,
 on a CPU. Every operation that reads or writes a tensor is counted, with the bytes of the tensors
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -99,25 +102,50 @@ def _hold(weight: Tensor, weights: str) -> torch.nn.Module:
     return _share_nf4(*quantize_4bit(weight, quant_type="nf4", compress_statistics=True), bias=None)
 
 
-def count_layer(model: Any, *, positions: int, tile: int | None) -> Operations:
-    """Count a forward and a backward pass of the layer alone."""
+def prepare_pass(model: Any, *, positions: int, tile: int | None) -> Callable[[], None]:
+    """Return what runs a forward and a backward pass of the layer alone."""
     set_checkpointing(model, mode="recompute")
     tile_mlp(model, tile)
     inner = model.base_model.model.model
     hidden = torch.randn(1, positions, inner.config.hidden_size, dtype=torch.bfloat16)
     hidden.requires_grad_()
     turned = inner.rotary_emb(hidden, torch.arange(positions)[None])
+    inputs = [hidden, *(one for one in model.parameters() if one.requires_grad)]
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = inner.layers[0](hidden, position_embeddings=turned)
+            out = out[0] if isinstance(out, tuple) else out
+            torch.autograd.grad(out, inputs, torch.ones_like(out), allow_unused=True)
+
+    return run
+
+
+def count_layer(model: Any, *, positions: int, tile: int | None) -> Operations:
+    """Count the operations of a pass."""
+    run = prepare_pass(model, positions=positions, tile=tile)
     counted = Operations()
-    with torch.autocast("cpu", torch.bfloat16), counted:
-        out = inner.layers[0](hidden, position_embeddings=turned)
-        out = out[0] if isinstance(out, tuple) else out
-        torch.autograd.grad(
-            out,
-            [hidden, *(one for one in model.parameters() if one.requires_grad)],
-            torch.ones_like(out),
-            allow_unused=True,
-        )
+    with counted:
+        run()
     return counted
+
+
+def time_pair(before: Any, after: Any, *, positions: int, times: int) -> dict[str, float]:
+    """Return the processor seconds of a pass of both, run in turns, and the median of their ratios.
+
+    Processor seconds, because other programs on the machine stretch the others.
+    """
+    runs = [prepare_pass(model, positions=positions, tile=None) for model in (before, after)]
+    taken: tuple[list[float], list[float]] = ([], [])
+    for _ in range(times + 1):
+        for run, found in zip(runs, taken, strict=True):
+            started_at = time.process_time()
+            run()
+            found.append(time.process_time() - started_at)
+    # The first pass of each has warmed up.
+    ratios = [new / old for old, new in zip(*(found[1:] for found in taken), strict=True)]
+    seconds = [min(found[1:]) for found in taken]
+    return {"before_s": seconds[0], "after_s": seconds[1], "ratio": median(ratios)}
 
 
 def count_replaced(*, hidden: int, positions: int) -> dict[str, Operations]:
@@ -152,11 +180,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=512, help="learn.mlp_tile")
     parser.add_argument("--weights", nargs="+", default=["bf16", "nf4", "int4"])
     parser.add_argument("--json", action="store_true", help="one line")
+    parser.add_argument("--times", type=int, default=0, help="also time so many passes of each")
     options = parser.parse_args(arguments)
     found: dict[str, dict[str, int]] = {}
+    times: dict[str, dict[str, float]] = {}
     for weights in options.weights:
-        for fused in (False, True):
-            model = make_model(weights, hidden=options.hidden, fused=fused)
+        models = {
+            fused: make_model(weights, hidden=options.hidden, fused=fused)
+            for fused in (False, True)
+        }
+        if options.times:
+            times[weights] = time_pair(
+                models[False], models[True], positions=options.positions, times=options.times
+            )
+        for fused, model in models.items():
             for tile in (None, options.tile):
                 counted = count_layer(model, positions=options.positions, tile=tile)
                 name = f"{weights}, {'after' if fused else 'before'}"
@@ -166,10 +203,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, counted in replaced.items():
         found[f"of these: {name}"] = {"operations": counted.count, "bytes": counted.bytes}
     if options.json:
-        print(json.dumps({"bench": "layer", **found}))
+        print(json.dumps({"bench": "layer", **found, "times": times}))
         return
     for name, figures in found.items():
         print(f"{name:34} {figures['operations']:5} operations {figures['bytes'] / 1e6:9.1f} MB")
+    for name, taken in times.items():
+        print(f"{name}: {taken['after_s']:.3f} s, before {taken['before_s']:.3f} s", end="")
+        print(f"; ratio {taken['ratio']:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from golden_errors import ErrorCheck
 from sharing_out import KeepTogether
@@ -18,6 +20,9 @@ LEFT_OUT = pytest.StashKey[int]()
 # As in the engine: small tensors gain nothing from more, and threads of several workers wait for
 # each other. Must be said before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# An example may take long on a busy machine; how long says nothing about what is tested.
+settings.register_profile("trustee", deadline=None)
+settings.load_profile("trustee")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +59,25 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> KeepTogether | None:
     """Share out tests by what they have in common, not by whole files."""
     return KeepTogether(config, log) if config.getvalue("dist") == "loadscope" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Look for no garbage while all modules are imported, nor in them while their tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Give `-n auto` one more worker than there are cores: a test often waits for an engine.
+
+    All cores count, where xdist counts two threads of one as one.
+    """
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

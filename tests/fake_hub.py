@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ class FakeHub:
         """Whether the place is private."""
         self.refusal = 0
         """Status with which everything is refused; 0: nothing is."""
+        self.large: tuple[str, ...] = ()
+        """Endings of names whose files go to the store for large files."""
+        self.store: dict[str, bytes] = {}
+        """Large files by their hashes."""
+        self.lost = False
+        """Whether the store says that it cannot take a file."""
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
         """Answer a request."""
@@ -35,16 +42,31 @@ class FakeHub:
             files = json.loads(body)["files"]
             return {
                 "files": [
-                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(self.large) else "regular",
+                        "shouldIgnore": False,
+                    }
                     for file in files
                 ]
             }
+        if path.endswith("/info/lfs/objects/batch"):
+            return {
+                "transfer": "basic",
+                "objects": [self.place(file) for file in json.loads(body)["objects"]],
+            }
+        if path.startswith("/verify/"):
+            sent = json.loads(body)
+            assert len(self.store[sent["oid"]]) == sent["size"]
+            return {}
         if "/commit/" in path:
             for line in body.splitlines():
                 entry = json.loads(line)
                 if entry["key"] == "file":
                     value = entry["value"]
                     self.files[value["path"]] = base64.b64decode(value["content"])
+                if entry["key"] == "lfsFile":
+                    self.files[entry["value"]["path"]] = self.store[entry["value"]["oid"]]
             return {
                 "success": True,
                 "commitOid": "0" * 40,
@@ -52,6 +74,18 @@ class FakeHub:
                 "hookOutput": "",
             }
         raise AssertionError(f"the hub was asked for {path}")
+
+    def place(self, file: dict[str, Any]) -> dict[str, Any]:
+        """Say where a large file is to be sent."""
+        if self.lost:
+            return {**file, "error": {"code": 507, "message": "the store is full"}}
+        return {
+            **file,
+            "actions": {
+                "upload": {"href": f"{self.address}/store/{file['oid']}"},
+                "verify": {"href": f"{self.address}/verify/{file['oid']}"},
+            },
+        }
 
 
 @contextmanager
@@ -68,6 +102,13 @@ def open_hub() -> Iterator[FakeHub]:
             hub.tokens.add(self.headers.get("authorization", ""))
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             self.reply({"error": "no"} if hub.refusal else hub.answer(self.path, body))
+
+        def do_PUT(self) -> None:
+            data = self.rfile.read(int(self.headers["content-length"]))
+            oid = self.path.removeprefix("/store/")
+            assert hashlib.sha256(data).hexdigest() == oid
+            hub.store[oid] = data
+            self.reply({})
 
         def reply(self, answer: dict[str, Any]) -> None:
             data = json.dumps(answer).encode()

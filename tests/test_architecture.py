@@ -214,6 +214,7 @@ def test_failed_episodes_are_caught_where_one_is_played_or_written() -> None:
 def test_nobody_catches_bugs() -> None:
     """A bug ends the run; the engine passes by, to stop its child, and a library has no other."""
     known = {"engine.vllm", "pages.tokens", "trackers.child", "evaluation.tau2.child"}
+    known |= {"environments.verifiers.child"}
     assert known >= catchers("Exception", "BaseException")
 
 
@@ -222,6 +223,7 @@ WRITES_JSON = {
     "environments.executable.compile_source": "an answer, in a process without the package",
     "environments.executable.published_rows": "what a hash is taken of",
     "environments.executable.source_check": "a request to that process",
+    "environments.verifiers.child": "a line, in a process without the package",
     "sft.endpoint": "a request",
     "sft.forms.prompted_tools": "a literal on its way to the decoder",
     "sft.secrets": "a form in which a secret is looked for",
@@ -254,6 +256,7 @@ DECODE_THEMSELVES = {
     "decoding": "the one place",
     "environments.executable.compile_source": "runs in a process of its own, without the package",
     "evaluation.tau2.child": "runs under another Python, without the package",
+    "environments.verifiers.child": "likewise",
     "sandbox.worker": "runs in the locked process, without the package",
     "sandbox.inside": "runs in the locked process, without the package",
     "rendering.call_parser": "tells the policy where its call breaks; bounds the depth first",

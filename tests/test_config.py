@@ -214,7 +214,10 @@ def test_out_of_range(check_error: ErrorCheck, change: str, bound: str) -> None:
     [
         ("engine.device=tpu", "cpu, cuda"),
         ("learn.rank=12", "8, 16, 32, 64, 128"),
-        ("env.kind=moon", "simulated, executable, trial, anchored, microworld, mcp, openenv"),
+        (
+            "env.kind=moon",
+            "simulated, executable, trial, anchored, microworld, mcp, openenv, verifiers",
+        ),
         ("eval_env=other", "same"),
     ],
 )

@@ -518,7 +518,7 @@ async def play_simulated(engine: ScriptedEngine, *, seed: int) -> Trajectory:
 
 
 @given(seed=st.integers(0, (1 << 31) - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_sampled_id_is_trained_exactly_once(seed: int) -> None:
     """The sample's masked ids are the sampled ones in order, and what precedes each is its prompt.
 
@@ -538,7 +538,7 @@ def test_every_sampled_id_is_trained_exactly_once(seed: int) -> None:
 
 
 @given(seed=st.integers(0, (1 << 31) - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_policy_never_reads_what_only_the_world_knows(seed: int) -> None:
     """No prompt of the policy holds the intent, the persona or an expected call.
 

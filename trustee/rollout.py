@@ -7,6 +7,7 @@ replies are rendered and appended. The environment sees messages, the engine see
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
@@ -18,6 +19,7 @@ from trustee.engine.clock import EngineClock
 from trustee.engine.protocol import Engine, Sampling, check_completion
 from trustee.environments.protocol import Environment, Services, TaskSource, TaskSpec
 from trustee.environments.scores import check_score
+from trustee.environments.seat import LoopOwner, Spoken
 from trustee.errors import EngineError, EpisodeError, InputError
 from trustee.types import (
     Adapter,
@@ -208,6 +210,10 @@ class EpisodePlayer:
         adapter: Adapter | None,
         seed: int,
     ) -> None:
+        if isinstance(environment, LoopOwner):
+            seat = PolicySeat(self, trajectory_id=trajectory_id, adapter=adapter, seed=seed)
+            await _let_play(environment, seat, progress)
+            return
         limits, renderer = self.limits, self.renderer
         opening = await environment.open()
         rendered = renderer.open(opening.messages, opening.tools)
@@ -215,7 +221,7 @@ class EpisodePlayer:
         while True:
             index = len(progress.turns)
             length += len(rendered)
-            room, bound = self._room(length, response=length - prompt)
+            room, bound = self.find_room(length, response=length - prompt)
             if room <= 0 or index == limits.turns:
                 progress.stop = bound if room <= 0 else Stop.TURNS
                 break
@@ -246,10 +252,7 @@ class EpisodePlayer:
                 progress.waits_for = f"the world's reply to turn {index}"
                 reply = await environment.reply(message)
             if deadline.cancelled_caught:
-                raise EngineError(
-                    f"turn {index} took more than {limits.turn_seconds:g} s "
-                    f"(rollout.limits.turn_seconds); it waited for {progress.waits_for}"
-                )
+                raise _too_slow(f"turn {index}", limits, waits_for=progress.waits_for)
             progress.turns.append(_turn(rendered, completion, message, reply.messages))
             if reply.done:
                 progress.stop = reply.stop
@@ -258,12 +261,86 @@ class EpisodePlayer:
         progress.waits_for = "the score"
         progress.score = check_score(await environment.score(progress.turns, progress.stop))
 
-    def _room(self, length: int, *, response: int) -> tuple[int, Stop]:
+    def find_room(self, length: int, *, response: int) -> tuple[int, Stop]:
         """Return how many ids an episode may still get, and what ends it there."""
         room = self.context - length
         if self.limits.response is not None and self.limits.response - response <= room:
             return self.limits.response - response, Stop.RESPONSE
         return room, Stop.CONTEXT
+
+
+class PolicySeat:
+    """The policy's place in an episode whose loop the world owns: limits, version and exact ids."""
+
+    def __init__(
+        self, player: EpisodePlayer, *, trajectory_id: str, adapter: Adapter | None, seed: int
+    ) -> None:
+        self._player = player
+        self._id = trajectory_id
+        self._adapter = adapter
+        self._seed = seed
+        self._first: int | None = None
+        """Length of the first prompt."""
+        self._said: Counter[str] = Counter()
+        self.context = player.context
+        self.turns = player.limits.turns
+        self.tokens = player.limits.tokens
+        self.open = player.renderer.open
+        self.extend = player.renderer.extend
+
+    async def speak(
+        self,
+        ids: Sequence[int],
+        *,
+        tools: Sequence[Tool] = (),
+        speaker: str = "",
+        most: int | None = None,
+    ) -> Spoken | Stop:
+        """Ask the policy; see `Seat`."""
+        player, limits = self._player, self._player.limits
+        if self._first is None:
+            self._first = len(ids)
+        room, bound = player.find_room(len(ids), response=len(ids) - self._first)
+        if room <= 0 or self._said[speaker] == limits.turns:
+            return bound if room <= 0 else Stop.TURNS
+        index = self._said.total()
+        self._said[speaker] += 1
+        request = f"{self._id}/{index}"
+        with player.clock.limit(limits.turn_seconds) as deadline:
+            completion = await player.engine.generate(
+                tuple(ids),
+                Sampling(
+                    max_tokens=min(limits.tokens, room, most or room),
+                    temperature=player.temperature,
+                    seed=(self._seed + index) % (1 << 31),
+                    priority=1,
+                ),
+                adapter=self._adapter,
+                request_id=request,
+            )
+        if deadline.cancelled_caught:
+            raise _too_slow(f"request {request}", limits, waits_for="the policy's answer")
+        check_completion(completion, request_id=request)
+        message = player.renderer.parse(completion.ids, call_prefix=f"{request}/", tools=tools)
+        cut = None
+        if completion.stop == "length":
+            cut = bound if room < min(limits.tokens, most or room) else Stop.TOKENS
+        return Spoken(prompt=tuple(ids), completion=completion, message=message, cut=cut)
+
+
+def _too_slow(what: str, limits: Limits, *, waits_for: str) -> EngineError:
+    return EngineError(
+        f"{what} took more than {limits.turn_seconds:g} s (rollout.limits.turn_seconds); "
+        f"it waited for {waits_for}"
+    )
+
+
+async def _let_play(environment: LoopOwner, seat: PolicySeat, progress: EpisodeProgress) -> None:
+    progress.waits_for = "the world, which plays the episode"
+    played = await environment.play(seat)
+    progress.turns += played.turns
+    progress.stop = played.stop
+    progress.score = check_score(played.score)
 
 
 def _failure_of(error: EpisodeError) -> Failure:

@@ -137,6 +137,9 @@ class Turn(Record, frozen=True):
     completion: Completion
     message: Message
     replies: tuple[Message, ...] = ()
+    anew: bool = False
+    """Whether `rendered_ids` is a whole prompt, which does not go on from the turn before; so
+    begins a branch of an episode whose loop the world owns."""
 
 
 class Stop(StrEnum):

@@ -114,7 +114,7 @@ def test_nothing_gives_nothing() -> None:
     assert advantages([[], [0.3]], scale="batch") == [[], [0.0]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, scales)
 def test_each_group_sums_to_zero(batch: list[list[float]], scale: Scale) -> None:
     """What one member gains, the others lose."""
@@ -122,7 +122,7 @@ def test_each_group_sums_to_zero(batch: list[list[float]], scale: Scale) -> None
         assert sum(group) == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, scales, st.randoms(use_true_random=False))
 def test_advantages_follow_a_permutation(batch: list[list[float]], scale: Scale, rng: Any) -> None:
     """A member's advantage does not depend on its place, to the last bit."""
@@ -133,7 +133,7 @@ def test_advantages_follow_a_permutation(batch: list[list[float]], scale: Scale,
     assert expected == advantages(shuffled, scale=scale)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-10, 10), st.integers(1, 50), groups, scales)
 def test_constant_groups_give_exact_zeros(
     reward: float, size: int, other: list[float], scale: Scale
@@ -144,7 +144,7 @@ def test_constant_groups_give_exact_zeros(
         assert [0.0] * size == first
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(groups, st.sampled_from([0.125, 0.3, 7.0, 1000.0]))
 def test_group_scale_forgets_the_unit(group: list[float], factor: float) -> None:
     """Rewards in another unit give the same advantages, once epsilon is in that unit too."""
@@ -181,7 +181,7 @@ def test_whitening_nothing() -> None:
     assert [[0.0, 0.0]] == whiten([[0.1, 0.9]], [[3, 0]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, st.randoms(use_true_random=False))
 def test_whitened_tokens_have_mean_zero_and_variance_one(
     batch: list[list[float]], rng: Any
@@ -221,7 +221,7 @@ odd = st.one_of(
 odd_batches = st.lists(st.lists(odd, max_size=6), max_size=4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(odd_batches, scales, st.sampled_from([0.0, 1e-8, 1e-4]), st.randoms(use_true_random=False))
 def test_advantages_are_finite_whatever_rewards_are(
     batch: list[list[float]], scale: Scale, epsilon: float, rng: Any
@@ -242,7 +242,7 @@ def test_advantages_are_finite_whatever_rewards_are(
             )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batches, scales, st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_a_reward_that_is_not_finite_changes_no_other(
     batch: list[list[float]], scale: Scale, broken: float

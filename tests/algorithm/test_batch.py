@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from trustee.algorithm.batch import collate, pack, share_out, to_sample
+from trustee.algorithm.batch import collate, pack, share_out, to_sample, to_samples
 from trustee.algorithm.prefix_tree import grow_tree
 from trustee.types import Completion, Message, Sample, Stop, Trajectory, Turn
 
@@ -56,7 +57,7 @@ def test_cut_by_hand() -> None:
     assert expected == to_sample(trajectory([(2, 1), (1, 2)]), advantage=-0.75)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spoken_turns)
 def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
     """The masked ids are the sampled ones in order, each beside its own logprob."""
@@ -68,6 +69,30 @@ def test_each_sampled_id_is_trained_once(turns: list[tuple[int, int]]) -> None:
         i for i, trained, _ in columns if trained
     ]
     assert all(logprob == (-0.5 - i if trained else 0.0) for i, trained, logprob in columns)
+
+
+@settings(max_examples=40)
+@given(spoken_turns, st.data())
+def test_each_branch_is_a_sample(turns: list[tuple[int, int]], data: st.DataObject) -> None:
+    """A turn that begins anew begins a sample, and nothing is lost or trained twice."""
+    episode = trajectory(turns)
+    anew = data.draw(st.lists(st.booleans(), min_size=len(turns), max_size=len(turns)))
+    marked = [replace(turn, anew=one) for turn, one in zip(episode.turns, anew, strict=True)]
+    samples = to_samples(replace(episode, turns=tuple(marked)), advantage=1.0)
+    assert len(samples) == 1 + sum(anew[1:])
+    whole = to_sample(episode, advantage=1.0)
+    assert whole.ids == tuple(id for sample in samples for id in sample.ids)
+    assert whole.mask == tuple(one for sample in samples for one in sample.mask)
+    assert whole.logprobs == tuple(one for sample in samples for one in sample.logprobs)
+
+
+def test_an_episode_without_a_turn_has_no_sample() -> None:
+    """There is nothing to train; and branches are not taken for one sample."""
+    assert () == to_samples(trajectory([]), advantage=1.0)
+    first, second = trajectory([(1, 1), (1, 1)]).turns
+    branches = (first, replace(second, anew=True))
+    with pytest.raises(AssertionError, match="7/2: has branches"):
+        to_sample(replace(trajectory([]), turns=branches), advantage=1.0)
 
 
 def test_cut_refuses_what_cannot_be_trained() -> None:
@@ -118,7 +143,7 @@ def test_pack_by_hand() -> None:
     assert [7, 6, 2] == [count_ids(micro) for micro in packed]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_keeps_every_sample_once(samples: list[Sample], token_budget: int) -> None:
     """Every sample is in exactly one micro-batch, and none is empty."""
@@ -129,7 +154,7 @@ def test_pack_keeps_every_sample_once(samples: list[Sample], token_budget: int) 
     assert all(packed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_keeps_the_budget(samples: list[Sample], token_budget: int) -> None:
     """No tree exceeds the budget but that of a single longer sample; sizes fall."""
@@ -140,7 +165,7 @@ def test_pack_keeps_the_budget(samples: list[Sample], token_budget: int) -> None
     assert sorted(sizes, reverse=True) == sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(1, 60))
 def test_pack_wastes_no_room(samples: list[Sample], token_budget: int) -> None:
     """A micro-batch ends only where the sample that follows in order would exceed the budget."""
@@ -174,7 +199,7 @@ def test_collate_by_hand() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples)
 def test_collate_keeps_each_sample(samples: list[Sample]) -> None:
     """Each row finds its own ids, positions and predecessors, and nothing is left over."""
@@ -191,7 +216,7 @@ def test_collate_keeps_each_sample(samples: list[Sample]) -> None:
     assert trained == {*batch.trained_T.nonzero()[:, 0].tolist()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mixed_samples, st.integers(0, 30))
 def test_who_sees_whom(samples: list[Sample], block: int) -> None:
     """However a tree is cut into blocks, an id sees what stands before it in its samples."""
@@ -233,7 +258,7 @@ def test_import_loads_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(samples=mixed_samples, shares=st.integers(1, 6))
 def test_shares_hold_each_sample_once(samples: list[Sample], shares: int) -> None:
     """No more shares than asked for, none empty, each sample in exactly one."""
@@ -244,7 +269,7 @@ def test_shares_hold_each_sample_once(samples: list[Sample], shares: int) -> Non
     assert sorted(s.trajectory_id for s in samples) == sorted(s.trajectory_id for s in shared)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples=mixed_samples, shares=st.integers(1, 4))
 def test_shares_are_as_even_as_neighbours_allow(samples: list[Sample], shares: int) -> None:
     """With the largest share one id smaller there would be more of them."""

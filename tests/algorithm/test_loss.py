@@ -385,7 +385,7 @@ CONFIGS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(CONFIGS),
     st.lists(st.integers(0, 6), min_size=1, max_size=7),
@@ -437,7 +437,7 @@ def figures(sums: LossSums) -> dict[str, float]:
     return {"loss": sums.loss.item(), **{name: getattr(sums, name) for name in names}}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.integers(0, 10_000))
 def test_sft_is_cross_entropy(lengths: list[int], seed: int) -> None:
     """With advantages of 1, loss and gradient are those of torch's cross entropy over the step."""

@@ -72,7 +72,7 @@ def test_empty_sample_is_a_bug() -> None:
         grow_tree(make_samples((1,), ()))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows_of_ids)
 def test_every_sample_is_a_path(rows: list[tuple[int, ...]]) -> None:
     """The path to its leaf is the sample, and depths are its positions."""
@@ -83,7 +83,7 @@ def test_every_sample_is_a_path(rows: list[tuple[int, ...]]) -> None:
         assert (node, sum(map(len, above))) == (own, node.depth)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows_of_ids)
 def test_every_beginning_is_there_once(rows: list[tuple[int, ...]]) -> None:
     """A tree has as many ids as the samples have different beginnings."""
@@ -96,7 +96,7 @@ def test_every_beginning_is_there_once(rows: list[tuple[int, ...]]) -> None:
     assert sum(added) == len(tree.ids)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_of_ids)
 def test_nodes_stand_above_what_is_below_them(rows: list[tuple[int, ...]]) -> None:
     """Offsets follow each other, and a node's end is where its descendants end."""
@@ -115,7 +115,7 @@ def test_common_beginning(one: list[int], other: list[int]) -> None:
     assert count_common(one, other) == (min(len(one), len(other)) if plain is None else plain)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows_of_ids, st.integers(0, 40))
 def test_blocks_hold_each_node_once(rows: list[tuple[int, ...]], most: int) -> None:
     """In order, no larger than allowed unless of one node, below blocks of one node each."""

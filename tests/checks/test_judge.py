@@ -644,7 +644,7 @@ def test_calls_of_another_family_are_noticed(format: CallFormat, text: str) -> N
     assert not crosscheck_calls(text, message, call_format=format)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.sampled_from(["I look.", CALL, "<tool_call>{'a'}</tool_call>", "{}", "\n"]), max_size=6

@@ -169,6 +169,21 @@ def test_line_of_a_step(clock: Clock) -> None:
     ) == out.getvalue()
 
 
+def test_a_recorded_step_has_the_time_of_its_events() -> None:
+    """Whoever reads them later takes no time over it, and hears of no single episode."""
+    times = [500.0]
+    out = StringIO()
+    shown = ProgressDisplay(out, mode="lines", recorded=lambda: times[-1])
+    shown.emit(STAGE)
+    times.append(530.0)
+    shown.emit(replace(STEP, difficulty=40.0))
+    assert (
+        "step    7  reward +0.50  difficulty  40  mixed 75%  clipped 0.012  mismatch 0.0031  "
+        "lag 0.5  left 1:30\n"
+    ) == out.getvalue().partition("\n")[2]
+    assert "episodes" not in rows_of(shown)
+
+
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("held_out", "more"), [(None, ""), (0.4, "  held-out loss 0.4000")], ids=["off", "on"]

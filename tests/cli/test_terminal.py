@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -64,7 +64,6 @@ def acts(text: str) -> list[str]:
     return [letter for letter in text if letter != "\n" and unicodedata.category(letter) in ACTING]
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_visible_texts(text: str) -> None:
     """Nothing acts; lines stay; what is visible stays as it is."""
@@ -94,7 +93,6 @@ def test_long_lines_are_broken_here() -> None:
     assert all(len(line) <= 46 for line in barred("日" * 100, width=80).split("\n"))
 
 
-@settings(deadline=None)
 @given(st.recursive(st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_json_stays_json(value: object) -> None:
     """It is the same value, and nothing acts."""

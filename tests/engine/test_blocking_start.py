@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from trustee.engine import blocking_start
 from trustee.engine.blocking_start import (
     SIGNALS,
     Signalled,
+    keep_imported,
     limit_start,
     run_blocking,
     signals_raise,
@@ -145,3 +147,14 @@ def test_signals_that_nobody_hears_keep_their_meaning() -> None:
 def test_error_is_no_exception() -> None:
     """What catches all exceptions does not catch a signal."""
     assert not issubclass(Signalled, Exception)
+
+
+def test_imports_are_kept_out_of_the_search_for_garbage() -> None:
+    """It is off while they last, and on again when they fail; what they left is frozen."""
+    before, imported = gc.get_freeze_count(), list[list[int]]()
+    with suppress(ImportError), keep_imported():
+        assert not gc.isenabled()
+        imported += [[number] for number in range(100)]
+        raise ImportError
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(imported)

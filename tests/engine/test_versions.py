@@ -161,7 +161,7 @@ class Strict(ScriptedEngine):
     published=st.integers(1, 8),
     pause=st.integers(0, 6),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_slots_are_never_exceeded(
     episodes: list[tuple[int, int]], slots: int, published: int, pause: int
 ) -> None:

@@ -146,7 +146,7 @@ def make_source(
 
 
 @given(share=st.floats(0.001, 0.999), count=st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_draws_are_the_share_at_every_moment(share: float, count: int) -> None:
     """After any number of draws the anchor has had its share of them, rounded down."""
     source, soft, hard = make_source(share)
@@ -178,7 +178,7 @@ values = st.recursive(
 
 
 @given(hidden=st.dictionaries(names, values), world=st.sampled_from([SOFT, HARD]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_unwrapping_gives_the_task_as_it_was(hidden: dict[str, Any], world: str) -> None:
     """Whatever a world hides comes back untouched, also where it has the wrapper's own keys."""
     task = make_task("t", hidden)

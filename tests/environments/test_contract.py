@@ -43,6 +43,7 @@ from trustee.environments.registry import PACKAGED, load_world
 from trustee.environments.simulated.curriculum import Curriculum
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
+from trustee.environments.verifiers.environment import Verifiers
 from trustee.types import BadCall, Message, Stop, Task, ToolCall, Trajectory
 
 pytestmark = pytest.mark.anyio
@@ -187,7 +188,7 @@ def reply_content(messages: Sequence[Message], call_id: str) -> dict[str, Any]:
 
 def test_every_config_world_has_a_case() -> None:
     """Whatever world a config may name keeps the promises below, one outside the package too."""
-    elsewhere = {OpenEnv}  # its server has tests of its own
+    elsewhere = {OpenEnv, Verifiers}  # their servers have tests of their own
     assert set(get_args(PACKAGED)) - elsewhere < {type(case.world) for case in CASES}
 
 

@@ -170,7 +170,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(texts, values, max_size=3), st.dictionaries(texts, leaves, max_size=3))
 def test_any_score_is_refused_or_can_be_read_again(
     notes: dict[str, Any], rewards: dict[str, Any]

@@ -21,7 +21,6 @@ from trustee.evaluation.intervals import (
 counts = st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60)).filter(sum)
 
 
-@settings(deadline=None)
 @given(counts)
 def test_paired_interval_has_a_width_and_holds_the_difference(cells: tuple[int, int, int]) -> None:
     """Wins and losses exchanged mirror it; it never leaves -1 to 1."""
@@ -34,7 +33,7 @@ def test_paired_interval_has_a_width_and_holds_the_difference(cells: tuple[int, 
     assert (-high, -low) == pytest.approx(mirrored, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(counts)
 def test_more_tasks_of_the_same_kind_say_more(cells: tuple[int, int, int]) -> None:
     """Four times the tasks make the interval narrower."""
@@ -106,7 +105,7 @@ def test_share_interval_stays_in_its_range(successes: int, failures: int) -> Non
     assert high > low
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
 def test_mean_interval_has_a_width_and_holds_the_mean(gains: list[float]) -> None:
     """Also where all gains are equal."""

@@ -20,7 +20,6 @@ def play(task: str, reward: float | None) -> Trajectory:
     return Trajectory(id=task, task_id=task, turns=(), stop=Stop.DONE, rewards={"a": reward})
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
 def test_the_estimate_is_the_share_of_choices_that_all_succeed(
     attempts: list[bool], data: st.DataObject
@@ -31,7 +30,6 @@ def test_the_estimate_is_the_share_of_choices_that_all_succeed(
     assert isclose(sum(chosen) / len(chosen), estimate(sum(attempts), len(attempts), k))
 
 
-@settings(deadline=None)
 @given(st.floats(0, 1), st.integers(1, 6), st.data())
 def test_the_estimate_has_no_bias(chance: float, valid: int, data: st.DataObject) -> None:
     """Over all outcomes of so many attempts its mean is the chance of k successes in a row."""
@@ -63,7 +61,7 @@ def test_without_tasks_nothing_is_known() -> None:
     assert (0.0, -100.0, 100.0) == (gain.points, gain.low, gain.high)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.booleans(), min_size=2, max_size=4), min_size=1, max_size=12))
 def test_intervals_hold_the_value_and_have_a_width(tasks: list[list[bool]]) -> None:
     """Also where all attempts end alike; pass^2 is at most pass^1."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import lfs
 
 from fake_hub import FakeHub, open_hub
 from golden_errors import ErrorCheck
@@ -48,6 +50,57 @@ def test_what_is_listed_is_what_arrives(hub: FakeHub, folder: Path, tmp_path: Pa
     assert ["private"] == [one["visibility"] for one in hub.created]
     assert address.startswith(f"{hub.address}/someone/model/commit/")
     assert {"Bearer hf_secret"} == hub.tokens
+
+
+@pytest.fixture
+def plain_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send large files by Git's protocol; the newer one needs servers of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # the hub's client, of its own
+@pytest.mark.usefixtures("plain_store")
+def test_large_files_go_to_the_store(hub: FakeHub, folder: Path) -> None:
+    """Weights are sent apart from the commit, and arrive whole."""
+    hub.large = (".safetensors",)
+    weights = bytes(range(256)) * 5000
+    (folder / "model.safetensors").write_bytes(weights)
+    push("someone/model", list_uploads([folder]), public=False)
+    assert [weights] == list(hub.store.values())
+    assert weights == hub.files["model.safetensors"]
+    assert {"config.json", "model.safetensors", "more/notes.txt"} == set(hub.files)
+
+
+@pytest.mark.usefixtures("plain_store")
+def test_a_store_that_is_full(hub: FakeHub, folder: Path, check_error: ErrorCheck) -> None:
+    """What the store says is passed on, and nothing was published."""
+    hub.large, hub.lost = (".json",), True
+    with pytest.raises(RunError) as caught:
+        push("someone/model", list_uploads([folder]), public=False)
+    check_error(caught, "the store is full")
+    assert {} == hub.files
+
+
+@pytest.mark.usefixtures("plain_store")
+def test_a_large_file_that_does_not_arrive(
+    hub: FakeHub, folder: Path, check_error: ErrorCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the connection says is passed on, and nothing was published."""
+    hub.large = (".json",)
+    ask: Callable[..., Any] = vars(lfs)["http_backoff"]
+
+    def refuse_the_file(method: str, url: str, **rest: Any) -> Any:
+        if method == "PUT":
+            raise TimeoutError("the store was too slow")
+        return ask(method, url, **rest)
+
+    monkeypatch.setattr(lfs, "http_backoff", refuse_the_file)
+    with pytest.raises(RunError) as caught:
+        push("someone/model", list_uploads([folder]), public=False)
+    check_error(caught, "too slow")
+    assert {} == hub.files
 
 
 def test_a_public_place(hub: FakeHub, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from golden_errors import ErrorCheck
@@ -197,7 +197,6 @@ def test_without_a_number_of_steps_nothing_is_due() -> None:
     assert InterimState() == interim.state()
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 5),
     st.integers(1, 4),

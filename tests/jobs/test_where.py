@@ -125,3 +125,19 @@ def test_a_part_that_is_none(
     check_error(refuse(capfd, "eval", run, "--keep", "mlp"), "--keep", "--where")
     check_error(refuse(capfd, "eval", run, "--where", "--rows", "3"), "--rows", "--where")
     assert not (run / where.REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("base", "the base"),
+        ("all", "all of the update"),
+        ("mlp", "mlp of the update"),
+        ("3", "layer 3 of the update"),
+        ("0-1", "layers 0-1 of the update"),
+        ("mlp:0-9", "mlp in layers 0-9 of the update"),
+    ],
+)
+def test_a_part_is_named_to_readers(label: str, said: str) -> None:
+    """A number alone says nothing, so it is said to be a layer."""
+    assert said == where.say_part(label)

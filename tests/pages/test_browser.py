@@ -131,7 +131,7 @@ VIEWS = (
 def test_every_view_opens_without_a_word_on_the_console(
     browser: Browser, address: str, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    """In both schemes and widths, with texts that want to be markup."""
+    """In both schemes and widths, with texts that want to be markup; nothing is cut off."""
     make_run(tmp_path / "one", text=HOSTILE)
     make_run(tmp_path / "two", lr=0.1)
     visit = Visit(browser, address, width=width, scheme=scheme)
@@ -144,6 +144,11 @@ def test_every_view_opens_without_a_word_on_the_console(
             view
         )
         assert 0 >= page.evaluate("document.documentElement.scrollWidth - innerWidth"), view
+        assert page.evaluate(
+            "[...document.querySelectorAll('.tabs a, .keys th, .keys td, .interval .who')].every("
+            "(part) => part.scrollWidth <= part.clientWidth"
+            " && part.getBoundingClientRect().right <= innerWidth)"
+        ), view
     visit.check()
 
 

@@ -266,7 +266,7 @@ def write_small_model(folder: Path, *, chat_template: str | None) -> Path:
 PIECES = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</think>", "a", " b", "\n", " ", "<|", "é")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=14))
 def test_pieces_between_marks_give_the_ids_of_the_whole(models: Models, pieces: list[str]) -> None:
     """Whatever stands beside a mark, and whatever was encoded before."""
@@ -498,7 +498,7 @@ def test_turns_make_the_whole_conversation(models: Models, template: str) -> Non
     """Prompt, completions and extensions spell the text of the whole conversation."""
     renderer = models.load(template)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(turns(honest))
     def check(messages: list[Message]) -> None:
         ids, _ = played(renderer, template, messages)
@@ -517,7 +517,7 @@ def test_contents_forge_no_marks(models: Models, template: str) -> None:
     renderer = models.load(template)
     marks = {encode(renderer, mark)[0] for mark in renderer._tokenizer.marks}
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(turns(forged))
     def check(messages: list[Message]) -> None:
         blank = [

@@ -345,7 +345,7 @@ async def test_lag_is_used(tmp_path: Path, max_off_policy_steps: int) -> None:
     learner_steps=st.integers(0, 60),
     slots=st.integers(2, 5),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_lag_is_bounded_under_any_delays(
     delays: list[int],
     max_off_policy_steps: int,

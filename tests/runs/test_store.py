@@ -136,7 +136,7 @@ async def test_append_cuts_off_a_torn_line(tmp_path: Path, torn: bytes) -> None:
     lines=st.lists(st.integers(0, 9).map(lambda n: b"x" * n * n * n), max_size=4),
     torn=st.integers(0, 150_000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_open_lines_keeps_whole_lines(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], torn: int
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from trustee.events import Ended, Event, Note, Stage
 from trustee.runs import watching
-from trustee.runs.watching import watch_events
+from trustee.runs.watching import RecordedClock, watch_events
 
 pytestmark = pytest.mark.anyio
 STAGE = {"event": "stage", "name": "training"}
@@ -72,3 +72,15 @@ async def test_a_run_that_died_without_a_word_has_no_end(tmp_path: Path) -> None
     write(tmp_path, STAGE)
     ended, seen = await watch(tmp_path)
     assert (None, 1) == (ended, len(seen))
+
+
+@pytest.mark.usefixtures("at_work")
+async def test_events_are_told_at_their_own_time(tmp_path: Path) -> None:
+    """The clock stands at the time of an event when it is told, and goes on from there."""
+    write(tmp_path, STAGE)
+    clock, times = RecordedClock(), list[float]()
+    await watch_events(
+        tmp_path, tell=lambda event: times.append(clock.now()), look_seconds=0.01, clock=clock
+    )
+    assert [pytest.approx(1.0, abs=0.5)] == times
+    assert clock.now() >= times[0]

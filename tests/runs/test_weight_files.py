@@ -107,7 +107,7 @@ def test_number_that_is_not_finite(tmp_path: Path, dtype: torch.dtype, value: fl
             refuse_not_finite(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(width=32), min_size=1, max_size=9))
 def test_any_floats(tmp_path_factory: pytest.TempPathFactory, numbers: list[float]) -> None:
     """The bits tell what `isfinite` tells."""

@@ -110,9 +110,7 @@ async def test_order_of_sets_is_the_same_in_every_worker(
         assert await worker.call("order", {}) == await other.call("order", {})
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text()
     | st.text(st.characters(codec="utf-8"))

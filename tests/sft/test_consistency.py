@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.errors import InputError
@@ -64,7 +64,6 @@ def test_what_agrees_stays() -> None:
     assert [] == changes
 
 
-@settings(deadline=None)
 @given(st.permutations(range(4)))
 def test_results_follow_their_calls(order: list[int]) -> None:
     """In whatever order results come, each stands where its call does."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trustee.sft.secrets import LEFT_OUT, MARK, Secrets
@@ -40,7 +40,6 @@ LETTERS = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
-@settings(deadline=None)
 @given(key=st.text(LETTERS, min_size=12, max_size=80), around=st.text(max_size=5))
 def test_no_spelling_stays(name: str, key: str, around: str) -> None:
     """Neither in what is shown nor in what a teacher may say."""
@@ -52,7 +51,6 @@ def test_no_spelling_stays(name: str, key: str, around: str) -> None:
     assert secrets.holds(f"{around} {written} {around}")
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_other_texts_stay(text: str) -> None:
     """What holds no secret is as it was, also without a secret."""

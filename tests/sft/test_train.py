@@ -201,7 +201,7 @@ async def test_broken_step_moves_nothing(tmp_path: Path) -> None:
     assert bench.learnt()[4:5] == [sample.trajectory_id for sample in stored]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from("abcdefg"), min_size=1), st.floats(0, 0.9), st.integers())
 def test_held_out_tasks_are_whole(names: list[str], share: float, seed: int) -> None:
     """No task stands on both sides, nothing is lost, and something is left to train on."""

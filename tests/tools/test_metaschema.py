@@ -51,7 +51,7 @@ def test_a_schema_of_many_keywords_is_valid() -> None:
     assert is_schema(WHOLE)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.randoms(use_true_random=False), VALUES)
 def test_agrees_with_the_metaschema(rng: random.Random, value: Any) -> None:
     """With any one value replaced, both say the same."""

@@ -53,9 +53,7 @@ ASPECTS = Aspects(
 )
 
 
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from("abc"), PARTS, max_size=3), st.integers(0, 9))
 def test_any_schema_is_walked(tmp_path: Path, properties: dict[str, Any], seed: int) -> None:
     """Drawing, writing, checking, showing and building work on every imported schema."""

@@ -46,7 +46,7 @@ def test_packing_is_that_of_vllm(outputs: int, inputs: int, group: int) -> None:
     assert torch.equal(theirs, packed.zeros)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     blocks=st.integers(1, 4),
     groups=st.integers(1, 4),

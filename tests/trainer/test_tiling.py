@@ -78,7 +78,7 @@ class Watch(TorchDispatchMode):
         return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rows=st.integers(1, 4),
     length=st.integers(1, 17),

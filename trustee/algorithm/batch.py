@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from trustee.algorithm.prefix_tree import Node, count_overlaps, cut_blocks, grow_tree
 from trustee.types import Sample, Trajectory
@@ -65,15 +68,25 @@ class Batch:
         return values_BL.where(self.mask_BL.to(values_N.device), 0.0)
 
 
+def to_samples(trajectory: Trajectory, *, advantage: float) -> tuple[Sample, ...]:
+    """Return the samples that hold every sampled id of a trajectory exactly once, one a branch."""
+    starts = [index for index, turn in enumerate(trajectory.turns) if turn.anew or not index]
+    return tuple(
+        to_sample(replace(trajectory, turns=trajectory.turns[start:end]), advantage=advantage)
+        for start, end in pairwise([*starts, len(trajectory.turns)])
+    )
+
+
 def to_sample(trajectory: Trajectory, *, advantage: float) -> Sample:
     """Return the one sample that holds every sampled id of a trajectory exactly once.
 
     Each turn extends the one before, so the sample is the turns' rendered ids and completions in
-    order.
+    order. A trajectory of several branches has several, `to_samples`.
     """
     ids: list[int] = []
     mask: list[bool] = []
     logprobs: list[float] = []
+    assert not any(turn.anew for turn in trajectory.turns[1:]), f"{trajectory.id}: has branches"
     for turn in trajectory.turns:
         rendered, completion = turn.rendered_ids, turn.completion
         ids += (*rendered, *completion.ids)

@@ -23,7 +23,7 @@ from trustee.algorithm.advantage import (
     is_constant,
     whiten,
 )
-from trustee.algorithm.batch import to_sample
+from trustee.algorithm.batch import to_samples
 from trustee.algorithm.config import LearnConfig
 from trustee.algorithm.fallback import Trained, train_with_fallback
 from trustee.algorithm.learner import Learner
@@ -137,9 +137,9 @@ def build_samples(
         if not (keep_flat or any(values)):
             continue
         samples += [
-            to_sample(trajectory, advantage=value)
+            sample
             for trajectory, value in zip(group.valid, values, strict=True)
-            if trajectory.turns
+            for sample in to_samples(trajectory, advantage=value)
         ]
     return samples, mixed
 

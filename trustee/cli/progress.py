@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TextIO
 
 from rich.live import Live
@@ -70,14 +70,24 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 class ProgressDisplay:
-    """Receives events and shows them; a context manager around a job."""
+    """Receives events and shows them; a context manager around a job.
 
-    def __init__(self, out: TextIO, *, mode: DisplayMode) -> None:
+    Args:
+        out: where they are shown.
+        mode: how.
+        recorded: the time of events that were recorded, among which those of single episodes are
+            missing; None means that events come as they happen, and all of them.
+    """
+
+    def __init__(
+        self, out: TextIO, *, mode: DisplayMode, recorded: Callable[[], float] | None = None
+    ) -> None:
+        self._recorded = recorded
         self._out = out
         self._mode = mode
         self._console = make_console(out)
         self._live: Live | None = None
-        self._started_at = time.monotonic()
+        self._started_at = self._now()
         self._before = 0.0
         """Share of the budget already spent when the stage began; above 0 in a resumed run."""
         self._stage = ""
@@ -127,9 +137,12 @@ class ProgressDisplay:
             self._count(event)
             self._show(event)
 
+    def _now(self) -> float:
+        return time.monotonic() if self._recorded is None else self._recorded()
+
     def _show(self, event: Event) -> None:
         if isinstance(event, StageMoved) and self._mode != "json":
-            now = time.monotonic()
+            now = self._now()
             if self._mode == "live" or now - max(self._printed_at, self._started_at) < LINE_SECONDS:
                 return
             self._printed_at = now
@@ -170,7 +183,7 @@ class ProgressDisplay:
             case Stage():
                 self._stage = event.name
                 self._moved = None
-                self._started_at = time.monotonic()
+                self._started_at = self._now()
                 self._before = event.progress or 0.0
 
     def _count_failure(self, event: EpisodePlayed | TaskWritten) -> None:
@@ -180,11 +193,13 @@ class ProgressDisplay:
 
     def _measure_rates(self, event: StepTrained) -> None:
         then, policy, roles = self._last_step
-        now = time.monotonic()
+        now = self._now()
         passed = max(1e-6, now - then)
         self._rates = {"policy": (self._policy_tokens - policy) / passed} | {
             role: (count - roles.get(role, 0)) / passed for role, count in event.tokens.items()
         }
+        if self._recorded is not None:
+            del self._rates["policy"]
         self._last_step = (now, self._policy_tokens, dict(event.tokens))
 
     def line(self, event: Event) -> str | None:
@@ -217,13 +232,14 @@ class ProgressDisplay:
             case TaskCollected():
                 return f"task {event.tasks} of {event.of}  kept {event.kept} episodes"
             case StepTrained():
+                counted = f"episodes {self._done}  failed {self._failures}  "
                 return (
                     f"step {event.step:>4}  reward {event.reward:+.2f}  "
-                    f"difficulty {event.difficulty or 0:>3}  "
+                    f"difficulty {event.difficulty or 0:>3g}  "
                     f"mixed {1 - event.frac_reward_zero_std:.0%}  "
                     f"clipped {event.clip_ratio:.3f}  mismatch {show_mismatch(event)}  "
-                    f"lag {event.lag_mean:.1f}  episodes {self._done}  "
-                    f"failed {self._failures}  left {self.left(event.progress)}"
+                    f"lag {event.lag_mean:.1f}  {'' if self._recorded else counted}"
+                    f"left {self.left(event.progress)}"
                 )
             case _:
                 return None
@@ -233,7 +249,7 @@ class ProgressDisplay:
         progress = min(1.0, progress)
         if progress <= self._before:
             return "unknown"
-        seconds = (time.monotonic() - self._started_at) * (1 - progress) / (progress - self._before)
+        seconds = (self._now() - self._started_at) * (1 - progress) / (progress - self._before)
         return show_seconds(seconds)
 
     def panel(self) -> Table:
@@ -244,9 +260,10 @@ class ProgressDisplay:
         table.add_row("now", visible(self._stage))
         if self._moved is not None:
             table.add_row("so far", show_moved(self._moved))
-        table.add_row(
-            "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
-        )
+        if self._recorded is None:
+            table.add_row(
+                "episodes", f"{self._done} done, {self._running} running, failed by: {failed}"
+            )
         if self._held_out:
             shares = sparkline([event.success for event in self._held_out])
             latest = self._held_out[-1]
@@ -259,7 +276,7 @@ class ProgressDisplay:
             table.add_row("reward", f"{rewards}  {last.reward:+.2f}")
             if self._success:
                 table.add_row("success", f"{sparkline(self._success)}  {self._success[-1]:.0%}")
-            table.add_row("difficulty", "-" if last.difficulty is None else str(last.difficulty))
+            table.add_row("difficulty", "-" if last.difficulty is None else f"{last.difficulty:g}")
             table.add_row("tokens/s", rates)
             table.add_row("lag", f"{last.lag_mean:.1f}, at most {last.lag_max}")
             table.add_row("mismatch", f"{show_mismatch(last)} nats per token")

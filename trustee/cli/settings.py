@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -206,3 +207,25 @@ def show_default(setting: Setting) -> str:
     if isinstance(setting.default, dict) and "kind" in setting.default:
         return str(setting.default["kind"])
     return msgspec.json.encode(setting.default).decode()
+
+
+def comment_config(text: str) -> str:
+    """Write the meaning of each key above it, in a config with one key a line, `kind` first."""
+    lines: list[str] = []
+    section = kind = ""
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[\[?([\w.]+)\]\]?", line):
+            kind = kind if header[1].startswith(f"{section.partition('.')[0]}.") else ""
+            section = header[1]
+        elif assigned := re.match(r"(\w+) = \"?(\w*)", line):
+            kind = kind or (assigned[2] if assigned[1] == "kind" else "")
+            meaning = find_meaning(f"{section}.{assigned[1]}", kind=kind)
+            lines += textwrap.wrap(meaning, WIDTH, initial_indent="# ", subsequent_indent="# ")
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def find_meaning(key: str, *, kind: str) -> str:
+    """Return what a key of a section of a kind means; nothing for one inside another world."""
+    found = [setting for setting in list_settings() if setting.key == key]
+    return next((s.meaning for s in found if s.kind in ("", kind)), "")

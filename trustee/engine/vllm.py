@@ -23,7 +23,7 @@ import structlog
 from msgspec import Meta
 
 from trustee.algorithm.learner import TrainerSpec
-from trustee.engine.blocking_start import limit_start, run_blocking
+from trustee.engine.blocking_start import keep_imported, limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
 from trustee.engine.model_config import check_embedding, read_model_config
 from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
@@ -179,28 +179,25 @@ class VllmEngine(RemoteTrainer):
     def _start_child(self, folder: Path) -> BaseCache:
         """Import vLLM and start the child, which blocks the event loop; return the cache."""
         config = self._config
-        size = count_weight_bytes(Path(self._trainer.folder))
+        model = Path(self._trainer.folder)
+        size = count_weight_bytes(model)
         threads = config.threads or choose_threads(size, cores=self._trainer.cores)
         limit, in_host = config.start_seconds, config.host_embedding
         set_variables(config.device, threads=threads, start_seconds=limit, host_embedding=in_host)
-        from vllm import SamplingParams
-        from vllm.lora.request import LoRARequest
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with keep_imported():
+            from vllm import SamplingParams
+            from vllm.lora.request import LoRARequest
+            from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+            from vllm.v1.engine.async_llm import AsyncLLM
 
-        from trustee.trainer import register
-        from trustee.trainer.quantised_cache import open_cache
+            from trustee.trainer import register
+            from trustee.trainer.quantised_cache import open_cache
 
-        register()
-        # What was imported stays for good: looking through it would delay the answer to a signal.
-        gc.freeze()
-        self._params = SamplingParams
+            register()
+        self._params, self._grammar = SamplingParams, StructuredOutputsParams
         self._final, self._delta = RequestOutputKind.FINAL_ONLY, RequestOutputKind.DELTA
-        self._grammar = StructuredOutputsParams
         self._request = LoRARequest
-        cache = open_cache(
-            Path(self._trainer.folder), weights=self._made_format(), device=config.device
-        )
+        cache = open_cache(model, weights=self._made_format(), device=config.device)
         try:
             with tie_children(folder):
                 self._llm = AsyncLLM.from_engine_args(self._arguments(cache.engine_arguments))

@@ -27,10 +27,11 @@ from trustee.environments.openenv.environment import OpenEnv
 from trustee.environments.protocol import World, WorldConfig
 from trustee.environments.simulated.environment import Simulated
 from trustee.environments.trial.environment import Trial
+from trustee.environments.verifiers.environment import PREFIX, Verifiers
 from trustee.errors import InputError, UntrustedWorld
 from trustee.tools.mcp.address import is_server
 
-PACKAGED = Simulated | Executable | Trial | Anchored | Microworld | Mcp | OpenEnv
+PACKAGED = Simulated | Executable | Trial | Anchored | Microworld | Mcp | OpenEnv | Verifiers
 OUTSIDE = "package.module:Class"
 """Form of the name of a world outside the package."""
 
@@ -59,7 +60,7 @@ def allow_world(name: str, *, folders: Sequence[Path] = ()) -> None:
     Raises:
         InputError: as `load_world`.
     """
-    if is_server(name):
+    if is_server(name) or name.startswith(PREFIX):
         _allowed.add(name)
     else:
         load_world(name, folders=folders)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from trustee.errors import InputError, RunError
@@ -90,9 +91,7 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
             was asked for.
         RunError: if the hub cannot be reached, or refuses the files.
     """
-    from httpx2 import HTTPError
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     token = require_token()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token)
@@ -100,7 +99,7 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
         CommitOperationAdd(path_in_repo=upload.name, path_or_fileobj=str(upload.path))
         for upload in uploads
     ]
-    try:
+    with explained(repository, token):
         api.create_repo(repository, private=not public, exist_ok=True)
         if not public and not api.model_info(repository).private:
             raise InputError(
@@ -108,6 +107,19 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
                 "add --public if that is meant, or give another name"
             )
         commit = api.create_commit(repository, operations, commit_message=MESSAGE)
+    return str(commit.commit_url)
+
+
+@contextmanager
+def explained(repository: str, token: str) -> Iterator[None]:
+    """Say what the hub's client means by its errors, without the token."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except InputError:
+        raise
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
@@ -129,7 +141,13 @@ def push(repository: str, uploads: Sequence[Upload], *, public: bool) -> str:
             f"the hub cannot be reached: {_hide(str(error), token)}; the exported files are on "
             "disk, so repeat with --push once it can"
         ) from None
-    return str(commit.commit_url)
+    except (ValueError, RuntimeError) as error:
+        # The client's own words for a large file that did not arrive; the reason lies behind them.
+        why = _hide(" ".join(str(error.__cause__ or error).split()), token)
+        raise RunError(
+            f"the hub did not take the files for {repository}: {why}; nothing was published; the "
+            "exported files are on disk, so repeat with --push"
+        ) from None
 
 
 def _hide(text: str, token: str) -> str:

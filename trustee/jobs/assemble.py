@@ -17,7 +17,7 @@ from trustee.algorithm.memory_ladder import MemoryLadder, MemoryLevel
 from trustee.checks.canaries import read_canaries
 from trustee.config import Config
 from trustee.engine.clock import EngineClock
-from trustee.engine.model_files import name_base
+from trustee.engine.model_files import TINY, name_base
 from trustee.engine.protocol import Engine, TrainingEngine
 from trustee.engine.timing import Observer
 from trustee.engine.watchdog import Watchdog
@@ -245,8 +245,9 @@ def choose_adapter(config: Config, path: Path, model: Path, *, emit: Emit) -> Pa
 
 
 def show_place(config: Config, model: Path) -> str:
-    """Return the names of model and device for display."""
-    return f"{model.name} ({config.engine.device})"
+    """Return the names of model and device for display; the built-in model's folder has none."""
+    name = "tiny" if model == TINY else model.name
+    return f"{name} ({config.engine.device})"
 
 
 def make_memory_ladder(config: Config) -> MemoryLadder:

@@ -109,9 +109,20 @@ async def play_parts(
             policies=policies,
             find_tasks=all_tasks(config, name_tasks(config, run), emit=emit),
             stored_as="where",
-            say=lambda label: "the base" if label == "base" else f"{label} of the update",
+            say=say_part,
             emit=emit,
         )
     for episodes in played.values():
         check_same_tasks(played["base"], episodes)
     return played
+
+
+def say_part(label: str) -> str:
+    """Return what is played, by its label: the base, or what is kept of the update."""
+    if label == "base":
+        return "the base"
+    group, _, layers = label.rpartition(":") if label[-1].isdigit() else (label, "", "")
+    kept = [group] if group else []
+    if layers:
+        kept.append(f"layers {layers}" if "-" in layers else f"layer {layers}")
+    return f"{' in '.join(kept)} of the update"

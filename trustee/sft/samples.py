@@ -78,6 +78,8 @@ def as_sample(example: Example, renderer: Renderer) -> Sample:
         return render_demonstration(example, renderer)
     if not example.turns:
         raise InputError("the episode has no turn")
+    if any(turn.anew for turn in example.turns[1:]):
+        raise InputError("the episode has several branches, and a demonstration is one")
     for number, turn in enumerate(example.turns):
         read = renderer.parse(turn.completion.ids, call_prefix="")
         if outline(read) != outline(turn.message):

@@ -75,11 +75,13 @@ def test_runs_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_first_config_is_written_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], check_error: ErrorCheck
 ) -> None:
-    """It can be read as it is, with its comments."""
+    """It can be read as it is; above each key stands what it means, in the words of its kind."""
     file = tmp_path / "mine.toml"
     assert DONE == main(["init", str(file), "--like", "tiny"])
     assert read_config(PACKAGED / "tiny.toml") == read_config(file)
-    assert file.read_text().startswith("#")
+    text = file.read_text()
+    assert text.startswith("#")
+    assert "# Number of optimiser steps.\nsteps = 80\n" in text
     assert BAD_INPUT == main(["init", str(file)])
     assert BAD_INPUT == main(["init", str(tmp_path / "b.toml"), "--like", "none"])
     told = capsys.readouterr().err

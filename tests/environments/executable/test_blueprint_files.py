@@ -284,7 +284,7 @@ def checker() -> Iterator[SourceChecker]:
         yield process
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(source=st.text(max_size=60))
 def test_any_source_is_taken_or_refused(checker: SourceChecker, source: str) -> None:
     """No text given as source does more than be refused."""

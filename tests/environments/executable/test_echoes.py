@@ -330,7 +330,7 @@ def test_repeats(expected: bool, answer: str, arguments: dict[str, Any]) -> None
     assert expected is repeats(arguments, answer)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=12) | st.integers() | st.floats(allow_nan=False) | st.booleans())
 def test_changes_are_of_the_same_type(value: Any) -> None:
     """And a text keeps its length unless a number word was exchanged."""
@@ -341,7 +341,7 @@ def test_changes_are_of_the_same_type(value: Any) -> None:
             assert len(other) == len(value) or not value.isdecimal()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=20), st.text(max_size=6))
 def test_any_text_can_be_compared(text: str, answer: str) -> None:
     """No text makes the comparison fail."""

@@ -151,7 +151,7 @@ def test_one_value_in_two_writings(text: str, answer: str) -> None:
     assert tells(text, answer)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=30), st.text(max_size=8))
 def test_a_plain_word_that_is_told_stands_in_the_text(text: str, word: str) -> None:
     """Any text can be compared with any."""
@@ -161,7 +161,7 @@ def test_a_plain_word_that_is_told_stands_in_the_text(text: str, word: str) -> N
         assert word.lower() in fold(text).replace("%", "percent")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("aA1 0.5e-+#$%,\u2212\u00b2\u0308\u00e9\u200b"), max_size=16))
 def test_a_text_with_a_word_tells_itself(text: str) -> None:
     """However its signs are placed, a single part is found in its own text."""
@@ -171,7 +171,7 @@ def test_a_text_with_a_word_tells_itself(text: str) -> None:
     assert read_tokens(text) == read_tokens(fold(text))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**22), st.integers(0, 10**22))
 def test_two_whole_numbers(one: int, other: int) -> None:
     """A number tells itself in each notation, and no other."""
@@ -180,7 +180,7 @@ def test_two_whole_numbers(one: int, other: int) -> None:
         assert (one == other) is tells(text, str(other))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300))
 def test_two_notations_of_a_decimal(number: float) -> None:
     """With and without exponent."""

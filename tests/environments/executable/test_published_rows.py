@@ -162,7 +162,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(sorted(make_row(GOOD))), json_values)
 def test_any_value_is_read_or_refused(key: str, value: Any) -> None:
     """Whatever stands under a key, the only error is one that tells the user."""

@@ -151,7 +151,7 @@ def test_default_rewards_by_hand() -> None:
     assert [1.0, 0.5] == [pay_turn(say(text), 0, {"find": ()}, "17") for text in ("17", "18")]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_default_never_pays_more_than_one(data: st.DataObject) -> None:
     """Whatever was called and brought, and under every formula; FTRL's goes beyond."""
@@ -167,7 +167,7 @@ def test_default_never_pays_more_than_one(data: st.DataObject) -> None:
     assert 4 / 3 == pay_turn(made(2), 2, {"find": ("7", "9")}, None, published=True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.dictionaries(
         st.sampled_from("ab"), st.lists(st.sampled_from(["1", "2", "x y"]), max_size=4)

@@ -170,7 +170,7 @@ async def test_one_split_is_divided(url: str, tasks: TaskGroup) -> None:
     [
         ("hang", "no answer to step in 8 s"),
         ("die", "connection"),
-        ("garble", "no observation"),
+        ("garble", "not an observation"),
         ("nan", "EXECUTION_ERROR"),
         ("fault", "timed out after 30 seconds"),
     ],

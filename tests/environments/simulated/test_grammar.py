@@ -160,7 +160,7 @@ PARTS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PARTS, st.integers(0, 99))
 def test_what_the_grammar_allows_fits_the_schema(schema: Any, seed: int) -> None:
     """A value drawn from the grammar fits, and so does one that is drawn from the schema."""

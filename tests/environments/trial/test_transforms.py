@@ -342,7 +342,7 @@ def chains(draw: st.DrawFn) -> tuple[tuple[Transform, ...], int]:
     return tuple(order[: draw(st.integers(0, len(ALL)))]), draw(st.integers(0, 1 << 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chains())
 def test_reference_solution_passes_any_chain_with_the_same_results(
     drawn: tuple[tuple[Transform, ...], int],
@@ -368,7 +368,7 @@ def test_reference_solution_passes_any_chain_with_the_same_results(
     assert plain.written == perturbed.written
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chains())
 def test_errors_never_name_what_is_hidden(drawn: tuple[tuple[Transform, ...], int]) -> None:
     """An error from beneath, shown through a chain with opaque names, holds no true name."""

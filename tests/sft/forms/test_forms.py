@@ -94,7 +94,7 @@ def demonstrations(draw: st.DrawFn, *, most_calls: int = 3) -> Demonstration:
 
 
 @pytest.mark.parametrize("write", EVERY)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shown=demonstrations())
 def test_every_demonstration_survives(write: Write, shown: Demonstration) -> None:
     """The same ids are trained on, whether a conversation came as it is or in another's form."""
@@ -102,7 +102,7 @@ def test_every_demonstration_survives(write: Write, shown: Demonstration) -> Non
 
 
 @pytest.mark.parametrize("write", PROMPTED)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shown=demonstrations())
 def test_forms_with_a_prompt_of_their_own_survive(write: Write, shown: Demonstration) -> None:
     """What the system prompt says of tools and calls is the chat template's to say."""
@@ -113,14 +113,14 @@ def test_forms_with_a_prompt_of_their_own_survive(write: Write, shown: Demonstra
     assert ids(expected) == ids(read(write(shown)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shown=demonstrations(most_calls=1))
 def test_the_older_form_survives(shown: Demonstration) -> None:
     """One call a message, and results that name the function."""
     assert ids(shown) == ids(read(as_legacy(shown)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shown=demonstrations(most_calls=1))
 def test_calls_as_in_python_survive(shown: Demonstration) -> None:
     """Names with spaces, words of Python as names, and values in JSON's words."""
@@ -128,7 +128,7 @@ def test_calls_as_in_python_survive(shown: Demonstration) -> None:
     assert ids(expected) == ids(read(as_toolace(shown)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shown=demonstrations())
 def test_prompt_and_completion(shown: Demonstration) -> None:
     """The same conversation is rendered; only the completion's messages are learnt."""
@@ -372,7 +372,7 @@ COLUMNS = (
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(COLUMNS), json_values, min_size=1, max_size=4))
 def test_any_row_is_read_or_refused(row: dict[str, Any]) -> None:
     """Whatever stands in the columns, the only error is one that tells the user."""

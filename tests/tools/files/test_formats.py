@@ -50,7 +50,6 @@ def tool_records(draw: st.DrawFn) -> Tool:
 
 @settings(
     max_examples=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(tool_records(), min_size=1, max_size=4, unique_by=lambda tool: tool.name))
@@ -256,7 +255,6 @@ def paths_in(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 @settings(
     max_examples=150,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -134,7 +134,7 @@ def test_tags_and_repeated_keys_are_said() -> None:
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab:-[]{},&*?|>!%'\"\n #<~0.\\", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text is a bug."""

@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
 
 def init_command(options: argparse.Namespace) -> int:
     """Write the config."""
+    from trustee.cli.settings import comment_config
     from trustee.config import PACKAGED
     from trustee.runs.files import write_file
 
@@ -38,7 +39,8 @@ def init_command(options: argparse.Namespace) -> int:
     if not file.parent.is_dir():
         raise InputError(f"{file}: there is no folder {file.parent}")
     try:
-        write_file(file, (PACKAGED / f"{name}.toml").read_bytes())
+        text = comment_config((PACKAGED / f"{name}.toml").read_text(encoding="utf-8"))
+        write_file(file, text.encode())
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror}") from error
     say(f"{file} is like {name}; change it, then: trustee run --config {file} --dry-run")

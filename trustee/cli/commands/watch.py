@@ -30,16 +30,19 @@ def watch_command(options: argparse.Namespace) -> int:
     from trustee.cli.interrupt import until_interrupted
     from trustee.cli.progress import ProgressDisplay
     from trustee.runs.event_log import EVENTS
-    from trustee.runs.watching import watch_events
+    from trustee.runs.watching import RecordedClock, watch_events
 
     folder = find_run(options.run)
     if not (folder / EVENTS).is_file():
         raise InputError(f"{folder} has no {EVENTS}: it is not a run folder, or an old one")
-    with ProgressDisplay(find_output(), mode=choose_mode(options)) as shown:
+    clock = RecordedClock()
+    with ProgressDisplay(find_output(), mode=choose_mode(options), recorded=clock.now) as shown:
         try:
             ended = anyio.run(
                 until_interrupted,
-                lambda: watch_events(folder, tell=shown.emit, look_seconds=LOOK_SECONDS),
+                lambda: watch_events(
+                    folder, tell=shown.emit, look_seconds=LOOK_SECONDS, clock=clock
+                ),
             )
         except KeyboardInterrupt:
             return DONE

@@ -102,7 +102,7 @@ export function lineChart({ title, hint, low, high, format = number, limit, limi
     for (const [at, name] of names) {
       svg.append(s('line', { class: 'grid', x1: EDGE.left, x2: width - EDGE.right, y1: y(at), y2: y(at) }), s('text', { class: 'axis', x: EDGE.left - 6, y: y(at) + 3.5, 'text-anchor': 'end' }, name));
     }
-    for (const at of ticks(first, last, Math.max(2, Math.floor(inner.width / 90))).filter(Number.isInteger)) {
+    for (const at of ticks(first, last, Math.max(2, Math.floor(inner.width / 55))).filter(Number.isInteger)) {
       svg.append(s('text', { class: 'axis', x: x(at), y: HEIGHT - 6, 'text-anchor': 'middle' }, String(at)));
     }
     if (limit !== undefined && limit >= least && limit <= most) {

@@ -42,7 +42,7 @@ export async function episodeView(context, id, file, row) {
 
 function facts(id, file, episode) {
   const { figures, trajectory, task } = episode;
-  const found = [`step ${figures.version + 1}, played by version ${figures.version}`, `ended: ${line(trajectory.stop)}`, `${figures.turns} turns, ${number(figures.tokens)} tokens`];
+  const found = [`step ${figures.version + 1}, played by version ${figures.version}`, `ended: ${line(trajectory.stop)}`, `${figures.turns} turn${figures.turns === 1 ? '' : 's'}, ${number(figures.tokens)} token${figures.tokens === 1 ? '' : 's'}`];
   if (task) found.push(`difficulty ${line(task.difficulty)}`);
   if (figures.blame) found.push(`blame: ${figures.blame}`);
   return h('p', { class: 'quiet facts' }, found.join(' · '),

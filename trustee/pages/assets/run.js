@@ -41,7 +41,7 @@ export async function runView(context, id, tab) {
   const tiles = h('div', { class: 'tiles' });
   const charts = makeCharts(run);
   const happened = h('section', { class: 'panel' });
-  put(page, head, tiles, h('div', { class: 'charts' }, charts.filter(([chart]) => !chart.more).map(([, card]) => card)), h('details', { class: 'more' }, h('summary', null, 'More curves'), h('div', { class: 'charts' }, charts.filter(([chart]) => chart.more).map(([, card]) => card))), happened);
+  put(page, head, tiles, h('div', { class: 'charts' }, charts.filter(([chart]) => !chart.more).map(([, card]) => card)), h('details', { class: 'more', open: run.kind === 'sft' }, h('summary', null, 'More curves'), h('div', { class: 'charts' }, charts.filter(([chart]) => chart.more).map(([, card]) => card))), happened);
 
   async function refresh() {
     const last = steps.length ? steps.at(-1).step : -1;
@@ -115,12 +115,15 @@ function summaryTiles(run, steps) {
       gain ? h('p', { class: 'quiet' }, h('b', { class: gain.low > 0 ? 'good' : gain.high < 0 ? 'bad' : '' }, `${signed(gain.points, 1)} points`), ` (95 % interval ${signed(gain.low, 1)} to ${signed(gain.high, 1)}), ${gain.better} tasks won, ${gain.worse} lost`) : h('p', { class: 'quiet' }, `${shares[0][1].count} tasks; 95 % intervals`)));
   }
   if (last) {
-    found.push(tile('Reward', signed(last.reward), first === last ? 'first step' : `${signed(first.reward)} at step ${first.step}`));
+    const since = (value) => (first === last ? 'first step' : `${value} at step ${first.step}`);
+    if (Number.isFinite(last.reward)) found.push(tile('Reward', signed(last.reward), since(signed(first.reward))));
+    else if (Number.isFinite(last.loss)) found.push(tile('Loss', number(last.loss), since(number(first.loss))));
     if (Number.isFinite(last.difficulty)) found.push(tile('Difficulty', number(last.difficulty), `${number(first.difficulty)} at step ${first.step}`));
     const rates = Object.values(last.rates || {}).reduce((sum, rate) => sum + rate, 0);
-    found.push(tile('Tokens per second', rates ? number(Math.round(rates)) : '–', 'all roles, last step'));
+    if (rates) found.push(tile('Tokens per second', number(Math.round(rates)), 'all roles, last step'));
     const episodes = steps.reduce((sum, step) => sum + (step.episodes || 0), 0);
-    found.push(tile('Episodes', episodes ? number(episodes) : '–', `${steps.length} steps in ${duration(run.seconds)}`));
+    if (episodes) found.push(tile('Episodes', number(episodes), `${steps.length} steps in ${duration(run.seconds)}`));
+    else found.push(tile('Steps', number(steps.length), `in ${duration(run.seconds)}`));
     if (last.memory) found.push(tile('Memory', bytes(last.memory), 'most in use'));
   }
   return found;

@@ -84,7 +84,7 @@ def test_graph_belongs_to_its_scenario(
         st.lists(st.integers(-1, 7), max_size=3, unique=True).map(tuple), min_size=1, max_size=6
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_accepted_graphs_can_be_asked_in_order(needs: list[tuple[int, ...]]) -> None:
     """A part never needs itself or a later one, whatever the builder wrote."""
     decomposition = with_needs(needs)
@@ -113,7 +113,7 @@ def test_accepted_graphs_can_be_asked_in_order(needs: list[tuple[int, ...]]) -> 
     ),
     st.sampled_from(SCENARIOS),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_checks_never_fail_themselves(given_parts: Decomposition, scenario: Scenario) -> None:
     """Any typed answer gets a verdict; an accepted one holds no answer in its question."""
     flaw = check_decomposition(given_parts, scenario=scenario)

@@ -142,7 +142,7 @@ def test_merged_names_are_new() -> None:
 
 
 @given(st.sets(st.integers(1, 3), min_size=2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_integration_serves_every_part_once(served: set[int]) -> None:
     """However tools are merged, each part has exactly one, and there are no more than before."""
     left = integrate(merges(tuple(served)), THREE)
@@ -206,7 +206,7 @@ PARAMETERS = st.builds(
 
 
 @given(st.lists(PARAMETERS, min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_accepted_scaling_takes_the_gold_call(parameters: list[Parameter]) -> None:
     """Whatever the builder wrote, a widened document that passes still fits the gold call."""
     after = Document(

@@ -115,7 +115,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["subject", "language", "x"]), JSON))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_accepted_calls_hold_only_known_values(arguments: dict[str, Any]) -> None:
     """Whatever arguments the builder gives, those that pass are said, or offered by the schema."""
     parts = Decomposition(question="What is it?", parts=(part("It?", "Ann"),))

@@ -62,7 +62,7 @@ def test_sources(kind: str, source: str) -> None:
 
 
 @given(st.text(max_size=60) | st.text(max_size=40).map(lambda text: f"{HEAD}    {text}"))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @pytest.mark.filterwarnings("ignore::SyntaxWarning", "ignore::DeprecationWarning")
 def test_any_text_gets_a_verdict(source: str) -> None:
     """Reading a source never fails; one that passes is Python."""

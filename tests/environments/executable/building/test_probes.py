@@ -74,7 +74,7 @@ def test_replaced_values_differ(expected: object, schema: dict[str, Any], value:
 
 
 @given(st.integers(1, 3), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_unrelated_calls_are_never_gold(count: int, same: bool) -> None:
     """Calls with values from elsewhere fit the schema and differ from every gold call."""
     names = ["find_height"] * count if same else [f"find_{n}" for n in range(count)]

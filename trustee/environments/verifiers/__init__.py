@@ -1,0 +1,1 @@
+"""Episodes of tasksets for `verifiers`, which run in an interpreter of their own."""
