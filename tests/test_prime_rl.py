@@ -1,4 +1,4 @@
-"""The example for prime-rl: keys that its configs have, settings that ours have, and the data.
+"""The example for prime-rl: keys that its configs have, settings that ours have, data, a rollout.
 
 Its config package needs another Python and verifiers, so the names of its keys are recorded, with
 the commit that they are from; the files were loaded with its own classes when that was done.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from served_script import serve_script
 from trustee.config import read_config
+from trustee.engine.script import Request
 from trustee.runs.files import write_lines
 from trustee.sft.demonstration_files import read_demonstrations
 from trustee.sft.demonstrations import Demonstration
@@ -136,3 +139,38 @@ def test_demonstrations_are_rows_of_openai(
     assert [message.content for message in messages] == [
         message.content for message in again.example.messages
     ]
+
+
+def set_lamps(request: Request) -> str:
+    """Set each lamp that is asked for, then say so."""
+    if "<|im_start|>tool" in request.prompt.rpartition("<|im_start|>user")[2]:
+        return "done"
+    asked = re.findall(r"set lamp (\w+) level (\d+)", request.prompt)
+    calls = [{"name": "set_lamp", "arguments": {"room": r, "level": int(n)}} for r, n in asked]
+    return "".join(f"<tool_call>{json.dumps(call)}</tool_call>" for call in calls)
+
+
+def test_rollout_against_our_endpoint(tmp_path: Path) -> None:
+    """The loop of a null harness: ask, run the calls, ask again until there is none."""
+    lamps: dict[str, int] = {}
+    fields = {"room": {"type": "string"}, "level": {"type": "integer"}}
+    schema = {"type": "object", "properties": fields, "required": [*fields]}
+    tool = Tool(name="set_lamp", description="Sets a lamp.", parameters=schema).schema
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": "set lamp hall level 3 and set lamp attic level 7"}
+    ]
+    with serve_script(set_lamps, tmp_path) as served:
+        for _ in range(4):
+            body = {"model": "scripted", "messages": said, "tools": [tool]}
+            answer = served.post("/v1/chat/completions", body).json()["choices"][0]["message"]
+            said.append(answer)
+            for call in answer.get("tool_calls") or ():
+                given = json.loads(call["function"]["arguments"])
+                lamps[given["room"]] = given["level"]
+                told = {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(given)}
+                said.append(told)
+            if not answer.get("tool_calls"):
+                break
+    assert {"hall": 3, "attic": 7} == lamps
+    assert ["user", "assistant", "tool", "tool", "assistant"] == [m["role"] for m in said]
+    assert "done" == said[-1]["content"]
