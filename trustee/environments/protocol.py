@@ -286,7 +286,7 @@ class World:
         return None
 
     def package(self, *, seed: int) -> Package | None:
-        """Return the tasks for a package; None where they are not fixed or tools are no code.
+        """Return the tasks for a package; None where they are not fixed or tools are not code.
 
         Raises:
             InputError: if there are none.
