@@ -59,8 +59,8 @@ def read_writable_shape(config: dict[str, Any], *, name: str) -> ModelShape:
     shape = read_shape(config, name=name)
     if shape.model_type not in WRITABLE:
         raise InputError(
-            f"{name} is of type {shape.model_type}; GGUF is written for {', '.join(WRITABLE)}; export "
-            "it with --merged, which llama.cpp's own converter may read"
+            f"{name} is of type {shape.model_type}; GGUF is written for {', '.join(WRITABLE)}; "
+            "export it with --merged, which llama.cpp's own converter may read"
         )
     return shape
 
