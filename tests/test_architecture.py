@@ -37,6 +37,7 @@ import each other, but for what `rollout` plays and `checks` looks at."""
 
 ONLY_VLLM = {
     "engine.vllm",
+    "trainer",
     "trainer.cpu_lora",
     "trainer.cpu_norm",
     "trainer.host_embedding",
@@ -44,6 +45,7 @@ ONLY_VLLM = {
     "trainer.online_linear",
     "trainer.packing",
     "trainer.shared_weights",
+    "trainer.smollm3",
     "trainer.vllm_layers",
 }
 LONG = {

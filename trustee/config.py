@@ -69,7 +69,7 @@ class ModelConfig(Record, frozen=True):
     """Whether the policy thinks: the value of enable_thinking that its chat template receives. Each
     role of the simulator has a key of its own."""
     template: Annotated[str, Meta(extra={PATH: True, INPUT: tuple(TURN_ENDS)})] | None = None
-    """Chat template in place of the model's own: chatml, llama3, mistral or a file."""
+    """Chat template in place of the model's own: chatml, llama3, mistral3, mistral or a file."""
     call_format: CallFormat | None = None
     """How the template writes calls; none: found by having it write one."""
 

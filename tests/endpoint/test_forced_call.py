@@ -45,6 +45,7 @@ BARE = Tool(name="stop", description="", parameters={})
         ("chatml", "<tool_call>\n", "arguments"),
         ("llama3", "", "parameters"),
         ("mistral", "[TOOL_CALLS] [", "arguments"),
+        ("mistral3", "", "arguments"),
     ],
 )
 @pytest.mark.parametrize("thinking", [False, True])

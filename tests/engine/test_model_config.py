@@ -12,8 +12,11 @@ from command_line import TINY as TINY_TOML
 from command_line import never_start, refuse
 from golden_errors import ErrorCheck
 from trustee.engine.model_config import (
+    MODEL_TYPES,
     check_config,
+    check_context,
     check_embedding,
+    check_family,
     read_model_config,
     suggest_plain,
 )
@@ -178,3 +181,57 @@ def test_a_table_in_host_memory_that_changes_nothing_is_refused(
         with pytest.raises(InputError) as caught:
             check_embedding(folder, in_host=True, device=device)
         check_error(caught, "engine.host_embedding", part)
+
+
+FAMILIES: list[tuple[str, dict[str, Any], str]] = [
+    ("qwen3_5", {"model_type": "qwen3_5"}, "docs/qwen3_5.md"),
+    ("qwen3_5_text", {"model_type": "qwen3_5_text"}, "docs/qwen3_5.md"),
+    ("mamba", {"model_type": "mamba"}, "unsupported type 'mamba'"),
+    (
+        "granite-h",
+        {"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]},
+        "Mamba layers or experts",
+    ),
+    (
+        "mistral3",
+        {"model_type": "mistral3", "text_config": {"model_type": "mistral"}},
+        "unsupported type 'mistral3'",
+    ),
+    ("window3", {"model_type": "ministral3", "sliding_window": 4096}, "sets sliding_window"),
+    ("window", {"model_type": "smollm3", "use_sliding_window": True}, "sets use_sliding_window"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "part"), FAMILIES, ids=[one[0] for one in FAMILIES])
+def test_families_that_cannot_be_shared_are_refused(
+    tmp_path: Path, check_error: ErrorCheck, name: str, changes: dict[str, Any], part: str
+) -> None:
+    """By the plan and by the run alike, before anything heavy, with what to give instead."""
+    folder = make_model(tmp_path / name, **changes)
+    for find in (find_model, find_shape):
+        with pytest.raises(InputError) as caught:
+            find(str(folder))
+        check_error(caught, "model.path", part)
+
+
+@pytest.mark.parametrize("kind", MODEL_TYPES)
+def test_families_that_can_be_shared_pass(kind: str) -> None:
+    """With what their published configs say of windows."""
+    unset = {"sliding_window": None, "use_sliding_window": False}
+    check_family({"model_type": kind, **unset}, name="m")
+
+
+def test_a_context_in_which_both_sides_differ_is_refused(
+    tmp_path: Path, check_error: ErrorCheck
+) -> None:
+    """Ministral 3 scales its queries from there on, which the engine would not do."""
+    rope = {"original_max_position_embeddings": 16384, "llama_4_scaling_beta": 0.1}
+    scaled = make_model(tmp_path / "scaled", model_type="ministral3", rope_parameters=rope)
+    check_context(scaled, context=16384)
+    with pytest.raises(InputError) as caught:
+        check_context(scaled, context=16385)
+    check_error(caught, "engine.context", 16384)
+    rope = rope | {"llama_4_scaling_beta": 0.0}
+    plain = make_model(tmp_path / "plain", model_type="ministral3", rope_parameters=rope)
+    check_context(plain, context=100_000)
+    check_context(make_model(tmp_path / "other"), context=100_000)

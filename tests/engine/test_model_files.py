@@ -97,6 +97,23 @@ def test_hub_id_without_a_network() -> None:
     )
 
 
+def test_what_is_at_hand_is_named(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model in the package, those in the hub's cache with weights, and folders here."""
+    monkeypatch.chdir(tmp_path)
+    make_model(hub / "models--owner--kept" / "snapshots" / "0", "config.json", "a.safetensors")
+    make_model(hub / "models--owner--looked-at" / "snapshots" / "0", "config.json")
+    make_model(tmp_path / "here", "config.json", "model.safetensors")
+    make_model(tmp_path / "models" / "there", "config.json", "model.safetensors")
+    make_model(tmp_path / "other", "config.json")
+    told = refuse("owner/no-such-model")
+    assert told.endswith("; at hand without a network: tiny, owner/kept, here, models/there")
+    for number in range(9):
+        make_model(tmp_path / f"m{number}", "config.json", "model.safetensors")
+    assert refuse("owner/no-such-model").endswith("m4 and 5 more")
+
+
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("path", ["owner/two words", "a--b/c", "owner/", "owner/x."])
 def test_hub_id_that_can_be_none(path: str) -> None:

@@ -259,7 +259,7 @@ def test_card_without_bf16_gets_no_plan_that_fits() -> None:
 
 def test_nothing_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no known model is small enough, that is said and nothing is proposed."""
-    monkeypatch.setattr(plan, "known_models", lambda: ("Qwen/Qwen3-14B",))
+    monkeypatch.setattr(plan, "list_proposed", lambda: ("Qwen/Qwen3-14B",))
     made = plan_for(qwen("model.path=Qwen/Qwen3-14B"), 8)
     assert not made.fits
     assert ((), "", None) == (made.changes, made.command, made.after)

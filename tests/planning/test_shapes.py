@@ -10,25 +10,74 @@ import huggingface_hub.constants
 import pytest
 
 from golden_errors import ErrorCheck
+from trustee.engine.dense_form import find_dense
 from trustee.engine.model_files import TINY
 from trustee.errors import InputError
-from trustee.planning.shapes import PACKAGED, ModelShape, find_shape, known_models, read_shape
+from trustee.planning.shapes import (
+    ASK_MORE,
+    PACKAGED,
+    ModelShape,
+    find_shape,
+    known_models,
+    list_proposed,
+    read_shape,
+)
 
 NAMES = (
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "HuggingFaceTB/SmolLM2-360M-Instruct",
+    "HuggingFaceTB/SmolLM3-3B",
+    "Qwen/Qwen2.5-3B",
+    "Qwen/Qwen2.5-3B-Instruct",
+    "Qwen/Qwen2.5-7B",
     "Qwen/Qwen2.5-7B-Instruct",
     "Qwen/Qwen3-14B",
     "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-4B-Instruct-2507",
+    "Qwen/Qwen3-4B-Thinking-2507",
     "Qwen/Qwen3-8B",
+    "ibm-granite/granite-4.0-micro",
+    "ibm-granite/granite-4.1-3b",
+    "ibm-granite/granite-4.1-8b",
+    "meta-llama/Llama-3.1-8B",
     "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.2-3B",
+    "meta-llama/Llama-3.2-3B-Instruct",
+    "mistralai/Ministral-3-3B-Instruct-2512-BF16",
+    "mistralai/Ministral-3-8B-Instruct-2512-BF16",
 )
+TWINS = (
+    *("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-7B", "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-3B"),
+    *("Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4B-Thinking-2507"),
+)
+"""Models with the sizes of another one in the list."""
+ONCE = tuple(name for name in NAMES if name not in TWINS)
 TOTALS = {
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": 1_711_376_384,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
+    "HuggingFaceTB/SmolLM2-360M-Instruct": 361_821_120,
+    "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
     "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
     "Qwen/Qwen3-14B": 14_768_307_200,
     "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-4B-Instruct-2507": 4_022_468_096,
+    "Qwen/Qwen3-4B-Thinking-2507": 4_022_468_096,
     "Qwen/Qwen3-8B": 8_190_735_360,
+    "ibm-granite/granite-4.0-micro": 3_402_836_480,
+    "ibm-granite/granite-4.1-3b": 3_402_836_480,
+    "ibm-granite/granite-4.1-8b": 8_791_592_960,
+    "meta-llama/Llama-3.1-8B": 8_030_261_248,
     "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "meta-llama/Llama-3.2-3B-Instruct": 3_212_749_824,
+    "mistralai/Ministral-3-3B-Instruct-2512-BF16": 3_429_006_336,
+    "mistralai/Ministral-3-8B-Instruct-2512-BF16": 8_489_553_920,
 }
-"""Parameters as the hub counts them."""
+"""Parameters of each model; of Ministral those of its text part, which is 3.4 and 8.5 billion."""
 
 
 def read_packaged(name: str) -> dict[str, Any]:
@@ -42,18 +91,20 @@ def read_packaged(name: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Work with an empty cache of the hub; give its folder."""
+    """Work in an empty folder with an empty cache of the hub; give the cache."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
-@pytest.mark.parametrize("name", ["tiny", *NAMES])
+@pytest.mark.parametrize("name", ["tiny", *ONCE])
 def test_every_parameter_is_that_of_the_architecture(name: str) -> None:
     """Names and sizes are those that transformers builds from the same config."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = read_packaged(name)
+    packaged = read_packaged(name)
+    config = find_dense(packaged) or packaged
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     real = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -66,12 +117,12 @@ def test_total_is_that_of_the_published_model(name: str) -> None:
     assert TOTALS[name] == find_shape(name).numel
 
 
-def test_packaged_models_are_the_five() -> None:
+def test_packaged_models_are_those() -> None:
     """The package ships a config for each of them."""
     assert NAMES == known_models()
 
 
-@pytest.mark.parametrize("name", ["tiny", *NAMES])
+@pytest.mark.parametrize("name", ["tiny", *ONCE])
 def test_parts_add_up(name: str) -> None:
     """Linear layers, tables and vectors are all there is."""
     shape = find_shape(name)
@@ -107,6 +158,13 @@ def test_hub_cache_is_read(hub: Path) -> None:
     (cached / "refs" / "main").write_text("0" * 40)
     (snapshot / "config.json").write_text(json.dumps(read_packaged("Qwen/Qwen3-4B")))
     assert 2560 == find_shape("owner/m").hidden
+
+
+def test_what_a_run_cannot_take_by_its_name_is_not_proposed() -> None:
+    """A smaller model that is proposed, and taken with --yes, must start."""
+    assert set(known_models()) > ASK_MORE
+    assert {"Qwen/Qwen3-4B", "Qwen/Qwen2.5-3B-Instruct"} < set(list_proposed())
+    assert not ASK_MORE & set(list_proposed())
 
 
 @pytest.mark.parametrize("path", ["owner/unknown", "nowhere", "./none", "a/b/c", "two words/x"])

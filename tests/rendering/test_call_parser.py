@@ -263,6 +263,22 @@ def test_lists_of_mistral() -> None:
         assert isinstance(good, ToolCall)
 
 
+def test_names_and_arguments_of_mistral() -> None:
+    """Ministral 3 writes a name, a mark and one object for each call; what is none says why."""
+    text = 'I look.[TOOL_CALLS]f[ARGS]{"a": [1, "[ARGS]"]}[TOOL_CALLS]g[ARGS] {}'
+    message = parse(text, CallFormat.MISTRAL)
+    assert "I look." == message.content
+    assert [("f", {"a": [1, "[ARGS]"]}), ("g", {})] == [
+        (call.name, call.arguments) for call in message.calls if isinstance(call, ToolCall)
+    ]
+    for broken in ("f[ARGS]", "f[ARGS]{", "f[ARGS][1]", 'f[ARGS]"a"', "f[ARGS]{'a': 1}"):
+        text = f"[TOOL_CALLS]{broken}[TOOL_CALLS]g[ARGS]{{}}"
+        (bad, good) = parse(text, CallFormat.MISTRAL).calls
+        assert isinstance(bad, BadCall)
+        assert "the name of the tool, [ARGS] and a JSON object" in bad.reason
+        assert isinstance(good, ToolCall)
+
+
 def test_element_after_a_broken_one_is_read() -> None:
     """An opening mark ends a parameter that was never closed."""
     message = parse("<function=f><parameter=a>1<function=g></function>", CallFormat.QWEN3_CODER)

@@ -29,9 +29,15 @@ from trustee.types import Message, Tool, ToolCall
 FORMATS = {
     "chatml": CallFormat.HERMES,
     "llama3": CallFormat.LLAMA3_JSON,
+    "mistral3": CallFormat.MISTRAL,
     "mistral": CallFormat.MISTRAL,
 }
-VOCABULARY = {"chatml": "qwen2_5", "llama3": "llama3_1", "mistral": "qwen2_5"}
+VOCABULARY = {
+    "chatml": "qwen2_5",
+    "llama3": "llama3_1",
+    "mistral3": "qwen2_5",
+    "mistral": "qwen2_5",
+}
 """A published model whose marks a template needs; Mistral's end of turn is any vocabulary's."""
 WITHOUT_TOOLS = (
     "{% for message in messages %}"

@@ -76,7 +76,10 @@ def crosscheck_calls(
         case CallFormat.QWEN3_CODER:
             marks = max(spoken.count("<tool_call>"), spoken.count("<function="))
         case CallFormat.MISTRAL:
-            lists = [_NAMED.findall(part) for part in spoken.split("[TOOL_CALLS]")[1:]]
+            lists = [
+                [] if "[ARGS]" in part else _NAMED.findall(part)
+                for part in spoken.split("[TOOL_CALLS]")[1:]
+            ]
             marks = sum(max(1, sum(not names or name in names for name in one)) for one in lists)
     return marks == calls
 

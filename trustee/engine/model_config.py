@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from trustee.decoding import decode_json, read_file
+from trustee.engine.dense_form import find_dense
 from trustee.errors import InputError
 from trustee.trainer.int4 import INT4_COLUMNS, INT4_GROUPS
 
+MODEL_TYPES = ("qwen2", "qwen3", "llama", "granite", "ministral3", "smollm3")
+"""Model types that the trainer can share with the engine; see `trainer/shared_model.py`."""
+WINDOWS = {"ministral3": "sliding_window", "smollm3": "use_sliding_window"}
+"""Keys by which a family attends to a window alone, which the trainer's attention does not."""
 MOST_JSON = 16 << 20
 """Size of the largest config that is read, in bytes."""
 MOST = {
@@ -52,6 +57,72 @@ def read_model_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a model's config: it does not contain a JSON object")
     return config
+
+
+def check_family(config: dict[str, Any], *, name: str) -> None:
+    """Refuse a model of a family, or of a kind within one, that the trainer cannot share.
+
+    Args:
+        config: content of its `config.json`.
+        name: what the user calls it.
+
+    Raises:
+        InputError: naming the model and what to give instead.
+    """
+    kind = config.get("model_type")
+    if find_dense(config) is not None:
+        raise InputError(
+            f"model {name} holds a dense model in the layout of type {kind!r}; write it out once "
+            f"with `python -m trustee.engine.dense_copy {name} FOLDER` and give FOLDER (model.path)"
+        )
+    if kind == "granitemoehybrid":
+        raise InputError(
+            f"model {name} is a Granite with Mamba layers or experts, which cannot be trained "
+            "here; give a dense one, such as ibm-granite/granite-4.1-3b (model.path)"
+        )
+    if isinstance(kind, str) and kind.startswith("qwen3_5"):
+        raise InputError(
+            f"model {name} is a Qwen3.5, three of whose four layers have no attention; it cannot "
+            "be trained here yet (docs/qwen3_5.md); give Qwen/Qwen3-8B or "
+            "Qwen/Qwen3-4B-Instruct-2507 (model.path)"
+        )
+    if kind not in MODEL_TYPES:
+        raise InputError(
+            f"model {name} has the unsupported type {kind!r}; give a dense model of type "
+            f"{', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]} (model.path)"
+        )
+    window = WINDOWS.get(str(kind))
+    if window is not None and config.get(window):
+        raise InputError(
+            f"model {name} sets {window}, so that some layers see a part of the context alone, and "
+            "that is not supported; give another model (model.path)"
+        )
+
+
+def check_context(folder: Path, *, context: int) -> None:
+    """Refuse a context in which engine and trainer would not agree.
+
+    Ministral 3 sharpens its attention beyond the context that it was first trained with. The
+    engine reads that from a file of Mistral's own and not from `config.json`.
+
+    Args:
+        folder: of the model.
+        context: `engine.context`.
+
+    Raises:
+        InputError: if the context is longer than that.
+    """
+    config = read_model_config(folder / "config.json")
+    rope = config.get("rope_parameters")
+    if config.get("model_type") != "ministral3" or not isinstance(rope, dict):
+        return
+    first = rope.get("original_max_position_embeddings")
+    if rope.get("llama_4_scaling_beta") and isinstance(first, int) and context > first:
+        raise InputError(
+            f"engine.context is {context}, but engine and trainer compute {folder.name} alike only "
+            f"up to {first} tokens, where its attention begins to be scaled; set "
+            f"engine.context={first} or less"
+        )
 
 
 def check_embedding(folder: Path, *, in_host: bool, device: str) -> None:

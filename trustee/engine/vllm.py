@@ -25,7 +25,7 @@ from msgspec import Meta
 from trustee.algorithm.learner import TrainerSpec
 from trustee.engine.blocking_start import keep_imported, limit_start, run_blocking
 from trustee.engine.grammar import json_grammar
-from trustee.engine.model_config import check_embedding, read_model_config
+from trustee.engine.model_config import check_context, check_embedding, read_model_config
 from trustee.engine.model_files import CONFIG, TINY, count_weight_bytes, find_model
 from trustee.engine.outputs import join_pieces, read_piece
 from trustee.engine.process_exit import cancel_at_death
@@ -53,7 +53,6 @@ log = structlog.get_logger()
 ENGINE_CLOSING_SECONDS = 5.0
 QUANTISERS = {"nf4": "trustee_nf4", "int4": "trustee_int4"}  # names in vLLM, by format
 EXTENSION = "trustee.trainer.extension.TrainerExtension"  # vLLM mixes it into its worker
-
 START_SHARE = 0.3  # of GPU memory must be free; vLLM's 0.92 would refuse one with a display
 
 
@@ -117,6 +116,7 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
         """
         folder = find_model(path, weights=self.weight_format)
         check_embedding(folder, in_host=self.host_embedding, device=self.device)
+        check_context(folder, context=self.context)
         return folder, load_tried(folder, style, trusted=folder == TINY)
 
     def check_adapter(self, adapter: Path, model: Path, *, rank: int) -> None:

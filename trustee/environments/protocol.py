@@ -83,6 +83,15 @@ class TaskSpec(Record, frozen=True):
     data: dict[str, Any] = {}
 
 
+class Package(Record, frozen=True):
+    """Tasks that another program can play: they are fixed, and their tools are code."""
+
+    splits: dict[str, tuple[Task, ...]]
+    """Tasks by the name of their side."""
+    rules: dict[str, Any]
+    """How calls are compared and paid."""
+
+
 class DrawnState(Record, frozen=True):
     """State of a source that only depends on its count of task specs."""
 
@@ -273,6 +282,14 @@ class World:
         """Return a task as a simulated world's judge sees it, to compare judge and truth.
 
         None if the world's reward is not the truth.
+        """
+        return None
+
+    def package(self, *, seed: int) -> Package | None:
+        """Return the tasks for a package; None where they are not fixed or tools are not code.
+
+        Raises:
+            InputError: if there are none.
         """
         return None
 

@@ -38,7 +38,7 @@ from trustee.planning.ledger import (
 )
 from trustee.planning.notes import list_notes
 from trustee.planning.self_fit import fill_card
-from trustee.planning.shapes import ModelShape, find_shape, known_models
+from trustee.planning.shapes import ModelShape, find_shape, list_proposed
 from trustee.planning.sizes import count_states, count_table
 from trustee.types import GIB, Record
 
@@ -252,7 +252,7 @@ def _find_smaller(config: Config, shape: ModelShape, card: Card) -> tuple[str, .
 
     Models of the same family come first, because a run's settings suit them; then larger ones.
     """
-    known = [find_shape(name) for name in known_models()]
+    known = [find_shape(name) for name in list_proposed()]
     for other in sorted(known, key=lambda one: (one.model_type != shape.model_type, -one.numel)):
         if other.numel >= shape.numel:
             continue

@@ -1,7 +1,7 @@
 """The shape of a model: the numbers in its config that determine its size and operation count.
 
-A dozen numbers describe a dense decoder of the Qwen2, Qwen3 or Llama family, and the size of every
-tensor follows from them. No weights are loaded and nothing is downloaded.
+A dozen numbers describe a dense decoder of the Qwen2, Qwen3 or Llama family or one of their like,
+and the size of every tensor follows from them. No weights are loaded and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -9,16 +9,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trustee.engine.model_config import check_config, read_model_config
-from trustee.engine.model_files import TINY
+from trustee.engine.dense_form import find_dense
+from trustee.engine.model_config import check_config, check_family, read_model_config
+from trustee.engine.model_files import TINY, describe_at_hand
 from trustee.errors import InputError
 from trustee.types import Record
 
 PACKAGED = Path(__file__).parent / "model_configs"
 """Folder with configs of well-known models, so that a plan needs no download."""
 
-MODEL_TYPES = ("qwen2", "qwen3", "llama")
-"""Model types that the trainer can share with the engine; see `trainer/shared_model.py`."""
+ASK_MORE = frozenset(
+    {
+        *(f"HuggingFaceTB/SmolLM2-{size}-Instruct" for size in ("135M", "360M", "1.7B")),
+        "HuggingFaceTB/SmolLM3-3B",
+        *(f"mistralai/Ministral-3-{size}-Instruct-2512-BF16" for size in ("3B", "8B")),
+        "ibm-granite/granite-4.0-micro",
+        *("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.2-3B"),
+        *("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-7B", "Qwen/Qwen3-4B-Thinking-2507"),
+    }
+)
+"""Known models that a run should not take by their name alone: they need a template of ours, their
+dense part written out, or imitation first, or they always think; see docs/models.md."""
 
 
 class ModelShape(Record, frozen=True):
@@ -112,16 +123,15 @@ class ModelShape(Record, frozen=True):
 def read_shape(config: dict[str, Any], *, name: str) -> ModelShape:
     """Read a shape from the content of a `config.json`.
 
+    Of a checkpoint that holds a dense model in another layout it is the dense model's.
+
     Raises:
         InputError: if the trainer does not support the model, or a size is missing.
     """
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise InputError(
-            f"model {name} has the unsupported type {kind!r}; give a dense model of type "
-            f"{', '.join(MODEL_TYPES[:-1])} or {MODEL_TYPES[-1]} (model.path)"
-        )
+    config = find_dense(config) or config
+    check_family(config, name=name)
     check_config(config, name=name)
+    kind = config["model_type"]
     for key, why in (("attention_bias", "a bias in o_proj"), ("mlp_bias", "biases in its MLP")):
         if config.get(key):
             raise InputError(
@@ -153,6 +163,11 @@ def known_models() -> tuple[str, ...]:
     return tuple(sorted(path.stem.replace("--", "/") for path in PACKAGED.glob("*.json")))
 
 
+def list_proposed() -> tuple[str, ...]:
+    """Return the known models that a run can take by their name alone."""
+    return tuple(name for name in known_models() if name not in ASK_MORE)
+
+
 def find_shape(path: str, *, weights: str | None = None) -> ModelShape:
     """Return a model's shape from its config, which must suit a format of weights if one is given.
 
@@ -179,7 +194,8 @@ def _find_config(path: str) -> Path:
         return packaged
     raise InputError(
         f"no config of model {path!r} was found: it is neither a folder nor in the hub cache; "
-        f"models known without a download: tiny, {', '.join(known_models())} (model.path)"
+        f"models known without a download: tiny, {', '.join(known_models())}; at hand with their "
+        f"weights: {describe_at_hand()} (model.path)"
     )
 
 

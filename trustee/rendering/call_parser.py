@@ -46,7 +46,7 @@ class CallFormat(StrEnum):
     QWEN3_CODER = "qwen3_coder"
     """`<function=name>` with a `<parameter=key>` element for each argument."""
     MISTRAL = "mistral"
-    """A JSON list after `[TOOL_CALLS]`."""
+    """A JSON list after `[TOOL_CALLS]`; or, as Ministral 3, a name, `[ARGS]` and a JSON object."""
 
 
 def parse_message(
@@ -136,6 +136,7 @@ _AFTER = {
 }
 _WRAPPER = re.compile(r"</?tool_call>")
 _LIST = re.compile(r"\[TOOL_CALLS\]")
+_NAMED_ARGS = re.compile(r"\s*+([^\s\[\]{}]++)\s*+\[ARGS\]")
 _BARE_FUNCTION = re.compile(r"</function>|<function=|<tool_call>")
 _FUNCTION = re.compile(r"<function=([^<>\n]*+)>")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]*+)>")
@@ -147,6 +148,7 @@ _HERMES_SHAPE = (
 )
 _BARE_SHAPE = 'one JSON object {"name": "<tool>", "parameters": {...}}'
 _MISTRAL_SHAPE = '[TOOL_CALLS] and a list of JSON objects {"name": "<tool>", "arguments": {...}}'
+_ARGS_SHAPE = "[TOOL_CALLS], the name of the tool, [ARGS] and a JSON object of its arguments"
 _CODER_SHAPE = (
     "<tool_call>, <function=TOOL>, then <parameter=KEY>VALUE</parameter> for each argument, "
     "then </function> and </tool_call>"
@@ -172,13 +174,14 @@ def _read_hermes(text: str, mark: re.Match[str]) -> _Block:
 
 def _read_mistral(text: str, mark: re.Match[str]) -> _Block:
     read_to = mark.end()
+    named = _NAMED_ARGS.match(text, read_to)
+    shape = _ARGS_SHAPE if named else _MISTRAL_SHAPE
     try:
-        value, read_to = _decode_json(text, _after_space(text, mark.end()))
+        value, read_to = _decode_json(text, _after_space(text, (named or mark).end()))
+        value = {"name": named.group(1), "arguments": value} if named else value
         return _Block(end=read_to, calls=_as_calls(value, may_lack_arguments=True))
     except _Unreadable as error:
-        return _bad_block(
-            text, mark.end(), marks=_LIST, after=read_to, reason=f"{error}; {_MISTRAL_SHAPE}"
-        )
+        return _bad_block(text, mark.end(), marks=_LIST, after=read_to, reason=f"{error}; {shape}")
 
 
 def _read_bare(

@@ -16,8 +16,14 @@ from trustee.rendering.call_parser import CallFormat
 from trustee.types import Record
 
 FOLDER = Path(__file__).parent / "templates"
-TURN_ENDS = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "mistral": "[/INST]"}
-"""The package's templates, and the mark of a vocabulary by which each is known to fit."""
+TURN_ENDS = {
+    "chatml": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "mistral3": "[ARGS]",
+    "mistral": "[/INST]",
+}
+"""The package's templates, and the mark of a vocabulary by which each is known to fit; the first
+that fits is proposed."""
 MOST_BYTES = 1 << 20
 """Size of the largest template; published ones have a few thousand bytes."""
 

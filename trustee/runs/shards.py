@@ -152,7 +152,7 @@ def noting(folder: Path, record: ShardRecord | None) -> Iterator[None]:
 
 
 def check_folder(folder: Path, record: ShardRecord | None) -> None:
-    """Check that a folder is no shard's, or that of the shard that is wanted.
+    """Check that a folder is not a shard's, or that of the shard that is wanted.
 
     Raises:
         InputError: if it holds another shard, or a shard where the whole job is wanted.

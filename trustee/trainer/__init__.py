@@ -8,15 +8,21 @@ import threading
 
 from trustee.trainer.die_with_parent import ask_for_death
 
+SMOLLM3, SMOLLM3_MODULE = "SmolLM3ForCausalLM", "trustee.trainer.smollm3"
+"""A class of ours for vLLM, which is imported only where such a model is loaded."""
+
 
 def register() -> None:
-    """Make our linear methods known to vLLM, which calls this in each of its processes."""
+    """Make linear methods and a model known to vLLM, which calls this in each of its processes."""
+    from vllm import ModelRegistry
+
     # Importing it registers our linear methods and our loader.
     from trustee.trainer import cpu_lora, cpu_norm, vllm_layers
 
     if multiprocessing.parent_process() is not None:
         follow_parent()
         keep_bars_local()
+    ModelRegistry.register_model(SMOLLM3, f"{SMOLLM3_MODULE}:{SMOLLM3}")
     cpu_lora.fix_cpu_lora()
     cpu_norm.fix_cpu_norm()
     vllm_layers.count_default_loading()

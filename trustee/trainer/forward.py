@@ -20,14 +20,19 @@ from trustee.algorithm.loss import TokenLogprobs, token_logprobs
 
 
 def find_hidden(model: PeftModel, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Return the last hidden states before the trained ids of a batch, [N, H]."""
+    """Return the last hidden states before the trained ids of a batch, [N, H].
+
+    Where a family divides its logits, as Granite does, the states are divided instead.
+    """
     hidden_TH: torch.Tensor = model.base_model.model.model(
         input_ids=batch.ids_T.to(device)[None],
         position_ids=batch.positions_T.to(device)[None],
         use_cache=False,
         blocks=batch.attention,
     ).last_hidden_state[0]
-    return hidden_TH[batch.before_T[batch.trained_T].to(device)]
+    hidden_NH = hidden_TH[batch.before_T[batch.trained_T].to(device)]
+    scaling = getattr(model.base_model.model.config, "logits_scaling", 1.0)
+    return hidden_NH if scaling == 1.0 else hidden_NH / scaling
 
 
 def _round(model: PeftModel, device: torch.device) -> AbstractContextManager[Any]:

@@ -1,8 +1,8 @@
 """A Hugging Face model whose weights are the engine's own buffers, with a LoRA on top.
 
 The model is built on the meta device, then every linear layer, norm and embedding is pointed at the
-engine's storage. Nothing is copied, and nothing may be left on meta. Supports dense Qwen2.5, Qwen3
-and Llama models.
+engine's storage. Nothing is copied, and nothing may be left on meta. Supports the dense families
+that `engine/model_config.py` lists.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def share_model(worker: Any, folder: str, *, rank: int) -> PeftModel:
     if left:
         raise RunError(
             f"the trainer cannot share {left[:3]} of {config.model_type}; "
-            "dense Qwen2.5, Qwen3 and Llama models are supported (model.path)"
+            "docs/models.md lists the models that can be trained (model.path)"
         )
     # Of bitsandbytes alone: PEFT then makes adapters for its layers.
     model.is_loaded_in_4bit = isinstance(shards_of(engine.model.layers[0].mlp.down_proj)[0], tuple)

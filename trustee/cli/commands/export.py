@@ -12,9 +12,11 @@ from trustee.cli.commands.options import (
     add_shared,
     allow_unsafe,
     allow_worlds,
+    find_config,
     find_run,
     show_job,
 )
+from trustee.cli.terminal import say
 from trustee.errors import InputError
 
 QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -23,7 +25,22 @@ QUANTS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     export = commands.add_parser("export", help="write a run's model for other programs")
-    export.add_argument("run", type=Path, metavar="RUN", help="run folder")
+    export.add_argument(
+        "run", type=Path, metavar="RUN|verifiers", help="run folder; or verifiers, with DIR"
+    )
+    export.add_argument(
+        "place",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="with verifiers: write the world of --config as a package for verifiers",
+    )
+    export.add_argument(
+        "--config", type=Path, metavar="FILE", help="with verifiers: its config; default ftrl.toml"
+    )
+    export.add_argument(
+        "--verifiers", type=Path, metavar="DIR", help="the run's world as a package for verifiers"
+    )
     export.add_argument(
         "--merged", type=Path, metavar="DIR", help="base and adapter as one bf16 model folder"
     )
@@ -68,6 +85,10 @@ def add(commands: Commands) -> None:
 
 def export_command(options: argparse.Namespace) -> int:
     """Write what was asked for."""
+    if options.place is not None or options.verifiers is not None:
+        return export_package(options)
+    if options.config is not None:
+        raise InputError("--config is for trustee export verifiers DIR; a run has its own config")
     from trustee.config import apply_changes
     from trustee.jobs.export import export, export_text
     from trustee.jobs.export_subject import Wanted
@@ -92,7 +113,7 @@ def export_command(options: argparse.Namespace) -> int:
     if all(place is None for place in places) and wanted.push is None:
         raise InputError(
             "nothing to export; say what with --merged DIR, --gguf FILE, --gguf-adapter FILE, "
-            "--ollama DIR or --push OWNER/NAME"
+            "--ollama DIR, --verifiers DIR or --push OWNER/NAME"
         )
     if options.quant and wanted.gguf is None and wanted.ollama is None:
         raise InputError(
@@ -108,4 +129,32 @@ def export_command(options: argparse.Namespace) -> int:
         lambda emit: export(config, run, wanted, adapter=options.adapter, emit=emit),
         text=export_text,
     )
+    return DONE
+
+
+def export_package(options: argparse.Namespace) -> int:
+    """Write a world as a package, of a config or of a run."""
+    from trustee.config import apply_changes, read_config
+    from trustee.jobs.export_verifiers import export_verifiers, package_text
+    from trustee.jobs.run_metadata import read_unplayed
+
+    files = (options.merged, options.gguf, options.gguf_adapter, options.ollama, options.push)
+    if any(one is not None for one in files):
+        raise InputError("a package for verifiers holds no model; export the files in another call")
+    changes = allow_unsafe(options)
+    allow_worlds(options)
+    if options.place is None:
+        if options.config is not None:
+            raise InputError("--config is for trustee export verifiers DIR; a run has its own")
+        config = apply_changes(read_unplayed(find_run(options.run)), changes)
+        place = options.verifiers
+    elif str(options.run) == "verifiers" and options.verifiers is None:
+        config = read_config(find_config(options.config, "ftrl.toml"), changes)
+        place = options.place
+    else:
+        raise InputError(
+            f"{options.run} {options.place}: give trustee export verifiers DIR --config FILE, or "
+            "trustee export RUN --verifiers DIR"
+        )
+    say(package_text(export_verifiers(config, place)))
     return DONE

@@ -40,8 +40,10 @@ from trustee.environments.executable.solutions import (
     HiddenExecutable,
     Unit,
     blueprints_by_id,
+    build_task,
     calls_of,
     hints_of,
+    pack,
 )
 from trustee.environments.executable.states import open_state, states_of
 from trustee.environments.hints import Hints
@@ -49,6 +51,7 @@ from trustee.environments.prompts import fill_prompt, read_prompt
 from trustee.environments.protocol import (
     CountedSource,
     Opening,
+    Package,
     Reply,
     Services,
     TaskSpec,
@@ -172,6 +175,11 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         blueprint = self._blueprint_of(msgspec.convert(task.hidden, HiddenExecutable))
         return states_of(trajectory, blueprint, published=self.published)
 
+    def package(self, *, seed: int) -> Package | None:
+        """Return whole episodes with the rules of their rewards; None for single turns."""
+        rules = {"variant": self.variant, "published": self.published}
+        return pack(self.source, seed=seed, rules=rules) if self.unit == "episode" else None
+
     def refuse_trial(self) -> str | None:
         """Refuse single turns, because a trial plays whole episodes."""
         wrong = f'unit must be "episode" inside a trial, got "{self.unit}"'
@@ -219,30 +227,17 @@ class ExecutableSource(CountedSource):
 
     async def write(self, spec: TaskSpec, services: Services) -> Task:
         """Build a task from a state, without a model."""
+        return self.build(spec)
+
+    def build(self, spec: TaskSpec) -> Task:
+        """Build a task from a state."""
         config, state = self._config, self._states[spec.data["state"]]
-        blueprint = self._blueprints[state.blueprint]
-        hidden = HiddenExecutable(
-            blueprint=blueprint.id,
-            scenario=blueprint.scenario,
-            sources=blueprint.sources,
-            unsolved=state.unsolved,
-            answer=blueprint.answer,
+        return build_task(
+            self._blueprints[state.blueprint],
+            state,
+            spec,
             unit="episode" if self._held_out else config.unit,
-            seed=spec.seed,
-            gold=tuple(
-                ExpectedCall(name=call.name, arguments=call.arguments) for call in blueprint.gold
-            ),
-        )
-        messages = state.messages
-        if not config.published and messages[0].role != "system":
-            text = fill_prompt(config.prompts, "agent_ftrl")
-            messages = (Message(role="system", content=text), *messages)
-        return Task(
-            id=spec.id,
-            messages=messages,
-            tools=blueprint.tools,
-            difficulty=spec.difficulty,
-            hidden=msgspec.to_builtins(hidden),
+            guidance="" if config.published else fill_prompt(config.prompts, "agent_ftrl"),
         )
 
     def observe(self, groups: Sequence[Group]) -> dict[str, float]:
