@@ -258,6 +258,10 @@ class World:
         """Whether the world's tools are code that the sandbox must run."""
         return False
 
+    def asks_simulator(self) -> bool:
+        """Whether a model plays users or tools of an episode, or judges it."""
+        return True
+
     def trains_turns(self) -> bool:
         """Whether an episode of training is one policy message, which code alone answers."""
         return False
