@@ -98,7 +98,7 @@ def test_what_is_listed() -> None:
     assert "8 | 16 | 32 | 64 | 128" == find("learn.rank").allowed
     assert "int >= 1 | none" == find("learn.mlp_tile").allowed
     assert "environment | none" == find("eval_env").allowed
-    kinds = "simulated | executable | trial | anchored | microworld | mcp | openenv"
+    kinds = "simulated | executable | trial | anchored | microworld | mcp | openenv | verifiers"
     assert kinds == find("env.kind").allowed
     assert "executable: Settings of the world of" in find("env.kind").meaning
     assert ["engine.script"] == [s.key for s in list_settings("engine") if s.kind == "scripted"]

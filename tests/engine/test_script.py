@@ -134,4 +134,4 @@ def test_scripted_engine_is_light() -> None:
 def test_a_script_needs_no_card() -> None:
     """A config that names the scripted engine and nothing else runs on any machine."""
     config = read_config(Path("configs/tiny.toml"), ['engine={kind="scripted"}'])
-    assert config.engine.device == "cpu"
+    assert not config.engine.on_gpu

@@ -523,6 +523,15 @@ def test_single_turns_are_planned_as_such() -> None:
     assert work.generated_tokens == work.message_tokens
 
 
+@pytest.mark.parametrize("config", ["ftrl.toml", "ftrl-tiny.toml"])
+def test_tools_that_run_sample_nothing(config: str) -> None:
+    """Code answers: the context grows by its answers, and the policy alone samples."""
+    work = read_workload(read_config(CONFIGS / config))
+    assert work.generated_tokens == work.turns * work.message_tokens
+    assert work.simulator_tokens == 0
+    assert work.policy_tokens > work.sizes.prompt + work.turns * work.message_tokens
+
+
 def test_the_published_way_is_planned() -> None:
     """Roles think, all groups are trained on, and each of four updates has prompts of its own."""
     paper = CONFIGS / "trustee-paper.toml"

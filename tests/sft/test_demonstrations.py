@@ -77,6 +77,16 @@ async def test_a_demonstration_has_the_ids_of_its_episode() -> None:
     assert msgspec.structs.replace(expected, version=0) == kept
 
 
+@pytest.mark.anyio
+async def test_an_episode_of_several_branches_is_no_demonstration() -> None:
+    """A demonstration is one conversation."""
+    _, trajectory = await play(Microworld())
+    first, *rest = trajectory.turns
+    turns = (first, *(msgspec.structs.replace(turn, anew=True) for turn in rest))
+    with pytest.raises(InputError, match="several branches"):
+        as_sample(msgspec.structs.replace(trajectory, turns=turns), scripted_renderer())
+
+
 def test_the_mask_covers_what_the_policy_says() -> None:
     """Each message of the assistant is learnt with its stop id, and nothing else."""
     renderer = scripted_renderer()

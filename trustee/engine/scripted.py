@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -319,11 +319,14 @@ class ScriptedTrainer(ScriptedEngine):
 class ScriptedConfig(VllmConfig, frozen=True, tag="scripted", tag_field="kind"):
     """Settings of the scripted engine: those of the real one, mostly unused, and a script."""
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    """A script needs no card."""
     script: str = ""
     """`package.module:name` of a function from `Request` to text, or of a `ScriptedTrainer`; empty
     makes random calls that fit the tools' schemas."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is needed: never, for a script."""
+        return False
 
     def explain_weights(self) -> str:
         """Return nothing, because a script has no weights."""

@@ -102,7 +102,12 @@ class VllmConfig(Record, frozen=True, tag="vllm", tag_field="kind"):
     @property
     def slots(self) -> int:
         """Adapters that the engine has room for; one more on a CPU, see cpu_lora.py."""
-        return self.versions + (1 if self.device == "cpu" else 0)
+        return self.versions + (self.device == "cpu")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is needed."""
+        return self.device == "cuda"
 
     def explain_weights(self) -> str:
         """Return a sentence on the format of the weights on this machine."""
@@ -145,10 +150,8 @@ class VllmEngine(RemoteTrainer):
         self._llm: Any = None
         self._sockets = ExitStack()
         """Removes vLLM's socket folder on exit, because vLLM does not."""
-        self._process = 0
-        """Process id of the engine."""
-        self._counters = Counters()
-        """What the engine's process has done, in a file that both map."""
+        self._process = 0  # id of the engine's process
+        self._counters = Counters()  # what it has done, in a file that both map
         self._known: set[int] = set()
         """Published and not yet retired versions; requests for any other would end vLLM's core."""
 

@@ -260,6 +260,10 @@ class World:
         """Whether the world's tools are code that the sandbox must run."""
         return False
 
+    def asks_simulator(self) -> bool:
+        """Whether a model plays users or tools of an episode, or judges it."""
+        return True
+
     def trains_turns(self) -> bool:
         """Whether an episode of training is one policy message, which code alone answers."""
         return False
@@ -288,7 +292,7 @@ class World:
         return None
 
     def package(self, *, seed: int) -> Package | None:
-        """Return the tasks for a package; None where they are not fixed or tools are no code.
+        """Return the tasks for a package; None where they are not fixed or tools are not code.
 
         Raises:
             InputError: if there are none.

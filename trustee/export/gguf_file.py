@@ -28,6 +28,8 @@ Quant = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 QUANTS = get_args(Quant)
 WHOLE: tuple[Quant, ...] = ("f32", "f16", "bf16")
 """Formats that do not quantise."""
+WRITABLE = ("llama", "qwen2", "qwen3")
+"""Model types of which a file says all that they compute."""
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors that are never held in less than eight bits."""
 
@@ -46,6 +48,21 @@ def import_gguf() -> Any:
             "with pip install 'trustee[export]'"
         ) from error
     return gguf
+
+
+def read_writable_shape(config: dict[str, Any], *, name: str) -> ModelShape:
+    """Return the shape of a model that can be written as a GGUF file.
+
+    Raises:
+        InputError: if its type cannot: it computes more than the file would say.
+    """
+    shape = read_shape(config, name=name)
+    if shape.model_type not in WRITABLE:
+        raise InputError(
+            f"{name} is of type {shape.model_type}; GGUF is written for {', '.join(WRITABLE)}; "
+            "export it with --merged, which llama.cpp's own converter may read"
+        )
+    return shape
 
 
 def write_gguf(
@@ -73,9 +90,9 @@ def write_gguf(
         InputError: if the model is of a kind that cannot be written.
         OSError: if the file cannot be written.
     """
-    gguf = import_gguf()
     config = read_model_config(base / "config.json")
-    shape = read_shape(config, name=str(base))
+    shape = read_writable_shape(config, name=str(base))
+    gguf = import_gguf()
     writer = gguf.GGUFWriter(path, shape.model_type)
     try:
         writer.add_type("model")
@@ -115,8 +132,8 @@ def write_gguf_adapter(base: Path, adapter: AdapterFile, path: Path, *, name: st
     """
     from safetensors import safe_open
 
+    shape = read_writable_shape(read_model_config(base / "config.json"), name=str(base))
     gguf = import_gguf()
-    shape = read_shape(read_model_config(base / "config.json"), name=str(base))
     names = gguf.get_tensor_name_map(_architecture(gguf, shape), shape.layers)
     writer = gguf.GGUFWriter(path, shape.model_type)
     try:

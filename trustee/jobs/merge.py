@@ -84,8 +84,8 @@ def merge_build(folders: Sequence[Path], record: ShardRecord, out: Path) -> Merg
         seed, scenario = record.settings["seed"], record.settings["scenario"]
         chosen = f" --scenario {scenario}" if scenario else ""
         lines.append(
-            f"{len(joined.unfilled)} were double; build others in their places with the same "
-            f"config:  trustee build --resume --out {out} --count {record.count} --seed {seed}"
+            f"double between parts: {len(joined.unfilled)}; build others in their places with the "
+            f"same config:  trustee build --resume --out {out} --count {record.count} --seed {seed}"
             f"{chosen}"
         )
     return Merged(result=joined, text="\n".join(lines), complete=report.accepted >= report.wanted)

@@ -109,7 +109,7 @@ class Workload(Record, frozen=True):
     @property
     def generated_tokens(self) -> float:
         """Tokens that policy and simulator generate per episode."""
-        replied = self.sizes.reply + self.reply_thought
+        replied = self.sizes.reply + self.reply_thought if self.sizes.simulator else 0
         said = self.turns * (self.message_tokens + replied)
         return said + self.sizes.verdict + self.verdict_thought
 
@@ -284,8 +284,12 @@ def list_assumptions(work: Workload) -> tuple[str, ...]:
         f"an episode has {work.turns:.1f} policy turns of {work.message_tokens:.0f} tokens, each "
         f"answered with {work.sizes.reply} tokens"
         + (f" after a thought of {work.reply_thought}" if work.reply_thought else ""),
-        f"its context grows to {work.policy_tokens:.0f} tokens, the simulator's to "
-        f"{work.simulator_tokens:.0f}",
+        f"its context grows to {work.policy_tokens:.0f} tokens, "
+        + (
+            f"the simulator's to {work.simulator_tokens:.0f}"
+            if work.simulator_tokens
+            else "and nobody else samples"
+        ),
         (
             f"{work.mixed[0]:.0%} to {work.mixed[1]:.0%} of the groups have unequal rewards and "
             "are trained on, with each prompt computed once"

@@ -118,12 +118,16 @@ def read_workload(config: Config) -> Workload:
     sizes = BUILT_IN if config.model.path == "tiny" else USUAL
     if config.env.trains_turns():
         sizes = STATE
+    elif not config.env.asks_simulator():
+        # The replies are as long, but nobody samples them.
+        sizes = msgspec.structs.replace(sizes, simulator=0, verdict=0)
     spoken, most = rollout.limits.tokens, rollout.limits.tokens
     thought = THOUGHT if config.model.thinking else 0
     if thought:
         spoken = min(spoken, LONGEST_SPEECH)
     roles = config.simulator
-    replying = 0 if sizes is STATE else (roles.user.thinking + roles.tool.thinking) * THOUGHT // 2
+    thinking = (roles.user.thinking + roles.tool.thinking) * THOUGHT // 2
+    replying = thinking if sizes.simulator else 0
     # A group's task is written once, and each of its episodes is judged.
     written = roles.writer.thinking / rollout.group_size
     return Workload(

@@ -125,7 +125,8 @@ def check_share(share: Share, count: int) -> None:
     """
     if share.of > count:
         raise InputError(
-            f"--shard {share}: there are only {count} to share out, so give at most {count} shards"
+            f"--shard {share}: more shards than there is to share out ({count}); N is at most "
+            f"{count}"
         )
 
 
@@ -151,7 +152,7 @@ def noting(folder: Path, record: ShardRecord | None) -> Iterator[None]:
 
 
 def check_folder(folder: Path, record: ShardRecord | None) -> None:
-    """Check that a folder is no shard's, or that of the shard that is wanted.
+    """Check that a folder is not a shard's, or that of the shard that is wanted.
 
     Raises:
         InputError: if it holds another shard, or a shard where the whole job is wanted.
@@ -250,9 +251,7 @@ def check_complete(folders: Sequence[Path], records: Mapping[Path, ShardRecord])
     of = records[folders[0]].share.of
     missing = [f"{number}/{of}" for number in range(1, of + 1) if number not in seen]
     if missing:
-        raise InputError(
-            f"of {of} shards {len(missing)} are missing: {', '.join(missing)}; give all of them"
-        )
+        raise InputError(f"missing of the {of} shards: {', '.join(missing)}; give all of them")
     unfinished = [folder for folder in folders if not records[folder].finished]
     if unfinished:
         raise InputError(

@@ -91,6 +91,38 @@ def test_environments_are_built(
     assert before.items() < after.items()
 
 
+def test_build_in_parts(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts on machines of their own are joined to the build of one, and what is double is told."""
+    play_with(monkeypatch, perfect)
+    succeed(capfd, *command(tmp_path / "whole", count=4))
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for number, part in enumerate(parts, start=1):
+        lines = succeed(capfd, *command(part, "--shard", f"{number}/2", count=4))
+        assert f"building 2 environments in {part}" in lines
+    told = refuse(capfd, *command(parts[0], "--resume", count=4))
+    assert f"{parts[0]} holds shard 1/2 of trustee build; continue it with --shard 1/2" in told
+    lines = succeed(capfd, "merge", tmp_path / "joined", *parts)
+    assert f"environments  {tmp_path / 'joined' / 'blueprints'}" == lines[-1]
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "blueprints").iterdir()}
+        for name in ("whole", "joined")
+    )
+    assert 4 == len(one)
+    assert one == other
+    (twin,) = (tmp_path / "2" / "blueprints").glob("*-000001.json")
+    first = json.loads((tmp_path / "1" / "blueprints" / twin.name.replace("1.", "0.")).read_bytes())
+    mine = json.loads(twin.read_bytes())
+    twin.write_text(json.dumps(first | {key: mine[key] for key in ("id", "provenance")}))
+    assert FAILED == main(["merge", str(tmp_path / "again"), *map(str, parts)])
+    (last,) = capfd.readouterr().out.splitlines()[-1:]
+    assert last.startswith("double between parts: 1; build others in their places")
+    words = last.partition("trustee ")[2].split()
+    succeed(capfd, *words, "--config", FTRL, *ROOMY)
+    assert 4 == len(read_blueprints(tmp_path / "again" / "blueprints").blueprints)
+
+
 def test_build_that_falls_short(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,7 @@ def doctor_command(options: argparse.Namespace) -> int:
     config = read_config(find_config(options.config, name), allow_unsafe(options))
     choose_device(config, options.gpu)
     looked = look_at_card(config, options.gpu or 0)
-    if config.engine.device == "cuda":
+    if config.engine.on_gpu:
         config = take_settings(config, options.gpu or 0)
     with open_scratch() as folder, divert_noise(folder) as to:
         found = anyio.run(

@@ -76,7 +76,7 @@ def fill_engine(config: Config, gpu: int, *, trains: bool = False) -> Config:
     from trustee.planning.card_fit import plan_on
     from trustee.planning.cards import read_card
 
-    if config.engine.device != "cuda" or config.engine.kv_bytes != "auto":
+    if not config.engine.on_gpu or config.engine.kv_bytes != "auto":
         return config
     found = read_card(gpu)
     if found is None:

@@ -105,7 +105,7 @@ def choose_device(config: Config, gpu: int | None) -> None:
             f"--gpu {gpu} was given but engine.device is cpu in the config; "
             "add --set engine.device=cuda or leave out --gpu"
         )
-    if gpu is not None or config.engine.device == "cuda":
+    if gpu is not None or config.engine.on_gpu:
         require_card(gpu or 0)
         use_card(gpu or 0)
 

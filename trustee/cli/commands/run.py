@@ -132,7 +132,7 @@ def run_command(options: argparse.Namespace) -> int:
     choose_device(config, options.gpu)
     warn_unconfined(config)
     check_worlds(config)
-    if config.engine.device == "cuda":
+    if config.engine.on_gpu:
         config = fit_to_card(config, options)
     if options.dry_run:
         from trustee.jobs.stages import foretell

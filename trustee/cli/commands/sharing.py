@@ -28,7 +28,7 @@ def find_share(options: argparse.Namespace, count: int) -> Share | None:
     """Return the share that a call names; None for the whole job.
 
     Raises:
-        InputError: if it is no share, or there are more shares than there is to share out.
+        InputError: if it is not a share, or there are more shares than there is to share out.
     """
     from trustee.runs.shards import check_share, read_share
 
@@ -64,7 +64,7 @@ def play_part(
 
 
 def check_shard(options: argparse.Namespace) -> None:
-    """Refuse to share out what is no comparison on held-out tasks.
+    """Refuse to share out what is not a comparison on held-out tasks.
 
     Raises:
         InputError: naming the options that do not go together.

@@ -153,6 +153,10 @@ class Executable(WorldConfig, frozen=True, tag="executable", tag_field="kind"):
         """Whether tools are code: always true here."""
         return True
 
+    def asks_simulator(self) -> bool:
+        """Return that code answers and pays."""
+        return False
+
     def trains_turns(self) -> bool:
         """Whether single turns are trained on, from stored states."""
         return self.unit == "turn"

@@ -88,6 +88,10 @@ class Microworld(WorldConfig, frozen=True, tag="microworld", tag_field="kind"):
         """Return the environment of one episode."""
         return MicroworldEnvironment(task)
 
+    def asks_simulator(self) -> bool:
+        """Return that code plays the user and the tools, and knows the truth."""
+        return False
+
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt set with the policy's guidance."""
         return (PROMPT_SET,)

@@ -149,6 +149,10 @@ class OpenEnv(WorldConfig, frozen=True, tag="openenv", tag_field="kind"):
         """Return the prompt set with the policy's guidance."""
         return (self.prompts,)
 
+    def asks_simulator(self) -> bool:
+        """Return that the server answers and pays."""
+        return False
+
     def refuse_trial(self) -> str:
         """Refuse a trial, whose changed tools no server has."""
         return 'kind must be a world whose tools can be changed inside a trial, got "openenv"'

@@ -139,6 +139,10 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
         """Return the inner world's rules, because the inner world scores the execution."""
         return self.inner.judge_rules()
 
+    def asks_simulator(self) -> bool:
+        """Whether the inner world asks one."""
+        return self.inner.asks_simulator()
+
     def prompt_sets(self) -> tuple[str, ...]:
         """Return the prompt sets of the phases and of the inner world."""
         return tuple(dict.fromkeys((self.prompts, *self.inner.prompt_sets())))
@@ -178,16 +182,10 @@ class Trial(WorldConfig, frozen=True, tag="trial", tag_field="kind"):
 
     def falsify(self, *, strip_trial: bool, permute_names: bool, break_tool: bool) -> Trial:
         """Return the world without its trial phase, with names exchanged, or with a broken tool."""
-        more: list[Transform] = []
-        if permute_names:
-            more.append(Permute())
-        if break_tool:
-            more.append(Break())
-        return msgspec.structs.replace(
-            self,
-            strip_trial=self.strip_trial or strip_trial,
-            transforms=(*self.transforms, *more),
-        )
+        more = ((Permute(), permute_names), (Break(), break_tool))
+        transforms = (*self.transforms, *(change for change, wanted in more if wanted))
+        strip_trial = self.strip_trial or strip_trial
+        return msgspec.structs.replace(self, strip_trial=strip_trial, transforms=transforms)
 
 
 class TrialSource:

@@ -118,6 +118,10 @@ class Verifiers(WorldConfig, frozen=True, tag="verifiers", tag_field="kind"):
             f"{'for evaluation' if held_out else 'for training'}, by their keys",
         )
 
+    def asks_simulator(self) -> bool:
+        """Return that the taskset answers and pays."""
+        return False
+
     def refuse_trial(self) -> str:
         """Refuse a trial, which needs a loop of its own."""
         return 'kind must be a world whose tools can be changed inside a trial, got "verifiers"'
