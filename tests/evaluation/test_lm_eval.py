@@ -6,6 +6,7 @@ A package with the harness's name stands in for it, which writes samples in its 
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,10 @@ async def test_folder_that_is_none(check_error: ErrorCheck, tmp_path: Path) -> N
         async with LmEval(("mine",), folder=tmp_path / "nowhere").open():
             pass
     check_error(caught, tmp_path / "nowhere")
+
+
+def test_the_extra_brings_what_asks_an_endpoint() -> None:
+    """The harness leaves the packages of its endpoint models to an extra of its own."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (harness,) = project["optional-dependencies"]["lm-eval"]
+    assert harness.startswith("lm-eval[api]")
