@@ -225,6 +225,7 @@ class World:
 
     def source(self, *, seed: int, held_out: bool = False) -> TaskSource:
         """Return the source of training tasks, or of tasks that training never uses."""
+        # Not an abstract method: a struct has another metaclass than an abstract class.
         raise NotImplementedError(f"{type(self).__name__} does not define source")
 
     def environment(self, task: Task, services: Services) -> Environment:

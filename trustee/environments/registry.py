@@ -106,6 +106,7 @@ def world_reader(find: FindWorld) -> Callable[[type, Any], World]:
 
     def read(kind: type, value: Any) -> World:
         if kind is not World:
+            # What msgspec asks of a hook for a type that it does not know.
             raise NotImplementedError(f"no value of type {kind.__name__} can be read")
         name = value.get("kind") if isinstance(value, dict) else None
         wanted: Any = PACKAGED

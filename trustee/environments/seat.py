@@ -7,6 +7,7 @@ ids; the world gives back which of its completions are trained on.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
@@ -96,16 +97,16 @@ class Seat(Protocol):
         ...
 
 
-class LoopOwner(PlainEpisode):
+class LoopOwner(PlainEpisode, ABC):
     """An environment that plays its episode itself."""
 
+    @abstractmethod
     async def play(self, seat: Seat) -> Played:
         """Play the episode to its end.
 
         Raises:
             EpisodeError: if a part other than the policy failed.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define play")
 
     async def reply(self, message: Message) -> Reply:
         """Answer nothing: the world asks the policy, and not the other way round."""

@@ -6,6 +6,7 @@ that fails the check is requested again with another seed, a limited and counted
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NamedTuple, TypeVar
@@ -112,7 +113,7 @@ class Spoken(NamedTuple):
     """Why there is no answer; None if there is one."""
 
 
-class Simulator:
+class Simulator(ABC):
     """The frozen base model in the role that a prompt gives it; a subclass reaches the model."""
 
     def __init__(
@@ -137,10 +138,11 @@ class Simulator:
         self.read: Counter[str] = Counter()
         """Number of prompt tokens by role, cached or not."""
 
+    @abstractmethod
     def measure(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
         """Return the tokens of an opening, up to where the policy speaks."""
-        raise NotImplementedError(f"{type(self).__name__} does not define measure")
 
+    @abstractmethod
     async def speak(
         self, role: Role, prompt: Sequence[Message], schema: str, *, seed: int, attempt: int
     ) -> Spoken:
@@ -149,7 +151,6 @@ class Simulator:
         Raises:
             SimulatorError: if the role can give no answer, however often it is asked.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define speak")
 
     def heat(self, role: Role, attempt: int) -> float:
         """Return a try's temperature; a rejected cold answer would come again, so it rises."""

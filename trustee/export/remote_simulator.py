@@ -16,7 +16,7 @@ from trustee.environments.simulated.rules import Rules
 from trustee.environments.simulator import RoleSampling, Simulator, Spoken, UnusableAnswer
 from trustee.errors import AnswerError, InputError
 from trustee.sft.endpoint import Endpoint, Settings
-from trustee.types import Message, Record, Role
+from trustee.types import Message, Record, Role, Tool
 
 NAMED = Settings(
     address="TRUSTEE_SIMULATOR_URL", model="TRUSTEE_SIMULATOR_MODEL", key="TRUSTEE_SIMULATOR_KEY"
@@ -47,6 +47,10 @@ class RemoteSimulator(Simulator):
     ) -> None:
         super().__init__(sampling_by_role=sampling_by_role, tries=tries)
         self._endpoint = endpoint
+
+    def measure(self, messages: Sequence[Message], tools: Sequence[Tool]) -> int:
+        """Measure nothing: ids are the endpoint's, and worlds that count them are not exported."""
+        raise AssertionError("an endpoint tells no ids; tasks are written by an engine")
 
     async def speak(
         self, role: Role, prompt: Sequence[Message], schema: str, *, seed: int, attempt: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,16 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from golden_errors import ErrorCheck
+from recording_engine import RecordingEngine
 from scripts import make_player, make_simulator
 from trustee.algorithm.batch import to_samples
-from trustee.engine.protocol import Hear, Sampling
-from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.registry import allow_world, check_servers
 from trustee.environments.verifiers import process
 from trustee.environments.verifiers.environment import Verifiers, merge
 from trustee.errors import EngineError, InputError, ServerError, UntrustedWorld
 from trustee.rollout import Limits
-from trustee.types import Adapter, Completion, Role, Stop, Task, Trajectory
+from trustee.types import Completion, Role, Stop, Task, Trajectory
 
 CHILD = Path(__file__).parents[2] / "raw_verifiers_child.py"
 WORLD = Verifiers(python=sys.executable, taskset="lamps", seconds=30)
@@ -48,38 +47,15 @@ async def tasks() -> AsyncIterator[TaskGroup]:
         group.cancel_scope.cancel()
 
 
-class Recorder(ScriptedEngine):
-    """Keeps what was asked and sampled; no two logprobs are alike."""
-
-    def __init__(self, *, context: int = 4096) -> None:
-        self.heard: list[tuple[tuple[int, ...], Completion]] = []
-        super().__init__(lambda request: f"answer {len(self.heard)}", context=context)
-
-    async def generate(
-        self,
-        ids: Sequence[int],
-        sampling: Sampling,
-        *,
-        adapter: Adapter | None,
-        request_id: str,
-        hear: Hear | None = None,
-    ) -> Completion:
-        said = await super().generate(
-            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
-        )
-        logprobs = tuple(-1 / (3 + len(self.heard) + n) for n in range(len(said.ids)))
-        said = replace(said, logprobs=logprobs, version=7)
-        self.heard.append((tuple(ids), said))
-        return said
-
-
 class Stage:
     """A world, and what its episodes are played with."""
 
     def __init__(self, tasks: TaskGroup, world: Verifiers = WORLD, **engine: Any) -> None:
         self.world = world
         self.tasks = tasks
-        self.engine = Recorder(**engine)
+        self.engine = RecordingEngine(
+            lambda request: f"answer {len(self.engine.heard)}", version=7, **engine
+        )
         self.limits = Limits(turns=8, tokens=600, seconds=60)
 
     def serve(self, rng: random.Random) -> Services:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,14 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from mcp_stage import call, calling, contents
+from recording_engine import RecordingEngine
 from scripts import TURN, cast, make_player, make_simulator
 from trustee.algorithm.batch import to_samples
-from trustee.engine.protocol import Hear, Sampling
 from trustee.engine.script import Request
-from trustee.engine.scripted import ScriptedEngine
 from trustee.environments.protocol import Services
 from trustee.environments.verifiers.environment import Verifiers
 from trustee.rollout import Limits
-from trustee.types import Adapter, Completion, Role, Stop, Trajectory
+from trustee.types import Role, Stop, Trajectory
 
 ROOT = Path(__file__).parents[3]
 PYTHON = os.environ.get("TRUSTEE_VERIFIERS_PYTHON", "")
@@ -52,31 +51,6 @@ pytestmark = [
 ]
 
 
-class Recorder(ScriptedEngine):
-    """Keeps what was asked and sampled; no two logprobs are alike."""
-
-    def __init__(self, policy: Callable[[Request], str], *, context: int = 4096) -> None:
-        super().__init__(cast(policy), context=context)
-        self.heard: list[tuple[tuple[int, ...], Completion]] = []
-
-    async def generate(
-        self,
-        ids: Sequence[int],
-        sampling: Sampling,
-        *,
-        adapter: Adapter | None,
-        request_id: str,
-        hear: Hear | None = None,
-    ) -> Completion:
-        said = await super().generate(
-            ids, sampling, adapter=adapter, request_id=request_id, hear=hear
-        )
-        logprobs = tuple(-1 / (3 + len(self.heard) + n) for n in range(len(said.ids)))
-        said = replace(said, logprobs=logprobs)
-        self.heard.append((tuple(ids), said))
-        return said
-
-
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     """Run the tests of this module in one loop, so that they share a process."""
@@ -92,7 +66,7 @@ async def tasks(anyio_backend: str) -> AsyncIterator[TaskGroup]:
 
 
 async def play(
-    engine: Recorder, tasks: TaskGroup, world: Verifiers = WORLD, limits: Limits = LIMITS
+    engine: RecordingEngine, tasks: TaskGroup, world: Verifiers = WORLD, limits: Limits = LIMITS
 ) -> Trajectory:
     """Play an episode of the first task."""
 
@@ -118,7 +92,7 @@ def light(request: Request) -> str:
 
 async def test_a_taskset_is_played_and_paid(tasks: TaskGroup) -> None:
     """Its tools are called, its reward is paid, and the sample has exactly the sampled ids."""
-    engine = Recorder(light)
+    engine = RecordingEngine(cast(light))
     played = await play(engine, tasks)
     assert (None, Stop.DONE) == (played.failure, played.stop)
     assert ({"lit": 1.0}, True) == (played.rewards, played.success)
@@ -135,7 +109,7 @@ async def test_a_taskset_is_played_and_paid(tasks: TaskGroup) -> None:
 async def test_a_call_that_does_not_fit_is_answered_there(tasks: TaskGroup) -> None:
     """Unknown tools and wrong arguments are the harness's to answer; nothing is paid."""
     policy = calling(call("no_such"), call("set_lamp", room="hall"))
-    played = await play(Recorder(policy), tasks)
+    played = await play(RecordingEngine(cast(policy)), tasks)
     assert (None, 0.0) == (played.failure, played.reward)
     unknown, wrong = contents(played)
     assert "no_such" in unknown
@@ -153,7 +127,7 @@ async def test_limits_end_the_run_and_it_is_scored(
     limits: Limits, context: int, stop: Stop, tasks: TaskGroup
 ) -> None:
     """The harness knows such a refusal, and what was done until then is paid."""
-    engine = Recorder(calling(*[call("read_lamp", room="hall")] * 20), context=context)
+    engine = RecordingEngine(cast(calling(*[call("read_lamp", room="hall")] * 20)), context=context)
     played = await play(engine, tasks, limits=limits)
     assert (None, stop) == (played.failure, played.stop)
     assert {"lit": 0.0} == played.rewards
@@ -164,7 +138,7 @@ async def test_a_taskset_that_there_is_not(tasks: TaskGroup) -> None:
     """It is the world's fault, in the words of the package."""
     world = replace(WORLD, taskset="no-such-taskset", eval_settings={})
     with pytest.raises(Exception, match="no-such-taskset") as caught:
-        await play(Recorder(light), tasks, world)
+        await play(RecordingEngine(cast(light)), tasks, world)
     assert getattr(caught.value, "source", None) is Role.WORLD
 
 
@@ -172,7 +146,7 @@ async def test_a_reward_that_fails_is_to_blame(tasks: TaskGroup, tmp_path: Path)
     """What a task raises spoils the episode, and its words are kept."""
     (tmp_path / "broken_taskset.py").write_text(BROKEN)
     world = replace(WORLD, taskset="broken-taskset", folder=str(tmp_path), eval_settings={})
-    played = await play(Recorder(lambda request: "hello"), tasks, world)
+    played = await play(RecordingEngine(cast(lambda request: "hello")), tasks, world)
     assert played.failure is not None
     assert (Role.WORLD, "ServerError") == (played.failure.source, played.failure.kind)
     assert "the scale is broken" in played.failure.message
